@@ -1,0 +1,2 @@
+//! refshim
+pub mod oci;

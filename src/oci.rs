@@ -1,0 +1,17 @@
+//! The nouns of the OCI specifications: names, digests, media types, descriptors, error codes, and
+//! which links a manifest carries. Pure: no HTTP, no I/O.
+
+mod descriptor;
+mod digest;
+mod error_code;
+mod links;
+pub mod media_type;
+mod name;
+
+pub use descriptor::Descriptor;
+pub use digest::{Algorithm, Digest, InvalidDigest};
+pub use error_code::{ErrorBody, ErrorCode};
+pub use links::{
+    Link, LinkKind, LinkKinds, ManifestLinks, Refusal, RefusalReason, UnknownLinkKind, links_of,
+};
+pub use name::{InvalidName, InvalidTag, RepositoryName, Tag, TagOrDigest};
