@@ -1,2 +1,3 @@
 //! refshim
+pub mod config;
 pub mod oci;

@@ -1,0 +1,163 @@
+//! What an operator can set. Flags come before `REFSHIM_*` variables, these before the TOML file, and
+//! the file before the defaults. All mistakes are found in one go, and each names its place. This
+//! module checks how a setting is written and must not know what it is used for.
+
+mod file;
+mod load;
+mod mistake;
+mod settings;
+mod upstream_url;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use load::Given;
+pub use mistake::{Mistake, Mistakes};
+pub use upstream_url::{InvalidUpstreamUrl, UpstreamUrl};
+
+/// Every setting, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The registry behind the shim. No default.
+    pub upstream: UpstreamUrl,
+    /// Where clients connect. Port 0 lets the system choose. Default `127.0.0.1:5000`.
+    pub listen: SocketAddr,
+    /// Where health, readiness and metrics are served. Default `127.0.0.1:5001`.
+    pub admin_listen: SocketAddr,
+    /// The directory of the journal and the index, made if it is missing. A relative path starts at
+    /// the working directory. Default `./refshim-data`.
+    pub data_dir: PathBuf,
+    /// How long anything is waited for.
+    pub timeouts: Timeouts,
+    /// What is read of the manifests that pass through.
+    pub manifests: Manifests,
+    /// How references queries are answered.
+    pub references: References,
+    /// How links are kept.
+    pub index: Index,
+    /// What is logged.
+    pub log: Log,
+}
+
+/// How long anything is waited for. No limit applies to a body as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a connection to the upstream, TLS included. Default 10 seconds.
+    pub connect: Duration,
+    /// How long the upstream may stay silent before its answer begins. Default 60 seconds.
+    pub response: Duration,
+    /// The longest pause within a body, whichever side sends it. Default 60 seconds.
+    pub body_idle: Duration,
+    /// For the header of a client's request; also how long an idle client connection is kept.
+    /// Default 75 seconds.
+    pub client_headers: Duration,
+    /// How long an idle connection to the upstream is kept. Default 55 seconds.
+    pub pool_idle: Duration,
+    /// How long requests may go on after the signal to stop. Default 30 seconds.
+    pub shutdown: Duration,
+}
+
+/// What is read of the manifests that pass through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifests {
+    /// Bytes of the longest manifest that is read for links; a longer one passes through
+    /// unrecorded. Default 4 MiB.
+    pub max_bytes: usize,
+    /// Bytes that the links of one manifest may take up in the index: their number times the length
+    /// of the manifest's own descriptor, which each of them carries. A manifest with more of them
+    /// passes through unrecorded. Default 32 MiB.
+    pub max_links_bytes: usize,
+}
+
+/// How references queries are answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct References {
+    /// Bytes of the longest page of an answer. Default 4 MiB less 64 KiB, because clients read no
+    /// manifest over 4 MiB.
+    pub page_bytes: usize,
+    /// How long the upstream's word that a caller may read a repository is believed; zero asks each
+    /// time. Default 10 seconds.
+    pub access_ttl: Duration,
+    /// Questions to the upstream at once for one query. Default 8.
+    pub concurrency: usize,
+}
+
+/// How links are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index {
+    /// Bytes of memory for the index's own cache. Default 128 MiB.
+    pub cache_bytes: u64,
+    /// How often the index is written to disk. What it has not written is replayed from the journal
+    /// at the next start. Default 500 milliseconds.
+    pub flush_interval: Duration,
+    /// Bytes after which the journal begins a new file. Default 64 MiB.
+    pub segment_bytes: u64,
+    /// Bytes by which the journal may grow before it is compacted. Default 256 MiB.
+    pub compact_bytes: u64,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// How a line is written. Default text.
+    pub format: LogFormat,
+    /// Which events are logged, in the syntax of `tracing_subscriber::EnvFilter`; here it is only
+    /// known not to be empty. Default `info`.
+    pub filter: String,
+}
+
+/// How a line of the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines: one object a line.
+    Json,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            response: Duration::from_secs(60),
+            body_idle: Duration::from_secs(60),
+            client_headers: Duration::from_secs(75),
+            pool_idle: Duration::from_secs(55),
+            shutdown: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Manifests {
+    fn default() -> Self {
+        Self { max_bytes: 4 << 20, max_links_bytes: 32 << 20 }
+    }
+}
+
+impl Default for References {
+    fn default() -> Self {
+        Self { page_bytes: (4 << 20) - (64 << 10), access_ttl: Duration::from_secs(10), concurrency: 8 }
+    }
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 128 << 20,
+            flush_interval: Duration::from_millis(500),
+            segment_bytes: 64 << 20,
+            compact_bytes: 256 << 20,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".to_owned() }
+    }
+}

@@ -1,0 +1,139 @@
+//! The TOML file: what it says of which setting, and in which line.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
+
+use super::load::Said;
+use super::mistake::Mistake;
+use super::settings::{SETTINGS, Setting};
+
+/// What a file says.
+#[derive(Debug)]
+pub(super) struct Contents {
+    /// Settings and mistakes, line by line.
+    pub(super) said: Vec<Result<Said, Mistake>>,
+    /// Whether all of it could be read. If not, a setting that seems missing may stand in the rest.
+    pub(super) is_whole: bool,
+}
+
+/// What the text of a file says. From the first mistake in the syntax on, only the syntax is judged.
+pub(super) fn read(path: &Path, text: &str) -> Contents {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let mut reader = Reader { path, text, said: Vec::new() };
+    reader.read_table(None, document.get_ref());
+    let mut said = reader.said;
+    let broken = broken_lines(path, text, &errors);
+    if let Some((first, _)) = broken.first_key_value() {
+        said.retain(|(line, _)| line < first);
+    }
+    said.sort_by_key(|(line, _)| *line);
+    let is_whole = broken.is_empty();
+    let said = said.into_iter().map(|(_, said)| said).chain(broken.into_values().map(Err)).collect();
+    Contents { said, is_whole }
+}
+
+/// One mistake for each line that is not TOML; what else the parser says of it follows from the first.
+fn broken_lines(path: &Path, text: &str, errors: &[toml::de::Error]) -> BTreeMap<usize, Mistake> {
+    let mut broken = BTreeMap::new();
+    for error in errors {
+        let line = line_at(text, error.span().map_or(0, |span| span.start));
+        let mistake =
+            || Mistake::new(place(path, line, key_in(text, line)), format!("not TOML: {}", error.message()));
+        broken.entry(line).or_insert_with(mistake);
+    }
+    broken
+}
+
+/// What stands before the `=` of a line.
+fn key_in(text: &str, line: usize) -> Option<&str> {
+    let (key, _) = text.lines().nth(line - 1)?.split_once('=')?;
+    Some(key.trim())
+}
+
+/// The line of an offset in bytes, from 1.
+fn line_at(text: &str, offset: usize) -> usize {
+    text.get(..offset).unwrap_or(text).matches('\n').count() + 1
+}
+
+/// `refshim.toml:12: timeouts.connect`
+fn place(path: &Path, line: usize, key: Option<&str>) -> String {
+    let path = path.display();
+    match key {
+        Some(key) => format!("{path}:{line}: {key}"),
+        None => format!("{path}:{line}"),
+    }
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+    /// With their lines, in no order.
+    said: Vec<(usize, Result<Said, Mistake>)>,
+}
+
+impl Reader<'_> {
+    fn read_table(&mut self, table: Option<&str>, entries: &DeTable<'_>) {
+        for (name, value) in entries {
+            let key = match table {
+                Some(table) => format!("{table}.{}", name.get_ref()),
+                None => name.get_ref().to_string(),
+            };
+            self.read_entry(&key, name, value.get_ref());
+        }
+    }
+
+    fn read_entry(&mut self, key: &str, name: &Spanned<DeString<'_>>, value: &DeValue<'_>) {
+        let line = line_at(self.text, name.span().start);
+        let place = place(self.path, line, Some(key));
+        let said = if let Some(setting) = Setting::with_key(key) {
+            match scalar(value) {
+                Some(text) => Ok(Said { place, setting, text }),
+                None => Err(Mistake::new(place, format!("not a string or a number but {}", kind(value)))),
+            }
+        } else if !SETTINGS.iter().any(|setting| setting.table() == Some(key)) {
+            Err(Mistake::unknown(place, "key", key, keys_and_tables()))
+        } else if let DeValue::Table(entries) = value {
+            return self.read_table(Some(key), entries);
+        } else {
+            let problem = format!("not a table but {} (write [{key}] and its settings below)", kind(value));
+            Err(Mistake::new(place, problem))
+        };
+        self.said.push((line, said));
+    }
+}
+
+fn keys_and_tables() -> impl Iterator<Item = String> {
+    let tables = SETTINGS.iter().filter_map(Setting::table);
+    SETTINGS.iter().map(|setting| setting.key).chain(tables).map(str::to_owned)
+}
+
+/// The text that a variable would hold to say the same.
+fn scalar(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) => Some(match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(decimal) => decimal.to_string(),
+            Err(_) => number.to_string(),
+        }),
+        DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_)
+        | DeValue::Array(_)
+        | DeValue::Table(_) => None,
+    }
+}
+
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}

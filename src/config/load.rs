@@ -1,0 +1,150 @@
+//! The sources in their order: the file, over it the variables, over these the flags.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::Config;
+use super::file::{self, Contents};
+use super::mistake::{Mistake, Mistakes};
+use super::settings::{Draft, SETTINGS, Setting};
+
+const PREFIX: &str = "REFSHIM_";
+const FILE_VARIABLE: &str = "REFSHIM_CONFIG";
+const FILE_FLAG: &str = "--config";
+
+/// What the command line says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// `--upstream`
+    pub upstream: Option<String>,
+    /// `--listen`
+    pub listen: Option<String>,
+    /// `--admin-listen`
+    pub admin_listen: Option<String>,
+    /// `--data-dir`
+    pub data_dir: Option<String>,
+    /// `--config`, the TOML file.
+    pub config: Option<PathBuf>,
+}
+
+/// What one place says of one setting.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// As mistakes name it: a file with line and key, a variable or a flag.
+    pub(super) place: String,
+    pub(super) setting: &'static Setting,
+    pub(super) text: String,
+}
+
+impl Config {
+    /// The configuration out of the command line, the environment (`std::env::vars_os`), the file
+    /// that one of them names, and the defaults. A value that another one overrides is checked as
+    /// well.
+    pub fn load(
+        given: &Given,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Mistakes> {
+        let variables = ours(variables);
+        let Contents { mut said, is_whole } = match file_named(given, &variables) {
+            Some((place, path)) => said_by_file(place, &path),
+            None => Contents { said: Vec::new(), is_whole: true },
+        };
+        said.extend(variables.iter().filter_map(|(name, value)| said_by_variable(name, value)));
+        said.extend(said_by_flags(given).map(Ok));
+        let upstream_is_said = said.iter().flatten().any(|said| said.setting.key == "upstream");
+        if is_whole && !upstream_is_said {
+            said.push(Err(no_upstream()));
+        }
+        settle(said)
+    }
+}
+
+fn settle(said: Vec<Result<Said, Mistake>>) -> Result<Config, Mistakes> {
+    let mut draft = Draft::default();
+    let mistakes: Vec<Mistake> =
+        said.into_iter().filter_map(|said| said.and_then(|said| said.put_into(&mut draft)).err()).collect();
+    match draft.finish() {
+        Some(config) if mistakes.is_empty() => Ok(config),
+        // Without an upstream there is a mistake: in the upstream, in the file or that nobody said it.
+        _ => Err(Mistakes::new(mistakes)),
+    }
+}
+
+impl Said {
+    fn put_into(self, draft: &mut Draft) -> Result<(), Mistake> {
+        (self.setting.put)(draft, &self.text).map_err(|invalid| Mistake::new(self.place, invalid))
+    }
+}
+
+fn no_upstream() -> Mistake {
+    Mistake::new(
+        "upstream",
+        "not given (write --upstream https://registry.example, \
+         REFSHIM_UPSTREAM=https://registry.example or, in the file that --config names, \
+         upstream = \"https://registry.example\")",
+    )
+}
+
+/// The variables that begin as ours do, by name.
+fn ours(variables: impl IntoIterator<Item = (OsString, OsString)>) -> BTreeMap<String, OsString> {
+    let named = variables.into_iter().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
+    named.filter(|(name, _)| name.starts_with(PREFIX)).collect()
+}
+
+/// The file to read, and who names it.
+fn file_named(given: &Given, variables: &BTreeMap<String, OsString>) -> Option<(&'static str, PathBuf)> {
+    let by_flag = given.config.clone().map(|path| (FILE_FLAG, path));
+    by_flag.or_else(|| variables.get(FILE_VARIABLE).map(|path| (FILE_VARIABLE, path.into())))
+}
+
+fn said_by_file(place: &str, path: &Path) -> Contents {
+    match fs::read_to_string(path) {
+        Ok(text) => file::read(path, &text),
+        Err(error) => {
+            let mistake = Mistake::new(place, format!("cannot read \"{}\": {error}", path.display()));
+            Contents { said: vec![Err(mistake)], is_whole: false }
+        }
+    }
+}
+
+fn said_by_variable(name: &str, value: &OsStr) -> Option<Result<Said, Mistake>> {
+    let known = SETTINGS.iter().find(|setting| setting.variable() == name);
+    match (known, value.to_str()) {
+        (Some(setting), Some(text)) => {
+            Some(Ok(Said { place: name.to_owned(), setting, text: text.to_owned() }))
+        }
+        (Some(_), None) => Some(Err(Mistake::new(name, format!("not UTF-8: \"{}\"", value.display())))),
+        (None, _) if name == FILE_VARIABLE || is_set_by_kubernetes(name) => None,
+        (None, _) => Some(Err(unknown_variable(name))),
+    }
+}
+
+fn unknown_variable(name: &str) -> Mistake {
+    let known = SETTINGS.iter().map(Setting::variable).chain([FILE_VARIABLE.to_owned()]);
+    Mistake::unknown(name, "variable", name, known)
+}
+
+/// For a Service named `refshim` or `refshim-…`, Kubernetes sets `REFSHIM_SERVICE_HOST`,
+/// `REFSHIM_SERVICE_PORT_HTTP`, `REFSHIM_PORT_5000_TCP_ADDR` and the like in every container of the
+/// namespace, and nobody who runs the shim there can help it.
+fn is_set_by_kubernetes(name: &str) -> bool {
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.ends_with("_PORT")
+        || name.contains("_PORT_")
+}
+
+fn said_by_flags(given: &Given) -> impl Iterator<Item = Said> {
+    let flags = [
+        ("upstream", given.upstream.as_ref()),
+        ("listen", given.listen.as_ref()),
+        ("admin_listen", given.admin_listen.as_ref()),
+        ("data_dir", given.data_dir.as_ref()),
+    ];
+    flags.into_iter().filter_map(|(key, text)| {
+        let place = format!("--{}", key.replace('_', "-"));
+        Some(Said { place, setting: Setting::with_key(key)?, text: text?.clone() })
+    })
+}

@@ -1,0 +1,193 @@
+//! How the value of one setting is written: durations, sizes, addresses. A text from the file, a
+//! variable or a flag is read in the same way.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{InvalidUpstreamUrl, LogFormat};
+
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const GIB: u64 = 1 << 30;
+
+/// Durations are bounded in milliseconds.
+const SECOND: u64 = 1_000;
+pub(super) const MINUTE: u64 = 60 * SECOND;
+pub(super) const HOUR: u64 = 60 * MINUTE;
+
+const DURATION: Quantity = Quantity {
+    name: "a duration",
+    example: "500ms, 5s, 2m or 1h",
+    units: &[("h", HOUR), ("m", MINUTE), ("s", SECOND), ("ms", 1)],
+};
+const SIZE: Quantity = Quantity {
+    name: "a size",
+    example: "512KiB, 4MiB, 1GiB or a number of bytes",
+    units: &[("GiB", GIB), ("MiB", MIB), ("KiB", KIB), ("", 1)],
+};
+const COUNT: Quantity = Quantity { name: "a number", example: "8", units: &[("", 1)] };
+
+/// The text is no value of its setting: what is wrong, what was read, what to write.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Invalid {
+    #[error("not {what}: {text:?} (write {example})")]
+    Form { what: &'static str, text: String, example: &'static str },
+    #[error("out of bounds: {text:?} (write {least} to {most})")]
+    Bounds { text: String, least: String, most: String },
+    #[error(transparent)]
+    Upstream(#[from] InvalidUpstreamUrl),
+}
+
+/// A whole number with a unit.
+struct Quantity {
+    name: &'static str,
+    example: &'static str,
+    /// Largest first; the last is 1.
+    units: &'static [(&'static str, u64)],
+}
+
+impl Quantity {
+    fn read<T: TryFrom<u64>>(&self, text: &str, bounds: &RangeInclusive<u64>) -> Result<T, Invalid> {
+        let amount = self.amount(text).ok_or_else(|| form(self.name, text, self.example))?;
+        let value = if bounds.contains(&amount) { T::try_from(amount).ok() } else { None };
+        value.ok_or_else(|| Invalid::Bounds {
+            text: text.to_owned(),
+            least: self.write(*bounds.start()),
+            most: self.write(*bounds.end()),
+        })
+    }
+
+    fn amount(&self, text: &str) -> Option<u64> {
+        let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        let (_, factor) = self.units.iter().find(|(name, _)| *name == unit)?;
+        number.checked_mul(*factor)
+    }
+
+    fn write(&self, amount: u64) -> String {
+        let fits = |(_, factor): &&(&str, u64)| amount >= *factor && amount.is_multiple_of(*factor);
+        match self.units.iter().find(fits) {
+            Some((unit, factor)) => format!("{}{unit}", amount / factor),
+            None => format!("{amount}{}", self.units.last().map_or("", |(unit, _)| unit)),
+        }
+    }
+}
+
+/// A duration within bounds given in milliseconds.
+pub(super) fn duration(text: &str, bounds: RangeInclusive<u64>) -> Result<Duration, Invalid> {
+    DURATION.read(text, &bounds).map(Duration::from_millis)
+}
+
+/// A size within bounds given in bytes.
+pub(super) fn size<T: TryFrom<u64>>(text: &str, bounds: RangeInclusive<u64>) -> Result<T, Invalid> {
+    SIZE.read(text, &bounds)
+}
+
+/// A number of things.
+pub(super) fn count(text: &str, bounds: RangeInclusive<u64>) -> Result<usize, Invalid> {
+    COUNT.read(text, &bounds)
+}
+
+/// An address to listen on.
+pub(super) fn address(text: &str) -> Result<SocketAddr, Invalid> {
+    let example = "127.0.0.1:5000, 0.0.0.0:5000 or [::]:5000";
+    text.parse().map_err(|_| form("an IP address and port", text, example))
+}
+
+/// A directory, whether it is there or not.
+pub(super) fn directory(text: &str) -> Result<PathBuf, Invalid> {
+    if text.is_empty() { Err(form("a directory", text, "/var/lib/refshim")) } else { Ok(text.into()) }
+}
+
+/// The log filter, as long as there is one.
+pub(super) fn log_filter(text: &str) -> Result<String, Invalid> {
+    let blank = text.trim().is_empty();
+    if blank { Err(form("a log filter", text, "info or warn,refshim=debug")) } else { Ok(text.to_owned()) }
+}
+
+/// How the log is written.
+pub(super) fn log_format(text: &str) -> Result<LogFormat, Invalid> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(form("a log format", text, "text or json")),
+    }
+}
+
+fn form(what: &'static str, text: &str, example: &'static str) -> Invalid {
+    Invalid::Form { what, text: text.to_owned(), example }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_duration(text: &str, expected: Result<u64, &str>) {
+        let found = duration(text, 1..=24 * HOUR).map_err(|invalid| invalid.to_string());
+        assert_eq!(found, expected.map(Duration::from_millis).map_err(str::to_owned));
+    }
+
+    #[test]
+    fn durations_are_whole_numbers_with_a_unit() {
+        check_duration("500ms", Ok(500));
+        check_duration("5s", Ok(5_000));
+        check_duration("2m", Ok(120_000));
+        check_duration("1h", Ok(3_600_000));
+        check_duration("24h", Ok(86_400_000));
+        check_duration("25h", Err(r#"out of bounds: "25h" (write 1ms to 24h)"#));
+        check_duration("0s", Err(r#"out of bounds: "0s" (write 1ms to 24h)"#));
+        for text in ["", "5", "s", "5 s", "5S", "1.5s", "-5s", "+5s", "1m30s", "5 bananas", "٥s"] {
+            check_duration(text, Err(&format!("not a duration: {text:?} (write 500ms, 5s, 2m or 1h)")));
+        }
+        for overflow in ["18446744073709551615h", "18446744073709551616ms"] {
+            check_duration(
+                overflow,
+                Err(&format!("not a duration: {overflow:?} (write 500ms, 5s, 2m or 1h)")),
+            );
+        }
+    }
+
+    #[track_caller]
+    fn check_size(text: &str, expected: Result<u64, &str>) {
+        let found = size(text, 1..=4 * GIB).map_err(|invalid| invalid.to_string());
+        assert_eq!(found, expected.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn sizes_are_whole_numbers_of_bytes_or_of_binary_units() {
+        check_size("1", Ok(1));
+        check_size("512KiB", Ok(512 * KIB));
+        check_size("4MiB", Ok(4 * MIB));
+        check_size("1GiB", Ok(GIB));
+        check_size("0", Err(r#"out of bounds: "0" (write 1 to 4GiB)"#));
+        check_size("5GiB", Err(r#"out of bounds: "5GiB" (write 1 to 4GiB)"#));
+        for text in ["", "MiB", "4MB", "4M", "4 MiB", "0x10", "1_000"] {
+            let message = format!("not a size: {text:?} (write 512KiB, 4MiB, 1GiB or a number of bytes)");
+            check_size(text, Err(&message));
+        }
+    }
+
+    #[test]
+    fn a_size_that_its_type_cannot_hold_is_out_of_bounds() {
+        assert_eq!(size::<u8>("255", 0..=KIB), Ok(255));
+        assert!(matches!(size::<u8>("256", 0..=KIB), Err(Invalid::Bounds { .. })));
+    }
+
+    #[track_caller]
+    fn check_written(quantity: &Quantity, amount: u64, expected: &str) {
+        assert_eq!(quantity.write(amount), expected);
+    }
+
+    #[test]
+    fn bounds_are_written_in_the_largest_unit_that_fits() {
+        check_written(&DURATION, 0, "0ms");
+        check_written(&DURATION, 1_500, "1500ms");
+        check_written(&DURATION, 90 * SECOND, "90s");
+        check_written(&SIZE, 0, "0");
+        check_written(&SIZE, 64 * KIB, "64KiB");
+        check_written(&COUNT, 256, "256");
+    }
+}
