@@ -1,2 +1,3 @@
 //! refshim
+pub mod index;
 pub mod oci;
