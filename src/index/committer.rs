@@ -214,7 +214,8 @@ impl Committer {
 
     /// What is written stays durable in the journal, and the next start builds the index anew.
     fn lose_store(&mut self, error: &str) {
-        self.store = None;
+        // Closing a sled that failed may panic or never end: keep it until the process ends.
+        std::mem::forget(self.store.take());
         self.shared.damaged(format!("{error}; restart to build the index anew from the journal"));
     }
 

@@ -51,7 +51,11 @@ impl Compaction {
     }
 
     fn run(self, before: Numbers) -> Result<Snapshot, CompactionError> {
-        let length = self.write(before)?;
+        let length = self.write(before).inspect_err(|_| {
+            let path = files::snapshot_path(&self.directory, self.header.position);
+            // If this fails as well, the next opening does it.
+            files::discard_unfinished(&path).ok();
+        })?;
         files::remove_before(&self.directory, self.header.position)?;
         Ok(Snapshot { position: self.header.position, length })
     }

@@ -88,9 +88,7 @@ impl Journal {
         let identity = random_identity().map_err(io_error)?;
         let header = Header { identity, position: 0, last_order: 0 };
         let file = create_segment(directory, &header).map_err(io_error)?;
-        if let Some(parent) = directory.parent() {
-            files::sync_directory(parent).map_err(io_error)?;
-        }
+        directory.parent().map_or(Ok(()), files::sync_directory).map_err(io_error)?;
         Ok(Self {
             directory: directory.to_owned(),
             identity,

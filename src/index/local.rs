@@ -162,10 +162,10 @@ fn start(
 
 fn create_data_dir(data_dir: &Path) -> Result<PathBuf, OpenError> {
     let create = || {
-        fs::create_dir_all(data_dir)?;
-        let data_dir = data_dir.canonicalize()?;
-        if let Some(parent) = data_dir.parent() {
-            files::sync_directory(parent)?;
+        let data_dir = std::path::absolute(data_dir)?;
+        if !data_dir.exists() {
+            fs::create_dir_all(&data_dir)?;
+            data_dir.parent().map_or(Ok(()), files::sync_directory)?;
         }
         Ok(data_dir)
     };

@@ -12,11 +12,11 @@ use super::command::Command;
 use super::journal::JournalError;
 use super::journal::history::History;
 use super::shared::Shared;
-use super::sled::{Changes, Meta, Store, StoreError};
+use super::sled::{Changes, Meta, Store, StoreError, guarded};
 use super::{Settings, Version};
 
-/// How many referrers one batch changes while the journal is read.
-const BATCH: usize = 1000;
+/// How much of the journal is read before what it changes is written to sled.
+const BATCH_BYTES: u64 = 1 << 20;
 /// How much of the journal is left to the committer, which has to stop for it.
 const REST_BYTES: u64 = 1 << 20;
 const DIRECTORY: &str = "sled";
@@ -56,11 +56,13 @@ impl Opening {
     }
 
     fn store(&self) -> Result<Store, OpeningError> {
-        match self.caught_up() {
+        // Of damaged files even the closing may panic.
+        let attempt = || guarded(|| Ok(self.caught_up()))?;
+        match attempt() {
             Err(OpeningError::Store(error)) => {
                 tracing::warn!(%error, "the index in sled cannot be used; building it anew from the journal");
                 set_aside(&self.settings.data_dir).map_err(OpeningError::SetAside)?;
-                self.caught_up()
+                attempt()
             }
             outcome => outcome,
         }
@@ -125,14 +127,16 @@ pub(crate) fn replay(
     end: u64,
 ) -> Result<(), OpeningError> {
     let start = store.numbers().meta.applied.unwrap_or(history.start());
+    let mut written = start;
     let mut changes = Changes::default();
     for commit in history.commits(start, end) {
         let commit = commit?;
         for (index, record) in (0..).zip(commit.records) {
             changes.apply(store, record, Version::of(commit.position, index))?;
         }
-        if changes.len() >= BATCH {
+        if commit.end - written >= BATCH_BYTES {
             store.write(std::mem::take(&mut changes), Some(commit.end))?;
+            written = commit.end;
         }
         if shared.is_stopping() {
             return Err(OpeningError::Stopped);

@@ -306,3 +306,74 @@ fn wait_for_lock(path: &Path) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::Version;
+    use crate::index::record::{Record, Recorded};
+    use crate::oci::{Link, LinkKind};
+
+    const IDENTITY: Identity = Identity([7; 16]);
+
+    fn open(path: &Path) -> Result<Store, StoreError> {
+        Store::open(path, 1 << 20, Duration::from_millis(100), IDENTITY)
+    }
+
+    fn fill(store: &Store) {
+        let mut changes = Changes::default();
+        for n in 0..20 {
+            let repository = Repository { upstream: 0, name: "a".parse().unwrap() };
+            let record = Record::Recorded(Recorded {
+                referrer: ReferrerKey { repository, digest: Digest::Sha256([n; 32]) },
+                order: u64::from(n),
+                pending: false,
+                descriptor: "{}".to_owned(),
+                links: vec![Link { subject: Digest::Sha256([99; 32]), kind: LinkKind::Parent }],
+            });
+            changes.apply(store, record, Version(1)).unwrap();
+        }
+        store.write(changes, Some(1)).unwrap();
+    }
+
+    /// What opening says after `tamper`, which sled itself finds in order.
+    #[track_caller]
+    fn check(tamper: impl FnOnce(&sled::Db), expected: Option<&str>) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path()).unwrap();
+        fill(&store);
+        tamper(&store.tree);
+        drop(store);
+        let error = open(directory.path()).err();
+        let expected = expected.map(|what| format!("the index in sled is damaged: {what}"));
+        assert_eq!(error.map(|error| error.to_string()), expected);
+    }
+
+    #[test]
+    fn what_was_not_written_as_it_is_is_noticed() {
+        let first_link = |tree: &sled::Db| tree.get_gt(key::META).unwrap().unwrap();
+        let entries = Some("its entries are not those that were written");
+        check(|_| {}, None);
+        check(|tree| drop(tree.remove(first_link(tree).0)), entries);
+        check(|tree| drop(tree.insert(first_link(tree).0, "other")), entries);
+        check(|tree| drop(tree.insert([1, 2, 3], "one too many")), entries);
+        let swap = |tree: &sled::Db| {
+            let (one, of_one) = first_link(tree);
+            let (other, of_other) = tree.get_gt(&one).unwrap().unwrap();
+            tree.insert(one, of_other).unwrap();
+            tree.insert(other, of_one).unwrap();
+        };
+        check(swap, entries);
+        check(|tree| drop(tree.remove(key::META)), Some("it has no head"));
+        let head = Some("its head is unreadable or of another format");
+        check(|tree| drop(tree.insert(key::META, "head")), head);
+        let other = Meta::empty(Identity([8; 16])).encode();
+        check(|tree| drop(tree.insert(key::META, other)), Some("it is made from another journal"));
+    }
+
+    #[test]
+    fn a_panic_is_an_error() {
+        let error = guarded::<()>(|| panic!("of this {}", "kind")).unwrap_err();
+        assert_eq!(error.to_string(), "sled panicked: of this kind");
+    }
+}

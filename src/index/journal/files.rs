@@ -85,6 +85,18 @@ fn parse_name(path: &Path) -> Option<(Kind, u64)> {
     (stem == format!("{position:016x}")).then_some((kind, position))
 }
 
+fn unfinished_path(path: &Path) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(".");
+    name.push(UNFINISHED);
+    name.into()
+}
+
+/// Removes what there is of a file that will not be finished.
+pub(crate) fn discard_unfinished(path: &Path) -> io::Result<()> {
+    fs::remove_file(unfinished_path(path))
+}
+
 /// Removes what a crash left unfinished.
 pub(crate) fn remove_unfinished(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
@@ -126,10 +138,7 @@ pub(crate) struct Unfinished {
 
 impl Unfinished {
     pub(crate) fn create(path: PathBuf, header: &Header) -> io::Result<Self> {
-        let mut name = path.clone().into_os_string();
-        name.push(".");
-        name.push(UNFINISHED);
-        let name = PathBuf::from(name);
+        let name = unfinished_path(&path);
         let mut file = File::create(&name)?;
         file.write_all(&header.encode())?;
         Ok(Self { file, name, path })

@@ -21,11 +21,6 @@ pub(super) struct Change {
 }
 
 impl Changes {
-    /// How many referrers are changed or were looked up.
-    pub(crate) fn len(&self) -> usize {
-        self.referrers.len()
-    }
-
     /// What is known of a referrer after the changes so far.
     pub(crate) fn find(&mut self, store: &Store, key: &ReferrerKey) -> Result<Option<&Known>, StoreError> {
         Ok(self.change(store, key)?.after.as_ref())

@@ -249,7 +249,7 @@ async fn a_last_segment_that_was_never_begun_is_no_damage() {
 #[tokio::test]
 async fn a_newer_format_is_refused() {
     let (bench, _) = filled().await;
-    let path = bench.last_segment().canonicalize().unwrap();
+    let path = bench.last_segment();
     let bytes = fs::read(&path).unwrap();
     let header = Header::decode(&bytes[..usize::try_from(HEADER_BYTES).unwrap()]).unwrap();
     overwrite(&path, 0, &header::tests::newer(&header));

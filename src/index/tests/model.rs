@@ -105,7 +105,9 @@ impl Model {
 }
 
 async fn run(steps: Vec<Step>) {
-    let bench = Bench::new();
+    let mut bench = Bench::new();
+    bench.settings.segment_bytes = 1500;
+    bench.settings.compact_bytes = 4000;
     let mut index = bench.open().await;
     let mut model = Model::default();
     let mut puts: Vec<(u32, Vec<u32>, PutInFlight)> = Vec::new();
