@@ -72,7 +72,7 @@ pub struct Referrer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Order(pub u64);
 
-/// Which state of a referrer somebody saw; every PUT of it makes a new one. Lets a removal that was decided
+/// Which state of a referrer somebody saw; every record of it makes a new one. Lets a removal that was decided
 /// on what was seen come too late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version(pub u64);
