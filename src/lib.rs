@@ -1,3 +1,4 @@
 //! refshim
 pub mod config;
+pub mod index;
 pub mod oci;

@@ -1,0 +1,359 @@
+//! Which manifest refers to which: the one interface of the index, and its engines behind it.
+//!
+//! What a caller may rely on:
+//! - A write is acknowledged once it is durable; a query sees what was acknowledged before it.
+//! - A referrer is *pending* from before its manifest goes upstream until the upstream's answer is
+//!   known. Whoever lists referrers settles pending ones first, by asking the upstream.
+//! - A look-up that cannot be answered is an error, never an empty list.
+//!
+//! It must not know HTTP, nor who may see what.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+mod command;
+mod committer;
+mod compaction;
+mod draft;
+mod in_flight;
+mod journal;
+mod known;
+mod local;
+mod opening;
+mod record;
+mod shared;
+mod sled;
+
+use crate::oci::{Digest, Link, LinkKinds, RepositoryName};
+use command::Put;
+use local::Local;
+use record::ReferrerKey;
+
+/// Where the index is kept, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The directory that holds the journal and sled.
+    pub data_dir: PathBuf,
+    /// How much memory sled may use as its cache.
+    pub cache_bytes: u64,
+    /// How often sled writes out what it has; a crash costs reading the journal since then.
+    pub flush_interval: Duration,
+    /// How long a segment of the journal gets before the next one is begun.
+    pub segment_bytes: u64,
+    /// How long the journal gets at least before it is compacted.
+    pub compact_bytes: u64,
+}
+
+/// What links are scoped to: a repository of one upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Repository {
+    /// The upstream's number in the index.
+    pub upstream: u32,
+    /// The repository there.
+    pub name: RepositoryName,
+}
+
+/// A manifest that refers to others, as the index keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Referrer {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its descriptor as JSON, in the form in which queries send it.
+    pub descriptor: String,
+    /// What it refers to; each (subject, kind) once.
+    pub links: Vec<Link>,
+}
+
+/// When a referrer was first recorded: microseconds since 1970, made strictly increasing over the whole
+/// journal, so that it also is its place in the order of pushes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Order(pub u64);
+
+/// Which state of a referrer somebody saw; every record of it makes a new one. Lets a removal that was decided
+/// on what was seen come too late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version(pub u64);
+
+/// One referrer of a subject, as a query finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place in the order of pushes.
+    pub order: Order,
+    /// Its digest.
+    pub digest: Digest,
+    /// In which ways it refers to the subject.
+    pub kinds: LinkKinds,
+    /// Whether the upstream has to be asked if it has it.
+    pub pending: bool,
+    /// The state of it that this is.
+    pub version: Version,
+    /// Its descriptor as JSON.
+    pub descriptor: String,
+}
+
+/// What of a subject's referrers a query wants.
+pub struct Scan {
+    /// Only those behind this one: where the page before ended.
+    pub after: Option<Order>,
+    /// How many at most.
+    pub max_entries: usize,
+    /// How many bytes their descriptors may have together, and one more for each of them. An entry that
+    /// has more makes a page of its own.
+    pub max_bytes: usize,
+    /// Which ones; asked before an entry is counted.
+    pub accepts: Box<dyn Fn(&Entry) -> bool + Send>,
+}
+
+/// Referrers of a subject, oldest first, the pending ones among them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The referrers.
+    pub entries: Vec<Entry>,
+    /// Whether there are more behind them.
+    pub more: bool,
+}
+
+/// Whether queries are answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not yet: the index is being opened or built from the journal. It can be written.
+    Opening,
+    /// Yes.
+    Ready,
+    /// No, for this reason, until somebody sees to it.
+    Damaged(String),
+    /// No, the index was closed.
+    Closed,
+}
+
+/// What became of a removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// The referrer is gone.
+    Gone,
+    /// It is pending now: it may have been PUT again since it was seen.
+    Doubted,
+    /// It was not known.
+    Unknown,
+}
+
+/// The index in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Referrers, the pending ones among them.
+    pub referrers: u64,
+    /// Links, each (referrer, subject) counted once.
+    pub links: u64,
+    /// Referrers that are pending.
+    pub pending: u64,
+    /// Referrers that are being PUT.
+    pub in_flight: u64,
+    /// How long the journal is.
+    pub journal_bytes: u64,
+    /// Group commits since the start, each one sync.
+    pub commits: u64,
+    /// Records that were written since the start.
+    pub records: u64,
+    /// Compactions since the start.
+    pub compactions: u64,
+}
+
+/// Why the index cannot be opened at all.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("{} is in use by another process", path.display())]
+    Locked {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// A newer build wrote it.
+    #[error("{0}")]
+    Newer(String),
+    /// A file or directory cannot be read or made.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system gives no thread.
+    #[error("a thread for the index cannot be started: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// Why a look-up has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// It will have one soon.
+    #[error("the index is being opened")]
+    Opening,
+    /// The index is damaged; says how, and what to do.
+    #[error("{0}")]
+    Damaged(String),
+    /// The look-up itself failed.
+    #[error("the index cannot be read: {0}")]
+    Failed(String),
+    /// The index was closed.
+    #[error("the index is closed")]
+    Closed,
+}
+
+/// Why something was not recorded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// Nothing can be recorded any more until a restart.
+    #[error("the index cannot be written: {0}")]
+    Failed(String),
+    /// The index was closed.
+    #[error("the index is closed")]
+    Closed,
+}
+
+/// Why the index does not work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProbeError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// It cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// The index. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Index {
+    // A second engine makes this an enum.
+    engine: Arc<Local>,
+}
+
+/// A PUT whose links are recorded as pending. Dropped, its outcome is unknown: they stay pending.
+#[derive(Debug)]
+#[must_use = "dropped, the outcome of the PUT is unknown"]
+pub struct PutInFlight {
+    engine: Arc<Local>,
+    put: Put,
+}
+
+impl Version {
+    /// A version that nothing has: for a removal by somebody who could not look.
+    pub const UNKNOWN: Self = Self(0);
+}
+
+impl fmt::Debug for Scan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scan")
+            .field("after", &self.after)
+            .field("max_entries", &self.max_entries)
+            .field("max_bytes", &self.max_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Index {
+    /// Opens the index and reads the end of the journal. Writes are taken from now on; queries are
+    /// answered once sled is opened in the background.
+    ///
+    /// A damaged journal is no error here: what does not need the index goes on, [`Index::state`] tells.
+    pub fn open(settings: Settings) -> Result<Self, OpenError> {
+        Ok(Self { engine: Arc::new(Local::open(settings)?) })
+    }
+
+    /// Whether queries are answered.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.engine.state()
+    }
+
+    /// Waits until the index is no longer [`State::Opening`].
+    pub async fn opened(&self) {
+        self.engine.opened().await;
+    }
+
+    /// Why nothing can be recorded any more, if that is so.
+    #[must_use]
+    pub fn write_failure(&self) -> Option<String> {
+        self.engine.write_failure()
+    }
+
+    /// Records a referrer as pending, before its manifest goes upstream.
+    pub async fn begin(&self, repository: Repository, referrer: Referrer) -> Result<PutInFlight, WriteError> {
+        let put = self.engine.begin(repository, referrer).await?;
+        Ok(PutInFlight { engine: Arc::clone(&self.engine), put })
+    }
+
+    /// The state in which a referrer is, for [`Index::remove`].
+    pub async fn version(
+        &self,
+        repository: &Repository,
+        referrer: &Digest,
+    ) -> Result<Option<Version>, ReadError> {
+        self.engine.version(key(repository.clone(), referrer.clone())).await
+    }
+
+    /// Confirms a pending referrer: the upstream has it.
+    pub async fn settle_present(&self, repository: Repository, referrer: Digest) -> Result<(), WriteError> {
+        self.engine.settle_present(key(repository, referrer)).await
+    }
+
+    /// Removes a referrer that the upstream does not have, if it is as it was `seen` and is not being PUT;
+    /// else makes it pending.
+    pub async fn remove(
+        &self,
+        repository: Repository,
+        referrer: Digest,
+        seen: Version,
+    ) -> Result<Removed, WriteError> {
+        self.engine.remove(key(repository, referrer), seen).await
+    }
+
+    /// One page of what refers to `subject`, at a cost that depends on nothing but what is looked at.
+    pub async fn referrers(
+        &self,
+        repository: Repository,
+        subject: Digest,
+        scan: Scan,
+    ) -> Result<Page, ReadError> {
+        self.engine.referrers(repository, subject, scan).await
+    }
+
+    /// Proves that the index can be read and the journal written and synced. Costs a sync.
+    pub async fn probe(&self) -> Result<(), ProbeError> {
+        self.engine.probe().await
+    }
+
+    /// The index in numbers; costs nothing.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        self.engine.statistics()
+    }
+
+    /// Ends writing and reading, hands everything to the operating system and ends the threads.
+    pub async fn close(&self) {
+        self.engine.close().await;
+    }
+}
+
+impl PutInFlight {
+    /// The upstream took the manifest.
+    pub async fn confirm(self) -> Result<(), WriteError> {
+        self.engine.confirm(self.put).await
+    }
+
+    /// The upstream refused the manifest.
+    pub async fn refuse(self) -> Result<(), WriteError> {
+        self.engine.refuse(self.put).await
+    }
+}
+
+fn key(repository: Repository, digest: Digest) -> ReferrerKey {
+    ReferrerKey { repository, digest }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! One frame is one group commit: marker, length, checksum, payload, so that a write that a crash tore
+//! is one bad frame at the very end.
+
+use std::io::{self, Read};
+
+use bytes::{Buf, BufMut};
+
+/// Cannot stand in UTF-8 text, thus in no payload: what comes after a bad frame can be found by it.
+const MARKER: [u8; 4] = [0xff, 0xfe, 0xfd, 0xfc];
+const PREAMBLE_BYTES: usize = 12;
+
+/// The frame around `payload`.
+pub(crate) fn seal(payload: &[u8]) -> io::Result<Vec<u8>> {
+    let length = u32::try_from(payload.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let mut frame = Vec::with_capacity(PREAMBLE_BYTES + payload.len());
+    frame.put_slice(&MARKER);
+    frame.put_u32(length);
+    frame.put_u32(checksum(length, payload));
+    frame.put_slice(payload);
+    Ok(frame)
+}
+
+fn checksum(length: u32, payload: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&length.to_be_bytes()), payload)
+}
+
+/// What stands at the place where a frame is expected.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// An intact frame with this payload.
+    Frame(Vec<u8>),
+    /// Something else.
+    Bad,
+    /// The end.
+    End,
+}
+
+/// Reads frame after frame.
+#[derive(Debug)]
+pub(crate) struct Frames<R> {
+    input: R,
+    offset: u64,
+    end: u64,
+}
+
+impl<R: Read> Frames<R> {
+    /// The frames from `offset`, where `input` stands, to `end`, both counted from the file's start.
+    pub(crate) fn new(input: R, offset: u64, end: u64) -> Self {
+        Self { input, offset, end }
+    }
+
+    /// Where the next frame begins.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The next frame. After a bad one there is no going on.
+    pub(crate) fn next(&mut self) -> io::Result<Found> {
+        let left = self.end.saturating_sub(self.offset);
+        if left == 0 {
+            return Ok(Found::End);
+        }
+        let Some(left) = left.checked_sub(PREAMBLE_BYTES as u64) else { return Ok(Found::Bad) };
+        let mut preamble = [0; PREAMBLE_BYTES];
+        self.input.read_exact(&mut preamble)?;
+        let mut preamble = preamble.as_slice();
+        let marker = preamble.get_u32();
+        let length = preamble.get_u32();
+        let expected = preamble.get_u32();
+        if marker != u32::from_be_bytes(MARKER) || u64::from(length) > left {
+            return Ok(Found::Bad);
+        }
+        let mut payload = vec![0; length as usize];
+        self.input.read_exact(&mut payload)?;
+        if checksum(length, &payload) != expected {
+            return Ok(Found::Bad);
+        }
+        self.offset += PREAMBLE_BYTES as u64 + u64::from(length);
+        Ok(Found::Frame(payload))
+    }
+}
+
+/// Whether an intact frame begins anywhere in `bytes`.
+pub(crate) fn any_intact(bytes: &[u8]) -> bool {
+    let is_frame = |rest: &[u8]| {
+        rest.starts_with(&MARKER)
+            && matches!(Frames::new(rest, 0, rest.len() as u64).next(), Ok(Found::Frame(_)))
+    };
+    (0..bytes.len()).any(|start| bytes.get(start..).is_some_and(is_frame))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_all(bytes: &[u8]) -> (Vec<Vec<u8>>, bool) {
+        let mut frames = Frames::new(bytes, 0, bytes.len() as u64);
+        let mut payloads = Vec::new();
+        loop {
+            match frames.next().unwrap() {
+                Found::Frame(payload) => payloads.push(payload),
+                Found::Bad => return (payloads, false),
+                Found::End => return (payloads, true),
+            }
+        }
+    }
+
+    #[test]
+    fn come_back_as_they_were_sealed() {
+        let bytes = [seal(b"one\n").unwrap(), seal(b"").unwrap(), seal(b"two\n").unwrap()].concat();
+        let payloads = vec![b"one\n".to_vec(), Vec::new(), b"two\n".to_vec()];
+        assert_eq!(read_all(&bytes), (payloads, true));
+    }
+
+    #[test]
+    fn a_cut_or_a_flipped_bit_makes_a_bad_frame() {
+        let frame = seal(b"payload\n").unwrap();
+        for length in 1..frame.len() {
+            assert_eq!(read_all(&frame[..length]), (vec![], false), "cut to {length}");
+        }
+        for place in 0..frame.len() {
+            let mut flipped = frame.clone();
+            flipped[place] ^= 0x10;
+            assert_eq!(read_all(&flipped), (vec![], false), "flipped at {place}");
+        }
+    }
+
+    #[test]
+    fn an_intact_frame_is_found_wherever_it_begins() {
+        let frame = seal(b"payload\n").unwrap();
+        assert!(any_intact(&frame));
+        assert!(any_intact(&[&b"noise"[..], &MARKER, &frame].concat()));
+        assert!(!any_intact(&frame[..frame.len() - 1]));
+        assert!(!any_intact(&frame[1..]));
+        assert!(!any_intact(b""));
+    }
+}

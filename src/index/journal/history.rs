@@ -1,0 +1,185 @@
+//! Reading the journal from a position on, while it may be appended to.
+
+use std::io::{self, BufReader, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use super::files::{self, Segment, Snapshot, segment_path, snapshot_path};
+use super::frame::{Found, Frames};
+use super::header::{HEADER_BYTES, Identity};
+use super::{Damage, JournalError};
+use crate::index::record::Record;
+
+/// One group commit.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    /// Where its frame begins.
+    pub(crate) position: u64,
+    /// Where the next one begins.
+    pub(crate) end: u64,
+    pub(crate) records: Vec<Record>,
+}
+
+/// What has to be read to build the index anew: the snapshot, if there is one, and then the segments.
+#[derive(Clone, Debug)]
+pub(crate) struct History {
+    pub(super) directory: PathBuf,
+    pub(super) identity: Identity,
+    pub(super) snapshot: Option<Snapshot>,
+    /// Where the oldest segment that counts begins.
+    pub(super) oldest: u64,
+}
+
+impl History {
+    /// Which journal it is.
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// From where on the segments have to be read, after the snapshot if there is one.
+    pub(crate) fn start(&self) -> u64 {
+        self.snapshot.map_or(0, |snapshot| snapshot.position)
+    }
+
+    /// The oldest position from which on all segments are there.
+    pub(crate) fn oldest(&self) -> u64 {
+        self.oldest
+    }
+
+    /// The commits from one position to another; both have to be where a frame begins or a segment ends.
+    pub(crate) fn commits(&self, from: u64, to: u64) -> Commits {
+        Commits { directory: self.directory.clone(), identity: self.identity, at: from, to, segment: None }
+    }
+
+    /// Gives the records of the snapshot to `take`, a frame's at a time. That it was complete is only
+    /// known when all is read.
+    pub(crate) fn read_snapshot<E: From<JournalError>>(
+        &self,
+        mut take: impl FnMut(Vec<Record>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Some(snapshot) = self.snapshot else { return Ok(()) };
+        let mut segment = OpenSegment::open(
+            snapshot_path(&self.directory, snapshot.position),
+            Segment { base: snapshot.position, length: snapshot.length },
+            self.identity,
+            HEADER_BYTES,
+        )?;
+        let mut referrers = 0;
+        let mut complete = false;
+        while let Some(mut records) = segment.next()? {
+            if let Some(Record::End { referrers: expected }) = records.last() {
+                complete = *expected == referrers + records.len() as u64 - 1;
+                records.pop();
+            }
+            referrers += records.len() as u64;
+            take(records)?;
+        }
+        if complete {
+            Ok(())
+        } else {
+            Err(JournalError::from(segment.damage("the snapshot is not complete")).into())
+        }
+    }
+}
+
+/// The commits between two positions, over as many segments as they lie in.
+#[derive(Debug)]
+pub(crate) struct Commits {
+    directory: PathBuf,
+    identity: Identity,
+    at: u64,
+    to: u64,
+    segment: Option<OpenSegment>,
+}
+
+impl Iterator for Commits {
+    type Item = Result<Commit, JournalError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let commit = self.read().transpose();
+        if matches!(commit, Some(Err(_))) {
+            self.at = self.to;
+        }
+        commit
+    }
+}
+
+impl Commits {
+    fn read(&mut self) -> Result<Option<Commit>, JournalError> {
+        while self.at < self.to {
+            let segment = match &mut self.segment {
+                Some(segment) => segment,
+                None => self.segment.insert(self.open()?),
+            };
+            let position = segment.position();
+            let Some(records) = segment.next()? else {
+                self.at = position;
+                self.segment = None;
+                continue;
+            };
+            self.at = segment.position();
+            return Ok(Some(Commit { position, end: self.at, records }));
+        }
+        Ok(None)
+    }
+
+    fn open(&self) -> Result<OpenSegment, JournalError> {
+        let listing = files::list(&self.directory)?;
+        let segment = listing.segments.iter().rev().find(|segment| segment.base <= self.at);
+        let Some(&segment) = segment.filter(|segment| self.at < segment.end()) else {
+            let path = segment_path(&self.directory, self.at);
+            return Err(Damage::new(&path, 0, "the segment is missing").into());
+        };
+        let offset = HEADER_BYTES.max(self.at - segment.base);
+        // What lies behind may be being written.
+        let segment = Segment { length: segment.length.min(self.to - segment.base), ..segment };
+        OpenSegment::open(segment_path(&self.directory, segment.base), segment, self.identity, offset)
+    }
+}
+
+/// A file of the journal that is being read.
+#[derive(Debug)]
+struct OpenSegment {
+    path: PathBuf,
+    base: u64,
+    frames: Frames<BufReader<std::fs::File>>,
+}
+
+impl OpenSegment {
+    fn open(path: PathBuf, segment: Segment, identity: Identity, offset: u64) -> Result<Self, JournalError> {
+        let (mut file, header) = files::open(&path, segment.base)?;
+        if header.identity != identity {
+            return Err(Damage::new(&path, 0, "the file belongs to another journal").into());
+        }
+        file.seek(SeekFrom::Start(offset)).map_err(|source| JournalError::io(&path, source))?;
+        let frames = Frames::new(BufReader::new(file), offset, segment.length);
+        Ok(Self { path, base: segment.base, frames })
+    }
+
+    fn position(&self) -> u64 {
+        self.base + self.frames.offset()
+    }
+
+    fn next(&mut self) -> Result<Option<Vec<Record>>, JournalError> {
+        match self.frames.next().map_err(|source| JournalError::io(&self.path, source))? {
+            Found::Frame(payload) => read_records(&self.path, self.frames.offset(), &payload).map(Some),
+            Found::Bad => Err(self.damage("there is no intact frame").into()),
+            Found::End => Ok(None),
+        }
+    }
+
+    fn damage(&self, what: &'static str) -> Damage {
+        Damage::new(&self.path, self.frames.offset(), what)
+    }
+}
+
+/// The records of an intact frame that ends at `offset`.
+pub(super) fn read_records(path: &Path, offset: u64, payload: &[u8]) -> Result<Vec<Record>, JournalError> {
+    Record::read_all(payload)
+        .map_err(|_| Damage::new(path, offset, "the frame before holds something else than records").into())
+}
+
+impl JournalError {
+    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
+}

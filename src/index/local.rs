@@ -1,0 +1,184 @@
+//! The engine on this machine: the journal and sled, and the threads that keep them.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
+
+use super::command::{Command, Put, Reply, Write};
+use super::committer::Committer;
+use super::journal::{Journal, JournalError, files};
+use super::opening::Opening;
+use super::record::ReferrerKey;
+use super::shared::Shared;
+use super::sled::{Store, StoreError};
+use super::{
+    OpenError, Page, ProbeError, ReadError, Referrer, Removed, Repository, Scan, Settings, State, Statistics,
+    Version, WriteError,
+};
+use crate::oci::Digest;
+
+/// How many writes may wait; further ones wait to wait.
+const QUEUE: usize = 1024;
+const JOURNAL: &str = "journal";
+const LOCK: &str = "lock";
+
+/// The journal, sled and their threads.
+#[derive(Debug)]
+pub(crate) struct Local {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Local {
+    pub(crate) fn open(mut settings: Settings) -> Result<Self, OpenError> {
+        settings.data_dir = create_data_dir(&settings.data_dir)?;
+        let shared = Arc::new(Shared::new(lock(&settings.data_dir)?));
+        let (commands, receiver) = mpsc::channel(QUEUE);
+        let threads = match Journal::open(&settings.data_dir.join(JOURNAL), settings.segment_bytes) {
+            Ok(journal) => start(&shared, journal, (commands.clone(), receiver), settings)?,
+            Err(JournalError::Damaged(damage)) => {
+                shared.fail_writes(damage.to_string());
+                shared.damaged(damage.to_string());
+                Vec::new()
+            }
+            Err(JournalError::Io { path, source }) => return Err(OpenError::Io { path, source }),
+            Err(error @ JournalError::Newer { .. }) => return Err(OpenError::Newer(error.to_string())),
+        };
+        Ok(Self { shared, commands, threads: Mutex::new(threads) })
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.shared.state()
+    }
+
+    pub(crate) async fn opened(&self) {
+        self.shared.opened().await;
+    }
+
+    pub(crate) fn write_failure(&self) -> Option<String> {
+        self.shared.write_failure().map(ToOwned::to_owned)
+    }
+
+    pub(crate) fn statistics(&self) -> Statistics {
+        self.shared.statistics()
+    }
+
+    pub(crate) async fn begin(&self, repository: Repository, referrer: Referrer) -> Result<Put, WriteError> {
+        self.write(|reply| Write::Begin { repository, referrer, reply }).await
+    }
+
+    pub(crate) async fn confirm(&self, put: Put) -> Result<(), WriteError> {
+        self.write(|reply| Write::Confirm { put, reply }).await
+    }
+
+    pub(crate) async fn refuse(&self, put: Put) -> Result<(), WriteError> {
+        self.write(|reply| Write::Refuse { put, reply }).await
+    }
+
+    pub(crate) async fn settle_present(&self, key: ReferrerKey) -> Result<(), WriteError> {
+        self.write(|reply| Write::SettlePresent { key, reply }).await
+    }
+
+    pub(crate) async fn remove(&self, key: ReferrerKey, seen: Version) -> Result<Removed, WriteError> {
+        self.write(|reply| Write::Remove { key, seen, reply }).await
+    }
+
+    pub(crate) async fn version(&self, key: ReferrerKey) -> Result<Option<Version>, ReadError> {
+        let known = self.read(move |store| store.known(&key)).await?;
+        Ok(known.map(|known| known.version))
+    }
+
+    pub(crate) async fn referrers(
+        &self,
+        repository: Repository,
+        subject: Digest,
+        scan: Scan,
+    ) -> Result<Page, ReadError> {
+        self.read(move |store| store.referrers(&repository, &subject, &scan)).await
+    }
+
+    pub(crate) async fn probe(&self) -> Result<(), ProbeError> {
+        self.read(Store::probe).await?;
+        Ok(self.write(|reply| Write::Probe { reply }).await?)
+    }
+
+    async fn write<T>(&self, write: impl FnOnce(Reply<T>) -> Write) -> Result<T, WriteError> {
+        if let Some(reason) = self.shared.write_failure() {
+            return Err(WriteError::Failed(reason.to_owned()));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Write(Box::new(write(reply)))).await.map_err(|_| WriteError::Closed)?;
+        answer.await.map_err(|_| WriteError::Closed)?
+    }
+
+    /// Reads where waiting is allowed: what sled does not hold in memory it reads from the disk.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let store = self.shared.store()?;
+        let outcome = spawn_blocking(move || read(&store)).await;
+        outcome
+            .map_err(|error| ReadError::Failed(error.to_string()))?
+            .map_err(|error| ReadError::Failed(error.to_string()))
+    }
+
+    pub(crate) async fn close(&self) {
+        self.shared.stop();
+        // The committer is gone already if the index was closed before.
+        self.commands.send(Command::Close).await.ok();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let joined = spawn_blocking(|| threads.into_iter().try_for_each(JoinHandle::join)).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::error!("a thread of the index panicked");
+        }
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+fn start(
+    shared: &Arc<Shared>,
+    journal: Journal,
+    (sender, receiver): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
+    settings: Settings,
+) -> Result<Vec<JoinHandle<()>>, OpenError> {
+    let history = journal.history();
+    let committer = Committer::new(Arc::clone(shared), journal, receiver, settings.compact_bytes);
+    let opening = Opening { shared: Arc::clone(shared), settings, history, commands: sender };
+    let committer = thread::Builder::new().name("index-committer".to_owned()).spawn(|| committer.run());
+    let opening = thread::Builder::new().name("index-opening".to_owned()).spawn(|| opening.run());
+    Ok(vec![committer.map_err(OpenError::Thread)?, opening.map_err(OpenError::Thread)?])
+}
+
+fn create_data_dir(data_dir: &Path) -> Result<PathBuf, OpenError> {
+    let create = || {
+        let data_dir = std::path::absolute(data_dir)?;
+        if !data_dir.exists() {
+            fs::create_dir_all(&data_dir)?;
+            data_dir.parent().map_or(Ok(()), files::sync_directory)?;
+        }
+        Ok(data_dir)
+    };
+    create().map_err(|source| OpenError::Io { path: data_dir.to_owned(), source })
+}
+
+fn lock(data_dir: &Path) -> Result<File, OpenError> {
+    let path = data_dir.join(LOCK);
+    let file = File::options().create(true).write(true).truncate(false).open(&path);
+    let file = file.map_err(|source| OpenError::Io { path: path.clone(), source })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: data_dir.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(OpenError::Io { path, source }),
+    }
+}

@@ -1,0 +1,147 @@
+//! What the journal says, record by record: JSON Lines, so that a person can read it.
+//!
+//! Records are idempotent: reading a stretch of the journal again, over a state that already has it,
+//! ends in the same state.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Order, Repository, Version};
+use crate::oci::{Digest, InvalidName, Link};
+
+/// Which referrer: its digest counts within one repository.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "WireKey", into = "WireKey")]
+pub(crate) struct ReferrerKey {
+    pub(crate) repository: Repository,
+    pub(crate) digest: Digest,
+}
+
+/// One change, or the end of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Record {
+    /// The referrer has these links (too).
+    Recorded(Recorded),
+    /// The upstream has it.
+    Confirmed(ReferrerKey),
+    /// Whether the upstream has it has to be asked.
+    Doubted(ReferrerKey),
+    /// The upstream does not have it.
+    Removed(ReferrerKey),
+    /// A snapshot is complete and holds this many referrers; stands in snapshots alone.
+    End { referrers: u64 },
+}
+
+/// A referrer with all that is known of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Recorded {
+    pub(crate) referrer: ReferrerKey,
+    pub(crate) order: u64,
+    pub(crate) pending: bool,
+    pub(crate) descriptor: String,
+    pub(crate) links: Vec<Link>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireKey {
+    upstream: u32,
+    name: String,
+    digest: Digest,
+}
+
+impl From<ReferrerKey> for WireKey {
+    fn from(key: ReferrerKey) -> Self {
+        Self { upstream: key.repository.upstream, name: key.repository.name.to_string(), digest: key.digest }
+    }
+}
+
+impl TryFrom<WireKey> for ReferrerKey {
+    type Error = InvalidName;
+
+    fn try_from(wire: WireKey) -> Result<Self, InvalidName> {
+        let repository = Repository { upstream: wire.upstream, name: wire.name.parse()? };
+        Ok(Self { repository, digest: wire.digest })
+    }
+}
+
+impl Record {
+    /// The order that the record gives to its referrer.
+    pub(crate) fn order(&self) -> Option<Order> {
+        match self {
+            Self::Recorded(recorded) => Some(Order(recorded.order)),
+            Self::Confirmed(_) | Self::Doubted(_) | Self::Removed(_) | Self::End { .. } => None,
+        }
+    }
+
+    /// Adds the record to the payload of a frame.
+    pub(crate) fn write_to(&self, payload: &mut Vec<u8>) -> serde_json::Result<()> {
+        serde_json::to_writer(&mut *payload, self)?;
+        payload.push(b'\n');
+        Ok(())
+    }
+
+    /// The records of a frame's payload.
+    pub(crate) fn read_all(payload: &[u8]) -> serde_json::Result<Vec<Self>> {
+        serde_json::Deserializer::from_slice(payload).into_iter().collect()
+    }
+}
+
+impl Version {
+    /// The version that the record with this index in the frame at `position` gives to its referrer:
+    /// strictly increasing, as a record is longer than a byte.
+    pub(crate) fn of(position: u64, index: u64) -> Self {
+        Self(position + 1 + index)
+    }
+
+    /// The version of what a snapshot at `position` tells; less than what any later record makes.
+    pub(crate) fn of_snapshot(position: u64) -> Self {
+        Self(position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::LinkKind;
+
+    #[track_caller]
+    fn check(record: &Record, expected: &str) {
+        let mut payload = Vec::new();
+        record.write_to(&mut payload).unwrap();
+        record.write_to(&mut payload).unwrap();
+        assert_eq!(String::from_utf8_lossy(&payload), format!("{expected}\n{expected}\n"));
+        assert_eq!(Record::read_all(&payload).unwrap(), [record.clone(), record.clone()]);
+    }
+
+    #[test]
+    fn are_json_lines() {
+        let digest = |n| Digest::Sha256([n; 32]);
+        let repository = Repository { upstream: 7, name: "a/b".parse().unwrap() };
+        let key = ReferrerKey { repository, digest: digest(1) };
+        let wire = format!(r#"{{"upstream":7,"name":"a/b","digest":"{}"}}"#, digest(1));
+        check(&Record::Confirmed(key.clone()), &format!(r#"{{"confirmed":{wire}}}"#));
+        check(&Record::Doubted(key.clone()), &format!(r#"{{"doubted":{wire}}}"#));
+        check(&Record::Removed(key.clone()), &format!(r#"{{"removed":{wire}}}"#));
+        check(&Record::End { referrers: 3 }, r#"{"end":{"referrers":3}}"#);
+        check(
+            &Record::Recorded(Recorded {
+                referrer: key,
+                order: 5,
+                pending: true,
+                descriptor: "{\"a\":\n1}".to_owned(),
+                links: vec![Link { subject: digest(2), kind: LinkKind::Parent }],
+            }),
+            &format!(
+                r#"{{"recorded":{{"referrer":{wire},"order":5,"pending":true,"descriptor":"{{\"a\":\n1}}","links":[{{"subject":"{}","kind":"parent"}}]}}}}"#,
+                digest(2)
+            ),
+        );
+    }
+
+    #[test]
+    fn a_name_outside_the_grammar_is_refused() {
+        let digest = Digest::Sha256([0; 32]);
+        let wire = format!(r#"{{"removed":{{"upstream":0,"name":"A","digest":"{digest}"}}}}"#);
+        assert!(Record::read_all(wire.as_bytes()).is_err());
+    }
+}

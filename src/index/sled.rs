@@ -1,0 +1,379 @@
+//! The index in sled: built from the journal and, whenever it is damaged or missing, built anew.
+//!
+//! sled 0.34.7 does not sync, panics on damaged files and at times reads wrong data from them, so nothing
+//! rests on it alone: every batch carries the journal's position and a sum over all entries, which is
+//! checked at every opening, and panics are caught. This is the only room that knows sled.
+
+use std::fs::{self, File};
+use std::ops::Bound;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+mod changes;
+mod key;
+mod meta;
+mod value;
+
+pub(crate) use changes::Changes;
+pub(crate) use meta::Meta;
+
+use super::journal::header::Identity;
+use super::known::Known;
+use super::record::ReferrerKey;
+use super::{Entry, Page, Repository, Scan};
+use crate::oci::Digest;
+use value::Stored;
+
+/// How long an instance in this process that was just closed is waited for.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why the index in sled cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("sled: {0}")]
+    Sled(#[from] sled::Error),
+    #[error("sled panicked: {0}")]
+    Panicked(String),
+    #[error("sled's directory: {0}")]
+    Directory(#[from] std::io::Error),
+    #[error("the index in sled is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+/// The index in sled. One thread writes, any number read.
+#[derive(Debug)]
+pub(crate) struct Store {
+    tree: sled::Db,
+    numbers: Mutex<Numbers>,
+}
+
+/// What there is, and how many referrers came and went since the opening.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbers {
+    pub(crate) meta: Meta,
+    pub(crate) added: u64,
+    pub(crate) removed: u64,
+}
+
+impl Store {
+    /// Opens or creates the index in `path` and checks every entry. An index that is made from another
+    /// journal than `identity` counts as damaged.
+    pub(crate) fn open(
+        path: &Path,
+        cache_bytes: u64,
+        flush_interval: Duration,
+        identity: Identity,
+    ) -> Result<Self, StoreError> {
+        guarded(|| {
+            remove_unfinished_snapshots(path)?;
+            wait_for_lock(path);
+            let flush_every = u64::try_from(flush_interval.as_millis()).unwrap_or(u64::MAX);
+            let tree = sled::Config::new()
+                .path(path)
+                .cache_capacity(cache_bytes)
+                // Without the timer sled never collects its garbage.
+                .flush_every_ms(Some(flush_every.max(1)))
+                .open()?;
+            let meta = verified(&tree, identity)?;
+            Ok(Self { tree, numbers: Mutex::new(Numbers { meta, added: 0, removed: 0 }) })
+        })
+    }
+
+    /// What there is.
+    pub(crate) fn numbers(&self) -> Numbers {
+        *self.lock_numbers()
+    }
+
+    fn lock_numbers(&self) -> MutexGuard<'_, Numbers> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of a referrer.
+    pub(crate) fn known(&self, referrer: &ReferrerKey) -> Result<Option<Known>, StoreError> {
+        guarded(|| match self.tree.get(key::back(referrer))? {
+            Some(back) => self.complete(referrer, back),
+            None => Ok(None),
+        })
+    }
+
+    /// The referrer whose way back is `back`, with its descriptor.
+    fn complete(&self, referrer: &ReferrerKey, mut back: sled::IVec) -> Result<Option<Known>, StoreError> {
+        loop {
+            let Stored { value: mut known, has_descriptor } =
+                value::decode_back(&back).ok_or(StoreError::Damaged("a way back is unreadable"))?;
+            if has_descriptor {
+                return Ok(Some(known));
+            }
+            if let Some(descriptor) = self.descriptor_in_link(referrer, &known)? {
+                known.descriptor = descriptor;
+                return Ok(Some(known));
+            }
+            // A writer came between the two look-ups.
+            match self.tree.get(key::back(referrer))? {
+                None => return Ok(None),
+                Some(again) if again == back => {
+                    return Err(StoreError::Damaged("a referrer's link is missing"));
+                }
+                Some(again) => back = again,
+            }
+        }
+    }
+
+    fn descriptor_in_link(
+        &self,
+        referrer: &ReferrerKey,
+        known: &Known,
+    ) -> Result<Option<String>, StoreError> {
+        let Some(subject) = known.links.keys().next() else { return Ok(None) };
+        let key = key::link(&referrer.repository, subject, known.order);
+        let Some(value) = self.tree.get(&key)? else { return Ok(None) };
+        let link = decode_link(&key, &value)?;
+        Ok(link.has_descriptor.then_some(link.value.descriptor))
+    }
+
+    /// Writes the changes and the journal's position that they reach, all or nothing.
+    pub(crate) fn write(&self, changes: Changes, applied: Option<u64>) -> Result<(), StoreError> {
+        let mut numbers = self.numbers();
+        let mut batch = sled::Batch::default();
+        numbers.meta.applied = applied;
+        for (referrer, change) in changes.referrers {
+            if change.before == change.after {
+                continue;
+            }
+            if let Some(known) = &change.before {
+                numbers.meta.discount(known);
+                for (key, value) in value::entries(&referrer, known) {
+                    numbers.meta.subtract(&key, &value);
+                    batch.remove(key);
+                }
+            }
+            if let Some(known) = &change.after {
+                numbers.meta.count(known);
+                for (key, value) in value::entries(&referrer, known) {
+                    numbers.meta.add(&key, &value);
+                    batch.insert(key, value);
+                }
+            }
+            numbers.added += u64::from(change.before.is_none());
+            numbers.removed += u64::from(change.after.is_none());
+        }
+        batch.insert(&key::META, numbers.meta.encode());
+        guarded(|| Ok(self.tree.apply_batch(batch)?))?;
+        *self.lock_numbers() = numbers;
+        Ok(())
+    }
+
+    /// One page of what refers to `subject`, oldest first: one scan over nothing but its links.
+    pub(crate) fn referrers(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        scan: &Scan,
+    ) -> Result<Page, StoreError> {
+        let first = scan.after.map_or_else(
+            || Bound::Included(key::links_to(repository, subject)),
+            |after| Bound::Excluded(key::link(repository, subject, after)),
+        );
+        let mut behind = key::links_to(repository, subject);
+        behind.extend([0xff; size_of::<u64>() + 1]);
+        guarded(|| {
+            let mut page = Page { entries: Vec::new(), more: false };
+            let mut bytes = 0;
+            for link in self.tree.range((first, Bound::Excluded(behind))) {
+                let (key, value) = link?;
+                let Some(entry) = self.complete_entry(repository, decode_link(&key, &value)?)? else {
+                    continue;
+                };
+                if !(scan.accepts)(&entry) {
+                    continue;
+                }
+                bytes += entry.descriptor.len() + 1;
+                let fits = bytes <= scan.max_bytes || page.entries.is_empty();
+                if page.entries.len() >= scan.max_entries || !fits {
+                    page.more = true;
+                    break;
+                }
+                page.entries.push(entry);
+            }
+            Ok(page)
+        })
+    }
+
+    /// The entry with its descriptor; none if the referrer went in the meantime.
+    fn complete_entry(
+        &self,
+        repository: &Repository,
+        stored: Stored<Entry>,
+    ) -> Result<Option<Entry>, StoreError> {
+        let Stored { value: entry, has_descriptor } = stored;
+        if has_descriptor {
+            return Ok(Some(entry));
+        }
+        let referrer = ReferrerKey { repository: repository.clone(), digest: entry.digest.clone() };
+        let known = self.known(&referrer)?;
+        Ok(known.map(|known| Entry { descriptor: known.descriptor, ..entry }))
+    }
+
+    /// All referrers that are there from the beginning of the iteration to its end; of those that come
+    /// or go meanwhile, some.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Result<(ReferrerKey, Known), StoreError>> {
+        let complete = |back: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (key, back) = back?;
+            let damaged = StoreError::Damaged("the key of a way back is unreadable");
+            let referrer = key::referrer_of_back(&key).ok_or(damaged)?;
+            Ok(self.complete(&referrer, back)?.map(|known| (referrer, known)))
+        };
+        self.tree.scan_prefix(key::BACK).filter_map(move |back| complete(back).transpose())
+    }
+
+    /// Proves that reading works.
+    pub(crate) fn probe(&self) -> Result<(), StoreError> {
+        guarded(|| Ok(self.tree.get(key::META).map(|_| ())?))
+    }
+
+    /// Hands everything to the operating system.
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        guarded(|| Ok(self.tree.flush().map(|_| ())?))
+    }
+}
+
+/// What `act` gives; an error if it panics.
+pub(crate) fn guarded<T>(act: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    panic::catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(StoreError::Panicked(text.unwrap_or_default()))
+    })
+}
+
+fn decode_link(key: &[u8], value: &[u8]) -> Result<Stored<Entry>, StoreError> {
+    value::decode_link(key, value).ok_or(StoreError::Damaged("a link is unreadable"))
+}
+
+/// What the index says of itself, if all its entries are as they were written.
+fn verified(tree: &sled::Db, identity: Identity) -> Result<Meta, StoreError> {
+    let Some(meta) = tree.get(key::META)? else {
+        let empty = tree.iter().next().transpose()?.is_none();
+        return if empty { Ok(Meta::empty(identity)) } else { Err(StoreError::Damaged("it has no head")) };
+    };
+    let meta =
+        Meta::decode(&meta).ok_or(StoreError::Damaged("its head is unreadable or of another format"))?;
+    if meta.identity != identity {
+        return Err(StoreError::Damaged("it is made from another journal"));
+    }
+    let mut found = Meta { entries: 0, sum: 0, ..meta };
+    for entry in tree.range(key::META.to_vec()..) {
+        let (key, value) = entry?;
+        if *key != key::META {
+            found.add(&key, &value);
+        }
+        // In damaged files the iteration may run in a circle.
+        if found.entries > meta.entries {
+            break;
+        }
+    }
+    if found == meta {
+        Ok(meta)
+    } else {
+        Err(StoreError::Damaged("its entries are not those that were written"))
+    }
+}
+
+/// A kill while sled opens leaves these, and sled never opens again while they are there.
+fn remove_unfinished_snapshots(path: &Path) -> Result<(), StoreError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// sled's own threads may hold its files a moment longer than the instance that was closed; opening them
+/// then would pass for damage. No other process can: it would hold the lock on the data directory.
+fn wait_for_lock(path: &Path) {
+    let Ok(file) = File::open(path.join("db")) else { return };
+    let begun = Instant::now();
+    while file.try_lock().is_err() && begun.elapsed() < LOCK_LIMIT {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::Version;
+    use crate::index::record::{Record, Recorded};
+    use crate::oci::{Link, LinkKind};
+
+    const IDENTITY: Identity = Identity([7; 16]);
+
+    fn open(path: &Path) -> Result<Store, StoreError> {
+        Store::open(path, 1 << 20, Duration::from_millis(100), IDENTITY)
+    }
+
+    fn fill(store: &Store) {
+        let mut changes = Changes::default();
+        for n in 0..20 {
+            let repository = Repository { upstream: 0, name: "a".parse().unwrap() };
+            let record = Record::Recorded(Recorded {
+                referrer: ReferrerKey { repository, digest: Digest::Sha256([n; 32]) },
+                order: u64::from(n),
+                pending: false,
+                descriptor: "{}".to_owned(),
+                links: vec![Link { subject: Digest::Sha256([99; 32]), kind: LinkKind::Parent }],
+            });
+            changes.apply(store, record, Version(1)).unwrap();
+        }
+        store.write(changes, Some(1)).unwrap();
+    }
+
+    /// What opening says after `tamper`, which sled itself finds in order.
+    #[track_caller]
+    fn check(tamper: impl FnOnce(&sled::Db), expected: Option<&str>) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path()).unwrap();
+        fill(&store);
+        tamper(&store.tree);
+        drop(store);
+        let error = open(directory.path()).err();
+        let expected = expected.map(|what| format!("the index in sled is damaged: {what}"));
+        assert_eq!(error.map(|error| error.to_string()), expected);
+    }
+
+    #[test]
+    fn what_was_not_written_as_it_is_is_noticed() {
+        let first_link = |tree: &sled::Db| tree.get_gt(key::META).unwrap().unwrap();
+        let entries = Some("its entries are not those that were written");
+        check(|_| {}, None);
+        check(|tree| drop(tree.remove(first_link(tree).0)), entries);
+        check(|tree| drop(tree.insert(first_link(tree).0, "other")), entries);
+        check(|tree| drop(tree.insert([1, 2, 3], "one too many")), entries);
+        let swap = |tree: &sled::Db| {
+            let (one, of_one) = first_link(tree);
+            let (other, of_other) = tree.get_gt(&one).unwrap().unwrap();
+            tree.insert(one, of_other).unwrap();
+            tree.insert(other, of_one).unwrap();
+        };
+        check(swap, entries);
+        check(|tree| drop(tree.remove(key::META)), Some("it has no head"));
+        let head = Some("its head is unreadable or of another format");
+        check(|tree| drop(tree.insert(key::META, "head")), head);
+        let other = Meta::empty(Identity([8; 16])).encode();
+        check(|tree| drop(tree.insert(key::META, other)), Some("it is made from another journal"));
+    }
+
+    #[test]
+    fn a_panic_is_an_error() {
+        let error = guarded::<()>(|| panic!("of this {}", "kind")).unwrap_err();
+        assert_eq!(error.to_string(), "sled panicked: of this kind");
+    }
+}

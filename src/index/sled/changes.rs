@@ -1,0 +1,55 @@
+//! What a stretch of records does to the index: collected here, then written as one batch.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use super::{Store, StoreError};
+use crate::index::Version;
+use crate::index::known::Known;
+use crate::index::record::{Record, ReferrerKey};
+
+/// Changes that are not written yet, and what of the store they were made on.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(super) referrers: HashMap<ReferrerKey, Change>,
+}
+
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) before: Option<Known>,
+    pub(super) after: Option<Known>,
+}
+
+impl Changes {
+    /// What is known of a referrer after the changes so far.
+    pub(crate) fn find(&mut self, store: &Store, key: &ReferrerKey) -> Result<Option<&Known>, StoreError> {
+        Ok(self.change(store, key)?.after.as_ref())
+    }
+
+    /// Adds what `record` changes.
+    pub(crate) fn apply(
+        &mut self,
+        store: &Store,
+        record: Record,
+        version: Version,
+    ) -> Result<(), StoreError> {
+        let key = match &record {
+            Record::Recorded(recorded) => &recorded.referrer,
+            Record::Confirmed(key) | Record::Doubted(key) | Record::Removed(key) => key,
+            Record::End { .. } => return Ok(()),
+        };
+        let change = self.change(store, key)?;
+        change.after = Known::after(change.after.take(), record, version);
+        Ok(())
+    }
+
+    fn change(&mut self, store: &Store, key: &ReferrerKey) -> Result<&mut Change, StoreError> {
+        match self.referrers.entry(key.clone()) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let known = store.known(key)?;
+                Ok(entry.insert(Change { before: known.clone(), after: known }))
+            }
+        }
+    }
+}

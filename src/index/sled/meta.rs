@@ -1,0 +1,134 @@
+//! What the index in sled says of itself, renewed with every batch: which stretch of which journal it
+//! holds, and a sum over all its entries, by which silent damage is noticed.
+
+use bytes::{Buf, BufMut};
+
+use crate::index::journal::header::Identity;
+use crate::index::known::Known;
+
+/// The format of keys and values; another one is rebuilt.
+const FORMAT: u32 = 1;
+const CHECKSUM_BYTES: usize = 4;
+
+/// The index's own data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Meta {
+    /// The journal that the index is made from.
+    pub(crate) identity: Identity,
+    /// Up to which position of it; none while a snapshot is being read.
+    pub(crate) applied: Option<u64>,
+    pub(crate) referrers: u64,
+    /// Counts each (referrer, subject) once.
+    pub(crate) links: u64,
+    /// How many of the referrers are pending.
+    pub(crate) pending: u64,
+    /// How many entries there are, and the sum of their hashes.
+    pub(super) entries: u64,
+    pub(super) sum: u64,
+}
+
+impl Meta {
+    /// Of an index that nothing was put into.
+    pub(crate) fn empty(identity: Identity) -> Self {
+        Self { identity, applied: None, referrers: 0, links: 0, pending: 0, entries: 0, sum: 0 }
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.put_u32(FORMAT);
+        bytes.put_slice(&self.identity.0);
+        bytes.put_u64(self.applied.unwrap_or(u64::MAX));
+        for number in [self.referrers, self.links, self.pending, self.entries, self.sum] {
+            bytes.put_u64(number);
+        }
+        bytes.put_u32(crc32c::crc32c(&bytes));
+        bytes
+    }
+
+    /// `None` if it is damaged or of another format.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (mut content, mut checksum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM_BYTES)?)?;
+        if crc32c::crc32c(content) != checksum.get_u32() || content.try_get_u32().ok()? != FORMAT {
+            return None;
+        }
+        let mut identity = Identity([0; 16]);
+        content.try_copy_to_slice(&mut identity.0).ok()?;
+        let mut number = || content.try_get_u64().ok();
+        Some(Self {
+            identity,
+            applied: number().filter(|applied| *applied != u64::MAX),
+            referrers: number()?,
+            links: number()?,
+            pending: number()?,
+            entries: number()?,
+            sum: number()?,
+        })
+    }
+
+    pub(super) fn add(&mut self, key: &[u8], value: &[u8]) {
+        self.entries = self.entries.wrapping_add(1);
+        self.sum = self.sum.wrapping_add(hash(key, value));
+    }
+
+    pub(super) fn subtract(&mut self, key: &[u8], value: &[u8]) {
+        self.entries = self.entries.wrapping_sub(1);
+        self.sum = self.sum.wrapping_sub(hash(key, value));
+    }
+
+    pub(super) fn count(&mut self, known: &Known) {
+        self.referrers = self.referrers.wrapping_add(1);
+        self.links = self.links.wrapping_add(known.links.len() as u64);
+        self.pending = self.pending.wrapping_add(known.pending.into());
+    }
+
+    pub(super) fn discount(&mut self, known: &Known) {
+        self.referrers = self.referrers.wrapping_sub(1);
+        self.links = self.links.wrapping_sub(known.links.len() as u64);
+        self.pending = self.pending.wrapping_sub(known.pending.into());
+    }
+}
+
+fn hash(key: &[u8], value: &[u8]) -> u64 {
+    let key = crc32c::crc32c(key);
+    u64::from(key) << 32 | u64::from(crc32c::crc32c_append(key, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comes_back_unless_it_is_damaged() {
+        let mut meta = Meta { referrers: 1, links: 2, pending: 3, ..Meta::empty(Identity([7; 16])) };
+        meta.add(b"key", b"value");
+        for applied in [None, Some(0), Some(1 << 50)] {
+            let meta = Meta { applied, ..meta };
+            let bytes = meta.encode();
+            assert_eq!(Meta::decode(&bytes), Some(meta));
+            for place in 0..bytes.len() {
+                let mut flipped = bytes.clone();
+                flipped[place] ^= 1;
+                assert_eq!(Meta::decode(&flipped), None, "{place}");
+                assert_eq!(Meta::decode(&bytes[..place]), None, "{place}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_sum_is_of_keys_with_their_values() {
+        let sum = |entries: &[(&[u8], &[u8])]| {
+            let mut meta = Meta::empty(Identity([0; 16]));
+            for (key, value) in entries {
+                meta.add(key, value);
+            }
+            (meta.entries, meta.sum)
+        };
+        let (a, b): (&[u8], &[u8]) = (b"a", b"b");
+        assert_eq!(sum(&[(a, a), (b, b)]), sum(&[(b, b), (a, a)]));
+        assert_ne!(sum(&[(a, a), (b, b)]), sum(&[(a, b), (b, a)]));
+        let mut meta = Meta::empty(Identity([0; 16]));
+        meta.add(a, b);
+        meta.subtract(a, b);
+        assert_eq!(meta, Meta::empty(Identity([0; 16])));
+    }
+}

@@ -1,0 +1,147 @@
+//! The values in sled: what a query has to send, and what the way back has to tell.
+
+use std::collections::BTreeMap;
+
+use bytes::{Buf, BufMut};
+
+use super::key;
+use crate::index::known::Known;
+use crate::index::record::ReferrerKey;
+use crate::index::{Entry, Order, Version};
+use crate::oci::{Digest, LinkKinds};
+
+const PENDING: u8 = 1;
+/// Of a link: its descriptor stands in the way back. Of a way back: the descriptor stands here.
+const DESCRIPTOR_BACK: u8 = 2;
+/// Up to how many bytes the descriptor is repeated in each link. Without a limit, a manifest of 4 MiB,
+/// half of it annotations and half of it references, would be stored as many gigabytes.
+const REPEATED_BYTES: usize = 64 << 10;
+
+/// What is stored for a referrer: keys and values.
+pub(super) fn entries(referrer: &ReferrerKey, known: &Known) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let repeats = known.links.len() * known.descriptor.len() <= REPEATED_BYTES || known.links.len() == 1;
+    let descriptor_back = !repeats || known.links.is_empty();
+    let flags = if known.pending { PENDING } else { 0 } | if descriptor_back { DESCRIPTOR_BACK } else { 0 };
+    let link = |(subject, kinds): (&Digest, &LinkKinds)| {
+        let key = key::link(&referrer.repository, subject, known.order);
+        let descriptor = if descriptor_back { "" } else { &known.descriptor };
+        (key, encode_link(flags, *kinds, known.version, &referrer.digest, descriptor))
+    };
+    let mut entries: Vec<_> = known.links.iter().map(link).collect();
+    entries.push((key::back(referrer), encode_back(flags, known)));
+    entries
+}
+
+fn encode_link(
+    flags: u8,
+    kinds: LinkKinds,
+    version: Version,
+    referrer: &Digest,
+    descriptor: &str,
+) -> Vec<u8> {
+    let mut value = vec![flags, kinds.bits()];
+    value.put_u64(version.0);
+    key::put_digest(&mut value, referrer);
+    value.put_slice(descriptor.as_bytes());
+    value
+}
+
+fn encode_back(flags: u8, known: &Known) -> Vec<u8> {
+    let mut value = vec![flags];
+    value.put_u64(known.order.0);
+    value.put_u64(known.version.0);
+    value.put_u32(u32::try_from(known.links.len()).unwrap_or(u32::MAX));
+    for (subject, kinds) in &known.links {
+        key::put_digest(&mut value, subject);
+        value.put_u8(kinds.bits());
+    }
+    if flags & DESCRIPTOR_BACK != 0 {
+        value.put_slice(known.descriptor.as_bytes());
+    }
+    value
+}
+
+/// A value whose descriptor may stand elsewhere.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stored<T> {
+    /// The value; its descriptor is empty if it stands elsewhere.
+    pub(super) value: T,
+    pub(super) has_descriptor: bool,
+}
+
+/// A link, from its key and value.
+pub(super) fn decode_link(key: &[u8], mut value: &[u8]) -> Option<Stored<Entry>> {
+    let flags = value.try_get_u8().ok()?;
+    let kinds = LinkKinds::from_bits(value.try_get_u8().ok()?);
+    let version = Version(value.try_get_u64().ok()?);
+    let digest = key::take_digest(&mut value)?;
+    let descriptor = str::from_utf8(value).ok()?.to_owned();
+    let order = key::order_of_link(key)?;
+    let entry = Entry { order, digest, kinds, pending: flags & PENDING != 0, version, descriptor };
+    Some(Stored { value: entry, has_descriptor: flags & DESCRIPTOR_BACK == 0 })
+}
+
+/// A way back.
+pub(super) fn decode_back(mut value: &[u8]) -> Option<Stored<Known>> {
+    let flags = value.try_get_u8().ok()?;
+    let order = Order(value.try_get_u64().ok()?);
+    let version = Version(value.try_get_u64().ok()?);
+    let mut links = BTreeMap::new();
+    for _ in 0..value.try_get_u32().ok()? {
+        let subject = key::take_digest(&mut value)?;
+        links.insert(subject, LinkKinds::from_bits(value.try_get_u8().ok()?));
+    }
+    let descriptor = str::from_utf8(value).ok()?.to_owned();
+    let known = Known { order, pending: flags & PENDING != 0, version, descriptor, links };
+    Some(Stored { value: known, has_descriptor: flags & DESCRIPTOR_BACK != 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::Repository;
+
+    /// Checks what comes back of a referrer with this many subjects and this long a descriptor, and how
+    /// many of its entries have the descriptor.
+    #[track_caller]
+    fn check(subjects: u8, descriptor: usize, pending: bool, descriptors: usize) {
+        let repository = Repository { upstream: 0, name: "a".parse().unwrap() };
+        let referrer = ReferrerKey { repository, digest: Digest::Sha256([9; 32]) };
+        let links = (0..subjects).map(|n| (Digest::Sha512([n; 64]), LinkKinds::from_bits(n + 1))).collect();
+        let descriptor = "d".repeat(descriptor);
+        let known = Known { order: Order(5), pending, version: Version(6), descriptor, links };
+        let mut entries = entries(&referrer, &known);
+        let (_, back) = entries.pop().unwrap();
+        let back = decode_back(&back).unwrap();
+        let mut found = usize::from(back.has_descriptor);
+        let expected = if back.has_descriptor { known.descriptor.clone() } else { String::new() };
+        assert_eq!(back.value, Known { descriptor: expected, ..known.clone() });
+        for ((key, value), (subject, kinds)) in entries.iter().zip(&known.links) {
+            assert_eq!(*key, key::link(&referrer.repository, subject, known.order));
+            let link = decode_link(key, value).unwrap();
+            found += usize::from(link.has_descriptor);
+            let descriptor = if link.has_descriptor { known.descriptor.clone() } else { String::new() };
+            let expected = Entry {
+                order: known.order,
+                digest: referrer.digest.clone(),
+                kinds: *kinds,
+                pending,
+                version: known.version,
+                descriptor,
+            };
+            assert_eq!(link.value, expected);
+        }
+        assert_eq!(found, descriptors);
+    }
+
+    #[test]
+    fn come_back_with_the_descriptor_in_each_link_or_else_in_the_way_back() {
+        check(1, 10, true, 1);
+        check(5, 10, false, 5);
+        check(0, 10, false, 1);
+        check(1, 1 << 20, false, 1);
+        check(64, 1 << 10, true, 64);
+        check(65, 1 << 10, true, 1);
+        check(3, 0, false, 3);
+    }
+}

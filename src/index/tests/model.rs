@@ -1,0 +1,188 @@
+//! The index against a model of it, under random use.
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Begin { referrer: u32, subjects: Vec<u32> },
+    Confirm { place: usize },
+    Refuse { place: usize },
+    Abandon { place: usize },
+    Settle { referrer: u32 },
+    Remove { referrer: u32, seen: bool },
+    Reopen,
+    Rebuild,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let referrer = || 10..14u32;
+    prop_oneof![
+        4 => (referrer(), prop::collection::vec(0..3u32, 1..3))
+            .prop_map(|(referrer, subjects)| Step::Begin { referrer, subjects }),
+        3 => any::<usize>().prop_map(|place| Step::Confirm { place }),
+        3 => any::<usize>().prop_map(|place| Step::Refuse { place }),
+        1 => any::<usize>().prop_map(|place| Step::Abandon { place }),
+        1 => referrer().prop_map(|referrer| Step::Settle { referrer }),
+        3 => (referrer(), any::<bool>()).prop_map(|(referrer, seen)| Step::Remove { referrer, seen }),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::Rebuild),
+    ]
+}
+
+/// What is known of a referrer, its place among the others by `born`.
+#[derive(Debug)]
+struct Modelled {
+    born: u32,
+    pending: bool,
+    subjects: HashSet<u32>,
+}
+
+/// PUTs of a referrer that overlap.
+#[derive(Debug, Default)]
+struct Puts {
+    in_flight: usize,
+    made_it: bool,
+    all_refused: bool,
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    time: u32,
+    referrers: BTreeMap<u32, Modelled>,
+    puts: BTreeMap<u32, Puts>,
+}
+
+impl Model {
+    fn record(&mut self, referrer: u32, subjects: &[u32], pending: bool) {
+        self.time += 1;
+        let fresh = Modelled { born: self.time, pending: true, subjects: HashSet::new() };
+        let known = self.referrers.entry(referrer).or_insert(fresh);
+        known.pending &= pending;
+        known.subjects.extend(subjects);
+    }
+
+    fn begin(&mut self, referrer: u32, subjects: &[u32]) {
+        let puts = self.puts.entry(referrer).or_insert(Puts { all_refused: true, ..Puts::default() });
+        puts.in_flight += 1;
+        puts.made_it |= !self.referrers.contains_key(&referrer);
+        self.record(referrer, subjects, true);
+    }
+
+    /// Ends a PUT; tells whether nothing but refused PUTs made the referrer.
+    fn end(&mut self, referrer: u32, refused: bool) -> bool {
+        let puts = self.puts.get_mut(&referrer).unwrap();
+        puts.in_flight -= 1;
+        puts.all_refused &= refused;
+        let last = puts.in_flight == 0;
+        let nothing_left = last && puts.made_it && puts.all_refused;
+        if last {
+            self.puts.remove(&referrer);
+        }
+        nothing_left
+    }
+
+    fn remove(&mut self, referrer: u32, seen: bool) -> Removed {
+        let Some(known) = self.referrers.get_mut(&referrer) else { return Removed::Unknown };
+        if seen && !self.puts.contains_key(&referrer) {
+            self.referrers.remove(&referrer);
+            return Removed::Gone;
+        }
+        known.pending = true;
+        Removed::Doubted
+    }
+
+    /// The referrers of `subject`, oldest first, with whether they are pending.
+    fn list(&self, subject: u32) -> Vec<(u32, bool)> {
+        let mut found: Vec<_> =
+            self.referrers.iter().filter(|(_, known)| known.subjects.contains(&subject)).collect();
+        found.sort_by_key(|(_, known)| known.born);
+        found.into_iter().map(|(referrer, known)| (*referrer, known.pending)).collect()
+    }
+}
+
+async fn run(steps: Vec<Step>) {
+    let mut bench = Bench::new();
+    bench.settings.segment_bytes = 1500;
+    bench.settings.compact_bytes = 4000;
+    let mut index = bench.open().await;
+    let mut model = Model::default();
+    let mut puts: Vec<(u32, Vec<u32>, PutInFlight)> = Vec::new();
+    for step in steps {
+        let pick = |place: usize| (!puts.is_empty()).then(|| place % puts.len());
+        match step {
+            Step::Begin { referrer, subjects } => {
+                model.begin(referrer, &subjects);
+                let put = begin(&index, referrer, &subjects).await;
+                puts.push((referrer, subjects, put));
+            }
+            Step::Confirm { place } => {
+                let Some(place) = pick(place) else { continue };
+                let (referrer, subjects, put) = puts.swap_remove(place);
+                put.confirm().await.unwrap();
+                model.record(referrer, &subjects, false);
+                model.end(referrer, false);
+            }
+            Step::Refuse { place } => {
+                let Some(place) = pick(place) else { continue };
+                let (referrer, _, put) = puts.swap_remove(place);
+                put.refuse().await.unwrap();
+                if model.end(referrer, true)
+                    && model.referrers.get(&referrer).is_some_and(|known| known.pending)
+                {
+                    model.referrers.remove(&referrer);
+                }
+            }
+            Step::Abandon { place } => {
+                let Some(place) = pick(place) else { continue };
+                let (referrer, _, put) = puts.swap_remove(place);
+                drop(put);
+                model.end(referrer, false);
+            }
+            Step::Settle { referrer } => {
+                index.settle_present(repository("a"), digest(referrer)).await.unwrap();
+                if let Some(known) = model.referrers.get_mut(&referrer) {
+                    known.pending = false;
+                }
+            }
+            Step::Remove { referrer, seen } => {
+                let current = version(&index, referrer).await;
+                let version = current.filter(|_| seen).unwrap_or(Version::UNKNOWN);
+                assert_eq!(remove(&index, referrer, version).await, model.remove(referrer, seen));
+            }
+            Step::Reopen | Step::Rebuild => {
+                puts.clear();
+                model.puts.clear();
+                index.close().await;
+                drop(index);
+                if matches!(step, Step::Rebuild) {
+                    fs::remove_dir_all(bench.sled()).unwrap();
+                }
+                index = bench.open().await;
+            }
+        }
+        for subject in 0..3 {
+            assert_eq!(numbers(&index, subject).await, model.list(subject), "{subject}");
+        }
+        let statistics = index.statistics();
+        let pending = model.referrers.values().filter(|known| known.pending).count();
+        let links: usize = model.referrers.values().map(|known| known.subjects.len()).sum();
+        assert_eq!(
+            (statistics.referrers, statistics.links, statistics.pending, statistics.in_flight),
+            (model.referrers.len() as u64, links as u64, pending as u64, model.puts.len() as u64),
+        );
+    }
+    assert_eq!(bench.rebuilds(), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn behaves_as_the_model(steps in prop::collection::vec(step(), 1..40)) {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run(steps));
+    }
+}

@@ -1,0 +1,139 @@
+//! PUTs, removals and queries that meet.
+
+use super::*;
+
+#[tokio::test]
+async fn a_referrer_that_is_put_again_keeps_its_place() {
+    let bench = Bench::new();
+    let index = bench.open().await;
+    put(&index, 10, &[1]).await;
+    put(&index, 11, &[1]).await;
+    let first = entries(&index, 1).await[0].clone();
+    let seen = version(&index, 10).await.unwrap();
+    let again = begin(&index, 10, &[1, 2]).await;
+    assert_eq!(numbers(&index, 1).await, [(10, false), (11, false)]);
+    again.confirm().await.unwrap();
+    assert_eq!(numbers(&index, 1).await, [(10, false), (11, false)]);
+    assert_eq!(numbers(&index, 2).await, [(10, false)]);
+    let again = entries(&index, 1).await[0].clone();
+    assert_eq!(again.order, first.order);
+    assert_ne!(version(&index, 10).await, Some(seen));
+    assert_eq!(version(&index, 10).await, Some(again.version));
+}
+
+#[tokio::test]
+async fn a_confirmed_descriptor_replaces_a_claimed_one_only() {
+    let bench = Bench::new();
+    let index = bench.open().await;
+    let with = |descriptor: &str| Referrer { descriptor: descriptor.to_owned(), ..referrer(10, &[1]) };
+    let claim = index.begin(repository("a"), with("1")).await.unwrap();
+    index.begin(repository("a"), with("2")).await.unwrap().confirm().await.unwrap();
+    assert_eq!(entries(&index, 1).await[0].descriptor, "2");
+    claim.confirm().await.unwrap();
+    assert_eq!(entries(&index, 1).await[0].descriptor, "2");
+}
+
+#[tokio::test]
+async fn a_refused_put_takes_nothing_away_but_what_it_brought() {
+    let bench = Bench::new();
+    let index = bench.open().await;
+    begin(&index, 10, &[1]).await.refuse().await.unwrap();
+    assert_eq!(numbers(&index, 1).await, []);
+
+    put(&index, 10, &[1]).await;
+    begin(&index, 10, &[1]).await.refuse().await.unwrap();
+    assert_eq!(numbers(&index, 1).await, [(10, false)]);
+
+    // The outcome of one PUT is not known: it may be what made the referrer.
+    drop(begin(&index, 11, &[2]).await);
+    begin(&index, 11, &[2]).await.refuse().await.unwrap();
+    assert_eq!(numbers(&index, 2).await, [(11, true)]);
+
+    let one = begin(&index, 12, &[3]).await;
+    let other = begin(&index, 12, &[3]).await;
+    one.refuse().await.unwrap();
+    assert_eq!(numbers(&index, 3).await, [(12, true)]);
+    other.refuse().await.unwrap();
+    assert_eq!(numbers(&index, 3).await, []);
+
+    let one = begin(&index, 13, &[4]).await;
+    let other = begin(&index, 13, &[4]).await;
+    one.confirm().await.unwrap();
+    other.refuse().await.unwrap();
+    assert_eq!(numbers(&index, 4).await, [(13, false)]);
+}
+
+#[tokio::test]
+async fn a_removal_takes_what_it_saw_and_nothing_newer() {
+    let bench = Bench::new();
+    let index = bench.open().await;
+    assert_eq!(remove(&index, 10, Version::UNKNOWN).await, Removed::Unknown);
+    assert_eq!(version(&index, 10).await, None);
+    put(&index, 10, &[1]).await;
+    let seen = version(&index, 10).await.unwrap();
+    assert_eq!(remove(&index, 10, seen).await, Removed::Gone);
+    assert_eq!(numbers(&index, 1).await, []);
+
+    // PUT again since.
+    put(&index, 10, &[1]).await;
+    assert_eq!(remove(&index, 10, seen).await, Removed::Doubted);
+    assert_eq!(numbers(&index, 1).await, [(10, true)]);
+    let seen = version(&index, 10).await.unwrap();
+    assert_eq!(remove(&index, 10, Version::UNKNOWN).await, Removed::Doubted);
+    assert_eq!(remove(&index, 10, seen).await, Removed::Gone);
+
+    // Being PUT.
+    put(&index, 11, &[2]).await;
+    let again = begin(&index, 11, &[2]).await;
+    let seen = version(&index, 11).await.unwrap();
+    assert_eq!(remove(&index, 11, seen).await, Removed::Doubted);
+    assert_eq!(numbers(&index, 2).await, [(11, true)]);
+    again.refuse().await.unwrap();
+    assert_eq!(numbers(&index, 2).await, [(11, true)]);
+}
+
+#[tokio::test]
+async fn settling_confirms_what_is_pending_and_brings_nothing_back() {
+    let bench = Bench::new();
+    let index = bench.open().await;
+    let in_flight = begin(&index, 10, &[1]).await;
+    index.settle_present(repository("a"), digest(10)).await.unwrap();
+    assert_eq!(numbers(&index, 1).await, [(10, false)]);
+    in_flight.refuse().await.unwrap();
+    assert_eq!(numbers(&index, 1).await, [(10, false)]);
+    let seen = version(&index, 10).await.unwrap();
+    assert_eq!(remove(&index, 10, seen).await, Removed::Gone);
+    index.settle_present(repository("a"), digest(10)).await.unwrap();
+    assert_eq!(numbers(&index, 1).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_writers_share_syncs_and_lose_nothing() {
+    const WRITERS: u32 = 64;
+    const PUTS: u32 = 4;
+    let bench = Bench::new();
+    let index = bench.open().await;
+    let writers = (0..WRITERS).map(|writer| {
+        let index = index.clone();
+        tokio::spawn(async move {
+            for n in 0..PUTS {
+                // The same referrer by two writers at a time.
+                put(&index, 100 + (writer / 2) * PUTS + n, &[writer % 4, 4]).await;
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    let statistics = index.statistics();
+    assert!(statistics.commits < u64::from(WRITERS * PUTS), "{statistics:?}");
+    let all = answers(&index, 0..5).await;
+    assert_eq!(all[&4].len(), (WRITERS / 2 * PUTS) as usize);
+    assert!(all.values().all(|entries| entries.is_sorted_by_key(|(_, order, _)| *order)));
+    assert_eq!((statistics.referrers, statistics.pending, statistics.in_flight), (128, 0, 0));
+    index.close().await;
+    drop(index);
+    let index = bench.open().await;
+    assert_eq!(answers(&index, 0..5).await, all);
+    assert_eq!(bench.rebuilds(), 0);
+}
