@@ -1,4 +1,44 @@
-//! refshim
+//! refshim stands in front of an unmodified container registry and gives it references: which
+//! manifests (signatures, SBOMs, attestations) are about which image.
+//!
+//! # The way of a request
+//! [`server`] accepts a connection and gives each request to [`app`], whose one `match` shows all
+//! ways there are:
+//! - Nearly everything is passed on by [`forward`], both bodies streaming, through the one client in
+//!   [`upstream`].
+//! - The PUT of a manifest goes through [`manifests`]: its links ([`oci::links_of`]) are written to
+//!   the [`index`] as pending, it goes upstream as it came, and the upstream's yes confirms them.
+//! - A references query is answered by [`references`] from the index, after [`access`] has had the
+//!   upstream show that this caller may read the repository.
+//!
+//! # The modules, innermost first
+//! Each uses only those before it; a test holds the order.
+//! [`oci`] (names, digests, links; pure) → [`body`] → [`config`] → [`route`] (path to route; pure) →
+//! [`index`] (journal and sled) → [`telemetry`] → [`tls`] → [`upstream`] → [`error`] → [`forward`] →
+//! [`access`] → [`manifests`] → [`references`] → [`admin`] → [`app`] → [`server`] → [`cli`].
+//!
+//! # What always holds
+//! - The bytes of a manifest are never changed, and a body is never sent twice.
+//! - A PUT that carries links is answered with success only when its links are on disk.
+//! - A link is listed only after the upstream said that it took the referrer, and only to a caller
+//!   whom the upstream let read the repository.
+//! - A look-up that fails is an error, never an empty list.
+//! - Nothing but manifests is held in memory, and those only up to a limit.
+
+pub mod access;
+pub mod admin;
+pub mod app;
+pub mod body;
+pub mod cli;
 pub mod config;
+pub mod error;
+pub mod forward;
 pub mod index;
+pub mod manifests;
 pub mod oci;
+pub mod references;
+pub mod route;
+pub mod server;
+pub mod telemetry;
+pub mod tls;
+pub mod upstream;

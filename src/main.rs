@@ -1,1 +1,12 @@
-fn main() {}
+//! `refshim`: see the library for the guided tour.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    refshim::cli::Cli::parse().run()
+}

@@ -14,18 +14,20 @@ pub enum ErrorCode {
     DigestInvalid,
     /// The manifest, or the tag, does not exist.
     ManifestUnknown,
-    /// The tag or a query parameter is malformed, or the body could not be read.
-    ManifestInvalid,
     /// The repository name is malformed.
     NameInvalid,
-    /// The method is not allowed here.
-    Unsupported,
-    /// Too many requests.
-    Toomanyrequests,
-    /// The upstream or the index failed (not in the specification, used by distribution).
-    Unavailable,
-    /// A query parameter is out of its range (not in the specification, used by distribution).
+    /// The body is not as long as it should be.
+    SizeInvalid,
+    /// The tag is malformed (this and those below are not in the specification; distribution uses them).
+    TagInvalid,
+    /// A page size out of range.
     PaginationNumberInvalid,
+    /// The method or a parameter is not possible here.
+    Unsupported,
+    /// The upstream or the index does not work now.
+    Unavailable,
+    /// Something failed that should not.
+    Unknown,
 }
 
 /// `{"errors":[{"code":…,"message":…}]}`

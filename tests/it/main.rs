@@ -1,1 +1,23 @@
-fn main() {}
+//! refshim as its users meet it: the real binary in front of a real registry, and in front of a
+//! scripted one for what a real one will not do on demand.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::cloned_ref_to_slice_refs,
+    reason = "these are tests"
+)]
+
+mod access;
+mod command;
+mod durability;
+mod large;
+mod modules;
+mod operation;
+mod pass_through;
+mod queries;
+mod recording;
+mod support;
+mod upstream_faults;

@@ -1,0 +1,275 @@
+//! Bodies: streamed from one side to the other with a limit on pauses, or whole. Nothing is buffered
+//! here but manifests, and those only up to a limit.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep};
+
+/// A body on its way to the upstream or to the client.
+#[derive(Debug)]
+pub struct Body(Source);
+
+#[derive(Debug)]
+enum Source {
+    Whole(Option<Bytes>),
+    Streamed(Box<Streamed>),
+}
+
+#[derive(Debug)]
+struct Streamed {
+    gate: Option<Gate>,
+    read_before: Option<Bytes>,
+    incoming: Incoming,
+    broken: Option<BodyError>,
+    pauses: PauseLimit,
+    progress: Option<Arc<Progress>>,
+}
+
+#[derive(Debug)]
+struct Gate(Pin<Box<tokio::time::Timeout<oneshot::Receiver<()>>>>);
+
+/// Why a body ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// Its sender went away or broke the protocol.
+    #[error("the body broke off")]
+    Broken(#[from] hyper::Error),
+    /// Its sender paused for longer than allowed.
+    #[error("no byte of the body came for {0:?}")]
+    Idle(Duration),
+}
+
+/// What [`read_up_to`] found.
+#[derive(Debug)]
+pub enum Read {
+    /// All of it.
+    Whole(Bytes),
+    /// More than the limit: the same body, nothing lost of it.
+    Longer(Body),
+}
+
+impl Body {
+    /// A body of these bytes.
+    #[must_use]
+    pub fn whole(bytes: impl Into<Bytes>) -> Self {
+        Self(Source::Whole(Some(bytes.into())))
+    }
+
+    /// A body without a byte.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self(Source::Whole(None))
+    }
+
+    /// What comes in, passed on as it comes; an error if nothing comes for `idle`.
+    #[must_use]
+    pub fn streamed(incoming: Incoming, idle: Duration) -> Self {
+        if incoming.is_end_stream() {
+            return Self::empty();
+        }
+        Self::streamed_behind(None, incoming, idle)
+    }
+
+    fn streamed_behind(read_before: Option<Bytes>, incoming: Incoming, idle: Duration) -> Self {
+        Self(Source::Streamed(Box::new(Streamed {
+            gate: None,
+            read_before,
+            incoming,
+            broken: None,
+            pauses: PauseLimit::new(idle),
+            progress: None,
+        })))
+    }
+
+    /// Lets nothing of a streamed body be read before the gate's other end is used or dropped, for
+    /// `at_most` that long.
+    pub fn wait_for(&mut self, gate: oneshot::Receiver<()>, at_most: Duration) {
+        if let Source::Streamed(streamed) = &mut self.0 {
+            streamed.gate = Some(Gate(Box::pin(tokio::time::timeout(at_most, gate))));
+        }
+    }
+
+    /// How far a streamed body has got; whole ones need no watching.
+    pub fn watch(&mut self) -> Option<Arc<Progress>> {
+        match &mut self.0 {
+            Source::Whole(_) => None,
+            Source::Streamed(streamed) => Some(Arc::clone(streamed.progress.get_or_insert_default())),
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.get_mut().0 {
+            Source::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Source::Streamed(streamed) => {
+                let frame = streamed.poll_frame(cx);
+                if let Some(progress) = &streamed.progress {
+                    progress.set(if frame.is_pending() { Holder::Sender } else { Holder::Receiver });
+                }
+                frame
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Source::Whole(bytes) => bytes.is_none(),
+            Source::Streamed(streamed) => streamed.read_before.is_none() && streamed.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Source::Whole(bytes) => SizeHint::with_exact(length(bytes.as_ref())),
+            Source::Streamed(streamed) => {
+                let read_before = length(streamed.read_before.as_ref());
+                let rest = streamed.incoming.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower() + read_before);
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(upper + read_before);
+                }
+                hint
+            }
+        }
+    }
+}
+
+impl Streamed {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(Gate(open)) = &mut self.gate {
+            let _open_or_waited_enough = ready!(open.as_mut().poll(cx));
+            self.gate = None;
+        }
+        if let Some(bytes) = self.read_before.take() {
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Err(error))) => {
+                // Told at the next poll: what came before it, the head above all, is sent first.
+                self.broken = Some(BodyError::Broken(error));
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Ready(frame) => {
+                self.pauses.moved();
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
+            }
+            Poll::Pending => self.pauses.poll_exceeded(cx).map(|error| Some(Err(error))),
+        }
+    }
+}
+
+/// Reads a body of at most `limit` bytes, pausing no longer than `idle`.
+pub async fn read_up_to(mut incoming: Incoming, limit: usize, idle: Duration) -> Result<Read, BodyError> {
+    let mut read = BytesMut::new();
+    while incoming.size_hint().lower() <= limit.saturating_sub(read.len()) as u64 {
+        let next = tokio::time::timeout(idle, incoming.frame()).await;
+        let Some(frame) = next.map_err(|_| BodyError::Idle(idle))? else {
+            return Ok(Read::Whole(read.freeze()));
+        };
+        if let Ok(data) = frame?.into_data() {
+            read.extend_from_slice(&data);
+        }
+        if read.len() > limit {
+            break;
+        }
+    }
+    let read_before = Some(read.freeze()).filter(|read| !read.is_empty());
+    Ok(Read::Longer(Body::streamed_behind(read_before, incoming, idle)))
+}
+
+fn length(bytes: Option<&Bytes>) -> u64 {
+    bytes.map_or(0, |bytes| bytes.len() as u64)
+}
+
+/// One timer a body, set again only when it fires: a frame costs a look at the clock.
+#[derive(Debug)]
+struct PauseLimit {
+    idle: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    waiting_since: Option<Instant>,
+}
+
+impl PauseLimit {
+    fn new(idle: Duration) -> Self {
+        Self { idle, timer: None, waiting_since: None }
+    }
+
+    fn moved(&mut self) {
+        self.waiting_since = None;
+    }
+
+    fn poll_exceeded(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let limit = *self.waiting_since.get_or_insert_with(Instant::now) + self.idle;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(limit)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= limit {
+                return Poll::Ready(BodyError::Idle(self.idle));
+            }
+            timer.as_mut().reset(limit);
+        }
+    }
+}
+
+/// Whose turn it is in a streamed body, and since when: tells an upstream that takes nothing from a
+/// client that sends nothing.
+#[derive(Debug)]
+pub struct Progress {
+    began: Instant,
+    /// Milliseconds since `began`, or [`HELD_BY_SENDER`].
+    taken: AtomicU64,
+}
+
+const HELD_BY_SENDER: u64 = u64::MAX;
+
+#[derive(Clone, Copy)]
+enum Holder {
+    Sender,
+    Receiver,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { began: Instant::now(), taken: AtomicU64::new(0) }
+    }
+}
+
+impl Progress {
+    /// Since when it has been the receiver's turn; `None` while the sender owes the next bytes.
+    #[must_use]
+    pub fn receiver_since(&self) -> Option<Instant> {
+        match self.taken.load(Ordering::Relaxed) {
+            HELD_BY_SENDER => None,
+            taken => Some(self.began + Duration::from_millis(taken)),
+        }
+    }
+
+    fn set(&self, holder: Holder) {
+        let taken = match holder {
+            Holder::Sender => HELD_BY_SENDER,
+            Holder::Receiver => u64::try_from(self.began.elapsed().as_millis()).unwrap_or(0),
+        };
+        self.taken.store(taken, Ordering::Relaxed);
+    }
+}

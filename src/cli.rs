@@ -1,0 +1,122 @@
+//! The command line: what can be said on it, and what a command's end means as an exit code.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Given};
+use crate::server::Server;
+use crate::telemetry;
+
+/// The configuration is wrong (`EX_USAGE` of sysexits.h).
+const CONFIGURATION_ERROR: u8 = 64;
+
+/// References and referrers for container registries that have none.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Stand in front of a registry: pass every request on, record links, answer queries.
+    Serve(Serve),
+}
+
+/// Every setting is also a key of the TOML file and a variable `REFSHIM_…`; config/refshim.toml in the
+/// sources lists them. A flag comes before a variable, a variable before the file.
+#[derive(Debug, Args)]
+struct Serve {
+    /// The registry, `http://host:port` or `https://host`.
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+    /// Where clients reach refshim [default: 127.0.0.1:5000].
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Where the index is kept [default: ./refshim-data].
+    #[arg(long, value_name = "DIRECTORY")]
+    data_dir: Option<String>,
+    /// Health, readiness and metrics [default: 127.0.0.1:5001].
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<String>,
+    /// A TOML file with settings.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Cli {
+    /// Carries the command out; what there is to say goes to standard error.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Serve(serve) => serve.run(),
+        }
+    }
+}
+
+impl Serve {
+    fn run(self) -> ExitCode {
+        let given = Given {
+            upstream: self.upstream,
+            listen: self.listen,
+            admin_listen: self.admin_listen,
+            data_dir: self.data_dir,
+            config: self.config,
+        };
+        let config = match Config::load(&given, std::env::vars_os()) {
+            Ok(config) => config,
+            Err(mistakes) => return fail(CONFIGURATION_ERROR, &mistakes.to_string()),
+        };
+        if let Err(error) = telemetry::start_logging(&config.log) {
+            return fail(CONFIGURATION_ERROR, &format!("log.filter: {error}"));
+        }
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return fail(1, &format!("cannot start the runtime: {error}")),
+        };
+        runtime.block_on(serve(&config))
+    }
+}
+
+async fn serve(config: &Config) -> ExitCode {
+    let started = async {
+        let server = Server::start(config).await.map_err(|error| error.to_string())?;
+        let addresses = server.address().and_then(|listen| Ok((listen, server.admin_address()?)));
+        let signal = termination().map_err(|error| format!("cannot wait for signals: {error}"))?;
+        let (listen, admin_listen) = addresses.map_err(|error| error.to_string())?;
+        Ok::<_, String>((server, listen, admin_listen, signal))
+    };
+    match started.await {
+        Ok((server, listen, admin_listen, signal)) => {
+            let upstream = config.upstream.authority();
+            tracing::info!(%listen, %admin_listen, %upstream, "serving");
+            server.serve(signal).await;
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(1, &error),
+    }
+}
+
+/// The first SIGTERM or SIGINT.
+fn termination() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn fail(code: u8, message: &str) -> ExitCode {
+    let mut stderr = std::io::stderr();
+    // Nobody is left to tell if this fails.
+    let _told = message.lines().try_for_each(|line| writeln!(stderr, "refshim: {line}"));
+    ExitCode::from(code)
+}

@@ -1,0 +1,141 @@
+//! Everything that can go wrong with a request, and the one place that gives each its status and its
+//! OCI error body. An answer of the upstream is never an error here: it is passed on.
+
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+
+use crate::body::{Body, BodyError};
+use crate::index::{ReadError, WriteError};
+use crate::oci::{ErrorBody, ErrorCode};
+use crate::route::MalformedPath;
+use crate::upstream::UpstreamError;
+
+/// Why a request is answered by refshim with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The path of a query is malformed.
+    #[error(transparent)]
+    Path(#[from] MalformedPath),
+    /// A parameter of a query is malformed.
+    #[error(transparent)]
+    Query(#[from] BadQuery),
+    /// The method does not go with a references query.
+    #[error("only GET and HEAD are possible here")]
+    ReferencesMethod,
+    /// The request cannot be proxied.
+    #[error("{0} cannot be proxied")]
+    Method(http::Method),
+    /// The tag whose references are asked for does not exist.
+    #[error("the registry has no such tag")]
+    TagUnknown,
+    /// The client's body ended early.
+    #[error("the request's body: {0}")]
+    RequestBody(#[source] BodyError),
+    /// The upstream gave no answer.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The upstream's answer to a question of refshim's own says neither yes nor no.
+    #[error("the registry answered {0} where refshim had to know whether a manifest is there")]
+    Undecided(StatusCode),
+    /// The upstream's body ended early, or was longer than a manifest may be.
+    #[error("the registry's answer could not be read whole")]
+    UpstreamBody,
+    /// The links of a manifest could not be recorded; the push can be repeated.
+    #[error("the references of this manifest could not be recorded, push it again: {0}")]
+    Record(#[source] WriteError),
+    /// The index cannot be read now.
+    #[error("what refers to this manifest cannot be looked up now: {0}")]
+    LookUp(#[source] ReadError),
+    /// Something that handles requests ended before it answered.
+    #[error("refshim failed to handle the request")]
+    Handler,
+}
+
+/// Which parameter of a query is malformed, and how.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadQuery {
+    /// `n` must be a positive number.
+    #[error("n must be a whole number from 1 on")]
+    Count,
+    /// `last` does not come from a `Link` of refshim.
+    #[error("last is not one that refshim gave in a Link header")]
+    Last,
+    /// `kind` names none.
+    #[error("kind must be one of reference, subject, parent, attestation, cosign, fallback")]
+    Kind,
+    /// `inline` is neither `true` nor `false`.
+    #[error("inline must be true or false")]
+    Inline,
+    /// `annotation` has no key.
+    #[error("annotation must be key or key=value")]
+    Annotation,
+    /// `artifactType` or `mediaType` is empty.
+    #[error("{0} must not be empty")]
+    Empty(&'static str),
+    /// Two different values where one is due.
+    #[error("{0} may be given once")]
+    Repeated(&'static str),
+}
+
+/// Seconds after which a client may try again what failed for want of the index.
+const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
+
+impl Error {
+    fn status_and_code(&self) -> (StatusCode, ErrorCode) {
+        match self {
+            Self::Path(MalformedPath::Name(_)) => (StatusCode::BAD_REQUEST, ErrorCode::NameInvalid),
+            Self::Path(MalformedPath::Manifest(crate::oci::InvalidTag::Tag)) => {
+                (StatusCode::BAD_REQUEST, ErrorCode::TagInvalid)
+            }
+            Self::Path(MalformedPath::Manifest(crate::oci::InvalidTag::Digest(_))) => {
+                (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid)
+            }
+            Self::Query(BadQuery::Count) => (StatusCode::BAD_REQUEST, ErrorCode::PaginationNumberInvalid),
+            Self::Query(_) => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported),
+            Self::ReferencesMethod => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
+            Self::Method(_) => (StatusCode::NOT_IMPLEMENTED, ErrorCode::Unsupported),
+            Self::TagUnknown => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
+            Self::RequestBody(BodyError::Idle(_)) | Self::Upstream(UpstreamError::RequestBodyIdle) => {
+                (StatusCode::REQUEST_TIMEOUT, ErrorCode::SizeInvalid)
+            }
+            Self::RequestBody(BodyError::Broken(_)) | Self::Upstream(UpstreamError::RequestBody(_)) => {
+                (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid)
+            }
+            Self::Upstream(UpstreamError::Unreachable(_) | UpstreamError::Broken(_))
+            | Self::Undecided(_)
+            | Self::UpstreamBody => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
+            Self::Upstream(UpstreamError::Silent(_)) => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
+            Self::Record(_) | Self::LookUp(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
+            Self::Handler => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
+        }
+    }
+
+    /// The answer that the client gets.
+    #[must_use]
+    pub fn to_response(&self) -> Response<Body> {
+        let (status, code) = self.status_and_code();
+        let mut response = error_response(status, code, &self.to_string());
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
+        }
+        response
+    }
+
+    /// Whether the client itself could have avoided it.
+    #[must_use]
+    pub fn is_the_clients(&self) -> bool {
+        self.status_and_code().0.is_client_error()
+    }
+}
+
+/// An answer with an OCI error body.
+#[must_use]
+pub fn error_response(status: StatusCode, code: ErrorCode, message: &str) -> Response<Body> {
+    let mut response = Response::new(Body::whole(ErrorBody::new(code, message).to_json()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,68 @@
+//! The image index that a query answers with.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{CONTENT_TYPE, LINK};
+use http::{HeaderName, HeaderValue, Response};
+
+use crate::body::Body;
+use crate::index::Entry;
+use crate::oci::{Descriptor, Digest, media_type};
+
+const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+const OPENING: &str =
+    r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":["#;
+const CLOSING: &str = "]}";
+/// What `data` adds to a descriptor besides its base64: the member's name, quotes and a comma.
+const DATA_MEMBER_BYTES: usize = r#","data":"""#.len();
+
+/// `200` with the descriptors in their order.
+pub(super) fn render(
+    descriptors: &[String],
+    filters_applied: Option<String>,
+    next: Option<String>,
+) -> Response<Body> {
+    let body = [OPENING, &descriptors.join(","), CLOSING].concat();
+    let mut response = Response::new(Body::whole(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type::IMAGE_INDEX));
+    let filters_applied = filters_applied.map(HeaderValue::try_from);
+    if let Some(Ok(filters)) = filters_applied {
+        headers.insert(OCI_FILTERS_APPLIED, filters);
+    }
+    let next = next.map(|next| HeaderValue::try_from(format!("<{next}>; rel=\"next\"")));
+    if let Some(Ok(next)) = next {
+        headers.insert(LINK, next);
+    }
+    response
+}
+
+/// Which entries' manifests can be inlined, the first ones first, with the page staying under its
+/// limit.
+pub(super) fn what_fits(entries: &[Entry], page_bytes: usize) -> Vec<bool> {
+    let listed: usize = entries.iter().map(|entry| entry.descriptor.len() + 1).sum();
+    let mut left = page_bytes.saturating_sub(listed);
+    let fits = |entry: &Entry| {
+        let size = serde_json::from_str::<Descriptor>(&entry.descriptor).ok()?.size;
+        let encoded = usize::try_from(size).ok()?.div_ceil(3).checked_mul(4)?;
+        left = left.checked_sub(encoded.checked_add(DATA_MEMBER_BYTES)?)?;
+        Some(())
+    };
+    entries.iter().map(fits).map(|fits| fits.is_some()).collect()
+}
+
+/// The entry's descriptor with these bytes as `data`, if they are what it describes.
+pub(super) fn with_data(entry: Entry, manifest: &[u8]) -> String {
+    let descriptor = serde_json::from_str::<Descriptor>(&entry.descriptor);
+    let is_described = Digest::of(entry.digest.algorithm(), manifest) == entry.digest;
+    match descriptor {
+        Ok(mut descriptor) if is_described => {
+            descriptor.data = Some(STANDARD.encode(manifest));
+            serde_json::to_string(&descriptor).unwrap_or(entry.descriptor)
+        }
+        Ok(_) | Err(_) => {
+            tracing::warn!(digest = %entry.digest, "a manifest from the registry is not what its digest says");
+            entry.descriptor
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! From method and path to a typed route. Pure, and the only place that looks at a path: what it does
+//! not recognise passes through.
+
+use http::Method;
+use percent_encoding::percent_decode_str;
+
+use crate::oci::{Digest, InvalidName, InvalidTag, RepositoryName, TagOrDigest};
+
+/// What a request asks for, as far as refshim cares.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `GET|HEAD /v2/<name>/manifests/<ref>/references`
+    References { repository: RepositoryName, manifest: TagOrDigest },
+    /// Any other method there.
+    ReferencesMethod,
+    /// The path of a references query with a malformed part.
+    ReferencesPath(MalformedPath),
+    /// `PUT /v2/<name>/manifests/<ref>`
+    PutManifest { repository: RepositoryName, manifest: TagOrDigest },
+    /// `DELETE /v2/<name>/manifests/<digest>`
+    DeleteManifest { repository: RepositoryName, digest: Digest },
+    /// Everything else.
+    Pass(RouteClass),
+}
+
+/// The classes of paths that requests are counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RouteClass {
+    /// `/v2/`
+    Base,
+    /// `/v2/<name>/manifests/<ref>`
+    Manifests,
+    /// `/v2/<name>/blobs/<digest>`
+    Blobs,
+    /// `/v2/<name>/blobs/uploads/…`
+    Uploads,
+    /// `/v2/<name>/tags/list`
+    Tags,
+    /// `/v2/_catalog`
+    Catalog,
+    /// `/v2/<name>/manifests/<ref>/references`
+    References,
+    /// `/v2/<name>/referrers/<digest>`
+    Referrers,
+    /// Anything else, under `/v2/` or not.
+    Other,
+}
+
+/// Which part of a references path is malformed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MalformedPath {
+    /// The repository name.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// The tag or digest.
+    #[error(transparent)]
+    Manifest(#[from] InvalidTag),
+}
+
+impl Route {
+    /// The route of a request. Percent-encoding is undone first, as registries do.
+    #[must_use]
+    pub fn parse(method: &Method, path: &str) -> Self {
+        let Ok(path) = percent_decode_str(path).decode_utf8() else {
+            return Self::Pass(RouteClass::Other);
+        };
+        let Some(rest) = path.strip_prefix("/v2/") else {
+            return Self::Pass(if path == "/v2" { RouteClass::Base } else { RouteClass::Other });
+        };
+        let mut from_end = rest.rsplitn(3, '/');
+        match (from_end.next(), from_end.next(), from_end.next()) {
+            // Before the query: the registry's grammar claims `…/manifests/references`.
+            (Some(manifest), Some("manifests"), Some(name)) => Self::manifest(method, name, manifest),
+            (Some("references"), Some(manifest), Some(before)) => match before.strip_suffix("/manifests") {
+                Some(name) if is_clean(rest) => Self::references(method, name, manifest),
+                Some(_) | None => Self::Pass(RouteClass::Other),
+            },
+            (Some("uploads"), Some("blobs"), Some(_)) | (Some(_), Some("uploads"), Some(_)) => {
+                Self::Pass(RouteClass::Uploads)
+            }
+            (Some(_), Some("blobs"), Some(_)) => Self::Pass(RouteClass::Blobs),
+            (Some("list"), Some("tags"), Some(_)) => Self::Pass(RouteClass::Tags),
+            (Some(_), Some("referrers"), Some(_)) => Self::Pass(RouteClass::Referrers),
+            (Some(""), None, None) => Self::Pass(RouteClass::Base),
+            (Some("_catalog"), None, None) => Self::Pass(RouteClass::Catalog),
+            _ => Self::Pass(RouteClass::Other),
+        }
+    }
+
+    /// What the request is counted as.
+    #[must_use]
+    pub fn class(&self) -> RouteClass {
+        match self {
+            Self::References { .. } | Self::ReferencesMethod | Self::ReferencesPath(_) => {
+                RouteClass::References
+            }
+            Self::PutManifest { .. } | Self::DeleteManifest { .. } => RouteClass::Manifests,
+            Self::Pass(class) => *class,
+        }
+    }
+
+    fn manifest(method: &Method, name: &str, manifest: &str) -> Self {
+        let pass = Self::Pass(RouteClass::Manifests);
+        if *method != Method::PUT && *method != Method::DELETE {
+            return pass;
+        }
+        match (name.parse(), manifest.parse()) {
+            (Ok(repository), Ok(manifest)) if *method == Method::PUT => {
+                Self::PutManifest { repository, manifest }
+            }
+            (Ok(repository), Ok(TagOrDigest::Digest(digest))) => Self::DeleteManifest { repository, digest },
+            (Ok(_) | Err(InvalidName), Ok(_) | Err(_)) => pass,
+        }
+    }
+
+    fn references(method: &Method, name: &str, manifest: &str) -> Self {
+        if *method != Method::GET && *method != Method::HEAD {
+            return Self::ReferencesMethod;
+        }
+        match (name.parse(), manifest.parse()) {
+            (Ok(repository), Ok(manifest)) => Self::References { repository, manifest },
+            (Err(error), _) => Self::ReferencesPath(MalformedPath::Name(error)),
+            (Ok(_), Err(error)) => Self::ReferencesPath(MalformedPath::Manifest(error)),
+        }
+    }
+}
+
+impl RouteClass {
+    /// The word for it in metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Manifests => "manifests",
+            Self::Blobs => "blobs",
+            Self::Uploads => "uploads",
+            Self::Tags => "tags",
+            Self::Catalog => "catalog",
+            Self::References => "references",
+            Self::Referrers => "referrers",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Registries redirect paths with empty or dotted segments to a clean one; that answer is theirs.
+fn is_clean(path: &str) -> bool {
+    path.split('/').all(|segment| !matches!(segment, "" | "." | ".."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::InvalidDigest;
+
+    #[track_caller]
+    fn check(method: &Method, path: &str, expected: &Route) {
+        assert_eq!(Route::parse(method, path), *expected, "{method} {path}");
+    }
+
+    fn references(name: &str, manifest: &str) -> Route {
+        Route::References { repository: name.parse().unwrap(), manifest: manifest.parse().unwrap() }
+    }
+
+    #[test]
+    fn a_references_query_is_what_the_registry_does_not_claim() {
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        check(&Method::GET, "/v2/a/manifests/latest/references", &references("a", "latest"));
+        check(&Method::HEAD, "/v2/a/b/manifests/latest/references", &references("a/b", "latest"));
+        check(&Method::GET, &format!("/v2/a/manifests/{digest}/references"), &references("a", &digest));
+        let encoded = digest.replace(':', "%3A");
+        check(&Method::GET, &format!("/v2/a/manifests/{encoded}/references"), &references("a", &digest));
+        check(&Method::GET, "/v2/a/manifests/blobs/references", &references("a", "blobs"));
+        check(&Method::GET, "/v2/a/manifests/x/manifests/y/references", &references("a/manifests/x", "y"));
+
+        let manifests = Route::Pass(RouteClass::Manifests);
+        check(&Method::GET, "/v2/a/manifests/manifests/references", &manifests);
+        check(&Method::GET, "/v2/a/manifests/references", &manifests);
+        check(&Method::GET, "/v2/a/manifests/b/manifests/references", &manifests);
+        let other = Route::Pass(RouteClass::Other);
+        check(&Method::GET, "/v2/a/manifests/latest/references/", &other);
+        check(&Method::GET, "/v2/a/manifests//references", &other);
+        check(&Method::GET, "/v2/a/../manifests/x/references", &other);
+        check(&Method::GET, "/v2//a/manifests/x/references", &other);
+        check(&Method::GET, "/v1/a/manifests/x/references", &other);
+    }
+
+    #[test]
+    fn other_methods_on_a_references_query_are_told_so() {
+        for method in [Method::PUT, Method::POST, Method::DELETE, Method::PATCH, Method::OPTIONS] {
+            check(&method, "/v2/a/manifests/latest/references", &Route::ReferencesMethod);
+        }
+    }
+
+    #[test]
+    fn malformed_parts_of_a_references_query_are_told_apart() {
+        let name = Route::ReferencesPath(MalformedPath::Name(InvalidName));
+        let manifest = |error| Route::ReferencesPath(MalformedPath::Manifest(error));
+        check(&Method::GET, "/v2/A/manifests/latest/references", &name);
+        check(&Method::GET, "/v2/a/manifests/.x/references", &manifest(InvalidTag::Tag));
+        let encoded = InvalidTag::Digest(InvalidDigest::Encoded);
+        check(&Method::GET, "/v2/a/manifests/sha256:XYZ/references", &manifest(encoded));
+        let algorithm = InvalidTag::Digest(InvalidDigest::Algorithm);
+        check(&Method::GET, "/v2/a/manifests/md5:00/references", &manifest(algorithm));
+    }
+
+    #[test]
+    fn manifests_are_recorded_under_valid_names_only() {
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        let repository: RepositoryName = "a/b".parse().unwrap();
+        let put = |manifest: &str| Route::PutManifest {
+            repository: repository.clone(),
+            manifest: manifest.parse().unwrap(),
+        };
+        check(&Method::PUT, "/v2/a/b/manifests/latest", &put("latest"));
+        check(&Method::PUT, &format!("/v2/a/b/manifests/{digest}"), &put(&digest));
+        let delete =
+            Route::DeleteManifest { repository: repository.clone(), digest: digest.parse().unwrap() };
+        check(&Method::DELETE, &format!("/v2/a/b/manifests/{digest}"), &delete);
+        let pass = Route::Pass(RouteClass::Manifests);
+        check(&Method::DELETE, "/v2/a/b/manifests/latest", &pass);
+        check(&Method::PUT, "/v2/A/manifests/latest", &pass);
+        check(&Method::PUT, "/v2/a/manifests/-", &pass);
+        check(&Method::GET, "/v2/a/manifests/latest", &pass);
+        check(&Method::PATCH, "/v2/a/manifests/latest", &pass);
+    }
+
+    #[test]
+    fn everything_else_passes_and_is_counted_by_class() {
+        let class = |path: &str, class| check(&Method::GET, path, &Route::Pass(class));
+        class("/v2/", RouteClass::Base);
+        class("/v2", RouteClass::Base);
+        class("/v2/_catalog", RouteClass::Catalog);
+        class("/v2/a/b/tags/list", RouteClass::Tags);
+        class("/v2/a/blobs/sha256:00", RouteClass::Blobs);
+        class("/v2/a/blobs/uploads", RouteClass::Uploads);
+        class("/v2/a/blobs/uploads/", RouteClass::Uploads);
+        class("/v2/a/blobs/uploads/0-1", RouteClass::Uploads);
+        class("/v2/a/referrers/sha256:00", RouteClass::Referrers);
+        class("/", RouteClass::Other);
+        class("/api/v2.0/projects", RouteClass::Other);
+        class("*", RouteClass::Other);
+        class("/v2/%ff/manifests/x", RouteClass::Other);
+    }
+}

@@ -1,0 +1,211 @@
+//! Listening, serving and draining: both listeners, HTTP/1.1 and HTTP/2 on each connection, and the
+//! end of it all within a limit.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::Admin;
+use crate::app::App;
+use crate::body::Body;
+use crate::config::{Config, Timeouts};
+use crate::index::{Index, OpenError};
+use crate::telemetry::Metrics;
+use crate::upstream::{BUFFER_BYTES, MAX_HEADERS, Upstream};
+
+/// How long to wait before accepting again after accepting failed, as it does without free file
+/// descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// HTTP/2 flow control: how much a stream, and a connection, may have under way. Large enough for a
+/// blob at full speed, small enough for many clients.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// Why refshim could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The setting's value.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The index cannot be opened.
+    #[error("cannot open the index: {0}")]
+    Index(#[from] OpenError),
+    /// The client towards the upstream cannot be set up.
+    #[error("cannot set up TLS towards the upstream: {0}")]
+    Upstream(#[source] io::Error),
+}
+
+/// A refshim that has its addresses and is not serving yet.
+#[derive(Debug)]
+pub struct Server {
+    clients: TcpListener,
+    admins: TcpListener,
+    app: Arc<App>,
+    admin: Arc<Admin>,
+    index: Index,
+    tasks: TaskTracker,
+    timeouts: Timeouts,
+}
+
+impl Server {
+    /// Binds both listeners and begins to open the index.
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let clients = listen(config.listen).await?;
+        let admins = listen(config.admin_listen).await?;
+        let metrics = Arc::new(Metrics::new());
+        let upstream = Upstream::new(&config.upstream, &config.timeouts, Arc::clone(&metrics));
+        let upstream = Arc::new(upstream.map_err(StartError::Upstream)?);
+        let index = Index::open(crate::index::Settings {
+            data_dir: config.data_dir.clone(),
+            cache_bytes: config.index.cache_bytes,
+            flush_interval: config.index.flush_interval,
+            segment_bytes: config.index.segment_bytes,
+            compact_bytes: config.index.compact_bytes,
+        })?;
+        let tasks = TaskTracker::new();
+        let app = App::new(config, Arc::clone(&upstream), &index, Arc::clone(&metrics), tasks.clone());
+        let admin = Admin::new(index.clone(), upstream, metrics);
+        Ok(Self {
+            clients,
+            admins,
+            app: Arc::new(app),
+            admin: Arc::new(admin),
+            index,
+            tasks,
+            timeouts: config.timeouts.clone(),
+        })
+    }
+
+    /// Where clients reach refshim.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.clients.local_addr()
+    }
+
+    /// Where the admin listener is.
+    pub fn admin_address(&self) -> io::Result<SocketAddr> {
+        self.admins.local_addr()
+    }
+
+    /// Serves until `shutdown`; then accepts nothing more, lets what is under way come to its end
+    /// within the limit, and closes the index.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        let graceful = GracefulShutdown::new();
+        let app = self.app;
+        let clients = accept(&self.clients, &graceful, &self.timeouts, |client| {
+            TowerToHyperService::new(Arc::clone(&app).service(client))
+        });
+        let admin = self.admin;
+        let admins = accept(&self.admins, &graceful, &self.timeouts, |_| {
+            let admin = Arc::clone(&admin);
+            hyper::service::service_fn(move |request: Request<Incoming>| {
+                let admin = Arc::clone(&admin);
+                async move { Ok::<_, Infallible>(admin.answer(&request).await) }
+            })
+        });
+        tokio::select! {
+            () = clients => {}
+            () = admins => {}
+            () = shutdown => {}
+        }
+        drop((self.clients, self.admins));
+        tracing::info!(connections = graceful.count(), "draining");
+        self.tasks.close();
+        let drained = async { tokio::join!(graceful.shutdown(), self.tasks.wait()) };
+        if tokio::time::timeout(self.timeouts.shutdown, drained).await.is_err() {
+            tracing::warn!(limit = ?self.timeouts.shutdown, "some requests did not end within the limit");
+        }
+        self.index.close().await;
+        tracing::info!("stopped");
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+}
+
+/// Accepts connections for ever, each served in a task of its own.
+async fn accept<S>(
+    listener: &TcpListener,
+    graceful: &GracefulShutdown,
+    timeouts: &Timeouts,
+    service: impl Fn(IpAddr) -> S,
+) where
+    S: hyper::service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+{
+    let builder = connection_builder(timeouts);
+    loop {
+        match listener.accept().await {
+            Ok((stream, client)) => {
+                let stream = match client_stream(stream, timeouts) {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        tracing::debug!(%client, %error, "a client was gone before it was served");
+                        continue;
+                    }
+                };
+                let service = service(client.ip().to_canonical());
+                let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+                let connection = graceful.watch(connection);
+                tokio::spawn(async move {
+                    if let Err(error) = pin!(connection).await {
+                        tracing::debug!(%client, error = &*error, "a connection ended early");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections, trying again");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+type ClientStream = std::pin::Pin<Box<TimeoutStream<TcpStream>>>;
+
+/// A client that takes nothing for too long is let go.
+fn client_stream(stream: TcpStream, timeouts: &Timeouts) -> io::Result<ClientStream> {
+    stream.set_nodelay(true)?;
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(timeouts.body_idle));
+    Ok(Box::pin(stream))
+}
+
+fn connection_builder(timeouts: &Timeouts) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(timeouts.client_headers)
+        .max_buf_size(BUFFER_BYTES)
+        .max_headers(MAX_HEADERS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(timeouts.client_headers)
+        .keep_alive_timeout(timeouts.client_headers);
+    builder
+}

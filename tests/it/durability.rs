@@ -1,0 +1,212 @@
+//! An acknowledged link survives; an index that was damaged is built anew, the same as before.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use reqwest::StatusCode;
+use serde_json::Value;
+
+use crate::support::{Client, Content, Refshim, Registry, about};
+
+/// Subjects and referrers of a kill test, prepared so that PUTs are all that is left to do.
+struct Load {
+    image: Content,
+    referrers: Vec<Content>,
+}
+
+async fn load(client: &Client, repository: &str, count: usize) -> Load {
+    let image = client.image(repository, "image").await;
+    client.push(repository, &image).await;
+    let referrers = (0..count).map(|n| about(&image, &image, &format!("{repository} {n}"))).collect();
+    Load { image, referrers }
+}
+
+/// Kills refshim in the middle of concurrent PUTs; the acknowledged ones.
+async fn kill_during_puts(
+    refshim: Refshim,
+    repository: &str,
+    load: &Load,
+    writers: usize,
+    kill_after: usize,
+) -> Vec<String> {
+    let client = refshim.client();
+    let next = Arc::new(AtomicUsize::new(0));
+    let done = Arc::new(AtomicUsize::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..writers {
+        let (client, referrers, repository) = (client.clone(), load.referrers.clone(), repository.to_owned());
+        let (next, done) = (Arc::clone(&next), Arc::clone(&done));
+        tasks.spawn(async move {
+            let mut acknowledged = Vec::new();
+            while let Some(content) = referrers.get(next.fetch_add(1, Ordering::SeqCst)) {
+                let path = format!("/v2/{repository}/manifests/{}", content.digest);
+                let put =
+                    client.request(reqwest::Method::PUT, &path).header("content-type", &content.media_type);
+                match client.try_send(put.body(content.bytes.clone())).await {
+                    Ok(answer) if answer.status == StatusCode::CREATED => {
+                        acknowledged.push(content.digest.clone());
+                        done.fetch_add(1, Ordering::SeqCst);
+                    }
+                    Ok(answer) => panic!("{answer:?}"),
+                    Err(_) => break,
+                }
+            }
+            acknowledged
+        });
+    }
+    while done.load(Ordering::SeqCst) < kill_after {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    refshim.kill();
+    tasks.join_all().await.concat()
+}
+
+fn setting(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// `KILL_ROUNDS` and `KILL_PUTS` make it longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_acknowledged_link_survives_a_kill_and_so_does_every_one_that_the_registry_holds() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let (rounds, puts) = (setting("KILL_ROUNDS", 4), setting("KILL_PUTS", 400));
+    let (mut all_acknowledged, mut all_held) = (0, 0);
+    for round in 0..rounds {
+        let refshim = Refshim::start(registry.address, directory.path()).await;
+        let repository = format!("round{round}");
+        let load = load(&refshim.client(), &repository, puts).await;
+        let kill_after = puts / 10 + puts * 8 / 10 * round / rounds;
+        let acknowledged = kill_during_puts(refshim, &repository, &load, 64.min(puts / 4), kill_after).await;
+
+        let refshim = Refshim::start(registry.address, directory.path()).await;
+        let mut listed = refshim.client().referrers(&repository, &load.image.digest, "").await;
+        listed.sort();
+        let behind = registry.client();
+        let mut held = Vec::new();
+        for content in &load.referrers {
+            let ask = behind
+                .request(reqwest::Method::HEAD, &format!("/v2/{repository}/manifests/{}", content.digest));
+            if behind.send(ask.header("accept", &content.media_type)).await.status == StatusCode::OK {
+                held.push(content.digest.clone());
+            }
+        }
+        held.sort();
+        for digest in &acknowledged {
+            assert!(listed.binary_search(digest).is_ok(), "round {round}: {digest} was acknowledged");
+        }
+        assert_eq!(listed, held, "round {round}: listed and held by the registry");
+        all_acknowledged += acknowledged.len();
+        all_held += held.len();
+    }
+    assert!(all_acknowledged > 0);
+    println!("{rounds} rounds: {all_acknowledged} acknowledged, {all_held} held by the registry, 0 lost");
+}
+
+struct Recorded {
+    registry: Registry,
+    directory: tempfile::TempDir,
+    image: Content,
+    answer: Vec<Value>,
+}
+
+/// A refshim that was used and stopped.
+async fn recorded(count: usize) -> Recorded {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::start(registry.address, directory.path()).await;
+    let client = refshim.client();
+    let image = client.image("a", "image").await;
+    client.push("a", &image).await;
+    for n in 0..count {
+        client.push("a", &about(&image, &image, &n.to_string())).await;
+    }
+    let answer = client.references("a", &image.digest, "").await;
+    assert_eq!(answer.len(), count);
+    assert!(refshim.stop().success());
+    Recorded { registry, directory, image, answer }
+}
+
+impl Recorded {
+    async fn check_same(&self, what: &str) {
+        let refshim = Refshim::start(self.registry.address, self.directory.path()).await;
+        let answer = refshim.client().references("a", &self.image.digest, "").await;
+        assert_eq!(answer, self.answer, "{what}");
+        assert!(refshim.stop().success());
+    }
+}
+
+fn files(directory: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_sled_that_is_gone_or_noise_is_built_anew() {
+    let recorded = recorded(30).await;
+    recorded.check_same("a plain restart").await;
+    let sled = recorded.directory.path().join("sled");
+    std::fs::remove_dir_all(&sled).unwrap();
+    recorded.check_same("sled's directory deleted").await;
+    for (seed, file) in files(&sled).into_iter().enumerate() {
+        let length = usize::try_from(std::fs::metadata(&file).unwrap().len()).unwrap();
+        let noise: Vec<u8> =
+            (0..length).map(|n| u8::try_from((n * 7 + n / 251 + seed * 13) % 256).unwrap()).collect();
+        std::fs::write(&file, noise).unwrap();
+        recorded.check_same(&format!("{} overwritten", file.display())).await;
+    }
+    for file in files(&sled) {
+        std::fs::write(&file, b"").unwrap();
+    }
+    recorded.check_same("every file of sled emptied").await;
+}
+
+#[tokio::test]
+async fn a_damaged_journal_is_no_short_list_and_what_passes_still_passes() {
+    let recorded = recorded(20).await;
+    let journal = recorded.directory.path().join("journal");
+    let segment = files(&journal).into_iter().max().unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&segment, &bytes).unwrap();
+    std::fs::remove_dir_all(recorded.directory.path().join("sled")).unwrap();
+
+    let refshim = Refshim::prepare(recorded.registry.address, recorded.directory.path()).launch_unready();
+    let client = refshim.client();
+    let answer = loop {
+        let answer = client.get(&format!("/v2/a/manifests/{}/references", recorded.image.digest)).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        if !String::from_utf8_lossy(&answer.body).contains("being") {
+            break answer;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    };
+    assert_eq!(answer.error_code(), "UNAVAILABLE");
+    assert_eq!(Client::new(refshim.admin).get("/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    let (_, _, digest) = client.served("a", &recorded.image.digest).await;
+    assert_eq!(digest, recorded.image.digest);
+    let put = client.put_manifest("a", "x", &about(&recorded.image, &recorded.image, "new")).await;
+    assert_eq!(put.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+/// As if the process was killed in mid-write.
+#[tokio::test]
+async fn the_journals_end_cut_off_costs_no_earlier_link() {
+    let recorded = recorded(5).await;
+    let journal = recorded.directory.path().join("journal");
+    let segment = files(&journal).into_iter().max().unwrap();
+    let whole = std::fs::read(&segment).unwrap();
+    for cut in (1..200).step_by(20) {
+        std::fs::write(&segment, &whole[..whole.len() - cut]).unwrap();
+        let refshim = Refshim::start(recorded.registry.address, recorded.directory.path()).await;
+        let answer = refshim.client().references("a", &recorded.image.digest, "").await;
+        assert!(answer.len() >= 4 && answer[..4] == recorded.answer[..4], "{cut} bytes cut off");
+        assert!(refshim.stop().success());
+    }
+}

@@ -1,0 +1,83 @@
+//! Modules stand in one order and each big dependency in its one room.
+
+use std::path::Path;
+
+/// Innermost first; a module names only those before it.
+const ORDER: [&str; 17] = [
+    "oci",
+    "body",
+    "config",
+    "route",
+    "index",
+    "telemetry",
+    "tls",
+    "upstream",
+    "error",
+    "forward",
+    "access",
+    "manifests",
+    "references",
+    "admin",
+    "app",
+    "server",
+    "cli",
+];
+
+/// What may be named in which room only.
+const ROOMS: [(&str, &str); 6] = [
+    ("sled::", "index/sled"),
+    ("rustls::", "tls"),
+    ("legacy::Client", "upstream"),
+    ("prometheus_client", "telemetry"),
+    ("clap::", "cli"),
+    ("toml::", "config"),
+];
+
+fn sources(directory: &Path, found: &mut Vec<(String, String)>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+            let name = path.strip_prefix(root).unwrap().with_extension("");
+            found.push((name.to_str().unwrap().to_owned(), std::fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+fn all_sources() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    found
+}
+
+#[test]
+fn each_module_uses_only_those_before_it() {
+    for (name, text) in all_sources() {
+        let module = name.split('/').next().unwrap();
+        if matches!(module, "lib" | "main") {
+            continue;
+        }
+        let place = ORDER.iter().position(|known| *known == module);
+        let place = place.unwrap_or_else(|| panic!("{module} has no place in the order"));
+        for later in &ORDER[place + 1..] {
+            assert!(!text.contains(&format!("crate::{later}::")), "{name} uses {later}");
+        }
+    }
+}
+
+#[test]
+fn each_big_dependency_has_one_room() {
+    for (name, text) in all_sources() {
+        for (dependency, room) in ROOMS {
+            let named = text.lines().any(|line| {
+                line.match_indices(dependency).any(|(at, _)| {
+                    let before = line[..at].chars().next_back();
+                    !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+                })
+            });
+            assert!(!named || name.starts_with(room) || name == "main", "{name} names {dependency}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! docker-registry and refshim as child processes on ports of the system's choice.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::Client;
+
+/// Long enough for a busy machine; reaching it is a failure.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// The user that a registry with users knows, and the password.
+pub(crate) const USER: (&str, &str) = ("alice", "correct horse");
+
+/// A real registry.
+pub(crate) struct Registry {
+    process: Logged,
+    pub(crate) address: SocketAddr,
+    _directory: tempfile::TempDir,
+}
+
+/// The real binary.
+pub(crate) struct Refshim {
+    process: Logged,
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+/// How a refshim is started.
+pub(crate) struct Start<'a> {
+    upstream: SocketAddr,
+    data_dir: &'a Path,
+    variables: Vec<(&'a str, String)>,
+}
+
+impl Registry {
+    pub(crate) fn start() -> Self {
+        Self::with_settings("")
+    }
+
+    /// Lets nobody in but [`USER`].
+    pub(crate) fn with_user() -> Self {
+        let passwords = Command::new("htpasswd").args(["-nbB", "-C", "4", USER.0, USER.1]).output();
+        let passwords = passwords.expect("htpasswd, from apache2-utils").stdout;
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("htpasswd");
+        std::fs::write(&file, passwords).unwrap();
+        let auth = format!("auth: {{htpasswd: {{realm: refshim test, path: {}}}}}", file.display());
+        Self::launch(directory, &auth)
+    }
+
+    pub(crate) fn with_settings(settings: &str) -> Self {
+        Self::launch(tempfile::tempdir().unwrap(), settings)
+    }
+
+    fn launch(directory: tempfile::TempDir, settings: &str) -> Self {
+        let file = directory.path().join("config.yml");
+        let root = directory.path().join("root");
+        let text = format!(
+            "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
+             http: {{addr: '127.0.0.1:0'}}\n{settings}\n",
+            root.display()
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(&file);
+        let process = Logged::spawn(command);
+        let line = process.wait_for("listening on ");
+        let message = line["msg"].as_str().unwrap();
+        let address = message.trim_start_matches("listening on ").parse().unwrap();
+        Self { process, address, _directory: directory }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.address)
+    }
+
+    /// No answer from here on.
+    pub(crate) fn stop(mut self) {
+        self.process.kill();
+    }
+}
+
+impl Refshim {
+    /// A refshim with defaults, waited for until it answers queries.
+    pub(crate) async fn start(upstream: SocketAddr, data_dir: &Path) -> Self {
+        Self::prepare(upstream, data_dir).launch().await
+    }
+
+    pub(crate) fn prepare(upstream: SocketAddr, data_dir: &Path) -> Start<'_> {
+        Start { upstream, data_dir, variables: Vec::new() }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.address)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// SIGKILL, as the out-of-memory killer sends it.
+    pub(crate) fn kill(mut self) {
+        self.process.kill();
+    }
+
+    pub(crate) fn terminate(&self) {
+        let kill = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
+        assert!(kill.unwrap().success());
+    }
+
+    /// SIGTERM, and the end within the limit.
+    pub(crate) fn stop(mut self) -> ExitStatus {
+        self.terminate();
+        self.process.wait()
+    }
+
+    /// Waits for the end of a process that was told to stop.
+    pub(crate) fn wait(mut self) -> ExitStatus {
+        self.process.wait()
+    }
+
+    /// What was logged so far, a JSON object a line.
+    pub(crate) fn logged(&self, part: &str) -> bool {
+        self.process.lines.lock().unwrap().iter().any(|line| line.contains(part))
+    }
+
+    /// Waits until the index answers queries.
+    pub(crate) async fn ready(&self) {
+        let began = Instant::now();
+        let admin = Client::new(self.admin);
+        while !admin.text("/metrics").await.contains("refshim_index_ready 1") {
+            assert!(began.elapsed() < START_LIMIT, "the index did not open");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The most memory the process ever held, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        let kibibytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kibibytes * 1024
+    }
+}
+
+impl Start<'_> {
+    /// Sets a setting by its variable, without the prefix.
+    pub(crate) fn with(mut self, variable: &'static str, value: &str) -> Self {
+        self.variables.push((variable, value.to_string()));
+        self
+    }
+
+    pub(crate) async fn launch(self) -> Refshim {
+        let refshim = self.launch_unready();
+        refshim.ready().await;
+        refshim
+    }
+
+    pub(crate) fn launch_unready(self) -> Refshim {
+        let mut command = Command::new(binary());
+        command.arg("serve").arg("--upstream").arg(format!("http://{}", self.upstream));
+        command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"]);
+        command.arg(self.data_dir).env("REFSHIM_LOG_FORMAT", "json");
+        for (name, value) in self.variables {
+            command.env(format!("REFSHIM_{name}"), value);
+        }
+        let process = Logged::spawn(command);
+        let line = process.wait_for("\"serving\"");
+        let address = |key: &str| line[key].as_str().unwrap().parse().unwrap();
+        Refshim { address: address("listen"), admin: address("admin_listen"), process }
+    }
+}
+
+pub(crate) fn binary() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_refshim"))
+}
+
+/// A child whose standard error is kept, and which does not outlive its test.
+struct Logged {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    arrived: Mutex<Receiver<()>>,
+}
+
+impl Logged {
+    fn spawn(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let name = command.get_program().to_owned();
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", name.display()));
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (arrive, arrived) = channel();
+        let kept = Arc::clone(&lines);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                kept.lock().unwrap().push(line);
+                if arrive.send(()).is_err() {
+                    // Nobody waits any more; the rest is kept all the same.
+                }
+            }
+        });
+        Self { child, lines, arrived: Mutex::new(arrived) }
+    }
+
+    /// The first JSON line with this in it.
+    fn wait_for(&self, part: &str) -> Value {
+        let began = Instant::now();
+        loop {
+            let lines = self.lines.lock().unwrap().clone();
+            if let Some(line) = lines.iter().find(|line| line.contains(part)) {
+                return serde_json::from_str(line).unwrap();
+            }
+            let left = START_LIMIT.saturating_sub(began.elapsed());
+            let arrived = self.arrived.lock().unwrap().recv_timeout(left);
+            assert!(arrived.is_ok(), "no line with {part:?} in: {}", lines.join("\n"));
+        }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Logged {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            self.kill();
+        }
+    }
+}

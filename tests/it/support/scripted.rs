@@ -1,0 +1,118 @@
+//! An upstream that says, byte for byte, what the test wants, and keeps what it was asked.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) line: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+/// The request that a script has to do with, and the connection that it came by.
+pub(crate) struct Exchange<'a> {
+    pub(crate) request: Request,
+    pub(crate) stream: &'a mut TcpStream,
+    kept: &'a Mutex<Vec<Request>>,
+    place: usize,
+}
+
+/// Serves one request a connection with whatever the script makes of it, and then hangs up.
+pub(crate) struct Scripted {
+    pub(crate) address: SocketAddr,
+    requests: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Scripted {
+    /// The script gets each request without its body, which it may read.
+    pub(crate) fn start(script: impl Fn(&mut Exchange<'_>) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (script, kept) = (Arc::new(script), Arc::clone(&requests));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (script, kept) = (Arc::clone(&script), Arc::clone(&kept));
+                std::thread::spawn(move || serve(&*script, stream, &kept));
+            }
+        });
+        Self { address, requests }
+    }
+
+    /// Answers every request alike, once its body was read.
+    pub(crate) fn answering(answer: &'static str) -> Self {
+        Self::start(move |exchange| {
+            exchange.read_body();
+            exchange.answer(answer);
+        })
+    }
+
+    /// What came so far.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+fn serve(script: &dyn Fn(&mut Exchange<'_>), mut stream: TcpStream, kept: &Mutex<Vec<Request>>) {
+    let Some(request) = Request::read(&mut stream) else { return };
+    let place = {
+        let mut kept = kept.lock().unwrap();
+        kept.push(request.clone());
+        kept.len() - 1
+    };
+    script(&mut Exchange { request, stream: &mut stream, kept, place });
+}
+
+impl Request {
+    fn read(stream: &mut TcpStream) -> Option<Self> {
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).ok()?;
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let mut lines = head.trim_end().split("\r\n");
+        let line = lines.next()?.to_owned();
+        let headers = lines.filter_map(|line| line.split_once(": "));
+        let headers = headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
+        Some(Self { line, headers, body: Vec::new() })
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl Exchange<'_> {
+    /// Reads the body to its end, or to where the client broke it off.
+    pub(crate) fn read_body(&mut self) {
+        let mut body = Vec::new();
+        if let Some(length) = self.request.header("content-length") {
+            body = vec![0; length.parse().unwrap()];
+            if self.stream.read_exact(&mut body).is_err() {
+                return;
+            }
+        } else if self.request.header("transfer-encoding").is_some() {
+            let mut byte = [0];
+            while !body.ends_with(b"\r\n\r\n") && self.stream.read_exact(&mut byte).is_ok() {
+                body.push(byte[0]);
+            }
+        }
+        self.kept.lock().unwrap()[self.place].body.clone_from(&body);
+        self.request.body = body;
+    }
+
+    /// Sends a whole answer and the end of the connection; to a client that is gone, nothing.
+    pub(crate) fn answer(&mut self, answer: &str) {
+        let _gone = self.stream.write_all(answer.as_bytes());
+    }
+
+    /// Sends a status without a body.
+    pub(crate) fn answer_status(&mut self, status: &str) {
+        self.answer(&format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"));
+    }
+}
