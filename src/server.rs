@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::Authority;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -22,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::Admin;
 use crate::app::App;
 use crate::body::Body;
-use crate::config::{Config, Timeouts};
+use crate::config::{Config, Timeouts, UpstreamUrl};
 use crate::index::{Index, OpenError};
 use crate::telemetry::Metrics;
 use crate::upstream::{BUFFER_BYTES, MAX_HEADERS, Upstream};
@@ -46,6 +47,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// Every request would come back to refshim.
+    #[error("the upstream {0} is where refshim itself listens: give one of the two another address")]
+    Loop(Authority),
     /// The index cannot be opened.
     #[error("cannot open the index: {0}")]
     Index(#[from] OpenError),
@@ -71,6 +75,9 @@ impl Server {
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let clients = listen(config.listen).await?;
         let admins = listen(config.admin_listen).await?;
+        if clients.local_addr().is_ok_and(|own| leads_to(&config.upstream, own)) {
+            return Err(StartError::Loop(config.upstream.authority().clone()));
+        }
         let metrics = Arc::new(Metrics::new());
         let upstream = Upstream::new(&config.upstream, &config.timeouts, Arc::clone(&metrics));
         let upstream = Arc::new(upstream.map_err(StartError::Upstream)?);
@@ -136,6 +143,16 @@ impl Server {
         self.index.close().await;
         tracing::info!("stopped");
     }
+}
+
+/// Whether the upstream's URL names this address, as far as can be told without asking a name server.
+fn leads_to(upstream: &UpstreamUrl, own: SocketAddr) -> bool {
+    let authority = upstream.authority();
+    let port = authority.port_u16().unwrap_or(if upstream.is_https() { 443 } else { 80 });
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let is_own = |host: IpAddr| host == own.ip() || (own.ip().is_unspecified() && host.is_loopback());
+    let is_localhost = host == "localhost" && (own.ip().is_loopback() || own.ip().is_unspecified());
+    port == own.port() && (is_localhost || host.parse().is_ok_and(is_own))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -208,4 +225,27 @@ fn connection_builder(timeouts: &Timeouts) -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(timeouts.client_headers)
         .keep_alive_timeout(timeouts.client_headers);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(upstream: &str, own: &str, expected: bool) {
+        assert_eq!(leads_to(&upstream.parse().unwrap(), own.parse().unwrap()), expected, "{upstream} {own}");
+    }
+
+    #[test]
+    fn an_upstream_that_is_refshim_itself_is_seen() {
+        check("http://127.0.0.1:5000", "127.0.0.1:5000", true);
+        check("http://127.0.0.1:5000", "127.0.0.1:5001", false);
+        check("http://localhost:5000", "127.0.0.1:5000", true);
+        check("http://localhost:5000", "0.0.0.0:5000", true);
+        check("http://localhost:5000", "10.0.0.1:5000", false);
+        check("http://127.0.0.1", "0.0.0.0:80", true);
+        check("https://127.0.0.1", "0.0.0.0:80", false);
+        check("http://[::1]:5000", "[::1]:5000", true);
+        check("http://registry:5000", "0.0.0.0:5000", false);
+    }
 }

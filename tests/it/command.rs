@@ -52,6 +52,18 @@ fn an_address_in_use_is_told() {
     assert!(said.contains(&format!("cannot listen on {address}")), "{said}");
 }
 
+#[test]
+fn an_upstream_that_is_refshim_itself_is_told() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let upstream = format!("http://{free}");
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().to_str().unwrap();
+    let arguments = ["serve", "--upstream", &upstream, "--listen", &free, "--data-dir", data];
+    let (code, said) = refshim(&arguments, &[("REFSHIM_ADMIN_LISTEN", "127.0.0.1:0")]);
+    assert_eq!(code, 1);
+    assert!(said.contains("is where refshim itself listens"), "{said}");
+}
+
 #[tokio::test]
 async fn a_data_directory_in_use_is_told() {
     let registry = Registry::start();
