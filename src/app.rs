@@ -15,7 +15,7 @@ use crate::access::Access;
 use crate::body::Body;
 use crate::config::Config;
 use crate::error::Error;
-use crate::forward;
+use crate::forward::{self, Origin};
 use crate::index::{Index, Repository};
 use crate::manifests::Manifests;
 use crate::oci::RepositoryName;
@@ -80,31 +80,33 @@ impl App {
     + Send
     + use<> {
         let request_ids = self.request_ids.clone();
+        let origin = Origin::from(client);
         ServiceBuilder::new()
             // Outermost: everything behind it logs the id, and the upstream gets it too.
             .layer(SetRequestIdLayer::x_request_id(request_ids))
             // The client can quote the id, whoever answered.
             .layer(PropagateRequestIdLayer::x_request_id())
             .service(tower::service_fn(move |request| {
-                let app = Arc::clone(&self);
-                async move { Ok(app.handle(client, request).await) }
+                let (app, origin) = (Arc::clone(&self), origin.clone());
+                async move { Ok(app.handle(origin, request).await) }
             }))
     }
 
-    async fn handle(&self, client: IpAddr, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, origin: Origin, request: Request<Incoming>) -> Response<Body> {
         let route = Route::parse(request.method(), request.uri().path());
         let class = route.class();
         let log = RequestLog::of(&request);
         let result = match route {
-            Route::Pass(_) => forward::pass(&self.upstream, client, request).await,
+            Route::Pass(_) => forward::pass(&self.upstream, &origin, request).await,
+            // Boxed, since the future of every request would be as large as the largest of these.
             Route::PutManifest { repository, manifest } => {
-                self.manifests.put(scoped(repository), manifest, client, request).await
+                Box::pin(self.manifests.put(scoped(repository), manifest, origin, request)).await
             }
             Route::DeleteManifest { repository, digest } => {
-                self.manifests.delete(scoped(repository), digest, client, request).await
+                Box::pin(self.manifests.delete(scoped(repository), digest, origin, request)).await
             }
             Route::References { repository, manifest } => {
-                self.references.answer(scoped(repository), manifest, &request).await
+                Box::pin(self.references.answer(scoped(repository), manifest, &request)).await
             }
             Route::ReferencesMethod => Err(Error::ReferencesMethod),
             Route::ReferencesPath(malformed) => Err(Error::Path(malformed)),
@@ -126,7 +128,7 @@ fn scoped(name: RepositoryName) -> Repository {
 /// What the log says of a request. Paths may hold tokens in their query, so that part is left out.
 struct RequestLog {
     method: http::Method,
-    path: String,
+    uri: http::Uri,
     request_id: Option<HeaderValue>,
     began: std::time::Instant,
 }
@@ -135,14 +137,14 @@ impl RequestLog {
     fn of(request: &Request<Incoming>) -> Self {
         Self {
             method: request.method().clone(),
-            path: request.uri().path().to_owned(),
+            uri: request.uri().clone(),
             request_id: request.headers().get("x-request-id").cloned(),
             began: std::time::Instant::now(),
         }
     }
 
     fn failure(&self, error: &Error) {
-        let (method, path, request_id) = (&self.method, &self.path, self.request_id());
+        let (method, path, request_id) = (&self.method, self.uri.path(), self.request_id());
         let causes = causes(error);
         if error.is_the_clients() {
             tracing::info!(%method, path, request_id, causes, "refused a request: {error}");
@@ -152,7 +154,7 @@ impl RequestLog {
     }
 
     fn answered(&self, response: &Response<Body>) {
-        tracing::debug!(method = %self.method, path = self.path, request_id = self.request_id(),
+        tracing::debug!(method = %self.method, path = self.uri.path(), request_id = self.request_id(),
             status = response.status().as_u16(), duration_ms = self.began.elapsed().as_secs_f64() * 1e3,
             "answered");
     }

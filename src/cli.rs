@@ -74,7 +74,12 @@ impl Serve {
         if let Err(error) = telemetry::start_logging(&config.log) {
             return fail(CONFIGURATION_ERROR, &format!("log.filter: {error}"));
         }
-        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        let mut builder = match std::thread::available_parallelism() {
+            // One core, as a sidecar often has: a scheduler between threads would only cost.
+            Ok(cores) if cores.get() == 1 => tokio::runtime::Builder::new_current_thread(),
+            Ok(_) | Err(_) => tokio::runtime::Builder::new_multi_thread(),
+        };
+        let runtime = match builder.enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return fail(1, &format!("cannot start the runtime: {error}")),
         };

@@ -22,27 +22,38 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// Whom a connection comes from, as the upstream is told. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Origin(HeaderValue);
+
+impl From<IpAddr> for Origin {
+    fn from(client: IpAddr) -> Self {
+        let address = HeaderValue::from_maybe_shared(Bytes::from(client.to_canonical().to_string()));
+        Self(address.unwrap_or_else(|_| HeaderValue::from_static("unknown")))
+    }
+}
+
 /// Passes a request on and its answer back, both bodies streaming.
 pub async fn pass(
     upstream: &Upstream,
-    client: IpAddr,
+    origin: &Origin,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Error> {
     let idle = upstream.body_idle();
-    send(upstream, client, request.map(|body| Body::streamed(body, idle))).await
+    send(upstream, origin, request.map(|body| Body::streamed(body, idle))).await
 }
 
 /// [`pass`] for a request whose body was already looked at.
 pub async fn send(
     upstream: &Upstream,
-    client: IpAddr,
+    origin: &Origin,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, Error> {
     if *request.method() == Method::CONNECT {
         return Err(Error::Method(Method::CONNECT));
     }
     let host = host_of(&request);
-    prepare_request(&mut request, client, host.as_ref());
+    prepare_request(&mut request, origin, host.as_ref());
     let response = upstream.send(request).await?;
     Ok(answer(upstream, host.as_ref(), response))
 }
@@ -69,15 +80,13 @@ fn host_of(request: &Request<Body>) -> Option<HeaderValue> {
     }
 }
 
-fn prepare_request(request: &mut Request<Body>, client: IpAddr, host: Option<&HeaderValue>) {
+fn prepare_request(request: &mut Request<Body>, origin: &Origin, host: Option<&HeaderValue>) {
     *request.version_mut() = Version::HTTP_11;
     let headers = request.headers_mut();
     strip_hop_by_hop(headers);
     join_cookies(headers);
     headers.remove(FORWARDED);
-    if let Ok(address) = HeaderValue::from_maybe_shared(Bytes::from(client.to_string())) {
-        headers.insert(X_FORWARDED_FOR, address);
-    }
+    headers.insert(X_FORWARDED_FOR, origin.0.clone());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     match host {
         Some(host) => headers.insert(X_FORWARDED_HOST, host.clone()),

@@ -2,7 +2,6 @@
 //! by the upstream's answer; a DELETE removes what its manifest referred to. The bytes go on as they
 //! came. Once a manifest was read whole, a client that goes away stops nothing.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, EXPECT, TRAILER};
@@ -14,7 +13,7 @@ use crate::access::{Access, content_digest};
 use crate::body::{Body, Read, read_up_to};
 use crate::config;
 use crate::error::Error;
-use crate::forward;
+use crate::forward::{self, Origin};
 use crate::index::{Index, PutInFlight, Referrer, Repository, Version};
 use crate::oci::{Algorithm, Descriptor, Digest, LinkKind, ManifestLinks, TagOrDigest, links_of};
 use crate::telemetry::{LinkOutcome, Metrics, Unrecorded};
@@ -39,7 +38,7 @@ pub struct Manifests {
 struct Recording {
     repository: Repository,
     referrer: Referrer,
-    client: IpAddr,
+    origin: Origin,
     request: Request<Body>,
 }
 
@@ -63,7 +62,7 @@ impl Manifests {
         &self,
         repository: Repository,
         manifest: TagOrDigest,
-        client: IpAddr,
+        origin: Origin,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Error> {
         let (mut head, body) = request.into_parts();
@@ -75,7 +74,7 @@ impl Manifests {
                 tracing::warn!(repository = %repository.name, manifest = %manifest, limit = self.max_bytes,
                     "a manifest is longer than the limit, its links are not recorded");
                 self.metrics.unrecorded(Unrecorded::TooLong, 1);
-                return forward::send(&self.upstream, client, Request::from_parts(head, body)).await;
+                return forward::send(&self.upstream, &origin, Request::from_parts(head, body)).await;
             }
         };
         head.headers.remove(EXPECT);
@@ -92,9 +91,9 @@ impl Manifests {
         let digest = Digest::of(algorithm_of(&manifest), &bytes);
         let request = Request::from_parts(head, Body::whole(bytes.clone()));
         match self.referrer(&repository, digest, bytes.len(), found) {
-            None => forward::send(&self.upstream, client, request).await,
+            None => forward::send(&self.upstream, &origin, request).await,
             Some(referrer) => {
-                let recording = Recording { repository, referrer, client, request };
+                let recording = Recording { repository, referrer, origin, request };
                 let manifests = self.clone();
                 let task = self.tasks.spawn(async move { manifests.record(recording).await });
                 task.await.map_err(|_| Error::Handler)?
@@ -108,7 +107,7 @@ impl Manifests {
         &self,
         repository: Repository,
         digest: Digest,
-        client: IpAddr,
+        origin: Origin,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Error> {
         self.access.forget(&repository);
@@ -118,7 +117,7 @@ impl Manifests {
                 Ok(seen) => seen,
                 Err(_) => Some(Version::UNKNOWN),
             };
-            let response = forward::pass(&manifests.upstream, client, request).await?;
+            let response = forward::pass(&manifests.upstream, &origin, request).await?;
             if let Some(seen) = seen.filter(|_| response.status().is_success()) {
                 let name = repository.name.clone();
                 if let Err(error) = manifests.index.remove(repository, digest.clone(), seen).await {
@@ -132,10 +131,10 @@ impl Manifests {
     }
 
     async fn record(&self, recording: Recording) -> Result<Response<Body>, Error> {
-        let Recording { repository, referrer, client, request } = recording;
+        let Recording { repository, referrer, origin, request } = recording;
         let kinds: Vec<LinkKind> = referrer.links.iter().map(|link| link.kind).collect();
         let put = self.index.begin(repository.clone(), referrer.clone()).await.map_err(Error::Record)?;
-        let answer = forward::send(&self.upstream, client, request).await;
+        let answer = forward::send(&self.upstream, &origin, request).await;
         let outcome = match &answer {
             Ok(response) if response.status().is_success() => {
                 let digest = content_digest(response.headers());

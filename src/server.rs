@@ -182,7 +182,7 @@ async fn accept<S>(
                         continue;
                     }
                 };
-                let service = service(client.ip().to_canonical());
+                let service = service(client.ip());
                 let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
                 let connection = graceful.watch(connection);
                 tokio::spawn(async move {

@@ -1,5 +1,5 @@
 //! The registry behind refshim, and the only HTTP client: a pool of connections, time-outs for
-//! silence, and one way to send. A request whose first byte went out is never sent again.
+//! silence, and one way to send. Nothing but a GET or HEAD without a body is ever sent twice.
 
 use std::error::Error as _;
 use std::pin::pin;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::header::{EXPECT, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
@@ -120,14 +121,24 @@ impl Upstream {
         Some(self.started.elapsed().saturating_sub(Duration::from_millis(answered)))
     }
 
-    /// Sends a request, whose URI may be in any form, to this upstream. The limit on silence counts
-    /// from when the upstream has all it needs to answer, or last took something of the body.
+    /// Sends a request, whose URI may be in any form, to this upstream. A GET or HEAD is sent once
+    /// more if the connection breaks: the upstream may have closed it for having been idle.
     pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
         *request.uri_mut() = self.target(request.uri());
         request.headers_mut().insert(HOST, self.host.clone());
         if request.headers().contains_key(EXPECT) {
             hold_body_until_continue(&mut request);
         }
+        let again = without_consequences(&request).then(|| head_of(&request));
+        match (self.attempt(request).await, again) {
+            (Err(UpstreamError::Broken(_)), Some(again)) => Box::pin(self.attempt(again)).await,
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// The limit on silence counts from when the upstream has all it needs to answer, or last took
+    /// something of the body.
+    async fn attempt(&self, mut request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
         let began = Instant::now();
         let progress = request.body_mut().watch();
         let mut response = pin!(self.client.request(request));
@@ -191,6 +202,18 @@ impl From<hyper_util::client::legacy::Error> for UpstreamError {
         }
         Self::Broken(Box::new(error))
     }
+}
+
+/// Whether it makes no difference if the upstream sees the request twice.
+fn without_consequences(request: &Request<Body>) -> bool {
+    (*request.method() == Method::GET || *request.method() == Method::HEAD) && request.body().is_end_stream()
+}
+
+fn head_of(request: &Request<Body>) -> Request<Body> {
+    let mut head = question(request.method().clone(), request.uri().clone());
+    *head.version_mut() = request.version();
+    head.headers_mut().clone_from(request.headers());
+    head
 }
 
 /// The body is asked of the client only once the upstream wants it, so that an early refusal comes

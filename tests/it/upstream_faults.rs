@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
@@ -109,4 +110,18 @@ async fn a_request_that_was_sent_is_not_sent_again() {
         assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
         assert_eq!(upstream.requests().len(), before + 1);
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_the_upstream_closed_for_being_idle_is_no_failure() {
+    let first = AtomicBool::new(true);
+    let upstream = Scripted::start(move |exchange| {
+        if !first.swap(false, Ordering::SeqCst) {
+            exchange.answer_status("200 OK");
+        }
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::start(upstream.address, directory.path()).await;
+    assert_eq!(refshim.client().get("/v2/").await.status, StatusCode::OK);
+    assert_eq!(upstream.requests().len(), 2);
 }
