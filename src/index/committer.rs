@@ -134,11 +134,10 @@ impl Committer {
                 refuse(put, draft);
                 answer(reply, ())
             }
-            Write::SettlePresent { key, reply } => {
-                match draft.find(&key) {
-                    Found::Known(known) if !known.pending => {}
-                    Found::Unknown => {}
-                    Found::Known(_) | Found::Unseen => draft.push(Record::Confirmed(key)),
+            Write::SettlePresent { key, seen, reply } => {
+                // What cannot be compared stays pending, and the next query asks again.
+                if matches!(draft.find(&key), Found::Known(known) if known.pending && known.version == seen) {
+                    draft.push(Record::Confirmed(key));
                 }
                 answer(reply, ())
             }
@@ -164,18 +163,18 @@ impl Committer {
     }
 
     fn remove(&self, key: ReferrerKey, seen: Version, draft: &mut Draft) -> Removed {
-        let (stale, pending) = match draft.find(&key) {
+        let stale = match draft.find(&key) {
             Found::Unknown => return Removed::Unknown,
-            Found::Known(known) => (known.version != seen, known.pending),
-            Found::Unseen => (true, false),
+            Found::Known(known) => known.version != seen,
+            Found::Unseen => true,
         };
-        if !stale && !self.shared.in_flight.contains(&key) {
+        let in_flight = self.shared.in_flight.doubt(&key);
+        if !stale && !in_flight {
             draft.push(Record::Removed(key));
             return Removed::Gone;
         }
-        if !pending {
-            draft.push(Record::Doubted(key));
-        }
+        // Even if it is pending: the new version keeps it so when a query has just been told that it is there.
+        draft.push(Record::Doubted(key));
         Removed::Doubted
     }
 
@@ -310,9 +309,11 @@ impl Committer {
 fn confirm(put: Put, draft: &mut Draft) {
     let Put { mark, referrer, order } = put;
     let key = mark.key();
+    // The upstream may have taken the manifest before it deleted it: the next query asks.
+    let doubted = mark.is_doubted();
     let record = match draft.find(key) {
         Found::Known(known) if known.has(&referrer.links) => {
-            if !known.pending {
+            if !known.pending || doubted {
                 return;
             }
             if known.descriptor == referrer.descriptor {
@@ -321,7 +322,7 @@ fn confirm(put: Put, draft: &mut Draft) {
                 recorded(key, &referrer, known.order, false)
             }
         }
-        Found::Known(_) | Found::Unknown | Found::Unseen => recorded(key, &referrer, order, false),
+        Found::Known(_) | Found::Unknown | Found::Unseen => recorded(key, &referrer, order, doubted),
     };
     draft.push(record);
 }

@@ -80,8 +80,8 @@ impl Local {
         self.write(|reply| Write::Refuse { put, reply }).await
     }
 
-    pub(crate) async fn settle_present(&self, key: ReferrerKey) -> Result<(), WriteError> {
-        self.write(|reply| Write::SettlePresent { key, reply }).await
+    pub(crate) async fn settle_present(&self, key: ReferrerKey, seen: Version) -> Result<(), WriteError> {
+        self.write(|reply| Write::SettlePresent { key, seen, reply }).await
     }
 
     pub(crate) async fn remove(&self, key: ReferrerKey, seen: Version) -> Result<Removed, WriteError> {

@@ -65,8 +65,9 @@ fn received<T>(answer: Answer<T>) -> T {
 fn a_command_sees_what_the_same_batch_did_before_it() {
     let Parts { directory: _directory, shared, store, committer, commands } = Parts::new();
     commands.blocking_send(Command::Opened(Arc::clone(&store))).unwrap();
+    let seen = Version::of(shared.journal_end(), 0);
     let first = send(&commands, begin(10, &[1]));
-    let settled = send(&commands, |reply| Write::SettlePresent { key: key(10), reply });
+    let settled = send(&commands, |reply| Write::SettlePresent { key: key(10), seen, reply });
     let second = send(&commands, begin(10, &[2]));
     let doubted = send(&commands, remove(10));
     let unknown = send(&commands, remove(11));

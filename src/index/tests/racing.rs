@@ -78,8 +78,8 @@ async fn a_removal_takes_what_it_saw_and_nothing_newer() {
     put(&index, 10, &[1]).await;
     assert_eq!(remove(&index, 10, seen).await, Removed::Doubted);
     assert_eq!(numbers(&index, 1).await, [(10, true)]);
-    let seen = version(&index, 10).await.unwrap();
     assert_eq!(remove(&index, 10, Version::UNKNOWN).await, Removed::Doubted);
+    let seen = version(&index, 10).await.unwrap();
     assert_eq!(remove(&index, 10, seen).await, Removed::Gone);
 
     // Being PUT.
@@ -97,14 +97,50 @@ async fn settling_confirms_what_is_pending_and_brings_nothing_back() {
     let bench = Bench::new();
     let index = bench.open().await;
     let in_flight = begin(&index, 10, &[1]).await;
-    index.settle_present(repository("a"), digest(10)).await.unwrap();
+    let seen = version(&index, 10).await.unwrap();
+    settle(&index, 10, seen).await;
     assert_eq!(numbers(&index, 1).await, [(10, false)]);
     in_flight.refuse().await.unwrap();
     assert_eq!(numbers(&index, 1).await, [(10, false)]);
     let seen = version(&index, 10).await.unwrap();
     assert_eq!(remove(&index, 10, seen).await, Removed::Gone);
-    index.settle_present(repository("a"), digest(10)).await.unwrap();
+    settle(&index, 10, seen).await;
     assert_eq!(numbers(&index, 1).await, []);
+}
+
+#[tokio::test]
+async fn what_was_deleted_since_a_query_asked_for_it_stays_pending() {
+    let bench = Bench::new();
+    let index = bench.open().await;
+    put(&index, 10, &[1]).await;
+    let deleted = version(&index, 10).await.unwrap();
+    let _again = begin(&index, 10, &[1]).await;
+    let asked = version(&index, 10).await.unwrap();
+    assert_eq!(remove(&index, 10, deleted).await, Removed::Doubted);
+    settle(&index, 10, asked).await;
+    assert_eq!(numbers(&index, 1).await, [(10, true)]);
+
+    // Pending already when it is deleted.
+    let asked = version(&index, 10).await.unwrap();
+    assert_eq!(remove(&index, 10, asked).await, Removed::Doubted);
+    settle(&index, 10, asked).await;
+    assert_eq!(numbers(&index, 1).await, [(10, true)]);
+
+    let asked = version(&index, 10).await.unwrap();
+    settle(&index, 10, asked).await;
+    assert_eq!(numbers(&index, 1).await, [(10, false)]);
+}
+
+#[tokio::test]
+async fn what_was_deleted_while_it_was_put_is_asked_for() {
+    let bench = Bench::new();
+    let index = bench.open().await;
+    let first = begin(&index, 10, &[1]).await;
+    assert_eq!(remove(&index, 10, Version::UNKNOWN).await, Removed::Doubted);
+    first.confirm().await.unwrap();
+    assert_eq!(numbers(&index, 1).await, [(10, true)]);
+    put(&index, 10, &[1]).await;
+    assert_eq!(numbers(&index, 1).await, [(10, false)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
