@@ -210,3 +210,38 @@ async fn the_journals_end_cut_off_costs_no_earlier_link() {
         assert!(refshim.stop().success());
     }
 }
+
+#[tokio::test]
+async fn a_disk_that_takes_no_more_ends_recording_and_nothing_else() {
+    let Recorded { registry, directory, image, answer } = recorded(3).await;
+    let start = Refshim::prepare(registry.address, directory.path()).surviving_limits();
+    // sled would write to the full disk as well.
+    let refshim = start.with("INDEX_FLUSH_INTERVAL", "1m").launch().await;
+    let client = refshim.client();
+    let segment = files(&directory.path().join("journal")).into_iter().max().unwrap();
+    let length = || std::fs::metadata(&segment).unwrap().len();
+    let before = length();
+    // The first part of a record is written.
+    refshim.limit_file_size(before + 100);
+    let new = about(&image, &image, "new");
+    for _ in 0..2 {
+        let put = client.put_manifest("a", "new", &new).await;
+        assert_eq!((put.status, put.error_code().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"));
+    }
+    assert_eq!(registry.client().head("/v2/a/manifests/new").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(length(), before + 100);
+    let plain = client.image("a", "plain").await;
+    client.push("a", &plain).await;
+    assert_eq!(client.served("a", &plain.digest).await.2, plain.digest);
+    assert_eq!(client.references("a", &image.digest, "").await, answer);
+    let ready = Client::new(refshim.admin).get("/readyz").await;
+    assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(String::from_utf8_lossy(&ready.body).contains("the journal cannot be written"));
+    assert!(refshim.stop().success());
+
+    let refshim = Refshim::start(registry.address, directory.path()).await;
+    let client = refshim.client();
+    assert_eq!(client.references("a", &image.digest, "").await, answer);
+    assert_eq!(client.put_manifest("a", "new", &new).await.status, StatusCode::CREATED);
+    assert_eq!(client.references("a", &image.digest, "").await.len(), answer.len() + 1);
+}
