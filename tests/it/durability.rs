@@ -245,3 +245,45 @@ async fn a_disk_that_takes_no_more_ends_recording_and_nothing_else() {
     assert_eq!(client.put_manifest("a", "new", &new).await.status, StatusCode::CREATED);
     assert_eq!(client.references("a", &image.digest, "").await.len(), answer.len() + 1);
 }
+
+/// The limit lets the journal's short segments be written, but not sled's one long file.
+#[tokio::test]
+async fn a_sled_that_fails_gives_no_short_list_and_loses_nothing() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let start = Refshim::prepare(registry.address, directory.path()).surviving_limits();
+    let refshim =
+        start.with("INDEX_SEGMENT_BYTES", "64KiB").with("INDEX_FLUSH_INTERVAL", "10ms").launch().await;
+    let client = refshim.client();
+    let image = client.image("a", "image").await;
+    client.push("a", &image).await;
+    let path = format!("/v2/a/manifests/{}/references", image.digest);
+    refshim.limit_file_size(100 << 10);
+    let mut acknowledged = Vec::new();
+    let failure = loop {
+        assert!(acknowledged.len() < 500, "sled goes on");
+        let name = format!("{}{}", acknowledged.len(), "x".repeat(10_000));
+        let content = about(&image, &image, &name);
+        client.push("a", &content).await;
+        acknowledged.push(content.digest);
+        let answer = client.get(&path).await;
+        if answer.status != StatusCode::OK {
+            break answer;
+        }
+        assert_eq!(client.referrers("a", &image.digest, "").await, acknowledged);
+    };
+    assert_eq!(
+        (failure.status, failure.error_code().as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE")
+    );
+    let content = about(&image, &image, "after it");
+    client.push("a", &content).await;
+    acknowledged.push(content.digest);
+    let ready = Client::new(refshim.admin).get("/readyz").await;
+    assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(client.get(&path).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refshim.stop().success());
+
+    let refshim = Refshim::start(registry.address, directory.path()).await;
+    assert_eq!(refshim.client().referrers("a", &image.digest, "").await, acknowledged);
+}
