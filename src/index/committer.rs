@@ -2,6 +2,7 @@
 //! once, applies them to sled, and only then answers everybody.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
@@ -20,6 +21,9 @@ use super::{Order, Referrer, Removed, Repository, Statistics, Version, WriteErro
 
 /// How many bytes of what waits go into one frame, about.
 const BATCH_BYTES: usize = 4 << 20;
+
+/// What is said if the thread does not end as it should.
+pub(crate) const PANICKED: &str = "the thread that writes the index panicked";
 
 /// Sends one caller the answer.
 type Answer = Box<dyn FnOnce(Result<(), WriteError>)>;
@@ -213,8 +217,9 @@ impl Committer {
 
     /// What is written stays durable in the journal, and the next start builds the index anew.
     fn lose_store(&mut self, error: &str) {
-        // Closing a sled that failed may panic or never end: keep it until the process ends.
-        std::mem::forget(self.store.take());
+        if let Some(store) = self.store.take() {
+            abandon(store);
+        }
         self.shared.damaged(format!("{error}; restart to build the index anew from the journal"));
     }
 
@@ -246,7 +251,10 @@ impl Committer {
                 self.note_statistics(0);
                 self.shared.ready(store);
             }
-            Err(error) => error.report(&self.shared),
+            Err(error) => {
+                abandon(store);
+                error.report(&self.shared);
+            }
         }
     }
 
@@ -300,10 +308,27 @@ impl Committer {
             self.end_compaction(compaction);
         }
         self.shared.closed();
-        if let Some(Err(error)) = self.store.take().map(|store| store.flush()) {
+        let Some(store) = self.store.take() else { return };
+        if let Err(error) = store.flush() {
             tracing::warn!(%error, "sled could not be flushed; the next start reads more of the journal");
+            abandon(store);
         }
     }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.shared.stop();
+            self.shared.fail_writes(PANICKED.to_owned());
+            self.lose_store(PANICKED);
+        }
+    }
+}
+
+/// Closing a sled that failed may panic or never end: it is kept until the process ends.
+fn abandon(store: Arc<Store>) {
+    std::mem::forget(store);
 }
 
 fn confirm(put: Put, draft: &mut Draft) {
