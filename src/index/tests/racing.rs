@@ -173,3 +173,54 @@ async fn many_writers_share_syncs_and_lose_nothing() {
     assert_eq!(answers(&index, 0..5).await, all);
     assert_eq!(bench.rebuilds(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_answers_everybody_who_waits() {
+    // More than the queue takes.
+    const WRITERS: u32 = 3000;
+    let bench = Bench::new();
+    let mut recorded = Vec::new();
+    for round in 0..5 {
+        let index = bench.open().await;
+        let writers = (0..WRITERS).map(|n| {
+            let (index, n) = (index.clone(), round * WRITERS + n);
+            tokio::spawn(async move { (n, index.begin(repository("a"), referrer(n, &[1])).await) })
+        });
+        let writers: Vec<_> = writers.collect();
+        tokio::task::yield_now().await;
+        index.close().await;
+        for writer in writers {
+            match writer.await.unwrap() {
+                (n, Ok(_put)) => recorded.push(digest(n)),
+                (_, Err(error)) => assert_eq!(error, WriteError::Closed),
+            }
+        }
+        assert_eq!(index.statistics().in_flight, 0);
+    }
+    assert!(!recorded.is_empty());
+    let mut listed: Vec<_> = entries(&bench.open().await, 1).await.into_iter().map(|it| it.digest).collect();
+    listed.sort();
+    recorded.sort();
+    assert_eq!(listed, recorded);
+}
+
+#[tokio::test]
+async fn closing_while_it_is_opened_leaves_everything_in_order() {
+    let bench = Bench::new();
+    let index = bench.open().await;
+    put(&index, 10, &[1]).await;
+    index.close().await;
+    drop(index);
+    for round in 0..10 {
+        if round % 2 == 0 {
+            fs::remove_dir_all(bench.sled()).unwrap();
+        }
+        let index = bench.try_open().unwrap();
+        tokio::time::sleep(Duration::from_millis(round)).await;
+        index.close().await;
+        assert_eq!(index.state(), State::Closed);
+        assert_eq!(index.write_failure(), None);
+    }
+    assert_eq!(numbers(&bench.open().await, 1).await, [(10, false)]);
+    assert_eq!(bench.rebuilds(), 0);
+}
