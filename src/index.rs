@@ -43,7 +43,8 @@ pub struct Settings {
     pub flush_interval: Duration,
     /// How long a segment of the journal gets before the next one is begun.
     pub segment_bytes: u64,
-    /// How long the journal gets at least before it is compacted.
+    /// Bytes by which the journal may grow before it is compacted, or twice of what the last compaction
+    /// left if that is more.
     pub compact_bytes: u64,
 }
 
