@@ -97,7 +97,8 @@ pub struct Index {
     pub flush_interval: Duration,
     /// Bytes after which the journal begins a new file. Default 64 MiB.
     pub segment_bytes: u64,
-    /// Bytes by which the journal may grow before it is compacted. Default 256 MiB.
+    /// Bytes by which the journal may grow before it is compacted, or twice of what the last compaction
+    /// left if that is more. Default 256 MiB.
     pub compact_bytes: u64,
 }
 

@@ -43,7 +43,8 @@ pub struct Settings {
     pub flush_interval: Duration,
     /// How long a segment of the journal gets before the next one is begun.
     pub segment_bytes: u64,
-    /// How long the journal gets at least before it is compacted.
+    /// Bytes by which the journal may grow before it is compacted, or twice of what the last compaction
+    /// left if that is more.
     pub compact_bytes: u64,
 }
 
@@ -72,8 +73,8 @@ pub struct Referrer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Order(pub u64);
 
-/// Which state of a referrer somebody saw; every record of it makes a new one. Lets a removal that was decided
-/// on what was seen come too late.
+/// Which state of a referrer somebody saw; every record of it makes a new one. Lets what was decided on
+/// what was seen come too late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version(pub u64);
 
@@ -296,9 +297,14 @@ impl Index {
         self.engine.version(key(repository.clone(), referrer.clone())).await
     }
 
-    /// Confirms a pending referrer: the upstream has it.
-    pub async fn settle_present(&self, repository: Repository, referrer: Digest) -> Result<(), WriteError> {
-        self.engine.settle_present(key(repository, referrer)).await
+    /// Confirms a pending referrer that the upstream has, if it is as it was `seen`; else it stays as it is.
+    pub async fn settle_present(
+        &self,
+        repository: Repository,
+        referrer: Digest,
+        seen: Version,
+    ) -> Result<(), WriteError> {
+        self.engine.settle_present(key(repository, referrer), seen).await
     }
 
     /// Removes a referrer that the upstream does not have, if it is as it was `seen` and is not being PUT;

@@ -197,7 +197,8 @@ impl References {
 
     /// The answer does not depend on whether this can be written down: the next query asks again.
     async fn confirm(&self, repository: &Repository, entry: &Entry) {
-        let written = self.index.settle_present(repository.clone(), entry.digest.clone()).await;
+        let written =
+            self.index.settle_present(repository.clone(), entry.digest.clone(), entry.version).await;
         log_unwritten(repository, entry, written);
     }
 

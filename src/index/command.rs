@@ -36,6 +36,7 @@ pub(crate) enum Write {
     },
     SettlePresent {
         key: ReferrerKey,
+        seen: Version,
         reply: Reply<()>,
     },
     Remove {

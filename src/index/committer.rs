@@ -2,6 +2,7 @@
 //! once, applies them to sled, and only then answers everybody.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
@@ -20,6 +21,9 @@ use super::{Order, Referrer, Removed, Repository, Statistics, Version, WriteErro
 
 /// How many bytes of what waits go into one frame, about.
 const BATCH_BYTES: usize = 4 << 20;
+
+/// What is said if the thread does not end as it should.
+pub(crate) const PANICKED: &str = "the thread that writes the index panicked";
 
 /// Sends one caller the answer.
 type Answer = Box<dyn FnOnce(Result<(), WriteError>)>;
@@ -134,11 +138,10 @@ impl Committer {
                 refuse(put, draft);
                 answer(reply, ())
             }
-            Write::SettlePresent { key, reply } => {
-                match draft.find(&key) {
-                    Found::Known(known) if !known.pending => {}
-                    Found::Unknown => {}
-                    Found::Known(_) | Found::Unseen => draft.push(Record::Confirmed(key)),
+            Write::SettlePresent { key, seen, reply } => {
+                // What cannot be compared stays pending, and the next query asks again.
+                if matches!(draft.find(&key), Found::Known(known) if known.pending && known.version == seen) {
+                    draft.push(Record::Confirmed(key));
                 }
                 answer(reply, ())
             }
@@ -164,18 +167,18 @@ impl Committer {
     }
 
     fn remove(&self, key: ReferrerKey, seen: Version, draft: &mut Draft) -> Removed {
-        let (stale, pending) = match draft.find(&key) {
+        let stale = match draft.find(&key) {
             Found::Unknown => return Removed::Unknown,
-            Found::Known(known) => (known.version != seen, known.pending),
-            Found::Unseen => (true, false),
+            Found::Known(known) => known.version != seen,
+            Found::Unseen => true,
         };
-        if !stale && !self.shared.in_flight.contains(&key) {
+        let in_flight = self.shared.in_flight.doubt(&key);
+        if !stale && !in_flight {
             draft.push(Record::Removed(key));
             return Removed::Gone;
         }
-        if !pending {
-            draft.push(Record::Doubted(key));
-        }
+        // Even if it is pending: the new version keeps it so when a query has just been told that it is there.
+        draft.push(Record::Doubted(key));
         Removed::Doubted
     }
 
@@ -214,8 +217,9 @@ impl Committer {
 
     /// What is written stays durable in the journal, and the next start builds the index anew.
     fn lose_store(&mut self, error: &str) {
-        // Closing a sled that failed may panic or never end: keep it until the process ends.
-        std::mem::forget(self.store.take());
+        if let Some(store) = self.store.take() {
+            abandon(store);
+        }
         self.shared.damaged(format!("{error}; restart to build the index anew from the journal"));
     }
 
@@ -247,7 +251,10 @@ impl Committer {
                 self.note_statistics(0);
                 self.shared.ready(store);
             }
-            Err(error) => error.report(&self.shared),
+            Err(error) => {
+                abandon(store);
+                error.report(&self.shared);
+            }
         }
     }
 
@@ -301,18 +308,37 @@ impl Committer {
             self.end_compaction(compaction);
         }
         self.shared.closed();
-        if let Some(Err(error)) = self.store.take().map(|store| store.flush()) {
+        let Some(store) = self.store.take() else { return };
+        if let Err(error) = store.flush() {
             tracing::warn!(%error, "sled could not be flushed; the next start reads more of the journal");
+            abandon(store);
         }
     }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.shared.stop();
+            self.shared.fail_writes(PANICKED.to_owned());
+            self.lose_store(PANICKED);
+        }
+    }
+}
+
+/// Closing a sled that failed may panic or never end: it is kept until the process ends.
+fn abandon(store: Arc<Store>) {
+    std::mem::forget(store);
 }
 
 fn confirm(put: Put, draft: &mut Draft) {
     let Put { mark, referrer, order } = put;
     let key = mark.key();
+    // The upstream may have taken the manifest before it deleted it: the next query asks.
+    let doubted = mark.is_doubted();
     let record = match draft.find(key) {
         Found::Known(known) if known.has(&referrer.links) => {
-            if !known.pending {
+            if !known.pending || doubted {
                 return;
             }
             if known.descriptor == referrer.descriptor {
@@ -321,7 +347,7 @@ fn confirm(put: Put, draft: &mut Draft) {
                 recorded(key, &referrer, known.order, false)
             }
         }
-        Found::Known(_) | Found::Unknown | Found::Unseen => recorded(key, &referrer, order, false),
+        Found::Known(_) | Found::Unknown | Found::Unseen => recorded(key, &referrer, order, doubted),
     };
     draft.push(record);
 }

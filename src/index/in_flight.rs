@@ -17,6 +17,8 @@ struct Group {
     created: bool,
     /// Whether the upstream refused each one that has ended.
     all_refused: bool,
+    /// Whether it may have been deleted since one of them began.
+    doubted: bool,
 }
 
 /// One PUT in flight. Dropped without an outcome, the outcome is not known.
@@ -31,16 +33,18 @@ impl InFlight {
     /// Marks a PUT as in flight; `created` if it made the referrer known.
     pub(crate) fn begin(self: &Arc<Self>, key: ReferrerKey, created: bool) -> Mark {
         let mut groups = self.lock();
-        let group =
-            groups.entry(key.clone()).or_insert(Group { marks: 0, created: false, all_refused: true });
+        let none = Group { marks: 0, created: false, all_refused: true, doubted: false };
+        let group = groups.entry(key.clone()).or_insert(none);
         group.marks += 1;
         group.created |= created;
         Mark { in_flight: Arc::clone(self), key, refused: false }
     }
 
-    /// Whether a PUT of the referrer is in flight.
-    pub(crate) fn contains(&self, key: &ReferrerKey) -> bool {
-        self.lock().contains_key(key)
+    /// Notes that the referrer may have been deleted. Tells whether a PUT of it is in flight.
+    pub(crate) fn doubt(&self, key: &ReferrerKey) -> bool {
+        let mut groups = self.lock();
+        let group = groups.get_mut(key);
+        group.map(|group| group.doubted = true).is_some()
     }
 
     /// How many referrers have a PUT in flight.
@@ -57,6 +61,11 @@ impl Mark {
     /// Which referrer is PUT.
     pub(crate) fn key(&self) -> &ReferrerKey {
         &self.key
+    }
+
+    /// Whether the referrer may have been deleted while it was PUT.
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.in_flight.lock().get(&self.key).is_some_and(|group| group.doubted)
     }
 
     /// Ends it, the upstream having refused the manifest. Tells whether that is all there is to the
@@ -105,7 +114,8 @@ mod tests {
                 Drop => drop(marks.pop().unwrap()),
                 Refuse { all } => assert_eq!(marks.pop().unwrap().refuse(), *all),
             }
-            assert_eq!((in_flight.contains(&key), in_flight.len()), (!marks.is_empty(), marks.len().min(1)));
+            assert_eq!((in_flight.doubt(&key), in_flight.len()), (!marks.is_empty(), marks.len().min(1)));
+            assert!(marks.iter().all(Mark::is_doubted));
         }
     }
 

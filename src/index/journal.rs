@@ -200,6 +200,12 @@ impl Journal {
         Ok(())
     }
 
+    /// From here on writes to this file, be it one that cannot be written.
+    #[cfg(test)]
+    pub(crate) fn write_to(&mut self, file: File) {
+        self.file = file;
+    }
+
     /// Takes note of a snapshot that stands for all segments before its position, which are gone.
     pub(crate) fn compacted(&mut self, snapshot: Snapshot) {
         self.segments.retain(|segment| segment.base >= snapshot.position);

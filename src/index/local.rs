@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 use super::command::{Command, Put, Reply, Write};
-use super::committer::Committer;
+use super::committer::{Committer, PANICKED};
 use super::journal::{Journal, JournalError, files};
 use super::opening::Opening;
 use super::record::ReferrerKey;
@@ -80,8 +80,8 @@ impl Local {
         self.write(|reply| Write::Refuse { put, reply }).await
     }
 
-    pub(crate) async fn settle_present(&self, key: ReferrerKey) -> Result<(), WriteError> {
-        self.write(|reply| Write::SettlePresent { key, reply }).await
+    pub(crate) async fn settle_present(&self, key: ReferrerKey, seen: Version) -> Result<(), WriteError> {
+        self.write(|reply| Write::SettlePresent { key, seen, reply }).await
     }
 
     pub(crate) async fn remove(&self, key: ReferrerKey, seen: Version) -> Result<Removed, WriteError> {
@@ -111,9 +111,24 @@ impl Local {
         if let Some(reason) = self.shared.write_failure() {
             return Err(WriteError::Failed(reason.to_owned()));
         }
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Write(Box::new(write(reply)))).await.map_err(|_| WriteError::Closed)?;
-        answer.await.map_err(|_| WriteError::Closed)?
+        let (reply, mut answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Write(Box::new(write(reply)))).await;
+        sent.map_err(|_| self.ended())?;
+        let answer = tokio::select! {
+            biased;
+            answer = &mut answer => answer.ok(),
+            // What is sent at the very moment when the committer ends stays in the channel, unanswered.
+            () = self.commands.closed() => answer.try_recv().ok(),
+        };
+        answer.unwrap_or_else(|| Err(self.ended()))
+    }
+
+    /// Why there is no committer any more.
+    fn ended(&self) -> WriteError {
+        match self.shared.state() {
+            State::Closed => WriteError::Closed,
+            State::Opening | State::Ready | State::Damaged(_) => WriteError::Failed(PANICKED.to_owned()),
+        }
     }
 
     /// Reads where waiting is allowed: what sled does not hold in memory it reads from the disk.
@@ -133,8 +148,9 @@ impl Local {
         // The committer is gone already if the index was closed before.
         self.commands.send(Command::Close).await.ok();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        let joined = spawn_blocking(|| threads.into_iter().try_for_each(JoinHandle::join)).await;
-        if !matches!(joined, Ok(Ok(()))) {
+        let panicked = |thread: JoinHandle<()>| thread.join().is_err();
+        let joined = spawn_blocking(move || threads.into_iter().map(panicked).filter(|it| *it).count()).await;
+        if !matches!(joined, Ok(0)) {
             tracing::error!("a thread of the index panicked");
         }
     }
@@ -180,5 +196,43 @@ fn lock(data_dir: &Path) -> Result<File, OpenError> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: data_dir.to_owned() }),
         Err(TryLockError::Error(source)) => Err(OpenError::Io { path, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_committer_that_panics_leaves_nobody_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let local = Local::open(Settings {
+            data_dir: directory.path().to_owned(),
+            cache_bytes: 1 << 20,
+            flush_interval: Duration::from_millis(100),
+            segment_bytes: 1 << 20,
+            compact_bytes: 1 << 20,
+        });
+        let local = local.unwrap();
+        local.opened().await;
+        // The next commit cannot be counted.
+        local.shared.update_statistics(|statistics| statistics.commits = u64::MAX);
+        let begin = || {
+            let repository = Repository { upstream: 0, name: "a".parse().unwrap() };
+            let descriptor = "{}".to_owned();
+            let referrer = Referrer { digest: Digest::Sha256([1; 32]), descriptor, links: Vec::new() };
+            async { local.begin(repository, referrer).await.unwrap_err() }
+        };
+        let expected = WriteError::Failed(PANICKED.to_owned());
+        let all = tokio::join!(begin(), begin(), begin());
+        assert_eq!(all, (expected.clone(), expected.clone(), expected.clone()));
+        assert_eq!(begin().await, expected);
+        local.close().await;
+        assert_eq!(local.write_failure().as_deref(), Some(PANICKED));
+        let State::Damaged(reason) = local.state() else { panic!("{:?}", local.state()) };
+        assert_eq!(local.probe().await, Err(ReadError::Damaged(reason).into()));
+        assert_eq!(local.statistics().in_flight, 0);
     }
 }

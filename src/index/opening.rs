@@ -50,7 +50,6 @@ impl Opening {
         match self.store() {
             // The committer is gone only if the index was closed.
             Ok(store) => drop(self.commands.blocking_send(Command::Opened(Arc::new(store)))),
-            Err(OpeningError::Stopped) => {}
             Err(error) => error.report(&self.shared),
         }
     }
@@ -112,8 +111,10 @@ impl Opening {
 impl OpeningError {
     /// Ends reading; damage of the journal ends writing too.
     pub(crate) fn report(self, shared: &Shared) {
-        if let Self::Journal(_) = self {
-            shared.fail_writes(self.to_string());
+        match self {
+            Self::Stopped => return,
+            Self::Journal(_) => shared.fail_writes(self.to_string()),
+            Self::Store(_) | Self::SetAside(_) => {}
         }
         shared.damaged(self.to_string());
     }

@@ -155,6 +155,10 @@ async fn version(index: &Index, n: u32) -> Option<Version> {
     index.version(&repository("a"), &digest(n)).await.unwrap()
 }
 
+async fn settle(index: &Index, n: u32, seen: Version) {
+    index.settle_present(repository("a"), digest(n), seen).await.unwrap();
+}
+
 async fn remove(index: &Index, n: u32, seen: Version) -> Removed {
     index.remove(repository("a"), digest(n), seen).await.unwrap()
 }
@@ -182,7 +186,7 @@ async fn lists_what_was_put_and_nothing_else() {
     assert_eq!(statistics.in_flight, 1);
     drop(pending);
     assert_eq!(index.statistics().in_flight, 0);
-    index.settle_present(repository("a"), digest(11)).await.unwrap();
+    settle(&index, 11, version(&index, 11).await.unwrap()).await;
     assert_eq!(numbers(&index, 1).await, [(10, false), (11, false)]);
     assert_eq!(index.statistics().pending, 0);
 }

@@ -210,3 +210,80 @@ async fn the_journals_end_cut_off_costs_no_earlier_link() {
         assert!(refshim.stop().success());
     }
 }
+
+#[tokio::test]
+async fn a_disk_that_takes_no_more_ends_recording_and_nothing_else() {
+    let Recorded { registry, directory, image, answer } = recorded(3).await;
+    let start = Refshim::prepare(registry.address, directory.path()).surviving_limits();
+    // sled would write to the full disk as well.
+    let refshim = start.with("INDEX_FLUSH_INTERVAL", "1m").launch().await;
+    let client = refshim.client();
+    let segment = files(&directory.path().join("journal")).into_iter().max().unwrap();
+    let length = || std::fs::metadata(&segment).unwrap().len();
+    let before = length();
+    // The first part of a record is written.
+    refshim.limit_file_size(before + 100);
+    let new = about(&image, &image, "new");
+    for _ in 0..2 {
+        let put = client.put_manifest("a", "new", &new).await;
+        assert_eq!((put.status, put.error_code().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"));
+    }
+    assert_eq!(registry.client().head("/v2/a/manifests/new").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(length(), before + 100);
+    let plain = client.image("a", "plain").await;
+    client.push("a", &plain).await;
+    assert_eq!(client.served("a", &plain.digest).await.2, plain.digest);
+    assert_eq!(client.references("a", &image.digest, "").await, answer);
+    let ready = Client::new(refshim.admin).get("/readyz").await;
+    assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(String::from_utf8_lossy(&ready.body).contains("the journal cannot be written"));
+    assert!(refshim.stop().success());
+
+    let refshim = Refshim::start(registry.address, directory.path()).await;
+    let client = refshim.client();
+    assert_eq!(client.references("a", &image.digest, "").await, answer);
+    assert_eq!(client.put_manifest("a", "new", &new).await.status, StatusCode::CREATED);
+    assert_eq!(client.references("a", &image.digest, "").await.len(), answer.len() + 1);
+}
+
+/// The limit lets the journal's short segments be written, but not sled's one long file.
+#[tokio::test]
+async fn a_sled_that_fails_gives_no_short_list_and_loses_nothing() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let start = Refshim::prepare(registry.address, directory.path()).surviving_limits();
+    let refshim =
+        start.with("INDEX_SEGMENT_BYTES", "64KiB").with("INDEX_FLUSH_INTERVAL", "10ms").launch().await;
+    let client = refshim.client();
+    let image = client.image("a", "image").await;
+    client.push("a", &image).await;
+    let path = format!("/v2/a/manifests/{}/references", image.digest);
+    refshim.limit_file_size(100 << 10);
+    let mut acknowledged = Vec::new();
+    let failure = loop {
+        assert!(acknowledged.len() < 500, "sled goes on");
+        let name = format!("{}{}", acknowledged.len(), "x".repeat(10_000));
+        let content = about(&image, &image, &name);
+        client.push("a", &content).await;
+        acknowledged.push(content.digest);
+        let answer = client.get(&path).await;
+        if answer.status != StatusCode::OK {
+            break answer;
+        }
+        assert_eq!(client.referrers("a", &image.digest, "").await, acknowledged);
+    };
+    assert_eq!(
+        (failure.status, failure.error_code().as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE")
+    );
+    let content = about(&image, &image, "after it");
+    client.push("a", &content).await;
+    acknowledged.push(content.digest);
+    let ready = Client::new(refshim.admin).get("/readyz").await;
+    assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(client.get(&path).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refshim.stop().success());
+
+    let refshim = Refshim::start(registry.address, directory.path()).await;
+    assert_eq!(refshim.client().referrers("a", &image.digest, "").await, acknowledged);
+}

@@ -1,4 +1,4 @@
-//! The committer alone: what one batch does, and what it does before sled is there.
+//! The committer alone: what one batch does, what it does before sled is there, and when it cannot write.
 
 use std::sync::Arc;
 use std::thread;
@@ -23,10 +23,17 @@ struct Parts {
 
 impl Parts {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::open(tempfile::tempdir().unwrap(), None)
+    }
+
+    /// Of the index in `directory`, with a journal that is written to `device`.
+    fn open(directory: tempfile::TempDir, device: Option<&str>) -> Self {
         let lock = fs::File::create(directory.path().join("lock")).unwrap();
         let shared = Arc::new(Shared::new(lock));
-        let journal = Journal::open(&directory.path().join("journal"), 1 << 20).unwrap();
+        let mut journal = Journal::open(&directory.path().join("journal"), 1 << 20).unwrap();
+        if let Some(device) = device {
+            journal.write_to(fs::File::options().write(true).open(device).unwrap());
+        }
         let identity = journal.history().identity();
         let sled = directory.path().join("sled");
         let store = Arc::new(Store::open(&sled, 1 << 20, Duration::from_secs(1), identity).unwrap());
@@ -61,12 +68,66 @@ fn received<T>(answer: Answer<T>) -> T {
     answer.blocking_recv().unwrap().unwrap()
 }
 
+/// What is pending of the referrers of subject 1.
+fn pending_of_1(store: &Store) -> Vec<bool> {
+    let page = store.referrers(&repository("a"), &digest(1), &everything()).unwrap();
+    page.entries.iter().map(|entry| entry.pending).collect()
+}
+
+/// Once the journal cannot be written to `device`, nothing is acknowledged, and what was is there.
+#[track_caller]
+fn check_final(device: &str, expected: &str) {
+    let Parts { directory, store, committer, commands, .. } = Parts::new();
+    commands.blocking_send(Command::Opened(store)).unwrap();
+    let acknowledged = [send(&commands, begin(10, &[1])), send(&commands, begin(11, &[1]))];
+    commands.blocking_send(Command::Close).unwrap();
+    committer.run();
+    drop(acknowledged.map(received));
+
+    let Parts { directory, shared, store, committer, commands } = Parts::open(directory, Some(device));
+    let thread = thread::spawn(|| committer.run());
+    commands.blocking_send(Command::Opened(store)).unwrap();
+    let failed = |answer: Result<(), WriteError>| {
+        let error = answer.unwrap_err().to_string();
+        assert!(error.contains("the journal cannot be written") && error.contains(expected), "{error}");
+    };
+    for n in 12..14 {
+        failed(send(&commands, begin(n, &[1])).blocking_recv().unwrap().map(drop));
+    }
+    // Nothing would have to be written for this one.
+    let unknown = send(&commands, |reply| Write::SettlePresent { key: key(99), seen: Version(1), reply });
+    failed(unknown.blocking_recv().unwrap());
+    failed(send(&commands, |reply| Write::Probe { reply }).blocking_recv().unwrap());
+    assert_eq!(shared.state(), State::Ready);
+    assert_eq!(pending_of_1(&shared.store().unwrap()), [true, true]);
+    assert_eq!(shared.statistics().in_flight, 0);
+    commands.blocking_send(Command::Close).unwrap();
+    thread.join().unwrap();
+
+    let Parts { directory: _directory, shared, store, committer, commands } = Parts::open(directory, None);
+    commands.blocking_send(Command::Opened(Arc::clone(&store))).unwrap();
+    let answer = send(&commands, begin(14, &[1]));
+    commands.blocking_send(Command::Close).unwrap();
+    committer.run();
+    received(answer);
+    assert_eq!(pending_of_1(&store), [true, true, true]);
+    assert_eq!(shared.write_failure(), None);
+}
+
+#[test]
+fn after_a_write_or_a_sync_that_failed_nothing_is_acknowledged() {
+    check_final("/dev/full", "No space left on device");
+    // Takes what is written, but cannot sync it.
+    check_final("/dev/null", "Invalid argument");
+}
+
 #[test]
 fn a_command_sees_what_the_same_batch_did_before_it() {
     let Parts { directory: _directory, shared, store, committer, commands } = Parts::new();
     commands.blocking_send(Command::Opened(Arc::clone(&store))).unwrap();
+    let seen = Version::of(shared.journal_end(), 0);
     let first = send(&commands, begin(10, &[1]));
-    let settled = send(&commands, |reply| Write::SettlePresent { key: key(10), reply });
+    let settled = send(&commands, |reply| Write::SettlePresent { key: key(10), seen, reply });
     let second = send(&commands, begin(10, &[2]));
     let doubted = send(&commands, remove(10));
     let unknown = send(&commands, remove(11));

@@ -12,7 +12,7 @@ enum Step {
     Confirm { place: usize },
     Refuse { place: usize },
     Abandon { place: usize },
-    Settle { referrer: u32 },
+    Settle { referrer: u32, seen: bool },
     Remove { referrer: u32, seen: bool },
     Reopen,
     Rebuild,
@@ -26,7 +26,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => any::<usize>().prop_map(|place| Step::Confirm { place }),
         3 => any::<usize>().prop_map(|place| Step::Refuse { place }),
         1 => any::<usize>().prop_map(|place| Step::Abandon { place }),
-        1 => referrer().prop_map(|referrer| Step::Settle { referrer }),
+        2 => (referrer(), any::<bool>()).prop_map(|(referrer, seen)| Step::Settle { referrer, seen }),
         3 => (referrer(), any::<bool>()).prop_map(|(referrer, seen)| Step::Remove { referrer, seen }),
         1 => Just(Step::Reopen),
         1 => Just(Step::Rebuild),
@@ -47,6 +47,7 @@ struct Puts {
     in_flight: usize,
     made_it: bool,
     all_refused: bool,
+    doubted: bool,
 }
 
 #[derive(Debug, Default)]
@@ -87,9 +88,13 @@ impl Model {
 
     fn remove(&mut self, referrer: u32, seen: bool) -> Removed {
         let Some(known) = self.referrers.get_mut(&referrer) else { return Removed::Unknown };
-        if seen && !self.puts.contains_key(&referrer) {
+        let puts = self.puts.get_mut(&referrer);
+        if seen && puts.is_none() {
             self.referrers.remove(&referrer);
             return Removed::Gone;
+        }
+        if let Some(puts) = puts {
+            puts.doubted = true;
         }
         known.pending = true;
         Removed::Doubted
@@ -102,6 +107,11 @@ impl Model {
         found.sort_by_key(|(_, known)| known.born);
         found.into_iter().map(|(referrer, known)| (*referrer, known.pending)).collect()
     }
+}
+
+/// The version that the referrer has, if it is to be the right one.
+async fn version_if(seen: bool, index: &Index, referrer: u32) -> Version {
+    version(index, referrer).await.filter(|_| seen).unwrap_or(Version::UNKNOWN)
 }
 
 async fn run(steps: Vec<Step>) {
@@ -123,7 +133,8 @@ async fn run(steps: Vec<Step>) {
                 let Some(place) = pick(place) else { continue };
                 let (referrer, subjects, put) = puts.swap_remove(place);
                 put.confirm().await.unwrap();
-                model.record(referrer, &subjects, false);
+                let doubted = model.puts[&referrer].doubted;
+                model.record(referrer, &subjects, doubted);
                 model.end(referrer, false);
             }
             Step::Refuse { place } => {
@@ -142,15 +153,15 @@ async fn run(steps: Vec<Step>) {
                 drop(put);
                 model.end(referrer, false);
             }
-            Step::Settle { referrer } => {
-                index.settle_present(repository("a"), digest(referrer)).await.unwrap();
+            Step::Settle { referrer, seen } => {
+                let version = version_if(seen, &index, referrer).await;
+                settle(&index, referrer, version).await;
                 if let Some(known) = model.referrers.get_mut(&referrer) {
-                    known.pending = false;
+                    known.pending &= !seen;
                 }
             }
             Step::Remove { referrer, seen } => {
-                let current = version(&index, referrer).await;
-                let version = current.filter(|_| seen).unwrap_or(Version::UNKNOWN);
+                let version = version_if(seen, &index, referrer).await;
                 assert_eq!(remove(&index, referrer, version).await, model.remove(referrer, seen));
             }
             Step::Reopen | Step::Rebuild => {

@@ -78,8 +78,8 @@ async fn a_removal_takes_what_it_saw_and_nothing_newer() {
     put(&index, 10, &[1]).await;
     assert_eq!(remove(&index, 10, seen).await, Removed::Doubted);
     assert_eq!(numbers(&index, 1).await, [(10, true)]);
-    let seen = version(&index, 10).await.unwrap();
     assert_eq!(remove(&index, 10, Version::UNKNOWN).await, Removed::Doubted);
+    let seen = version(&index, 10).await.unwrap();
     assert_eq!(remove(&index, 10, seen).await, Removed::Gone);
 
     // Being PUT.
@@ -97,14 +97,50 @@ async fn settling_confirms_what_is_pending_and_brings_nothing_back() {
     let bench = Bench::new();
     let index = bench.open().await;
     let in_flight = begin(&index, 10, &[1]).await;
-    index.settle_present(repository("a"), digest(10)).await.unwrap();
+    let seen = version(&index, 10).await.unwrap();
+    settle(&index, 10, seen).await;
     assert_eq!(numbers(&index, 1).await, [(10, false)]);
     in_flight.refuse().await.unwrap();
     assert_eq!(numbers(&index, 1).await, [(10, false)]);
     let seen = version(&index, 10).await.unwrap();
     assert_eq!(remove(&index, 10, seen).await, Removed::Gone);
-    index.settle_present(repository("a"), digest(10)).await.unwrap();
+    settle(&index, 10, seen).await;
     assert_eq!(numbers(&index, 1).await, []);
+}
+
+#[tokio::test]
+async fn what_was_deleted_since_a_query_asked_for_it_stays_pending() {
+    let bench = Bench::new();
+    let index = bench.open().await;
+    put(&index, 10, &[1]).await;
+    let deleted = version(&index, 10).await.unwrap();
+    let _again = begin(&index, 10, &[1]).await;
+    let asked = version(&index, 10).await.unwrap();
+    assert_eq!(remove(&index, 10, deleted).await, Removed::Doubted);
+    settle(&index, 10, asked).await;
+    assert_eq!(numbers(&index, 1).await, [(10, true)]);
+
+    // Pending already when it is deleted.
+    let asked = version(&index, 10).await.unwrap();
+    assert_eq!(remove(&index, 10, asked).await, Removed::Doubted);
+    settle(&index, 10, asked).await;
+    assert_eq!(numbers(&index, 1).await, [(10, true)]);
+
+    let asked = version(&index, 10).await.unwrap();
+    settle(&index, 10, asked).await;
+    assert_eq!(numbers(&index, 1).await, [(10, false)]);
+}
+
+#[tokio::test]
+async fn what_was_deleted_while_it_was_put_is_asked_for() {
+    let bench = Bench::new();
+    let index = bench.open().await;
+    let first = begin(&index, 10, &[1]).await;
+    assert_eq!(remove(&index, 10, Version::UNKNOWN).await, Removed::Doubted);
+    first.confirm().await.unwrap();
+    assert_eq!(numbers(&index, 1).await, [(10, true)]);
+    put(&index, 10, &[1]).await;
+    assert_eq!(numbers(&index, 1).await, [(10, false)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,5 +171,56 @@ async fn many_writers_share_syncs_and_lose_nothing() {
     drop(index);
     let index = bench.open().await;
     assert_eq!(answers(&index, 0..5).await, all);
+    assert_eq!(bench.rebuilds(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_answers_everybody_who_waits() {
+    // More than the queue takes.
+    const WRITERS: u32 = 3000;
+    let bench = Bench::new();
+    let mut recorded = Vec::new();
+    for round in 0..5 {
+        let index = bench.open().await;
+        let writers = (0..WRITERS).map(|n| {
+            let (index, n) = (index.clone(), round * WRITERS + n);
+            tokio::spawn(async move { (n, index.begin(repository("a"), referrer(n, &[1])).await) })
+        });
+        let writers: Vec<_> = writers.collect();
+        tokio::task::yield_now().await;
+        index.close().await;
+        for writer in writers {
+            match writer.await.unwrap() {
+                (n, Ok(_put)) => recorded.push(digest(n)),
+                (_, Err(error)) => assert_eq!(error, WriteError::Closed),
+            }
+        }
+        assert_eq!(index.statistics().in_flight, 0);
+    }
+    assert!(!recorded.is_empty());
+    let mut listed: Vec<_> = entries(&bench.open().await, 1).await.into_iter().map(|it| it.digest).collect();
+    listed.sort();
+    recorded.sort();
+    assert_eq!(listed, recorded);
+}
+
+#[tokio::test]
+async fn closing_while_it_is_opened_leaves_everything_in_order() {
+    let bench = Bench::new();
+    let index = bench.open().await;
+    put(&index, 10, &[1]).await;
+    index.close().await;
+    drop(index);
+    for round in 0..10 {
+        if round % 2 == 0 {
+            fs::remove_dir_all(bench.sled()).unwrap();
+        }
+        let index = bench.try_open().unwrap();
+        tokio::time::sleep(Duration::from_millis(round)).await;
+        index.close().await;
+        assert_eq!(index.state(), State::Closed);
+        assert_eq!(index.write_failure(), None);
+    }
+    assert_eq!(numbers(&bench.open().await, 1).await, [(10, false)]);
     assert_eq!(bench.rebuilds(), 0);
 }

@@ -37,6 +37,7 @@ pub(crate) struct Start<'a> {
     upstream: SocketAddr,
     data_dir: &'a Path,
     variables: Vec<(&'a str, String)>,
+    survives_limits: bool,
 }
 
 impl Registry {
@@ -95,7 +96,7 @@ impl Refshim {
     }
 
     pub(crate) fn prepare(upstream: SocketAddr, data_dir: &Path) -> Start<'_> {
-        Start { upstream, data_dir, variables: Vec::new() }
+        Start { upstream, data_dir, variables: Vec::new(), survives_limits: false }
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -125,6 +126,13 @@ impl Refshim {
     /// Waits for the end of a process that was told to stop.
     pub(crate) fn wait(mut self) -> ExitStatus {
         self.process.wait()
+    }
+
+    /// No file may get longer than this from here on, as if the disk were full.
+    pub(crate) fn limit_file_size(&self, bytes: u64) {
+        let limit = format!("--fsize={bytes}:");
+        let prlimit = Command::new("prlimit").args(["--pid", &self.pid().to_string(), &limit]).status();
+        assert!(prlimit.unwrap().success());
     }
 
     /// What was logged so far, a JSON object a line.
@@ -158,6 +166,12 @@ impl Start<'_> {
         self
     }
 
+    /// A write past [`Refshim::limit_file_size`] fails, and the process is not killed for it.
+    pub(crate) fn surviving_limits(mut self) -> Self {
+        self.survives_limits = true;
+        self
+    }
+
     pub(crate) async fn launch(self) -> Refshim {
         let refshim = self.launch_unready();
         refshim.ready().await;
@@ -165,7 +179,13 @@ impl Start<'_> {
     }
 
     pub(crate) fn launch_unready(self) -> Refshim {
-        let mut command = Command::new(binary());
+        let mut command = if self.survives_limits {
+            let mut shell = Command::new("bash");
+            shell.args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#]).arg(binary());
+            shell
+        } else {
+            Command::new(binary())
+        };
         command.arg("serve").arg("--upstream").arg(format!("http://{}", self.upstream));
         command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"]);
         command.arg(self.data_dir).env("REFSHIM_LOG_FORMAT", "json");
