@@ -61,6 +61,9 @@ impl Admin {
     }
 
     async fn index_works(&self) -> Result<(), String> {
+        if let Some(failure) = self.index.write_failure() {
+            return Err(failure);
+        }
         let mut wrote = self.wrote.lock().await;
         if !wrote.is_some_and(|at| at.elapsed() < FRESH) {
             *wrote = None;

@@ -113,13 +113,12 @@ impl Manifests {
         self.access.forget(&repository);
         let manifests = self.clone();
         let task = self.tasks.spawn(async move {
-            let seen = match manifests.index.version(&repository, &digest).await {
-                Ok(seen) => seen,
-                Err(_) => Some(Version::UNKNOWN),
-            };
+            // What could not be looked up, or is not known yet, is settled by the next query.
+            let seen = manifests.index.version(&repository, &digest).await.ok().flatten();
             let response = forward::pass(&manifests.upstream, &origin, request).await?;
-            if let Some(seen) = seen.filter(|_| response.status().is_success()) {
+            if response.status().is_success() {
                 let name = repository.name.clone();
+                let seen = seen.unwrap_or(Version::UNKNOWN);
                 if let Err(error) = manifests.index.remove(repository, digest.clone(), seen).await {
                     tracing::error!(repository = %name, %digest, %error,
                         "a manifest was deleted, but its links could not be removed from the index");
