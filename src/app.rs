@@ -88,7 +88,8 @@ impl App {
             .layer(PropagateRequestIdLayer::x_request_id())
             .service(tower::service_fn(move |request| {
                 let (app, origin) = (Arc::clone(&self), origin.clone());
-                async move { Ok(app.handle(origin, request).await) }
+                // Boxed once, so that the layers hand a pointer on and not the whole future.
+                Box::pin(async move { Ok(app.handle(origin, request).await) })
             }))
     }
 
