@@ -68,6 +68,17 @@ pub enum Answer<T> {
     Refused(Response<Body>),
 }
 
+impl<T> Answer<T> {
+    /// The same answer about something made of what is there.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
+        match self {
+            Self::Present(there) => Answer::Present(change(there)),
+            Self::Absent => Answer::Absent,
+            Self::Refused(response) => Answer::Refused(response),
+        }
+    }
+}
+
 /// What is known of a caller's right to read a repository.
 #[derive(Debug)]
 pub enum Verdict {
@@ -165,14 +176,13 @@ impl Access {
         manifest: &TagOrDigest,
     ) -> Result<Answer<Digest>, Error> {
         match self.head(caller, repository, manifest).await? {
+            Answer::Present(None) => {
+                let manifest = self.fetch(caller, repository, manifest).await?;
+                Ok(manifest.map(|bytes| Digest::of(Algorithm::Sha256, &bytes)))
+            }
             Answer::Present(Some(digest)) => Ok(Answer::Present(digest)),
             Answer::Absent => Ok(Answer::Absent),
             Answer::Refused(response) => Ok(Answer::Refused(response)),
-            Answer::Present(None) => Ok(match self.fetch(caller, repository, manifest).await? {
-                Answer::Present(bytes) => Answer::Present(Digest::of(Algorithm::Sha256, &bytes)),
-                Answer::Absent => Answer::Absent,
-                Answer::Refused(response) => Answer::Refused(response),
-            }),
         }
     }
 
@@ -184,11 +194,7 @@ impl Access {
         manifest: &TagOrDigest,
     ) -> Result<Answer<Option<Digest>>, Error> {
         let answer = self.ask(Method::HEAD, caller, repository, manifest).await?;
-        Ok(match answer {
-            Answer::Present(response) => Answer::Present(content_digest(response.headers())),
-            Answer::Absent => Answer::Absent,
-            Answer::Refused(response) => Answer::Refused(response),
-        })
+        Ok(answer.map(|response| content_digest(response.headers())))
     }
 
     /// The bytes of a manifest, if the upstream gives it to this caller.

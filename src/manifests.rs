@@ -57,7 +57,7 @@ impl Manifests {
         Self { upstream, access, index, metrics, tasks, max_bytes, max_links_bytes }
     }
 
-    /// `PUT /v2/<name>/manifests/<ref>` (design: "Recording a PUT").
+    /// `PUT /v2/<name>/manifests/<ref>`.
     pub async fn put(
         &self,
         repository: Repository,

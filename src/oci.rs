@@ -4,6 +4,7 @@
 mod descriptor;
 mod digest;
 mod error_code;
+mod link_kind;
 mod links;
 pub mod media_type;
 mod name;
@@ -11,7 +12,6 @@ mod name;
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, InvalidDigest};
 pub use error_code::{ErrorBody, ErrorCode};
-pub use links::{
-    Link, LinkKind, LinkKinds, ManifestLinks, Refusal, RefusalReason, UnknownLinkKind, links_of,
-};
+pub use link_kind::{LinkKind, LinkKinds, UnknownLinkKind};
+pub use links::{Link, ManifestLinks, Refusal, RefusalReason, links_of};
 pub use name::{InvalidName, InvalidTag, RepositoryName, Tag, TagOrDigest};

@@ -131,10 +131,8 @@ impl References {
             vec![false; entries.len()]
         };
         let descriptors = entries.into_iter().zip(inlined).map(|(entry, inlined)| async move {
-            if inlined {
-                self.inline(caller, repository, entry).await
-            } else if entry.pending {
-                self.settle(caller, repository, entry).await
+            if inlined || entry.pending {
+                self.check(caller, repository, entry, inlined).await
             } else {
                 Ok(Step::Go(Some(entry.descriptor)))
             }
@@ -151,41 +149,30 @@ impl References {
         Ok(Step::Go(listed))
     }
 
-    /// Lists a pending referrer if the upstream has it, and forgets it if not.
-    async fn settle(
+    /// Asks the upstream for a referrer: if it is there, its descriptor, with the manifest in it where
+    /// that is to be inlined; if not, it is forgotten.
+    async fn check(
         &self,
         caller: &Caller,
         repository: &Repository,
         entry: Entry,
+        inlined: bool,
     ) -> Result<Step<Option<String>>, Error> {
         let referrer = TagOrDigest::Digest(entry.digest.clone());
-        Ok(match self.access.head(caller, repository, &referrer).await? {
-            Answer::Present(_) => {
-                self.confirm(repository, &entry).await;
-                Step::Go(Some(entry.descriptor))
-            }
-            Answer::Absent => {
-                self.forget(repository, &entry).await;
-                Step::Go(None)
-            }
-            Answer::Refused(response) => Step::Refused(response),
-        })
-    }
-
-    /// A referrer's descriptor with the manifest in it.
-    async fn inline(
-        &self,
-        caller: &Caller,
-        repository: &Repository,
-        entry: Entry,
-    ) -> Result<Step<Option<String>>, Error> {
-        let referrer = TagOrDigest::Digest(entry.digest.clone());
-        Ok(match self.access.fetch(caller, repository, &referrer).await? {
+        let answer = if inlined {
+            self.access.fetch(caller, repository, &referrer).await?.map(Some)
+        } else {
+            self.access.head(caller, repository, &referrer).await?.map(|_| None)
+        };
+        Ok(match answer {
             Answer::Present(manifest) => {
                 if entry.pending {
                     self.confirm(repository, &entry).await;
                 }
-                Step::Go(Some(answer::with_data(entry, &manifest)))
+                Step::Go(Some(match manifest {
+                    Some(manifest) => answer::with_data(entry, &manifest),
+                    None => entry.descriptor,
+                }))
             }
             Answer::Absent => {
                 self.forget(repository, &entry).await;

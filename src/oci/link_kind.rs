@@ -1,0 +1,108 @@
+//! The kinds of link, and sets of them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// In which way a manifest refers to its subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkKind {
+    /// `reference` of the 2021 proposal.
+    Reference,
+    /// `subject` of OCI 1.1.
+    Subject,
+    /// The subject is one of the manifests of this index.
+    Parent,
+    /// A buildx attestation.
+    Attestation,
+    /// A cosign tag.
+    Cosign,
+    /// An entry of an OCI referrers tag.
+    Fallback,
+}
+
+/// The text names no kind of link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a kind of link: one of reference, subject, parent, attestation, cosign, fallback")]
+pub struct UnknownLinkKind;
+
+/// A set of kinds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkKinds(u8);
+
+impl LinkKind {
+    const ALL: [Self; 6] =
+        [Self::Reference, Self::Subject, Self::Parent, Self::Attestation, Self::Cosign, Self::Fallback];
+
+    /// The word for it in `?kind=`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reference => "reference",
+            Self::Subject => "subject",
+            Self::Parent => "parent",
+            Self::Attestation => "attestation",
+            Self::Cosign => "cosign",
+            Self::Fallback => "fallback",
+        }
+    }
+}
+
+impl fmt::Display for LinkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for LinkKind {
+    type Err = UnknownLinkKind;
+
+    fn from_str(text: &str) -> Result<Self, UnknownLinkKind> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or(UnknownLinkKind)
+    }
+}
+
+impl LinkKinds {
+    /// The set as a byte, one bit a kind; the inverse of [`LinkKinds::from_bits`].
+    #[must_use]
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The set with these bits; bits that stand for no kind are kept.
+    #[must_use]
+    pub fn from_bits(bits: u8) -> Self {
+        Self(bits)
+    }
+
+    /// Whether the two have a kind in common.
+    #[must_use]
+    pub fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether there is no kind in it.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The kinds in it, in the order of the enum.
+    pub fn iter(self) -> impl Iterator<Item = LinkKind> {
+        LinkKind::ALL.into_iter().filter(move |kind| self.intersects(Self::from(*kind)))
+    }
+}
+
+impl From<LinkKind> for LinkKinds {
+    fn from(kind: LinkKind) -> Self {
+        Self(1 << kind as u8)
+    }
+}
+
+impl FromIterator<LinkKind> for LinkKinds {
+    fn from_iter<I: IntoIterator<Item = LinkKind>>(kinds: I) -> Self {
+        Self(kinds.into_iter().fold(0, |bits, kind| bits | Self::from(kind).0))
+    }
+}
