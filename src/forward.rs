@@ -6,7 +6,8 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, COOKIE, FORWARDED, HOST, LINK, LOCATION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, COOKIE, Entry, FORWARDED, HOST, LINK, LOCATION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
@@ -21,6 +22,9 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+static HOP_BY_HOP: [HeaderName; 7] =
+    [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE];
 
 /// Whom a connection comes from, as the upstream is told. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -65,10 +69,12 @@ fn answer(upstream: &Upstream, host: Option<&HeaderValue>, response: Response<In
     *response.version_mut() = Version::HTTP_11;
     let headers = response.headers_mut();
     strip_hop_by_hop(headers);
-    let host = host.and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
-    let ours = Addresses { upstream: upstream.authority(), refshim: host.as_ref() };
-    rewrite(headers, &LOCATION, |location| ours.relative(location).map(str::to_owned));
-    rewrite(headers, &LINK, |link| ours.relative_links(link));
+    if headers.contains_key(LOCATION) || headers.contains_key(LINK) {
+        let host = host.and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+        let ours = Addresses { upstream: upstream.authority(), refshim: host.as_ref() };
+        rewrite(headers, &LOCATION, |location| ours.relative(location).map(str::to_owned));
+        rewrite(headers, &LINK, |link| ours.relative_links(link));
+    }
     response
 }
 
@@ -96,27 +102,28 @@ fn prepare_request(request: &mut Request<Body>, origin: &Origin, host: Option<&H
 
 /// Takes out what is about one connection only.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
+    // One look at the names: most messages have none of these.
+    let found: Vec<HeaderName> = headers.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned().collect();
+    if found.is_empty() {
+        return;
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TRANSFER_ENCODING, UPGRADE] {
+    let takes_trailers = tokens(headers, &TE).any(|coding| coding == "trailers");
+    let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
+        .filter(|option| !["close", "keep-alive"].contains(option))
+        .filter_map(|name| name.parse().ok())
+        .collect();
+    for name in found.into_iter().chain(named) {
         headers.remove(name);
     }
-    if let Some(accepted) = headers.remove(TE)
-        && accepted.to_str().is_ok_and(|codings| codings.split(',').any(|coding| coding.trim() == "trailers"))
-    {
+    if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+}
+
+/// The elements of a field that is a list.
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim)
 }
 
 /// HTTP/2 may split cookies over several fields, HTTP/1.1 may not (RFC 9113, section 8.2.3).
@@ -131,10 +138,12 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 fn rewrite(headers: &mut HeaderMap, name: &HeaderName, change: impl Fn(&str) -> Option<String>) {
-    let Some(value) = headers.get_mut(name) else { return };
-    let changed = value.to_str().ok().and_then(change);
-    if let Some(changed) = changed.and_then(|changed| HeaderValue::try_from(changed).ok()) {
-        *value = changed;
+    let Entry::Occupied(mut values) = headers.entry(name) else { return };
+    for value in values.iter_mut() {
+        let changed = value.to_str().ok().and_then(&change);
+        if let Some(changed) = changed.and_then(|changed| HeaderValue::try_from(changed).ok()) {
+            *value = changed;
+        }
     }
 }
 

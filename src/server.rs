@@ -140,7 +140,9 @@ impl Server {
         if tokio::time::timeout(self.timeouts.shutdown, drained).await.is_err() {
             tracing::warn!(limit = ?self.timeouts.shutdown, "some requests did not end within the limit");
         }
-        self.index.close().await;
+        if tokio::time::timeout(self.timeouts.shutdown, self.index.close()).await.is_err() {
+            tracing::warn!("the index did not close within the limit; the next start replays its journal");
+        }
         tracing::info!("stopped");
     }
 }
