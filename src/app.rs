@@ -88,8 +88,7 @@ impl App {
             .layer(PropagateRequestIdLayer::x_request_id())
             .service(tower::service_fn(move |request| {
                 let (app, origin) = (Arc::clone(&self), origin.clone());
-                // Boxed once, so that the layers hand a pointer on and not the whole future.
-                Box::pin(async move { Ok(app.handle(origin, request).await) })
+                async move { Ok(app.handle(origin, request).await) }
             }))
     }
 
@@ -98,8 +97,8 @@ impl App {
         let class = route.class();
         let log = RequestLog::of(&request);
         let result = match route {
-            Route::Pass(_) => forward::pass(&self.upstream, &origin, request).await,
-            // Boxed, since the future of every request would be as large as the largest of these.
+            // All boxed: what the layers hand on stays small, and no request pays for the largest of these.
+            Route::Pass(_) => Box::pin(forward::pass(&self.upstream, &origin, request)).await,
             Route::PutManifest { repository, manifest } => {
                 Box::pin(self.manifests.put(scoped(repository), manifest, origin, request)).await
             }

@@ -38,13 +38,13 @@ impl From<IpAddr> for Origin {
 }
 
 /// Passes a request on and its answer back, both bodies streaming.
-pub async fn pass(
+pub fn pass(
     upstream: &Upstream,
     origin: &Origin,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Error> {
+) -> impl Future<Output = Result<Response<Body>, Error>> {
     let idle = upstream.body_idle();
-    send(upstream, origin, request.map(|body| Body::streamed(body, idle))).await
+    send(upstream, origin, request.map(|body| Body::streamed(body, idle)))
 }
 
 /// [`pass`] for a request whose body was already looked at.
