@@ -227,7 +227,8 @@ impl Access {
         repository: &Repository,
         manifest: &TagOrDigest,
     ) -> Result<Answer<Response<Incoming>>, Error> {
-        let mut request = question(method, manifest_uri(&repository.name, manifest));
+        let uri = manifest_uri(&repository.name, manifest).map_err(|_| Error::Handler)?;
+        let mut request = question(method, uri);
         *request.headers_mut() = caller.headers.clone();
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static(media_type::ACCEPT_EVERY_MANIFEST));
         let response = self.upstream.send(request).await?;

@@ -90,7 +90,7 @@ impl Manifests {
         self.tell_refusals(&repository, &manifest, &found);
         let digest = Digest::of(algorithm_of(&manifest), &bytes);
         let request = Request::from_parts(head, Body::whole(bytes.clone()));
-        match self.referrer(&repository, digest, bytes.len(), found) {
+        match self.referrer(&repository, digest, bytes.len(), found)? {
             None => forward::send(&self.upstream, &origin, request).await,
             Some(referrer) => {
                 let recording = Recording { repository, referrer, origin, request };
@@ -190,10 +190,10 @@ impl Manifests {
         digest: Digest,
         size: usize,
         found: ManifestLinks,
-    ) -> Option<Referrer> {
+    ) -> Result<Option<Referrer>, Error> {
         let ManifestLinks { links, media_type, artifact_type, annotations, .. } = found;
         if links.is_empty() {
-            return None;
+            return Ok(None);
         }
         let descriptor = Descriptor {
             media_type,
@@ -203,15 +203,15 @@ impl Manifests {
             annotations,
             data: None,
         };
-        let descriptor = serde_json::to_string(&descriptor).ok()?;
+        let descriptor = serde_json::to_string(&descriptor).map_err(|_| Error::Handler)?;
         if links.len().saturating_mul(descriptor.len()) > self.max_links_bytes {
             tracing::warn!(repository = %repository.name, %digest, links = links.len(),
                 descriptor_bytes = descriptor.len(), limit = self.max_links_bytes,
                 "a manifest has too many links for so long a descriptor, they are not recorded");
             self.metrics.unrecorded(Unrecorded::TooMany, links.len());
-            return None;
+            return Ok(None);
         }
-        Some(Referrer { digest, descriptor, links })
+        Ok(Some(Referrer { digest, descriptor, links }))
     }
 
     fn tell_refusals(&self, repository: &Repository, manifest: &TagOrDigest, found: &ManifestLinks) {

@@ -71,7 +71,7 @@ impl References {
                     Step::Go(descriptors) => descriptors,
                 };
                 let next = last.map(|last| query.next(&repository.name, &subject, last));
-                answer::render(&descriptors, query.filters_applied(), next)
+                answer::render(&descriptors, query.filters_applied(), next)?
             }
         };
         self.metrics.query(began.elapsed());

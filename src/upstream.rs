@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::header::{EXPECT, HOST};
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::{Authority, InvalidUri, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::body::{Body, BodyError, Progress};
 use crate::config::{Timeouts, UpstreamUrl};
+use crate::oci::{RepositoryName, TagOrDigest};
 use crate::telemetry::Metrics;
 use crate::tls;
 
@@ -231,10 +232,13 @@ fn hold_body_until_continue(request: &mut Request<Body>) {
     });
 }
 
-/// The URI of a manifest in the upstream, for refshim's own questions.
-#[must_use]
-pub fn manifest_uri(repository: &crate::oci::RepositoryName, manifest: &crate::oci::TagOrDigest) -> Uri {
-    Uri::try_from(format!("/v2/{repository}/manifests/{manifest}")).unwrap_or_default()
+/// The URI of a manifest in the upstream, for refshim's own questions. Never another one instead: the
+/// answer to it decides who may see what.
+///
+/// # Errors
+/// Name and manifest make no URI, which their grammars rule out.
+pub fn manifest_uri(repository: &RepositoryName, manifest: &TagOrDigest) -> Result<Uri, InvalidUri> {
+    Uri::try_from(format!("/v2/{repository}/manifests/{manifest}"))
 }
 
 /// A request of refshim's own, without a body.

@@ -6,6 +6,7 @@ use http::header::{CONTENT_TYPE, LINK};
 use http::{HeaderName, HeaderValue, Response};
 
 use crate::body::Body;
+use crate::error::Error;
 use crate::index::Entry;
 use crate::oci::{Descriptor, Digest, media_type};
 
@@ -16,25 +17,24 @@ const CLOSING: &str = "]}";
 /// What `data` adds to a descriptor besides its base64: the member's name, quotes and a comma.
 const DATA_MEMBER_BYTES: usize = r#","data":"""#.len();
 
-/// `200` with the descriptors in their order.
+/// `200` with the descriptors in their order. Without its link to the next page it would be a short
+/// list, so a header that cannot be written is an error.
 pub(super) fn render(
     descriptors: &[String],
     filters_applied: Option<String>,
     next: Option<String>,
-) -> Response<Body> {
+) -> Result<Response<Body>, Error> {
     let body = [OPENING, &descriptors.join(","), CLOSING].concat();
     let mut response = Response::new(Body::whole(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type::IMAGE_INDEX));
-    let filters_applied = filters_applied.map(HeaderValue::try_from);
-    if let Some(Ok(filters)) = filters_applied {
-        headers.insert(OCI_FILTERS_APPLIED, filters);
+    let link = next.map(|next| format!("<{next}>; rel=\"next\""));
+    for (name, value) in [(OCI_FILTERS_APPLIED, filters_applied), (LINK, link)] {
+        if let Some(value) = value {
+            headers.insert(name, HeaderValue::try_from(value).map_err(|_| Error::Handler)?);
+        }
     }
-    let next = next.map(|next| HeaderValue::try_from(format!("<{next}>; rel=\"next\"")));
-    if let Some(Ok(next)) = next {
-        headers.insert(LINK, next);
-    }
-    response
+    Ok(response)
 }
 
 /// Which entries' manifests can be inlined, the first ones first, with the page staying under its
