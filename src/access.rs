@@ -206,7 +206,7 @@ impl Access {
     ) -> Result<Answer<Bytes>, Error> {
         match self.ask(Method::GET, caller, repository, manifest).await? {
             Answer::Present(response) => {
-                let body = Body::streamed(response.into_body(), self.upstream.body_idle());
+                let body = Body::from_upstream(response.into_body(), self.upstream.body_idle());
                 let whole = Limited::new(body, self.manifest_limit).collect().await;
                 Ok(Answer::Present(whole.map_err(|_| Error::UpstreamBody)?.to_bytes()))
             }

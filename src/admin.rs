@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use crate::body::Body;
 use crate::index::Index;
 use crate::telemetry::Metrics;
-use crate::upstream::{Upstream, question};
+use crate::upstream::{Upstream, Upstreams, question};
 
 /// For how long an answer of the upstream, or a write of the index, speaks for now.
 const FRESH: Duration = Duration::from_secs(10);
@@ -24,7 +25,7 @@ const PROBE_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Admin {
     index: Index,
-    upstream: Arc<Upstream>,
+    upstreams: Upstreams,
     metrics: Arc<Metrics>,
     wrote: Mutex<Option<Instant>>,
 }
@@ -32,8 +33,8 @@ pub struct Admin {
 impl Admin {
     /// Looks at these.
     #[must_use]
-    pub fn new(index: Index, upstream: Arc<Upstream>, metrics: Arc<Metrics>) -> Self {
-        Self { index, upstream, metrics, wrote: Mutex::new(None) }
+    pub fn new(index: Index, upstreams: Upstreams, metrics: Arc<Metrics>) -> Self {
+        Self { index, upstreams, metrics, wrote: Mutex::new(None) }
     }
 
     /// `/healthz`, `/readyz`, `/metrics`.
@@ -49,15 +50,22 @@ impl Admin {
         }
     }
 
+    /// Ready while there is something that can be done: the index works and an upstream answers.
     async fn readiness(&self) -> Response<Body> {
-        let (index, upstream) = tokio::join!(self.index_works(), self.upstream_answers());
-        let ready = index.is_ok() && upstream.is_ok();
+        let upstreams = join_all(self.upstreams.iter().map(|upstream| answers(upstream)));
+        let (index, upstreams) = tokio::join!(self.index_works(), upstreams);
+        let ready = index.is_ok() && upstreams.iter().any(Result::is_ok);
         let line = |part: &str, state: Result<(), String>| match state {
             Ok(()) => format!("{part}: ok\n"),
             Err(reason) => format!("{part}: {reason}\n"),
         };
-        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        text(status, line("index", index) + &line("upstream", upstream))
+        let mut lines = line("index", index);
+        for (upstream, state) in self.upstreams.iter().zip(upstreams) {
+            let name = upstream.name();
+            let part = if name.is_default() { "upstream".to_owned() } else { format!("upstream {name}") };
+            lines += &line(&part, state);
+        }
+        text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, lines)
     }
 
     async fn index_works(&self) -> Result<(), String> {
@@ -72,17 +80,17 @@ impl Admin {
         }
         Ok(())
     }
+}
 
-    async fn upstream_answers(&self) -> Result<(), String> {
-        if self.upstream.answered_ago().is_some_and(|ago| ago < FRESH) {
-            return Ok(());
-        }
-        let ping = self.upstream.send(question(Method::GET, Uri::from_static("/v2/")));
-        match tokio::time::timeout(PROBE_WAIT, ping).await {
-            Ok(Ok(_any_answer)) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_elapsed) => Err(format!("no answer within {PROBE_WAIT:?}")),
-        }
+async fn answers(upstream: &Upstream) -> Result<(), String> {
+    if upstream.answered_ago().is_some_and(|ago| ago < FRESH) {
+        return Ok(());
+    }
+    let ping = upstream.send(question(Method::GET, Uri::from_static("/v2/")));
+    match tokio::time::timeout(PROBE_WAIT, ping).await {
+        Ok(Ok(_any_answer)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_elapsed) => Err(format!("no answer within {PROBE_WAIT:?}")),
     }
 }
 

@@ -1,11 +1,11 @@
-//! The way of a request: every layer in the order in which it is met, and one `match` on the route.
+//! The way of a request: every layer in the order in which it is met, the upstream it is for, and one
+//! `match` on the route.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Uri};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceBuilder};
@@ -15,53 +15,53 @@ use crate::access::Access;
 use crate::body::Body;
 use crate::config::Config;
 use crate::error::Error;
-use crate::forward::{self, Origin};
+use crate::forward::{self, Origin, Peer};
 use crate::index::{Index, Repository};
 use crate::manifests::Manifests;
 use crate::oci::RepositoryName;
 use crate::references::References;
 use crate::route::Route;
+use crate::selection::Selection;
 use crate::telemetry::Metrics;
-use crate::upstream::Upstream;
-
-/// The number of the one upstream in the index.
-const UPSTREAM: u32 = 0;
+use crate::upstream::{Upstream, Upstreams};
 
 /// What answers the clients' requests.
 #[derive(Debug)]
 pub struct App {
-    upstream: Arc<Upstream>,
-    manifests: Manifests,
-    references: References,
+    selection: Selection,
+    default: Registry,
+    /// In the order of the configuration.
+    further: Vec<Registry>,
     metrics: Arc<Metrics>,
+    tasks: TaskTracker,
     request_ids: RequestIds,
 }
 
+/// One upstream and what handles the requests for it.
+#[derive(Debug)]
+struct Registry {
+    upstream: Arc<Upstream>,
+    manifests: Manifests,
+    references: References,
+}
+
 impl App {
-    /// Wires the handlers up; work that outlives its client runs on `tasks`.
+    /// Wires the handlers of each upstream up; work that outlives its client runs on `tasks`.
     #[must_use]
     pub fn new(
         config: &Config,
-        upstream: Arc<Upstream>,
+        upstreams: &Upstreams,
         index: &Index,
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
     ) -> Self {
-        let access_ttl = config.references.access_ttl;
-        let access = Access::new(Arc::clone(&upstream), access_ttl, config.manifests.max_bytes);
-        let access = Arc::new(access);
+        let registry = |upstream: &Arc<Upstream>| Registry::new(config, upstream, index, &metrics, &tasks);
         Self {
-            manifests: Manifests::new(
-                Arc::clone(&upstream),
-                Arc::clone(&access),
-                index.clone(),
-                Arc::clone(&metrics),
-                tasks,
-                &config.manifests,
-            ),
-            references: References::new(access, index.clone(), Arc::clone(&metrics), &config.references),
-            upstream,
+            selection: Selection::new(config),
+            default: registry(&upstreams.default),
+            further: upstreams.further.iter().map(registry).collect(),
             metrics,
+            tasks,
             request_ids: RequestIds::new(),
         }
     }
@@ -70,7 +70,7 @@ impl App {
     #[must_use]
     pub fn service(
         self: Arc<Self>,
-        client: IpAddr,
+        client: Peer,
     ) -> impl Service<
         Request<Incoming>,
         Response = Response<Body>,
@@ -80,49 +80,92 @@ impl App {
     + Send
     + use<> {
         let request_ids = self.request_ids.clone();
-        let origin = Origin::from(client);
         ServiceBuilder::new()
             // Outermost: everything behind it logs the id, and the upstream gets it too.
             .layer(SetRequestIdLayer::x_request_id(request_ids))
             // The client can quote the id, whoever answered.
             .layer(PropagateRequestIdLayer::x_request_id())
             .service(tower::service_fn(move |request| {
-                let (app, origin) = (Arc::clone(&self), origin.clone());
+                let (app, origin) = (Arc::clone(&self), client.origin(&request));
                 async move { Ok(app.handle(origin, request).await) }
             }))
     }
 
-    async fn handle(&self, origin: Origin, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, origin: Origin, mut request: Request<Incoming>) -> Response<Body> {
+        let log = RequestLog::of(&request);
+        let (registry, origin) = self.select(origin, &mut request);
         let route = Route::parse(request.method(), request.uri().path());
         let class = route.class();
-        let log = RequestLog::of(&request);
+        // All boxed: what the layers hand on stays small, and no request pays for the largest of these.
         let result = match route {
-            // All boxed: what the layers hand on stays small, and no request pays for the largest of these.
-            Route::Pass(_) => Box::pin(forward::pass(&self.upstream, &origin, request)).await,
+            Route::Pass(_) => {
+                Box::pin(forward::pass(&registry.upstream, &origin, &self.tasks, request)).await
+            }
             Route::PutManifest { repository, manifest } => {
-                Box::pin(self.manifests.put(scoped(repository), manifest, origin, request)).await
+                let repository = registry.repository(repository);
+                Box::pin(registry.manifests.put(repository, manifest, origin.clone(), request)).await
             }
             Route::DeleteManifest { repository, digest } => {
-                Box::pin(self.manifests.delete(scoped(repository), digest, origin, request)).await
+                let repository = registry.repository(repository);
+                Box::pin(registry.manifests.delete(repository, digest, origin.clone(), request)).await
             }
             Route::References { repository, manifest } => {
-                Box::pin(self.references.answer(scoped(repository), manifest, &request)).await
+                Box::pin(registry.references.answer(registry.repository(repository), manifest, &request))
+                    .await
             }
             Route::ReferencesMethod => Err(Error::ReferencesMethod),
             Route::ReferencesPath(malformed) => Err(Error::Path(malformed)),
         };
-        let response = result.unwrap_or_else(|error| {
+        let mut response = result.unwrap_or_else(|error| {
             log.failure(&error);
             error.to_response()
         });
+        forward::lead_back(&mut response, &registry.upstream, &origin);
         self.metrics.request(class, response.status());
         log.answered(&response);
         response
     }
+
+    /// The registry that a request is for; the request then says what that registry is to be asked.
+    fn select<'a>(&'a self, origin: Origin, request: &mut Request<Incoming>) -> (&'a Registry, Origin) {
+        let Some(target) = request.uri().path_and_query() else { return (&self.default, origin) };
+        let mut selected = self.selection.select(origin.host(), target);
+        if let Some(target) = selected.target.take() {
+            *request.uri_mut() = Uri::from(target);
+        }
+        let further = selected.place.checked_sub(1).and_then(|place| self.further.get(place));
+        (further.unwrap_or(&self.default), origin.through(selected))
+    }
 }
 
-fn scoped(name: RepositoryName) -> Repository {
-    Repository { upstream: UPSTREAM, name }
+impl Registry {
+    fn new(
+        config: &Config,
+        upstream: &Arc<Upstream>,
+        index: &Index,
+        metrics: &Arc<Metrics>,
+        tasks: &TaskTracker,
+    ) -> Self {
+        let access_ttl = config.references.access_ttl;
+        let access = Access::new(Arc::clone(upstream), access_ttl, config.manifests.max_bytes);
+        let access = Arc::new(access);
+        Self {
+            manifests: Manifests::new(
+                Arc::clone(upstream),
+                Arc::clone(&access),
+                index.clone(),
+                Arc::clone(metrics),
+                tasks.clone(),
+                &config.manifests,
+            ),
+            references: References::new(access, index.clone(), Arc::clone(metrics), &config.references),
+            upstream: Arc::clone(upstream),
+        }
+    }
+
+    fn repository(&self, name: RepositoryName) -> Repository {
+        Repository { upstream: self.upstream.number(), name }
+    }
 }
 
 /// What the log says of a request. Paths may hold tokens in their query, so that part is left out.

@@ -28,10 +28,19 @@ enum Source {
 struct Streamed {
     gate: Option<Gate>,
     read_before: Option<Bytes>,
-    incoming: Incoming,
+    sender: Sender,
+    /// None once it came to its end, whichever.
+    incoming: Option<Incoming>,
     broken: Option<BodyError>,
     pauses: PauseLimit,
     progress: Option<Arc<Progress>>,
+}
+
+/// Whose body it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sender {
+    Client,
+    Upstream,
 }
 
 #[derive(Debug)]
@@ -70,20 +79,34 @@ impl Body {
         Self(Source::Whole(None))
     }
 
-    /// What comes in, passed on as it comes; an error if nothing comes for `idle`.
+    /// What a client sends, passed on as it comes; an error if nothing comes for `idle`. When nobody wants
+    /// the rest of it, that is still read for a while: a client that is cut off while it sends may not
+    /// have read its answer.
     #[must_use]
-    pub fn streamed(incoming: Incoming, idle: Duration) -> Self {
+    pub fn from_client(incoming: Incoming, idle: Duration) -> Self {
         if incoming.is_end_stream() {
-            return Self::empty();
+            Self::empty()
+        } else {
+            Self::streamed(None, incoming, idle, Sender::Client)
         }
-        Self::streamed_behind(None, incoming, idle)
     }
 
-    fn streamed_behind(read_before: Option<Bytes>, incoming: Incoming, idle: Duration) -> Self {
+    /// What the upstream sends, passed on as it comes; an error if nothing comes for `idle`.
+    #[must_use]
+    pub fn from_upstream(incoming: Incoming, idle: Duration) -> Self {
+        if incoming.is_end_stream() {
+            Self::empty()
+        } else {
+            Self::streamed(None, incoming, idle, Sender::Upstream)
+        }
+    }
+
+    fn streamed(read_before: Option<Bytes>, incoming: Incoming, idle: Duration, sender: Sender) -> Self {
         Self(Source::Streamed(Box::new(Streamed {
             gate: None,
             read_before,
-            incoming,
+            sender,
+            incoming: Some(incoming),
             broken: None,
             pauses: PauseLimit::new(idle),
             progress: None,
@@ -130,7 +153,10 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Source::Whole(bytes) => bytes.is_none(),
-            Source::Streamed(streamed) => streamed.read_before.is_none() && streamed.incoming.is_end_stream(),
+            Source::Streamed(streamed) => {
+                let ended = streamed.incoming.as_ref().is_none_or(http_body::Body::is_end_stream);
+                streamed.read_before.is_none() && streamed.broken.is_none() && ended
+            }
         }
     }
 
@@ -139,7 +165,7 @@ impl http_body::Body for Body {
             Source::Whole(bytes) => SizeHint::with_exact(length(bytes.as_ref())),
             Source::Streamed(streamed) => {
                 let read_before = length(streamed.read_before.as_ref());
-                let rest = streamed.incoming.size_hint();
+                let rest = streamed.incoming.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint);
                 let mut hint = SizeHint::new();
                 hint.set_lower(rest.lower() + read_before);
                 if let Some(upper) = rest.upper() {
@@ -163,20 +189,49 @@ impl Streamed {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        match Pin::new(incoming).poll_frame(cx) {
             Poll::Ready(Some(Err(error))) => {
+                self.incoming = None;
                 // Told at the next poll: what came before it, the head above all, is sent first.
                 self.broken = Some(BodyError::Broken(error));
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            Poll::Ready(frame) => {
+            Poll::Ready(Some(Ok(frame))) => {
                 self.pauses.moved();
-                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
+                Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Pending => self.pauses.poll_exceeded(cx).map(|error| Some(Err(error))),
+            Poll::Ready(None) => {
+                self.incoming = None;
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let error = ready!(self.pauses.poll_exceeded(cx));
+                self.incoming = None;
+                Poll::Ready(Some(Err(error)))
+            }
         }
     }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        let rest = self.incoming.take().filter(|rest| self.sender == Sender::Client && !rest.is_end_stream());
+        if let (Some(rest), Ok(runtime)) = (rest, tokio::runtime::Handle::try_current()) {
+            runtime.spawn(discard(rest));
+        }
+    }
+}
+
+/// How long the rest of a body that nobody wants is read.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Bounded by [`LINGER`]; the connection that the body comes from is drained only after it.
+async fn discard(mut rest: Incoming) {
+    let read = async { while let Some(Ok(_)) = rest.frame().await {} };
+    // The client may go on for longer: then it is cut off.
+    let _elapsed = tokio::time::timeout(LINGER, read).await;
 }
 
 /// Reads a body of at most `limit` bytes, pausing no longer than `idle`.
@@ -195,7 +250,7 @@ pub async fn read_up_to(mut incoming: Incoming, limit: usize, idle: Duration) ->
         }
     }
     let read_before = Some(read.freeze()).filter(|read| !read.is_empty());
-    Ok(Read::Longer(Body::streamed_behind(read_before, incoming, idle)))
+    Ok(Read::Longer(Body::streamed(read_before, incoming, idle, Sender::Client)))
 }
 
 fn length(bytes: Option<&Bytes>) -> u64 {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, Given};
 use crate::server::Server;
@@ -74,6 +75,10 @@ impl Serve {
         if let Err(error) = telemetry::start_logging(&config.log) {
             return fail(CONFIGURATION_ERROR, &format!("log.filter: {error}"));
         }
+        // Each client's connection, and the one to the upstream for it, is an open file.
+        if let Err(error) = rlimit::increase_nofile_limit(rlimit::INFINITY) {
+            tracing::warn!(%error, "the limit of open files cannot be raised");
+        }
         let mut builder = match std::thread::available_parallelism() {
             // One core, as a sidecar often has: a scheduler between threads would only cost.
             Ok(cores) if cores.get() == 1 => tokio::runtime::Builder::new_current_thread(),
@@ -91,32 +96,33 @@ async fn serve(config: &Config) -> ExitCode {
     let started = async {
         let server = Server::start(config).await.map_err(|error| error.to_string())?;
         let addresses = server.address().and_then(|listen| Ok((listen, server.admin_address()?)));
-        let signal = termination().map_err(|error| format!("cannot wait for signals: {error}"))?;
+        let signals = signals().map_err(|error| format!("cannot wait for signals: {error}"))?;
         let (listen, admin_listen) = addresses.map_err(|error| error.to_string())?;
-        Ok::<_, String>((server, listen, admin_listen, signal))
+        Ok::<_, String>((server, listen, admin_listen, signals))
     };
     match started.await {
-        Ok((server, listen, admin_listen, signal)) => {
-            let upstream = config.upstream.authority();
-            tracing::info!(%listen, %admin_listen, %upstream, "serving");
-            server.serve(signal).await;
+        Ok((server, listen, admin_listen, (termination, hangup))) => {
+            let upstream = &config.upstream.url;
+            let (further_upstreams, tls) = (config.further_upstreams.len(), config.tls.is_some());
+            tracing::info!(%listen, %admin_listen, %upstream, further_upstreams, tls, "serving");
+            server.serve(termination, hangup).await;
             ExitCode::SUCCESS
         }
         Err(error) => fail(1, &error),
     }
 }
 
-/// The first SIGTERM or SIGINT.
-fn termination() -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
+/// The first SIGTERM or SIGINT, and every SIGHUP.
+fn signals() -> std::io::Result<(impl Future<Output = ()>, Signal)> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
+    let termination = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-    })
+    };
+    Ok((termination, signal(SignalKind::hangup())?))
 }
 
 fn fail(code: u8, message: &str) -> ExitCode {

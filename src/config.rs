@@ -5,8 +5,9 @@
 mod file;
 mod load;
 mod mistake;
+mod registry_url;
 mod settings;
-mod upstream_url;
+mod upstream;
 mod value;
 
 #[cfg(test)]
@@ -16,15 +17,25 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 pub use load::Given;
 pub use mistake::{Mistake, Mistakes};
-pub use upstream_url::{InvalidUpstreamUrl, UpstreamUrl};
+pub use registry_url::{InvalidRegistryUrl, RegistryUrl};
+pub use upstream::{Http2, InvalidUpstreamName, Upstream, UpstreamName, UpstreamTls};
 
 /// Every setting, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The registry behind the shim. No default.
-    pub upstream: UpstreamUrl,
+    /// The registry that requests go to unless a rule of another one takes them. No default.
+    pub upstream: Upstream,
+    /// Further registries, by name.
+    pub further_upstreams: Vec<Upstream>,
+    /// How clients reach refshim, if the upstreams are to be told another scheme, host and port than
+    /// those of the request. Default: those of the request.
+    pub external_url: Option<RegistryUrl>,
+    /// Whose `X-Forwarded-*` is believed. Default: nobody's.
+    pub trusted_proxies: Vec<IpNet>,
     /// Where clients connect. Port 0 lets the system choose. Default `127.0.0.1:5000`.
     pub listen: SocketAddr,
     /// Where health, readiness and metrics are served. Default `127.0.0.1:5001`.
@@ -32,6 +43,11 @@ pub struct Config {
     /// The directory of the journal and the index, made if it is missing. A relative path starts at
     /// the working directory. Default `./refshim-data`.
     pub data_dir: PathBuf,
+    /// TLS towards clients; without it they are spoken to in plain HTTP.
+    pub tls: Option<Tls>,
+    /// How often the files of TLS, towards clients and towards upstreams, are looked at. Default 10
+    /// seconds.
+    pub tls_reload: Duration,
     /// How long anything is waited for.
     pub timeouts: Timeouts,
     /// What is read of the manifests that pass through.
@@ -42,6 +58,29 @@ pub struct Config {
     pub index: Index,
     /// What is logged.
     pub log: Log,
+}
+
+/// TLS towards clients. All files are PEM; they are read again when they change, or on SIGHUP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The files of the certificates, each with its chain; the client's server name chooses one, and the
+    /// first serves whoever names none. At least one.
+    pub certificates: Vec<PathBuf>,
+    /// The file of each certificate's private key, in the same order.
+    pub keys: Vec<PathBuf>,
+    /// The authorities whose client certificates are taken. Default: no client certificate is asked for.
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client must have a certificate, given [`Tls::client_ca`]. Default required.
+    pub client_auth: ClientAuth,
+}
+
+/// Whether a client must have a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// No connection without one.
+    Required,
+    /// One that is shown must be valid.
+    Optional,
 }
 
 /// How long anything is waited for. No limit applies to a body as a whole.

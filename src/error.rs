@@ -91,7 +91,9 @@ impl Error {
                 (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid)
             }
             Self::Query(BadQuery::Count) => (StatusCode::BAD_REQUEST, ErrorCode::PaginationNumberInvalid),
-            Self::Query(_) => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported),
+            Self::Query(_) | Self::Upstream(UpstreamError::Target) => {
+                (StatusCode::BAD_REQUEST, ErrorCode::Unsupported)
+            }
             Self::ReferencesMethod => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
             Self::Method(_) => (StatusCode::NOT_IMPLEMENTED, ErrorCode::Unsupported),
             Self::TagUnknown => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),

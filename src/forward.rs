@@ -2,16 +2,17 @@
 //! (RFC 9110, section 7.6.1), where the request came from, and addresses that name the upstream.
 //! Everything else stays as it came.
 
-use std::net::IpAddr;
+mod addresses;
+mod origin;
+mod tunnel;
 
-use bytes::Bytes;
-use http::header::{
-    CONNECTION, COOKIE, Entry, FORWARDED, HOST, LINK, LOCATION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING,
-    UPGRADE,
-};
-use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
+pub use origin::{Clients, Origin, Peer, host_of};
+
+use http::header::{CONNECTION, COOKIE, FORWARDED, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
 use crate::error::Error;
@@ -19,32 +20,26 @@ use crate::upstream::Upstream;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+const FORWARDED_PREFIX: &str = "x-forwarded-";
 
 static HOP_BY_HOP: [HeaderName; 7] =
     [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE];
 
-/// Whom a connection comes from, as the upstream is told. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Origin(HeaderValue);
-
-impl From<IpAddr> for Origin {
-    fn from(client: IpAddr) -> Self {
-        let address = HeaderValue::from_maybe_shared(Bytes::from(client.to_canonical().to_string()));
-        Self(address.unwrap_or_else(|_| HeaderValue::from_static("unknown")))
-    }
-}
-
-/// Passes a request on and its answer back, both bodies streaming.
-pub fn pass(
+/// Passes a request on and its answer back, both bodies streaming. If the two sides agree on another
+/// protocol, what they say then passes in a task of `tasks`.
+pub async fn pass(
     upstream: &Upstream,
     origin: &Origin,
-    request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<Body>, Error>> {
-    let idle = upstream.body_idle();
-    send(upstream, origin, request.map(|body| Body::streamed(body, idle)))
+    tasks: &TaskTracker,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Error> {
+    let wanted = tunnel::wanted(&mut request);
+    let request = request.map(|body| Body::from_client(body, upstream.body_idle()));
+    match wanted {
+        None => send(upstream, origin, request).await,
+        Some(wanted) => switch(upstream, origin, tasks, request, wanted).await,
+    }
 }
 
 /// [`pass`] for a request whose body was already looked at.
@@ -56,54 +51,69 @@ pub async fn send(
     if *request.method() == Method::CONNECT {
         return Err(Error::Method(Method::CONNECT));
     }
-    let host = host_of(&request);
-    prepare_request(&mut request, origin, host.as_ref());
-    let response = upstream.send(request).await?;
-    Ok(answer(upstream, host.as_ref(), response))
+    prepare_request(&mut request, origin);
+    Ok(answer(upstream, upstream.send(request).await?))
+}
+
+/// A request that asks for another protocol.
+async fn switch(
+    upstream: &Upstream,
+    origin: &Origin,
+    tasks: &TaskTracker,
+    mut request: Request<Body>,
+    wanted: tunnel::Wanted,
+) -> Result<Response<Body>, Error> {
+    prepare_request(&mut request, origin);
+    let client = wanted.ask(&mut request);
+    let mut response = upstream.send_http1(request).await?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(answer(upstream, response));
+    }
+    let protocol = response.headers().get(UPGRADE).cloned();
+    let upstreams: OnUpgrade = hyper::upgrade::on(&mut response);
+    tasks.spawn(tunnel::join(client, upstreams, upstream.body_idle()));
+    let mut response = answer(upstream, response);
+    tunnel::agree(response.headers_mut(), protocol);
+    Ok(response)
+}
+
+/// Makes an answer, whoever made it, lead back the way the request came.
+pub fn lead_back(response: &mut Response<Body>, upstream: &Upstream, origin: &Origin) {
+    addresses::lead_back(response.headers_mut(), upstream, origin);
+    if let Some(namespace) = &origin.namespace {
+        response.headers_mut().insert(OCI_NAMESPACE, namespace.clone());
+    }
 }
 
 /// The upstream's answer as the client gets it.
-fn answer(upstream: &Upstream, host: Option<&HeaderValue>, response: Response<Incoming>) -> Response<Body> {
+fn answer(upstream: &Upstream, response: Response<Incoming>) -> Response<Body> {
     let idle = upstream.body_idle();
-    let mut response = response.map(|body| Body::streamed(body, idle));
+    let mut response = response.map(|body| Body::from_upstream(body, idle));
     *response.version_mut() = Version::HTTP_11;
-    let headers = response.headers_mut();
-    strip_hop_by_hop(headers);
-    if headers.contains_key(LOCATION) || headers.contains_key(LINK) {
-        let host = host.and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
-        let ours = Addresses { upstream: upstream.authority(), refshim: host.as_ref() };
-        rewrite(headers, &LOCATION, |location| ours.relative(location).map(str::to_owned));
-        rewrite(headers, &LINK, |link| ours.relative_links(link));
-    }
+    strip_hop_by_hop(response.headers_mut());
     response
 }
 
-/// The name by which the client reached refshim.
-fn host_of(request: &Request<Body>) -> Option<HeaderValue> {
-    match request.uri().authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-        None => request.headers().get(HOST).cloned(),
-    }
-}
-
-fn prepare_request(request: &mut Request<Body>, origin: &Origin, host: Option<&HeaderValue>) {
+fn prepare_request(request: &mut Request<Body>, origin: &Origin) {
     *request.version_mut() = Version::HTTP_11;
     let headers = request.headers_mut();
-    strip_hop_by_hop(headers);
+    strip(headers, |name| {
+        HOP_BY_HOP.contains(name) || (!origin.is_trusted && name.as_str().starts_with(FORWARDED_PREFIX))
+    });
     join_cookies(headers);
     headers.remove(FORWARDED);
-    headers.insert(X_FORWARDED_FOR, origin.0.clone());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-    match host {
-        Some(host) => headers.insert(X_FORWARDED_HOST, host.clone()),
-        None => headers.remove(X_FORWARDED_HOST),
-    };
+    origin.tell(headers);
 }
 
 /// Takes out what is about one connection only.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    strip(headers, |name| HOP_BY_HOP.contains(name));
+}
+
+/// Takes out what `is_ours` to take out, and what Connection names.
+fn strip(headers: &mut HeaderMap, is_ours: impl Fn(&HeaderName) -> bool) {
     // One look at the names: most messages have none of these.
-    let found: Vec<HeaderName> = headers.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned().collect();
+    let found: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();
     if found.is_empty() {
         return;
     }
@@ -137,99 +147,9 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn rewrite(headers: &mut HeaderMap, name: &HeaderName, change: impl Fn(&str) -> Option<String>) {
-    let Entry::Occupied(mut values) = headers.entry(name) else { return };
-    for value in values.iter_mut() {
-        let changed = value.to_str().ok().and_then(&change);
-        if let Some(changed) = changed.and_then(|changed| HeaderValue::try_from(changed).ok()) {
-            *value = changed;
-        }
-    }
-}
-
-/// The addresses that stand for refshim in the client's eyes.
-struct Addresses<'a> {
-    upstream: &'a Authority,
-    refshim: Option<&'a Authority>,
-}
-
-impl Addresses<'_> {
-    /// A URI of the upstream or of refshim without scheme and authority, so that the client goes on
-    /// the way it came; `None` for every other URI.
-    fn relative<'u>(&self, uri: &'u str) -> Option<&'u str> {
-        let (scheme, rest) = uri.split_once("://")?;
-        let default_port = match scheme.to_ascii_lowercase().as_str() {
-            "http" => 80,
-            "https" => 443,
-            _ => return None,
-        };
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        let (authority, path) = rest.split_at_checked(end)?;
-        let authority: Authority = authority.parse().ok()?;
-        let same = |ours: &Authority| {
-            ours.host().eq_ignore_ascii_case(authority.host())
-                && port(ours, default_port) == port(&authority, default_port)
-        };
-        let is_ours = same(self.upstream) || self.refshim.is_some_and(same);
-        (is_ours && path.starts_with('/') && !path.starts_with("//")).then_some(path)
-    }
-
-    /// Each `<URI>` of a Link field.
-    fn relative_links(&self, link: &str) -> Option<String> {
-        let mut rewritten = String::with_capacity(link.len());
-        let mut rest = link;
-        while let Some((before, after)) = rest.split_once('<') {
-            let (uri, behind) = after.split_once('>')?;
-            rewritten.extend([before, "<", self.relative(uri).unwrap_or(uri), ">"]);
-            rest = behind;
-        }
-        rewritten.push_str(rest);
-        Some(rewritten)
-    }
-}
-
-fn port(authority: &Authority, default: u16) -> u16 {
-    authority.port_u16().unwrap_or(default)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[track_caller]
-    fn check_location(location: &str, expected: Option<&str>) {
-        let upstream = "registry.internal:5000".parse().unwrap();
-        let refshim = "Hub.example.com".parse().unwrap();
-        let ours = Addresses { upstream: &upstream, refshim: Some(&refshim) };
-        assert_eq!(ours.relative(location), expected, "{location}");
-    }
-
-    #[test]
-    fn locations_of_the_upstream_and_of_refshim_become_relative() {
-        check_location(
-            "http://registry.internal:5000/v2/a/blobs/uploads/1?_state=x%3D",
-            Some("/v2/a/blobs/uploads/1?_state=x%3D"),
-        );
-        check_location("http://REGISTRY.internal:5000/outside", Some("/outside"));
-        check_location("https://hub.example.com/v2/", Some("/v2/"));
-        check_location("https://hub.example.com:443/v2/", Some("/v2/"));
-        check_location("http://hub.example.com:8080/v2/", None);
-        check_location("http://registry.internal/v2/", None);
-        check_location("https://storage.example.com/blob", None);
-        check_location("http://registry.internal:5000", None);
-        check_location("http://registry.internal:5000//evil.example.com/", None);
-        check_location("/v2/a", None);
-        check_location("ftp://registry.internal:5000/", None);
-    }
-
-    #[test]
-    fn every_uri_of_a_link_is_looked_at() {
-        let upstream = "registry:5000".parse().unwrap();
-        let ours = Addresses { upstream: &upstream, refshim: None };
-        let link = r#"<http://registry:5000/v2/_catalog?last=b&n=1>; rel="next", <https://x/>; rel="y""#;
-        let expected = r#"</v2/_catalog?last=b&n=1>; rel="next", <https://x/>; rel="y""#;
-        assert_eq!(ours.relative_links(link).as_deref(), Some(expected));
-    }
 
     #[track_caller]
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {

@@ -2,8 +2,8 @@
 //! manifests (signatures, SBOMs, attestations) are about which image.
 //!
 //! # The way of a request
-//! [`server`] accepts a connection and gives each request to [`app`], whose one `match` shows all
-//! ways there are:
+//! [`server`] accepts a connection, over [`tls`] or not, and gives each request to [`app`], where
+//! [`selection`] names the upstream and one `match` shows all ways there are:
 //! - Nearly everything is passed on by [`forward`], both bodies streaming, through the one client in
 //!   [`upstream`].
 //! - The PUT of a manifest goes through [`manifests`]: its links ([`oci::links_of`]) are written to
@@ -14,12 +14,13 @@
 //! # The modules, innermost first
 //! Each uses only those before it; a test holds the order.
 //! [`oci`] (names, digests, links; pure) → [`body`] → [`config`] → [`route`] (path to route; pure) →
-//! [`index`] (journal and sled) → [`telemetry`] → [`tls`] → [`upstream`] → [`error`] → [`forward`] →
-//! [`access`] → [`manifests`] → [`references`] → [`admin`] → [`app`] → [`server`] → [`cli`].
+//! [`selection`] (request to upstream; pure) → [`index`] (journal and sled) → [`telemetry`] → [`tls`] →
+//! [`upstream`] → [`error`] → [`forward`] → [`access`] → [`manifests`] → [`references`] → [`admin`] → [`app`] → [`server`] → [`cli`].
 //!
 //! # What always holds
 //! - The bytes of a manifest are never changed, and a body is never sent twice.
 //! - A PUT that carries links is answered with success only when its links are on disk.
+//! - Credentials go to the upstream that the request is for, and to no other host.
 //! - A link is listed only after the upstream said that it took the referrer, and only to a caller
 //!   whom the upstream let read the repository.
 //! - A look-up that fails is an error, never an empty list.
@@ -38,6 +39,7 @@ pub mod manifests;
 pub mod oci;
 pub mod references;
 pub mod route;
+pub mod selection;
 pub mod server;
 pub mod telemetry;
 pub mod tls;

@@ -115,7 +115,9 @@ impl Manifests {
         let task = self.tasks.spawn(async move {
             // What could not be looked up, or is not known yet, is settled by the next query.
             let seen = manifests.index.version(&repository, &digest).await.ok().flatten();
-            let response = forward::pass(&manifests.upstream, &origin, request).await?;
+            let idle = manifests.upstream.body_idle();
+            let request = request.map(|body| Body::from_client(body, idle));
+            let response = forward::send(&manifests.upstream, &origin, request).await?;
             if response.status().is_success() {
                 let name = repository.name.clone();
                 let seen = seen.unwrap_or(Version::UNKNOWN);

@@ -14,19 +14,23 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::Signal;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::Admin;
 use crate::app::App;
 use crate::body::Body;
-use crate::config::{Config, Timeouts, UpstreamUrl};
+use crate::config::{self, Config, RegistryUrl, Timeouts, UpstreamName};
+use crate::forward::{Clients, Peer};
 use crate::index::{Index, OpenError};
 use crate::telemetry::Metrics;
-use crate::upstream::{BUFFER_BYTES, MAX_HEADERS, Upstream};
+use crate::tls::{Acceptor, Reload as _, TlsError};
+use crate::upstream::{BUFFER_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, Upstream, Upstreams};
 
 /// How long to wait before accepting again after accepting failed, as it does without free file
 /// descriptors.
@@ -53,9 +57,12 @@ pub enum StartError {
     /// The index cannot be opened.
     #[error("cannot open the index: {0}")]
     Index(#[from] OpenError),
-    /// The client towards the upstream cannot be set up.
-    #[error("cannot set up TLS towards the upstream: {0}")]
-    Upstream(#[source] io::Error),
+    /// TLS towards clients cannot be set up.
+    #[error("cannot set up TLS towards clients: {0}")]
+    Tls(#[source] TlsError),
+    /// The client towards an upstream cannot be set up.
+    #[error("cannot set up TLS towards the upstream {0}: {1}")]
+    Upstream(UpstreamName, #[source] TlsError),
 }
 
 /// A refshim that has its addresses and is not serving yet.
@@ -63,6 +70,8 @@ pub enum StartError {
 pub struct Server {
     clients: TcpListener,
     admins: TcpListener,
+    tls: Tls,
+    known_clients: Arc<Clients>,
     app: Arc<App>,
     admin: Arc<Admin>,
     index: Index,
@@ -70,17 +79,56 @@ pub struct Server {
     timeouts: Timeouts,
 }
 
+/// All that is made of TLS files.
+#[derive(Clone, Debug)]
+struct Tls {
+    acceptor: Option<Arc<Acceptor>>,
+    upstreams: Upstreams,
+    interval: Duration,
+}
+
+impl Tls {
+    /// Looks at the files at each interval and each SIGHUP, for ever.
+    async fn watch(self, mut hangup: Signal) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.interval) => {}
+                _ = hangup.recv() => {}
+            }
+            let tls = self.clone();
+            let looked = tokio::task::spawn_blocking(move || {
+                tls.acceptor.iter().for_each(|acceptor| acceptor.reload());
+                tls.upstreams.iter().for_each(|upstream| upstream.reload());
+            });
+            if let Err(error) = looked.await {
+                tracing::error!(%error, "the TLS files could not be looked at");
+            }
+        }
+    }
+}
+
 impl Server {
     /// Binds both listeners and begins to open the index.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let clients = listen(config.listen).await?;
         let admins = listen(config.admin_listen).await?;
-        if clients.local_addr().is_ok_and(|own| leads_to(&config.upstream, own)) {
-            return Err(StartError::Loop(config.upstream.authority().clone()));
-        }
         let metrics = Arc::new(Metrics::new());
-        let upstream = Upstream::new(&config.upstream, &config.timeouts, Arc::clone(&metrics));
-        let upstream = Arc::new(upstream.map_err(StartError::Upstream)?);
+        let upstream = |settings: &config::Upstream| {
+            if clients.local_addr().is_ok_and(|own| leads_to(&settings.url, own)) {
+                return Err(StartError::Loop(settings.url.authority().clone()));
+            }
+            if settings.tls.insecure_skip_verify {
+                tracing::warn!(upstream = %settings.name, "insecure_skip_verify: whoever answers in place of this \
+                    upstream is believed, and gets all credentials");
+            }
+            let upstream = Upstream::new(settings, Arc::clone(&metrics));
+            upstream.map(Arc::new).map_err(|error| StartError::Upstream(settings.name.clone(), error))
+        };
+        let upstreams = Upstreams {
+            default: upstream(&config.upstream)?,
+            further: config.further_upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
+        };
+        let acceptor = config.tls.as_ref().map(Acceptor::new).transpose().map_err(StartError::Tls)?;
         let index = Index::open(crate::index::Settings {
             data_dir: config.data_dir.clone(),
             cache_bytes: config.index.cache_bytes,
@@ -89,11 +137,13 @@ impl Server {
             compact_bytes: config.index.compact_bytes,
         })?;
         let tasks = TaskTracker::new();
-        let app = App::new(config, Arc::clone(&upstream), &index, Arc::clone(&metrics), tasks.clone());
-        let admin = Admin::new(index.clone(), upstream, metrics);
+        let app = App::new(config, &upstreams, &index, Arc::clone(&metrics), tasks.clone());
+        let admin = Admin::new(index.clone(), upstreams.clone(), metrics);
         Ok(Self {
             clients,
             admins,
+            tls: Tls { acceptor: acceptor.map(Arc::new), upstreams, interval: config.tls_reload },
+            known_clients: Arc::new(Clients::new(config)),
             app: Arc::new(app),
             admin: Arc::new(admin),
             index,
@@ -113,15 +163,17 @@ impl Server {
     }
 
     /// Serves until `shutdown`; then accepts nothing more, lets what is under way come to its end
-    /// within the limit, and closes the index.
-    pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+    /// within the limit, and closes the index. Looks at the TLS files at each `hangup`.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>, hangup: Signal) {
         let graceful = GracefulShutdown::new();
         let app = self.app;
-        let clients = accept(&self.clients, &graceful, &self.timeouts, |client| {
+        let has_tls = self.tls.acceptor.is_some();
+        let clients = accept(&self.clients, &graceful, &self.timeouts, self.tls.acceptor.clone(), |client| {
+            let client = Peer::new(Arc::clone(&self.known_clients), client, has_tls);
             TowerToHyperService::new(Arc::clone(&app).service(client))
         });
         let admin = self.admin;
-        let admins = accept(&self.admins, &graceful, &self.timeouts, |_| {
+        let admins = accept(&self.admins, &graceful, &self.timeouts, None, |_| {
             let admin = Arc::clone(&admin);
             hyper::service::service_fn(move |request: Request<Incoming>| {
                 let admin = Arc::clone(&admin);
@@ -131,6 +183,7 @@ impl Server {
         tokio::select! {
             () = clients => {}
             () = admins => {}
+            () = self.tls.watch(hangup) => {}
             () = shutdown => {}
         }
         drop((self.clients, self.admins));
@@ -148,7 +201,7 @@ impl Server {
 }
 
 /// Whether the upstream's URL names this address, as far as can be told without asking a name server.
-fn leads_to(upstream: &UpstreamUrl, own: SocketAddr) -> bool {
+fn leads_to(upstream: &RegistryUrl, own: SocketAddr) -> bool {
     let authority = upstream.authority();
     let port = authority.port_u16().unwrap_or(if upstream.is_https() { 443 } else { 80 });
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
@@ -166,6 +219,7 @@ async fn accept<S>(
     listener: &TcpListener,
     graceful: &GracefulShutdown,
     timeouts: &Timeouts,
+    tls: Option<Arc<Acceptor>>,
     service: impl Fn(IpAddr) -> S,
 ) where
     S: hyper::service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
@@ -184,19 +238,58 @@ async fn accept<S>(
                         continue;
                     }
                 };
-                let service = service(client.ip());
-                let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-                let connection = graceful.watch(connection);
-                tokio::spawn(async move {
-                    if let Err(error) = pin!(connection).await {
-                        tracing::debug!(%client, error = &*error, "a connection ended early");
+                let connection = Connection {
+                    builder: builder.clone(),
+                    watcher: graceful.watcher(),
+                    client,
+                    service: service(client.ip()),
+                };
+                match &tls {
+                    None => tokio::spawn(connection.serve(stream)),
+                    Some(tls) => {
+                        let limit = timeouts.client_headers;
+                        tokio::spawn(connection.serve_tls(Arc::clone(tls), limit, stream))
                     }
-                });
+                };
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections, trying again");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+}
+
+/// One client's connection, until it is served.
+struct Connection<S> {
+    builder: auto::Builder<TokioExecutor>,
+    watcher: Watcher,
+    client: SocketAddr,
+    service: S,
+}
+
+impl<S> Connection<S>
+where
+    S: hyper::service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+{
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+        let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(stream), self.service);
+        let connection = self.watcher.watch(connection.into_owned());
+        if let Err(error) = pin!(connection).await {
+            tracing::debug!(client = %self.client, error = &*error, "a connection ended early");
+        }
+    }
+
+    async fn serve_tls(self, tls: Arc<Acceptor>, limit: Duration, stream: ClientStream) {
+        // Boxed: a connection keeps nothing of its handshake.
+        let handshake = Box::pin(tokio::time::timeout(limit, tls.accept(stream)));
+        match handshake.await {
+            Ok(Ok(stream)) => self.serve(stream).await,
+            Ok(Err(error)) => tracing::debug!(client = %self.client, %error, "a TLS handshake failed"),
+            Err(_elapsed) => tracing::debug!(client = %self.client, ?limit, "a TLS handshake took too long"),
         }
     }
 }
@@ -224,8 +317,10 @@ fn connection_builder(timeouts: &Timeouts) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEAD_BYTES)
         .keep_alive_interval(timeouts.client_headers)
-        .keep_alive_timeout(timeouts.client_headers);
+        // A client that reads nothing for a while does not see the question either.
+        .keep_alive_timeout(timeouts.body_idle);
     builder
 }
 

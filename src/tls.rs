@@ -1,30 +1,40 @@
-//! TLS, the only room that names rustls: today towards the upstream, with the platform's roots.
+//! TLS, the only room that names rustls: towards clients and towards the upstreams. What is made of
+//! files is made again when they change; connections that are open go on as they are.
 
-use std::io;
+mod acceptor;
+mod connector;
+mod pem;
+mod reloading;
+
+pub use acceptor::{Acceptor, ClientStream};
+pub use connector::{Connector, Protocols};
+pub use pem::PemError;
+pub use reloading::Reload;
+
 use std::sync::Arc;
 
-use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::crypto::CryptoProvider;
 
-/// Speaks TLS where a URL says https, and HTTP/1.1 in any case.
-///
-/// # Errors
-/// The upstream needs TLS and the platform's root certificates cannot be read.
-pub fn connector(mut tcp: HttpConnector, https: bool) -> io::Result<HttpsConnector<HttpConnector>> {
-    tcp.enforce_http(false);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let versions = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?;
-    let roots = if https {
-        versions.with_native_roots()?
-    } else {
-        versions.with_root_certificates(RootCertStore::empty())
-    };
-    Ok(HttpsConnectorBuilder::new()
-        .with_tls_config(roots.with_no_client_auth())
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(tcp))
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file is not what it should be.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// The platform's root certificates cannot be read.
+    #[error("the platform's root certificates cannot be read: {0}")]
+    PlatformRoots(#[source] std::io::Error),
+    /// A client certificate is to be checked, and cannot be.
+    #[error("the authorities for client certificates do not do: {0}")]
+    ClientAuthorities(#[from] rustls::client::VerifierBuilderError),
+    /// The configured name of the upstream is none.
+    #[error("not a server name: {0:?}")]
+    ServerName(String),
+    /// Anything else that rustls refuses.
+    #[error(transparent)]
+    Rustls(#[from] rustls::Error),
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }

@@ -12,39 +12,65 @@ use http::uri::{Authority, InvalidUri, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use crate::body::{Body, BodyError, Progress};
-use crate::config::{Timeouts, UpstreamUrl};
+use crate::config::{self, Http2, RegistryUrl};
 use crate::oci::{RepositoryName, TagOrDigest};
 use crate::telemetry::Metrics;
-use crate::tls;
+use crate::tls::{Connector, Protocols, Reload as _, TlsError};
 
 /// How much of a body is read from a connection at once, at most.
-pub const BUFFER_BYTES: usize = 512 * 1024;
+pub const BUFFER_BYTES: usize = MAX_HEAD_BYTES as usize;
 
 /// How long a client that expects `100 Continue` waits for the upstream's before its body is read
 /// all the same.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
+/// HTTP/2 flow control: how much of one body may be on its way unread. What a slow client leaves unread
+/// must not stop the other requests on the connection, whose own window is therefore without a limit.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
 /// One upstream registry.
 #[derive(Debug)]
 pub struct Upstream {
-    client: Client<HttpsConnector<HttpConnector>, Body>,
+    number: u32,
+    name: config::UpstreamName,
+    client: Client<Connector, Body>,
+    /// For what HTTP/2 cannot carry, where `client` speaks it.
+    http1: Option<Client<Connector, Body>>,
+    connectors: Vec<Connector>,
     scheme: Scheme,
-    authority: Authority,
-    host: HeaderValue,
+    url: RegistryUrl,
+    /// The Host of each request; in HTTP/2 it is part of the URI.
+    host: Option<HeaderValue>,
+    rewrites_realm: bool,
     silence_limit: Duration,
     body_idle: Duration,
     metrics: Arc<Metrics>,
     started: Instant,
     /// Milliseconds from `started` to the latest answer, plus one; zero before the first.
     answered: AtomicU64,
+}
+
+/// All upstreams, in the order of the configuration: the default one first.
+#[derive(Clone, Debug)]
+pub struct Upstreams {
+    /// The one that takes what no rule gives to another.
+    pub default: Arc<Upstream>,
+    /// The further ones.
+    pub further: Vec<Arc<Upstream>>,
+}
+
+impl Upstreams {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        std::iter::once(&self.default).chain(&self.further)
+    }
 }
 
 /// Why there is no answer of the upstream.
@@ -65,48 +91,83 @@ pub enum UpstreamError {
     /// The client paused for too long within its body.
     #[error("the request's body paused for too long")]
     RequestBodyIdle,
+    /// Path and query cannot be those of a request to the upstream.
+    #[error("the path cannot be asked of the registry")]
+    Target,
 }
 
 impl Upstream {
-    /// A pool towards the registry at `url`; nothing is connected yet.
+    /// A pool towards this registry; nothing is connected yet.
     ///
     /// # Errors
-    /// The platform's root certificates cannot be read.
-    pub fn new(url: &UpstreamUrl, timeouts: &Timeouts, metrics: Arc<Metrics>) -> std::io::Result<Self> {
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(timeouts.connect));
-        tcp.set_keepalive(Some(Duration::from_secs(60)));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(timeouts.pool_idle)
-            .pool_timer(TokioTimer::new())
-            .timer(TokioTimer::new())
-            .http1_max_buf_size(BUFFER_BYTES)
-            .http1_max_headers(MAX_HEADERS)
-            .build(tls::connector(tcp, url.is_https())?);
+    /// TLS towards it cannot be set up.
+    pub fn new(settings: &config::Upstream, metrics: Arc<Metrics>) -> Result<Self, TlsError> {
+        let protocols = match settings.http2 {
+            Http2::Never => Protocols::Http1,
+            Http2::Auto => Protocols::Either,
+            Http2::Always => Protocols::Http2,
+        };
+        let connector = Connector::new(settings, protocols)?;
+        let http1 = match protocols {
+            Protocols::Http1 => None,
+            Protocols::Either | Protocols::Http2 => Some(Connector::new(settings, Protocols::Http1)?),
+        };
+        let url = settings.url.clone();
+        let pool = |connector, protocols| pool(&settings.timeouts, connector, protocols);
         Ok(Self {
-            client,
+            number: settings.number(),
+            name: settings.name.clone(),
+            client: pool(connector.clone(), protocols),
+            http1: http1.clone().map(|connector| pool(connector, Protocols::Http1)),
+            connectors: std::iter::once(connector).chain(http1).collect(),
             scheme: if url.is_https() { Scheme::HTTPS } else { Scheme::HTTP },
-            host: HeaderValue::from_str(url.authority().as_str()).map_err(std::io::Error::other)?,
-            authority: url.authority().clone(),
-            silence_limit: timeouts.response,
-            body_idle: timeouts.body_idle,
+            host: match protocols {
+                Protocols::Http1 => HeaderValue::from_str(url.authority().as_str()).ok(),
+                Protocols::Either | Protocols::Http2 => None,
+            },
+            url,
+            rewrites_realm: settings.rewrite_realm,
+            silence_limit: settings.timeouts.response,
+            body_idle: settings.timeouts.body_idle,
             metrics,
             started: Instant::now(),
             answered: AtomicU64::new(0),
         })
     }
 
+    /// Its number in the index.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// What the operator calls it.
+    #[must_use]
+    pub fn name(&self) -> &config::UpstreamName {
+        &self.name
+    }
+
     /// Host and port, as in the upstream's URL.
     #[must_use]
     pub fn authority(&self) -> &Authority {
-        &self.authority
+        self.url.authority()
     }
 
-    /// Whether the upstream's URL says https.
+    /// What stands before `/v2/` in the upstream's paths, or nothing.
     #[must_use]
-    pub fn is_https(&self) -> bool {
-        self.scheme == Scheme::HTTPS
+    pub fn base_path(&self) -> &str {
+        self.url.path()
+    }
+
+    /// Whether a challenge's realm at the upstream is to lead through refshim.
+    #[must_use]
+    pub fn rewrites_realm(&self) -> bool {
+        self.rewrites_realm
+    }
+
+    /// Reads the files of its TLS again if they changed. Blocks on the disk.
+    pub fn reload(&self) {
+        self.connectors.iter().for_each(Connector::reload);
     }
 
     /// The longest pause within a body.
@@ -124,25 +185,45 @@ impl Upstream {
 
     /// Sends a request, whose URI may be in any form, to this upstream. A GET or HEAD is sent once
     /// more if the connection breaks: the upstream may have closed it for having been idle.
-    pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
-        *request.uri_mut() = self.target(request.uri());
-        request.headers_mut().insert(HOST, self.host.clone());
+    pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
+        self.send_by(&self.client, request).await
+    }
+
+    /// [`Upstream::send`] for what only HTTP/1.1 can carry.
+    pub async fn send_http1(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
+        self.send_by(self.http1.as_ref().unwrap_or(&self.client), request).await
+    }
+
+    async fn send_by(
+        &self,
+        client: &Client<Connector, Body>,
+        mut request: Request<Body>,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        *request.uri_mut() = self.target(request.uri())?;
+        match &self.host {
+            Some(host) => request.headers_mut().insert(HOST, host.clone()),
+            None => request.headers_mut().remove(HOST),
+        };
         if request.headers().contains_key(EXPECT) {
             hold_body_until_continue(&mut request);
         }
         let again = without_consequences(&request).then(|| head_of(&request));
-        match (self.attempt(request).await, again) {
-            (Err(UpstreamError::Broken(_)), Some(again)) => Box::pin(self.attempt(again)).await,
+        match (self.attempt(client, request).await, again) {
+            (Err(UpstreamError::Broken(_)), Some(again)) => Box::pin(self.attempt(client, again)).await,
             (outcome, _) => outcome,
         }
     }
 
     /// The limit on silence counts from when the upstream has all it needs to answer, or last took
     /// something of the body.
-    async fn attempt(&self, mut request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
+    async fn attempt(
+        &self,
+        client: &Client<Connector, Body>,
+        mut request: Request<Body>,
+    ) -> Result<Response<Incoming>, UpstreamError> {
         let began = Instant::now();
         let progress = request.body_mut().watch();
-        let mut response = pin!(self.client.request(request));
+        let mut response = pin!(client.request(request));
         let mut limit = began + self.silence_limit;
         let answer = loop {
             let fired = tokio::select! {
@@ -175,18 +256,50 @@ impl Upstream {
         }
     }
 
-    fn target(&self, uri: &Uri) -> Uri {
+    /// The same path and query at the upstream, where the API stands below its base path.
+    fn target(&self, uri: &Uri) -> Result<Uri, UpstreamError> {
+        let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let path = if !self.base_path().is_empty() && is_api(path.path()) {
+            PathAndQuery::try_from([self.base_path(), path.as_str()].concat())
+                .map_err(|_| UpstreamError::Target)?
+        } else {
+            path
+        };
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(self.scheme.clone());
-        parts.authority = Some(self.authority.clone());
-        parts.path_and_query =
-            Some(uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
-        Uri::from_parts(parts).unwrap_or_default()
+        parts.authority = Some(self.authority().clone());
+        parts.path_and_query = Some(path);
+        Uri::from_parts(parts).map_err(|_| UpstreamError::Target)
     }
+}
+
+fn pool(timeouts: &config::Timeouts, connector: Connector, protocols: Protocols) -> Client<Connector, Body> {
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder
+        .pool_idle_timeout(timeouts.pool_idle)
+        .pool_timer(TokioTimer::new())
+        .timer(TokioTimer::new())
+        .http1_max_buf_size(BUFFER_BYTES)
+        .http1_max_headers(MAX_HEADERS)
+        .http2_only(protocols == Protocols::Http2)
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_header_list_size(MAX_HEAD_BYTES)
+        .http2_keep_alive_interval(timeouts.pool_idle)
+        .http2_keep_alive_timeout(timeouts.body_idle);
+    builder.build(connector)
+}
+
+/// Whether a path is one of the registry's API, which is what stands below an upstream's base path.
+#[must_use]
+pub fn is_api(path: &str) -> bool {
+    path.strip_prefix("/v2").is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
 }
 
 /// More than any client sends, and than either side of the proxy refuses.
 pub const MAX_HEADERS: usize = 512;
+/// How long a header may be, at most, on either side.
+pub const MAX_HEAD_BYTES: u32 = 512 * 1024;
 
 impl From<hyper_util::client::legacy::Error> for UpstreamError {
     fn from(error: hyper_util::client::legacy::Error) -> Self {

@@ -8,7 +8,8 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::load::Said;
 use super::mistake::Mistake;
-use super::settings::{SETTINGS, Setting};
+use super::settings::{Known, SETTINGS, Setting, SettingForm};
+use super::upstream::{InvalidUpstreamName, UPSTREAM_SETTINGS, UpstreamName};
 
 /// What a file says.
 #[derive(Debug)]
@@ -88,13 +89,15 @@ impl Reader<'_> {
     fn read_entry(&mut self, key: &str, name: &Spanned<DeString<'_>>, value: &DeValue<'_>) {
         let line = line_at(self.text, name.span().start);
         let place = place(self.path, line, Some(key));
-        let said = if let Some(setting) = Setting::with_key(key) {
-            match scalar(value) {
-                Some(text) => Ok(Said { place, setting, text }),
-                None => Err(Mistake::new(place, format!("not a string or a number but {}", kind(value)))),
+        let said = if let Some(setting) = Known::with_key(key) {
+            match text_of(value, setting.form()) {
+                Ok(text) => Ok(Said { place, setting, text }),
+                Err(problem) => Err(Mistake::new(place, problem)),
             }
-        } else if !SETTINGS.iter().any(|setting| setting.table() == Some(key)) {
-            Err(Mistake::unknown(place, "key", key, keys_and_tables()))
+        } else if let Some(Err(invalid)) = upstream_named(key) {
+            Err(Mistake::new(place, invalid))
+        } else if !is_table(key) {
+            Err(Mistake::unknown(place, "key", key, known_beside(key)))
         } else if let DeValue::Table(entries) = value {
             return self.read_table(Some(key), entries);
         } else {
@@ -105,12 +108,66 @@ impl Reader<'_> {
     }
 }
 
-fn keys_and_tables() -> impl Iterator<Item = String> {
-    let tables = SETTINGS.iter().filter_map(Setting::table);
-    SETTINGS.iter().map(|setting| setting.key).chain(tables).map(str::to_owned)
+/// `timeouts`, `upstreams`, `upstreams.hub`
+fn is_table(key: &str) -> bool {
+    SETTINGS.iter().any(|setting| setting.table() == Some(key))
+        || key == UPSTREAMS
+        || upstream_named(key).is_some_and(|name| name.is_ok())
 }
 
-/// The text that a variable would hold to say the same.
+const UPSTREAMS: &str = "upstreams";
+
+/// The upstream whose table this key would be.
+fn upstream_named(key: &str) -> Option<Result<UpstreamName, InvalidUpstreamName>> {
+    let name = key.strip_prefix(UPSTREAMS)?.strip_prefix('.')?;
+    (!name.contains('.')).then(|| name.parse())
+}
+
+/// The keys and tables that may have been meant by an unknown key.
+fn known_beside(key: &str) -> Vec<String> {
+    if let Some((table, _)) = key.rsplit_once('.').filter(|(table, _)| table.contains('.') && is_table(table))
+    {
+        return UPSTREAM_SETTINGS.iter().map(|setting| format!("{table}.{}", setting.key)).collect();
+    }
+    let tables = SETTINGS.iter().filter_map(Setting::table).chain([UPSTREAMS]);
+    SETTINGS.iter().map(|setting| setting.key).chain(tables).map(str::to_owned).collect()
+}
+
+/// The text that a variable would hold to say the same; else what is wrong.
+fn text_of(value: &DeValue<'_>, form: SettingForm) -> Result<String, String> {
+    match (form, value) {
+        (SettingForm::YesOrNo, DeValue::Boolean(yes)) => Ok(yes.to_string()),
+        (SettingForm::YesOrNo, DeValue::String(text)) => Ok(text.to_string()),
+        (SettingForm::YesOrNo, _) => Err(format!("not true or false but {}", kind(value))),
+        (SettingForm::Many, DeValue::Array(elements)) => {
+            let texts: Vec<String> =
+                elements.iter().map(|element| element_of(element.get_ref())).collect::<Result<_, _>>()?;
+            Ok(texts.join(","))
+        }
+        (SettingForm::Many, _) => {
+            scalar(value).ok_or_else(|| format!("not a string or a list but {}", kind(value)))
+        }
+        (SettingForm::One, _) => {
+            scalar(value).ok_or_else(|| format!("not a string or a number but {}", kind(value)))
+        }
+    }
+}
+
+/// In a variable, commas stand between the elements.
+fn element_of(element: &DeValue<'_>) -> Result<String, String> {
+    match element {
+        DeValue::String(text) if text.contains(',') => Err(format!("an element has a comma: {text:?}")),
+        DeValue::String(text) => Ok(text.to_string()),
+        DeValue::Integer(_)
+        | DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_)
+        | DeValue::Array(_)
+        | DeValue::Table(_) => Err(format!("an element is not a string but {}", kind(element))),
+    }
+}
+
+/// A string or a number as text.
 fn scalar(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),

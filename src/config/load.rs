@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::Config;
 use super::file::{self, Contents};
 use super::mistake::{Mistake, Mistakes};
-use super::settings::{Draft, SETTINGS, Setting};
+use super::settings::{Draft, Known, SETTINGS, Setting};
 
 const PREFIX: &str = "REFSHIM_";
 const FILE_VARIABLE: &str = "REFSHIM_CONFIG";
@@ -34,7 +34,7 @@ pub struct Given {
 pub(super) struct Said {
     /// As mistakes name it: a file with line and key, a variable or a flag.
     pub(super) place: String,
-    pub(super) setting: &'static Setting,
+    pub(super) setting: Known,
     pub(super) text: String,
 }
 
@@ -53,7 +53,7 @@ impl Config {
         };
         said.extend(variables.iter().filter_map(|(name, value)| said_by_variable(name, value)));
         said.extend(said_by_flags(given).map(Ok));
-        let upstream_is_said = said.iter().flatten().any(|said| said.setting.key == "upstream");
+        let upstream_is_said = said.iter().flatten().any(|said| said.setting.is_upstream());
         if is_whole && !upstream_is_said {
             said.push(Err(no_upstream()));
         }
@@ -63,18 +63,24 @@ impl Config {
 
 fn settle(said: Vec<Result<Said, Mistake>>) -> Result<Config, Mistakes> {
     let mut draft = Draft::default();
-    let mistakes: Vec<Mistake> =
+    let mut mistakes: Vec<Mistake> =
         said.into_iter().filter_map(|said| said.and_then(|said| said.put_into(&mut draft)).err()).collect();
     match draft.finish() {
-        Some(config) if mistakes.is_empty() => Ok(config),
+        Ok(config) if mistakes.is_empty() => Ok(config),
+        // What does not go together may do so once each setting is right.
+        Ok(_) => Err(Mistakes::new(mistakes)),
         // Without an upstream there is a mistake: in the upstream, in the file or that nobody said it.
-        _ => Err(Mistakes::new(mistakes)),
+        Err(_) if !mistakes.is_empty() => Err(Mistakes::new(mistakes)),
+        Err(unfit) => {
+            mistakes.extend(unfit);
+            Err(Mistakes::new(mistakes))
+        }
     }
 }
 
 impl Said {
     fn put_into(self, draft: &mut Draft) -> Result<(), Mistake> {
-        (self.setting.put)(draft, &self.text).map_err(|invalid| Mistake::new(self.place, invalid))
+        self.setting.put(draft, &self.text).map_err(|invalid| Mistake::new(self.place, invalid))
     }
 }
 
@@ -110,8 +116,7 @@ fn said_by_file(place: &str, path: &Path) -> Contents {
 }
 
 fn said_by_variable(name: &str, value: &OsStr) -> Option<Result<Said, Mistake>> {
-    let known = SETTINGS.iter().find(|setting| setting.variable() == name);
-    match (known, value.to_str()) {
+    match (Known::with_variable(name), value.to_str()) {
         (Some(setting), Some(text)) => {
             Some(Ok(Said { place: name.to_owned(), setting, text: text.to_owned() }))
         }
@@ -145,6 +150,6 @@ fn said_by_flags(given: &Given) -> impl Iterator<Item = Said> {
     ];
     flags.into_iter().filter_map(|(key, text)| {
         let place = format!("--{}", key.replace('_', "-"));
-        Some(Said { place, setting: Setting::with_key(key)?, text: text?.clone() })
+        Some(Said { place, setting: Known::with_key(key)?, text: text?.clone() })
     })
 }

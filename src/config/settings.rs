@@ -1,31 +1,63 @@
-//! The one table of settings. A setting is a line here, a field in the parent module and a line in
-//! the example file; the file's reader, the variables and the tests all go by this table.
+//! The table of settings. A setting is a line here (or among those of an upstream), a field in the
+//! parent module and a line in the example file; the file's reader, the variables and the tests all go
+//! by this table.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use ipnet::IpNet;
+
+use super::mistake::Mistake;
+use super::upstream::{UPSTREAM_SETTINGS, UpstreamDraft, UpstreamName};
 use super::value::{
-    GIB, HOUR, Invalid, KIB, MIB, MINUTE, address, count, directory, duration, log_filter, log_format, size,
+    GIB, HOUR, Invalid, KIB, MIB, MINUTE, address, client_auth, count, directory, duration, file, list,
+    log_filter, log_format, network, size,
 };
-use super::{Config, Index, Log, Manifests, References, Timeouts, UpstreamUrl};
+use super::{ClientAuth, Config, Index, Log, Manifests, References, RegistryUrl, Timeouts, Tls, Upstream};
 
 /// A setting: how it is called, and how its text gets into its field.
 #[derive(Debug)]
-pub(super) struct Setting {
-    /// Its key in the file, `timeouts.connect`.
+pub(super) struct Setting<D: 'static> {
+    /// Its key in the file, `timeouts.connect`; of an upstream, what stands behind `upstreams.<name>.`.
     pub(super) key: &'static str,
+    /// What may stand for it in the file.
+    pub(super) form: SettingForm,
     /// Checks a text and keeps its value.
-    pub(super) put: fn(&mut Draft, &str) -> Result<(), Invalid>,
+    put: fn(&mut D, &str) -> Result<(), Invalid>,
+}
+
+/// What may stand for a setting in the file. In a variable it is always a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SettingForm {
+    /// A string or a number.
+    One,
+    /// That, or a list of strings; in a variable they have commas between them.
+    Many,
+    /// `true` or `false`.
+    YesOrNo,
+}
+
+/// Which setting a key or a variable names.
+#[derive(Clone, Debug)]
+pub(super) enum Known {
+    Common(&'static Setting<Draft>),
+    OfUpstream(UpstreamName, &'static Setting<UpstreamDraft>),
 }
 
 /// The configuration while it is read: the upstream may still be missing.
 #[derive(Debug)]
 pub(super) struct Draft {
-    upstream: Option<UpstreamUrl>,
+    upstreams: BTreeMap<UpstreamName, UpstreamDraft>,
+    external_url: Option<RegistryUrl>,
+    trusted_proxies: Vec<IpNet>,
     listen: SocketAddr,
     admin_listen: SocketAddr,
     data_dir: PathBuf,
+    tls: Tls,
+    tls_reload: Duration,
     timeouts: Timeouts,
     manifests: Manifests,
     references: References,
@@ -34,63 +66,87 @@ pub(super) struct Draft {
 }
 
 /// A wait that must end, but need not end soon.
-const LIMIT: RangeInclusive<u64> = 1..=24 * HOUR;
+pub(super) const LIMIT: RangeInclusive<u64> = 1..=24 * HOUR;
 
-/// Every setting, in the order of the example file.
-pub(super) static SETTINGS: &[Setting] = &[
-    setting("upstream", |to, text| put(&mut to.upstream, text.parse().map(Some))),
-    setting("listen", |to, text| put(&mut to.listen, address(text))),
-    setting("admin_listen", |to, text| put(&mut to.admin_listen, address(text))),
-    setting("data_dir", |to, text| put(&mut to.data_dir, directory(text))),
-    setting("timeouts.connect", |to, text| put(&mut to.timeouts.connect, duration(text, LIMIT))),
-    setting("timeouts.response", |to, text| put(&mut to.timeouts.response, duration(text, LIMIT))),
-    setting("timeouts.body_idle", |to, text| put(&mut to.timeouts.body_idle, duration(text, LIMIT))),
-    setting("timeouts.client_headers", |to, text| {
+use SettingForm::{Many, One};
+
+/// Every setting but those of an upstream, in the order of the example file.
+pub(super) static SETTINGS: &[Setting<Draft>] = &[
+    setting("upstream", One, |to, text| put(&mut to.default_upstream().url, text.parse().map(Some))),
+    setting("external_url", One, |to, text| put(&mut to.external_url, origin(text).map(Some))),
+    setting("trusted_proxies", Many, |to, text| put(&mut to.trusted_proxies, list(text, network))),
+    setting("listen", One, |to, text| put(&mut to.listen, address(text))),
+    setting("admin_listen", One, |to, text| put(&mut to.admin_listen, address(text))),
+    setting("data_dir", One, |to, text| put(&mut to.data_dir, directory(text))),
+    setting("tls.certificate", Many, |to, text| put(&mut to.tls.certificates, list(text, file))),
+    setting("tls.key", Many, |to, text| put(&mut to.tls.keys, list(text, file))),
+    setting("tls.client_ca", One, |to, text| put(&mut to.tls.client_ca, file(text).map(Some))),
+    setting("tls.client_auth", One, |to, text| put(&mut to.tls.client_auth, client_auth(text))),
+    setting("tls.reload", One, |to, text| put(&mut to.tls_reload, duration(text, 100..=24 * HOUR))),
+    setting("timeouts.connect", One, |to, text| put(&mut to.timeouts.connect, duration(text, LIMIT))),
+    setting("timeouts.response", One, |to, text| put(&mut to.timeouts.response, duration(text, LIMIT))),
+    setting("timeouts.body_idle", One, |to, text| put(&mut to.timeouts.body_idle, duration(text, LIMIT))),
+    setting("timeouts.client_headers", One, |to, text| {
         put(&mut to.timeouts.client_headers, duration(text, LIMIT))
     }),
-    setting("timeouts.pool_idle", |to, text| put(&mut to.timeouts.pool_idle, duration(text, LIMIT))),
-    setting("timeouts.shutdown", |to, text| put(&mut to.timeouts.shutdown, duration(text, 0..=HOUR))),
-    setting("manifests.max_bytes", |to, text| put(&mut to.manifests.max_bytes, size(text, 1..=64 * MIB))),
-    setting("manifests.max_links_bytes", |to, text| {
+    setting("timeouts.pool_idle", One, |to, text| put(&mut to.timeouts.pool_idle, duration(text, LIMIT))),
+    setting("timeouts.shutdown", One, |to, text| put(&mut to.timeouts.shutdown, duration(text, 0..=HOUR))),
+    setting("manifests.max_bytes", One, |to, text| {
+        put(&mut to.manifests.max_bytes, size(text, 1..=64 * MIB))
+    }),
+    setting("manifests.max_links_bytes", One, |to, text| {
         put(&mut to.manifests.max_links_bytes, size(text, 1..=256 * MIB))
     }),
-    setting("references.page_bytes", |to, text| {
+    setting("references.page_bytes", One, |to, text| {
         put(&mut to.references.page_bytes, size(text, 64 * KIB..=64 * MIB))
     }),
-    setting("references.access_ttl", |to, text| {
+    setting("references.access_ttl", One, |to, text| {
         put(&mut to.references.access_ttl, duration(text, 0..=5 * MINUTE))
     }),
-    setting("references.concurrency", |to, text| put(&mut to.references.concurrency, count(text, 1..=256))),
-    setting("index.cache_bytes", |to, text| put(&mut to.index.cache_bytes, size(text, MIB..=256 * GIB))),
-    setting("index.flush_interval", |to, text| put(&mut to.index.flush_interval, duration(text, 1..=MINUTE))),
-    setting("index.segment_bytes", |to, text| {
+    setting("references.concurrency", One, |to, text| {
+        put(&mut to.references.concurrency, count(text, 1..=256))
+    }),
+    setting("index.cache_bytes", One, |to, text| put(&mut to.index.cache_bytes, size(text, MIB..=256 * GIB))),
+    setting("index.flush_interval", One, |to, text| {
+        put(&mut to.index.flush_interval, duration(text, 1..=MINUTE))
+    }),
+    setting("index.segment_bytes", One, |to, text| {
         put(&mut to.index.segment_bytes, size(text, 64 * KIB..=4 * GIB))
     }),
-    setting("index.compact_bytes", |to, text| {
+    setting("index.compact_bytes", One, |to, text| {
         put(&mut to.index.compact_bytes, size(text, 64 * KIB..=256 * GIB))
     }),
-    setting("log.format", |to, text| put(&mut to.log.format, log_format(text))),
-    setting("log.filter", |to, text| put(&mut to.log.filter, log_filter(text))),
+    setting("log.format", One, |to, text| put(&mut to.log.format, log_format(text))),
+    setting("log.filter", One, |to, text| put(&mut to.log.filter, log_filter(text))),
 ];
 
-const fn setting(key: &'static str, put: fn(&mut Draft, &str) -> Result<(), Invalid>) -> Setting {
-    Setting { key, put }
+pub(super) const fn setting<D>(
+    key: &'static str,
+    form: SettingForm,
+    put: fn(&mut D, &str) -> Result<(), Invalid>,
+) -> Setting<D> {
+    Setting { key, form, put }
 }
 
-fn put<T, E: Into<Invalid>>(field: &mut T, value: Result<T, E>) -> Result<(), Invalid> {
+pub(super) fn put<T, E: Into<Invalid>>(field: &mut T, value: Result<T, E>) -> Result<(), Invalid> {
     *field = value.map_err(Into::into)?;
     Ok(())
 }
 
-impl Setting {
-    /// The setting of this key.
-    pub(super) fn with_key(key: &str) -> Option<&'static Self> {
-        SETTINGS.iter().find(|setting| setting.key == key)
-    }
+fn origin(text: &str) -> Result<RegistryUrl, Invalid> {
+    Ok(text.parse::<RegistryUrl>().and_then(RegistryUrl::without_path)?)
+}
 
+impl<D> Setting<D> {
+    fn variable_part(&self) -> String {
+        self.key.replace('.', "_").to_ascii_uppercase()
+    }
+}
+
+impl Setting<Draft> {
     /// Its environment variable, `REFSHIM_TIMEOUTS_CONNECT`.
     pub(super) fn variable(&self) -> String {
-        format!("REFSHIM_{}", self.key.replace('.', "_").to_ascii_uppercase())
+        format!("REFSHIM_{}", self.variable_part())
     }
 
     /// The table of the file that it stands in, `timeouts`; none for the settings at the top.
@@ -99,13 +155,74 @@ impl Setting {
     }
 }
 
+impl Known {
+    /// The setting of this key.
+    pub(super) fn with_key(key: &str) -> Option<Self> {
+        if let Some(common) = SETTINGS.iter().find(|setting| setting.key == key) {
+            return Some(Self::Common(common));
+        }
+        let (name, key) = key.strip_prefix("upstreams.")?.split_once('.')?;
+        let setting = UPSTREAM_SETTINGS.iter().find(|setting| setting.key == key)?;
+        Some(Self::OfUpstream(name.parse().ok()?, setting))
+    }
+
+    /// The setting of this variable.
+    pub(super) fn with_variable(variable: &str) -> Option<Self> {
+        if let Some(common) = SETTINGS.iter().find(|setting| setting.variable() == variable) {
+            return Some(Self::Common(common));
+        }
+        let rest = variable.strip_prefix("REFSHIM_UPSTREAMS_")?;
+        UPSTREAM_SETTINGS.iter().find_map(|setting| {
+            let name = rest.strip_suffix(&setting.variable_part())?.strip_suffix('_')?;
+            let is_upper_case = !name.contains(|c: char| c.is_ascii_lowercase());
+            let name = name.to_ascii_lowercase().parse().ok().filter(|_| is_upper_case)?;
+            Some(Self::OfUpstream(name, setting))
+        })
+    }
+
+    /// What may stand for it in the file.
+    pub(super) fn form(&self) -> SettingForm {
+        match self {
+            Self::Common(setting) => setting.form,
+            Self::OfUpstream(_, setting) => setting.form,
+        }
+    }
+
+    /// Checks a text and keeps its value.
+    pub(super) fn put(&self, draft: &mut Draft, text: &str) -> Result<(), Invalid> {
+        match self {
+            Self::Common(setting) => (setting.put)(draft, text),
+            Self::OfUpstream(name, setting) => {
+                (setting.put)(draft.upstreams.entry(name.clone()).or_default(), text)
+            }
+        }
+    }
+
+    /// Whether it says where the default upstream is.
+    pub(super) fn is_upstream(&self) -> bool {
+        match self {
+            Self::Common(setting) => setting.key == "upstream",
+            Self::OfUpstream(name, setting) => name.is_default() && setting.key == "url",
+        }
+    }
+}
+
 impl Default for Draft {
     fn default() -> Self {
         Self {
-            upstream: None,
+            upstreams: BTreeMap::new(),
+            external_url: None,
+            trusted_proxies: Vec::new(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)),
             admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5001)),
             data_dir: PathBuf::from("./refshim-data"),
+            tls: Tls {
+                certificates: Vec::new(),
+                keys: Vec::new(),
+                client_ca: None,
+                client_auth: ClientAuth::Required,
+            },
+            tls_reload: Duration::from_secs(10),
             timeouts: Timeouts::default(),
             manifests: Manifests::default(),
             references: References::default(),
@@ -116,13 +233,32 @@ impl Default for Draft {
 }
 
 impl Draft {
-    /// The configuration, if it has an upstream.
-    pub(super) fn finish(self) -> Option<Config> {
-        Some(Config {
-            upstream: self.upstream?,
+    fn default_upstream(&mut self) -> &mut UpstreamDraft {
+        self.upstreams.entry(UpstreamName::default_upstream()).or_default()
+    }
+
+    /// The configuration, if it has an upstream and its settings go together; else what does not.
+    pub(super) fn finish(self) -> Result<Config, Vec<Mistake>> {
+        let mut mistakes = Vec::new();
+        let mut upstreams = Vec::new();
+        for (name, draft) in self.upstreams {
+            let problem = |problem| mistakes.push(Mistake::new(format!("upstreams.{name}"), problem));
+            upstreams.extend(draft.finish(&name, &self.timeouts, problem));
+        }
+        mistakes.extend(clashes(&upstreams));
+        mistakes.extend(unpaired(&self.tls));
+        let default = upstreams.iter().position(|upstream| upstream.name.is_default());
+        let (Some(default), true) = (default, mistakes.is_empty()) else { return Err(mistakes) };
+        Ok(Config {
+            upstream: upstreams.remove(default),
+            further_upstreams: upstreams,
+            external_url: self.external_url,
+            trusted_proxies: self.trusted_proxies,
             listen: self.listen,
             admin_listen: self.admin_listen,
             data_dir: self.data_dir,
+            tls: Some(self.tls).filter(|tls| !tls.certificates.is_empty()),
+            tls_reload: self.tls_reload,
             timeouts: self.timeouts,
             manifests: self.manifests,
             references: self.references,
@@ -130,4 +266,32 @@ impl Draft {
             log: self.log,
         })
     }
+}
+
+fn unpaired(tls: &Tls) -> Option<Mistake> {
+    if tls.certificates.len() != tls.keys.len() {
+        return Some(Mistake::new("tls", "certificate and key must name as many files, in the same order"));
+    }
+    let needless = tls.certificates.is_empty() && tls.client_ca.is_some();
+    needless.then(|| Mistake::new("tls", "client_ca needs certificate and key"))
+}
+
+/// A rule that two upstreams have, and two names that give the same number.
+fn clashes(upstreams: &[Upstream]) -> Vec<Mistake> {
+    let mut owners: BTreeMap<String, &UpstreamName> = BTreeMap::new();
+    let mut mistakes = Vec::new();
+    for upstream in upstreams {
+        let hosts = upstream.hosts.iter().map(|host| format!("host {host}"));
+        let namespaces = upstream.namespaces.iter().map(|namespace| format!("namespace {namespace}"));
+        let prefixes = upstream.prefixes.iter().map(|prefix| format!("prefix {prefix}"));
+        let number = format!("number {} in the index, which follows from the name,", upstream.number());
+        for claim in hosts.chain(namespaces).chain(prefixes).chain([number]) {
+            if let Some(other) = owners.insert(claim.clone(), &upstream.name) {
+                let place = format!("upstreams.{}", upstream.name);
+                mistakes
+                    .push(Mistake::new(place, format!("the {claim} is that of upstreams.{other} as well")));
+            }
+        }
+    }
+    mistakes
 }

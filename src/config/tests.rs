@@ -6,8 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::settings::SETTINGS;
-use super::{Config, Given, Index, Log, LogFormat, Manifests, References, Timeouts, file};
+use super::settings::{Known, SETTINGS};
+use super::upstream::UPSTREAM_SETTINGS;
+use super::{
+    ClientAuth, Config, Given, Http2, Index, Log, LogFormat, Manifests, References, Timeouts, Tls, Upstream,
+    UpstreamTls, file,
+};
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/refshim.toml");
 const NO_UPSTREAM: &str = "upstream: not given (write --upstream https://registry.example, \
@@ -64,7 +68,7 @@ fn check_file(text: &str, expected: &[&str]) {
 #[test]
 fn an_upstream_is_enough() {
     let config = defaults();
-    assert_eq!(config.upstream.to_string(), "https://registry.example");
+    assert_eq!(config.upstream.url.to_string(), "https://registry.example");
     assert_eq!(config.listen.to_string(), "127.0.0.1:5000");
     assert_eq!(config.admin_listen.to_string(), "127.0.0.1:5001");
     assert_eq!(config.data_dir, Path::new("./refshim-data"));
@@ -79,18 +83,43 @@ fn the_example_file_loads_as_it_stands() {
 #[test]
 fn the_example_file_holds_every_setting_at_its_default() {
     let text = fs::read_to_string(EXAMPLE).unwrap();
-    let uncommented = text.lines().map(uncommented).collect::<Vec<_>>().join("\n");
+    let uncommented = text.lines().map(|line| line_of(line, "#")).collect::<Vec<_>>().join("\n");
     assert_eq!(from_file(&uncommented).load(), Ok(defaults()));
-
-    let contents = file::read(Path::new(EXAMPLE), &uncommented);
-    let keys: Vec<&str> = contents.said.into_iter().map(|said| said.unwrap().setting.key).collect();
-    let expected: Vec<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
-    assert_eq!(keys, expected);
 }
 
-/// Prose has a blank behind the `#`, a setting has none.
-fn uncommented(line: &str) -> &str {
-    line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase())).unwrap_or(line)
+#[test]
+fn the_example_file_shows_every_setting() {
+    let text = fs::read_to_string(EXAMPLE).unwrap();
+    let shown = text.lines().map(|line| line_of(line_of(line, "# "), "#")).collect::<Vec<_>>().join("\n");
+    let contents = file::read(Path::new(EXAMPLE), &shown);
+    let (of_upstream, common): (Vec<Known>, Vec<Known>) = contents
+        .said
+        .into_iter()
+        .map(|said| said.unwrap().setting)
+        .partition(|setting| matches!(setting, Known::OfUpstream(..)));
+    let keys = |found: Vec<Known>| -> Vec<&str> {
+        let key = |known| match known {
+            Known::Common(setting) => setting.key,
+            Known::OfUpstream(_, setting) => setting.key,
+        };
+        found.into_iter().map(key).collect()
+    };
+    assert_eq!(keys(common), SETTINGS.iter().map(|setting| setting.key).collect::<Vec<_>>());
+    let expected: Vec<&str> = UPSTREAM_SETTINGS.iter().map(|setting| setting.key).collect();
+    assert_eq!(keys(of_upstream), expected);
+    assert!(from_file(&shown).load().is_ok());
+}
+
+/// A setting or a table behind this mark; any other line as it is.
+fn line_of<'a>(line: &'a str, mark: &str) -> &'a str {
+    let is_setting = |rest: &&str| {
+        let (key, _) = rest.split_once(" = ").unwrap_or((rest, ""));
+        let is_table = key.starts_with('[') && key.ends_with(']');
+        is_table
+            || (rest.contains(" = ")
+                && key.chars().all(|c| c.is_ascii_lowercase() || matches!(c, '_' | '0'..='9')))
+    };
+    line.strip_prefix(mark).filter(is_setting).unwrap_or(line)
 }
 
 #[test]
@@ -107,6 +136,9 @@ fn every_setting_reaches_its_field() {
         listen = "[::]:0"
         admin_listen = "0.0.0.0:0"
         data_dir = "/data"
+        external_url = "https://hub.example.com"
+        trusted_proxies = ["10.0.0.0/8", "::1"]
+        tls = { certificate = ["a.crt", "b.crt"], key = "a.key, b.key", client_ca = "ca", client_auth = "optional", reload = "6s" }
         timeouts.connect = "1s"
         timeouts.response = "2s"
         timeouts.body_idle = "3m"
@@ -127,19 +159,30 @@ fn every_setting_reaches_its_field() {
         format = "json"
         filter = "debug"
     "#;
+    let timeouts = Timeouts {
+        connect: Duration::from_secs(1),
+        response: Duration::from_secs(2),
+        body_idle: Duration::from_secs(3 * 60),
+        client_headers: Duration::from_secs(4 * 3600),
+        pool_idle: Duration::from_millis(5),
+        shutdown: Duration::ZERO,
+    };
     let expected = Config {
-        upstream: "http://10.0.0.5".parse().unwrap(),
+        upstream: upstream("default", "http://10.0.0.5", &timeouts),
+        further_upstreams: Vec::new(),
+        external_url: Some("https://hub.example.com".parse().unwrap()),
+        trusted_proxies: vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+        tls: Some(Tls {
+            certificates: vec!["a.crt".into(), "b.crt".into()],
+            keys: vec!["a.key".into(), "b.key".into()],
+            client_ca: Some("ca".into()),
+            client_auth: ClientAuth::Optional,
+        }),
+        tls_reload: Duration::from_secs(6),
         listen: "[::]:0".parse().unwrap(),
         admin_listen: "0.0.0.0:0".parse().unwrap(),
         data_dir: PathBuf::from("/data"),
-        timeouts: Timeouts {
-            connect: Duration::from_secs(1),
-            response: Duration::from_secs(2),
-            body_idle: Duration::from_secs(3 * 60),
-            client_headers: Duration::from_secs(4 * 3600),
-            pool_idle: Duration::from_millis(5),
-            shutdown: Duration::ZERO,
-        },
+        timeouts,
         manifests: Manifests { max_bytes: 1, max_links_bytes: 2 << 10 },
         references: References { page_bytes: 1 << 16, access_ttl: Duration::ZERO, concurrency: 9 },
         index: Index {
@@ -151,6 +194,148 @@ fn every_setting_reaches_its_field() {
         log: Log { format: LogFormat::Json, filter: "debug".to_owned() },
     };
     assert_eq!(from_file(text).load(), Ok(expected));
+}
+
+fn upstream(name: &str, url: &str, timeouts: &Timeouts) -> Upstream {
+    Upstream {
+        name: name.parse().unwrap(),
+        url: url.parse().unwrap(),
+        hosts: Vec::new(),
+        namespaces: Vec::new(),
+        prefixes: Vec::new(),
+        strip_prefix: false,
+        tls: UpstreamTls::default(),
+        http2: Http2::Never,
+        rewrite_realm: false,
+        timeouts: timeouts.clone(),
+    }
+}
+
+#[test]
+fn every_setting_of_an_upstream_reaches_its_field() {
+    let text = r#"
+        upstream = "http://10.0.0.5"
+        timeouts.response = "9s"
+        [upstreams.default]
+        http2 = "auto"
+        [upstreams.hub]
+        url = "https://hub.example/base"
+        hosts = ["Hub.example.com", "hub:8443"]
+        namespaces = "docker.io"
+        prefixes = ["hub", "mirror/hub"]
+        strip_prefix = true
+        ca = "ca"
+        certificate = "crt"
+        key = "key"
+        server_name = "inside"
+        http2 = "always"
+        rewrite_realm = "true"
+        connect = "1s"
+        body_idle = "3s"
+        pool_idle = "4s"
+    "#;
+    let common = Timeouts { response: Duration::from_secs(9), ..Timeouts::default() };
+    let own = Timeouts {
+        connect: Duration::from_secs(1),
+        body_idle: Duration::from_secs(3),
+        pool_idle: Duration::from_secs(4),
+        ..common.clone()
+    };
+    let hub = Upstream {
+        hosts: vec!["hub.example.com".to_owned(), "hub:8443".to_owned()],
+        namespaces: vec!["docker.io".to_owned()],
+        prefixes: vec!["hub".parse().unwrap(), "mirror/hub".parse().unwrap()],
+        strip_prefix: true,
+        tls: UpstreamTls {
+            ca: Some("ca".into()),
+            certificate: Some("crt".into()),
+            key: Some("key".into()),
+            server_name: Some("inside".to_owned()),
+            insecure_skip_verify: false,
+        },
+        http2: Http2::Always,
+        rewrite_realm: true,
+        ..upstream("hub", "https://hub.example/base", &own)
+    };
+    let mut sources = from_file(text);
+    let config = sources.load().unwrap();
+    assert_eq!(config.further_upstreams, [hub]);
+    let expected = Upstream { http2: Http2::Auto, ..upstream("default", "http://10.0.0.5", &common) };
+    assert_eq!(config.upstream, expected);
+    sources.variables = vec![
+        ("REFSHIM_UPSTREAMS_HUB_SERVER_NAME".into(), "outside".into()),
+        ("REFSHIM_UPSTREAMS_HUB_HOSTS".into(), "a, b".into()),
+        ("REFSHIM_UPSTREAMS_DEFAULT_INSECURE_SKIP_VERIFY".into(), "true".into()),
+    ];
+    let config = sources.load().unwrap();
+    let hub = &config.further_upstreams[0];
+    assert_eq!(hub.tls.server_name.as_deref(), Some("outside"));
+    assert_eq!(hub.hosts, ["a", "b"]);
+    assert!(config.upstream.tls.insecure_skip_verify);
+}
+
+#[test]
+fn an_upstreams_number_follows_from_its_name_and_that_of_the_default_one_is_zero() {
+    let number = |name| upstream(name, "http://a", &Timeouts::default()).number();
+    assert_eq!((number("default"), number("hub")), (0, 0x08d3_3503));
+}
+
+#[test]
+fn what_does_not_go_together_is_told_with_its_table() {
+    check_file(
+        "tls.certificate = \"a\"",
+        &["tls: certificate and key must name as many files, in the same order"],
+    );
+    check_file("tls.client_ca = \"a\"", &["tls: client_ca needs certificate and key"]);
+    check_file(
+        "[upstreams.hub]\nhosts = [\"a\"]",
+        &["upstreams.hub: has no url (write url = \"https://registry.example\")"],
+    );
+    check_file(
+        "[upstreams.hub]\nurl = \"http://a\"",
+        &["upstreams.hub: nothing chooses it: give it hosts, namespaces or prefixes"],
+    );
+    check_file(
+        "[upstreams.default]\nstrip_prefix = true\nca = \"a\"\ninsecure_skip_verify = true\nkey = \"a\"",
+        &[
+            "upstreams.default: certificate and key go together: give both or neither",
+            "upstreams.default: insecure_skip_verify takes any certificate, so that ca means nothing: \
+             give one of the two",
+            "upstreams.default: strip_prefix needs prefixes",
+        ],
+    );
+    check_file(
+        "[upstreams.a]\nurl = \"http://a\"\nhosts = [\"x\"]\n[upstreams.b]\nurl = \"http://b\"\nhosts = [\"X\"]",
+        &["upstreams.b: the host x is that of upstreams.a as well"],
+    );
+    check_file(
+        "[upstreams.Hub]\nurl = \"http://a\"",
+        &["refshim.toml:2: upstreams.Hub: not a name for an upstream: lower-case letters and digits, \
+           beginning with a letter"],
+    );
+    check_file(
+        "[upstreams.hub]\nurl = \"http://a\"\nhost = [\"x\"]",
+        &["refshim.toml:4: upstreams.hub.host: unknown key, did you mean upstreams.hub.hosts?"],
+    );
+    check_file(
+        "[upstreams.hub]\nhosts = [\"a,b\", 1]\nstrip_prefix = 1\nprefixes = true\nhttp2 = \"h2\"",
+        &[
+            "refshim.toml:3: upstreams.hub.hosts: an element has a comma: \"a,b\"",
+            "refshim.toml:4: upstreams.hub.strip_prefix: not true or false but an integer",
+            "refshim.toml:5: upstreams.hub.prefixes: not a string or a list but true or false",
+            "refshim.toml:6: upstreams.hub.http2: not a use of HTTP/2: \"h2\" (write never, auto or always)",
+        ],
+    );
+    check_file(
+        "external_url = \"https://a/b\"",
+        &["refshim.toml:2: external_url: has a path, but only scheme, host and port are possible here \
+           (write https://hub.example)"],
+    );
+    check_file(
+        "trusted_proxies = [\"10.0.0.0/33\"]",
+        &["refshim.toml:2: trusted_proxies: not an IP address or network: \"10.0.0.0/33\" \
+           (write 10.0.0.0/8, 192.0.2.7 or fd00::/8)"],
+    );
 }
 
 #[track_caller]
@@ -188,7 +373,7 @@ fn every_flag_reaches_its_field() {
         config: None,
     };
     let expected = Config {
-        upstream: "http://10.0.0.5".parse().unwrap(),
+        upstream: upstream("default", "http://10.0.0.5", &Timeouts::default()),
         listen: "127.0.0.1:1".parse().unwrap(),
         admin_listen: "127.0.0.1:2".parse().unwrap(),
         data_dir: PathBuf::from("/data"),
@@ -259,7 +444,6 @@ fn an_unknown_key_is_named_with_what_it_resembles() {
         "[timeouts]\nresponse = \"1s\"\nconect = \"1s\"",
         &["refshim.toml:4: timeouts.conect: unknown key, did you mean timeouts.connect?"],
     );
-    check_file("[tls]\ncertificate = \"a\"\nkey = \"b\"", &["refshim.toml:2: tls: unknown key"]);
     check_file("config = \"a\"", &["refshim.toml:2: config: unknown key"]);
 }
 

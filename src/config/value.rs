@@ -1,12 +1,16 @@
 //! How the value of one setting is written: durations, sizes, addresses. A text from the file, a
 //! variable or a flag is read in the same way.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{InvalidUpstreamUrl, LogFormat};
+use http::uri::Authority;
+use ipnet::IpNet;
+
+use super::{ClientAuth, Http2, InvalidRegistryUrl, LogFormat};
+use crate::oci::InvalidName;
 
 pub(super) const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
@@ -37,7 +41,9 @@ pub(super) enum Invalid {
     #[error("out of bounds: {text:?} (write {least} to {most})")]
     Bounds { text: String, least: String, most: String },
     #[error(transparent)]
-    Upstream(#[from] InvalidUpstreamUrl),
+    Url(#[from] InvalidRegistryUrl),
+    #[error(transparent)]
+    Repository(#[from] InvalidName),
 }
 
 /// A whole number with a unit.
@@ -99,6 +105,73 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, Invalid> {
 /// A directory, whether it is there or not.
 pub(super) fn directory(text: &str) -> Result<PathBuf, Invalid> {
     if text.is_empty() { Err(form("a directory", text, "/var/lib/refshim")) } else { Ok(text.into()) }
+}
+
+/// A file, whether it is there or not.
+pub(super) fn file(text: &str) -> Result<PathBuf, Invalid> {
+    if text.is_empty() { Err(form("a file", text, "/etc/refshim/tls.crt")) } else { Ok(text.into()) }
+}
+
+/// What stands between commas, each read by `element`.
+pub(super) fn list<T, E: Into<Invalid>>(
+    text: &str,
+    element: impl Fn(&str) -> Result<T, E>,
+) -> Result<Vec<T>, Invalid> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    text.split(',').map(|part| element(part.trim()).map_err(Into::into)).collect()
+}
+
+/// Any text but none.
+pub(super) fn text(text: &str) -> Result<String, Invalid> {
+    if text.is_empty() { Err(form("a text", text, "docker.io")) } else { Ok(text.to_owned()) }
+}
+
+/// `true` or `false`.
+pub(super) fn yes_or_no(text: &str) -> Result<bool, Invalid> {
+    text.parse().map_err(|_| form("true or false", text, "true or false"))
+}
+
+/// An address or a network of addresses.
+pub(super) fn network(text: &str) -> Result<IpNet, Invalid> {
+    let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    network.ok_or_else(|| form("an IP address or network", text, "10.0.0.0/8, 192.0.2.7 or fd00::/8"))
+}
+
+/// A host name, perhaps with a port, in lower case.
+pub(super) fn host(text: &str) -> Result<String, Invalid> {
+    let authority = text.parse::<Authority>().ok().filter(|authority| !authority.as_str().contains('@'));
+    let lower = authority.filter(|authority| !authority.host().is_empty());
+    lower
+        .map(|authority| authority.as_str().to_ascii_lowercase())
+        .ok_or_else(|| form("a host", text, "hub.example.com or hub.example.com:8443"))
+}
+
+/// A name as certificates have them: a host name or an IP address.
+pub(super) fn server_name(text: &str) -> Result<String, Invalid> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    let valid = !text.is_empty() && text.chars().all(is_word);
+    if valid { Ok(text.to_owned()) } else { Err(form("a server name", text, "registry.example")) }
+}
+
+/// Whether a client must have a certificate.
+pub(super) fn client_auth(text: &str) -> Result<ClientAuth, Invalid> {
+    match text {
+        "required" => Ok(ClientAuth::Required),
+        "optional" => Ok(ClientAuth::Optional),
+        _ => Err(form("a way of client authentication", text, "required or optional")),
+    }
+}
+
+/// Whether an upstream is spoken to in HTTP/2.
+pub(super) fn http2(text: &str) -> Result<Http2, Invalid> {
+    match text {
+        "never" => Ok(Http2::Never),
+        "auto" => Ok(Http2::Auto),
+        "always" => Ok(Http2::Always),
+        _ => Err(form("a use of HTTP/2", text, "never, auto or always")),
+    }
 }
 
 /// The log filter, as long as there is one.

@@ -3,11 +3,12 @@
 use std::path::Path;
 
 /// Innermost first; a module names only those before it.
-const ORDER: [&str; 17] = [
+const ORDER: [&str; 18] = [
     "oci",
     "body",
     "config",
     "route",
+    "selection",
     "index",
     "telemetry",
     "tls",

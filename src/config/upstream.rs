@@ -1,0 +1,219 @@
+//! One upstream: its settings, the table of their keys (`upstreams.<name>.<key>`), and its number in
+//! the index, which follows from its name alone so that no file has to remember it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use super::settings::{LIMIT, Setting, SettingForm, put, setting};
+use super::value::{duration, file, host, http2, list, server_name, text, yes_or_no};
+use super::{RegistryUrl, Timeouts};
+use crate::oci::RepositoryName;
+
+/// A registry behind the shim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// What the operator calls it; `default` for the one that takes what no rule gives to another.
+    pub name: UpstreamName,
+    /// Where it is.
+    pub url: RegistryUrl,
+    /// The `Host` names by which it is chosen, in lower case; without a port, any port.
+    pub hosts: Vec<String>,
+    /// The values of `ns=` by which it is chosen.
+    pub namespaces: Vec<String>,
+    /// What the names of its repositories begin with: `hub` stands for `hub` and `hub/…`.
+    pub prefixes: Vec<RepositoryName>,
+    /// Whether the upstream knows its repositories without that prefix. Default no.
+    pub strip_prefix: bool,
+    /// How it is spoken to over TLS.
+    pub tls: UpstreamTls,
+    /// Whether it is spoken to in HTTP/2. Default never.
+    pub http2: Http2,
+    /// Whether the realm of a challenge that names the upstream is made to lead through refshim.
+    /// Default no.
+    pub rewrite_realm: bool,
+    /// The waits that concern it; those that it does not set are the common ones.
+    pub timeouts: Timeouts,
+}
+
+/// TLS towards an upstream. All files are PEM; they are read again when they change, or on SIGHUP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// The authorities that its certificate may come from. Default: the platform's.
+    pub ca: Option<PathBuf>,
+    /// The certificate, with its chain, that refshim shows to it.
+    pub certificate: Option<PathBuf>,
+    /// The private key of that certificate.
+    pub key: Option<PathBuf>,
+    /// The name in its certificate. Default: the host of its URL.
+    pub server_name: Option<String>,
+    /// Whether any certificate is taken, whoever shows it. Default no.
+    pub insecure_skip_verify: bool,
+}
+
+/// Whether an upstream is spoken to in HTTP/2. One connection then carries many requests, no more at
+/// once than the upstream allows on it; in HTTP/1.1 each has a connection of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Http2 {
+    /// HTTP/1.1.
+    #[default]
+    Never,
+    /// Where TLS agrees on it.
+    Auto,
+    /// Also without TLS.
+    Always,
+}
+
+/// A lower-case letter, then lower-case letters and digits, as it must fit a variable's name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UpstreamName(Box<str>);
+
+/// The text does not follow the grammar of upstream names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a name for an upstream: lower-case letters and digits, beginning with a letter")]
+pub struct InvalidUpstreamName;
+
+/// An upstream while its settings are read.
+#[derive(Debug, Default)]
+pub(super) struct UpstreamDraft {
+    pub(super) url: Option<RegistryUrl>,
+    hosts: Vec<String>,
+    namespaces: Vec<String>,
+    prefixes: Vec<RepositoryName>,
+    strip_prefix: bool,
+    tls: UpstreamTls,
+    http2: Http2,
+    rewrite_realm: bool,
+    connect: Option<Duration>,
+    response: Option<Duration>,
+    body_idle: Option<Duration>,
+    pool_idle: Option<Duration>,
+}
+
+/// Every setting of an upstream, in the order of the example file.
+pub(super) static UPSTREAM_SETTINGS: &[Setting<UpstreamDraft>] = &[
+    setting("url", SettingForm::One, |to, text| put(&mut to.url, text.parse().map(Some))),
+    setting("hosts", SettingForm::Many, |to, text| put(&mut to.hosts, list(text, host))),
+    setting("namespaces", SettingForm::Many, |to, words| put(&mut to.namespaces, list(words, text))),
+    setting("prefixes", SettingForm::Many, |to, text| {
+        put(&mut to.prefixes, list(text, RepositoryName::from_str))
+    }),
+    setting("strip_prefix", SettingForm::YesOrNo, |to, text| put(&mut to.strip_prefix, yes_or_no(text))),
+    setting("ca", SettingForm::One, |to, text| put(&mut to.tls.ca, file(text).map(Some))),
+    setting("certificate", SettingForm::One, |to, text| put(&mut to.tls.certificate, file(text).map(Some))),
+    setting("key", SettingForm::One, |to, text| put(&mut to.tls.key, file(text).map(Some))),
+    setting("server_name", SettingForm::One, |to, text| {
+        put(&mut to.tls.server_name, server_name(text).map(Some))
+    }),
+    setting("insecure_skip_verify", SettingForm::YesOrNo, |to, text| {
+        put(&mut to.tls.insecure_skip_verify, yes_or_no(text))
+    }),
+    setting("http2", SettingForm::One, |to, text| put(&mut to.http2, http2(text))),
+    setting("rewrite_realm", SettingForm::YesOrNo, |to, text| put(&mut to.rewrite_realm, yes_or_no(text))),
+    setting("connect", SettingForm::One, |to, text| put(&mut to.connect, duration(text, LIMIT).map(Some))),
+    setting("response", SettingForm::One, |to, text| put(&mut to.response, duration(text, LIMIT).map(Some))),
+    setting("body_idle", SettingForm::One, |to, text| {
+        put(&mut to.body_idle, duration(text, LIMIT).map(Some))
+    }),
+    setting("pool_idle", SettingForm::One, |to, text| {
+        put(&mut to.pool_idle, duration(text, LIMIT).map(Some))
+    }),
+];
+
+impl Upstream {
+    /// The upstream's number in the index: 0 for the default one, else made from the name.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(self.name.as_str()).into();
+        if self.name.is_default() { 0 } else { u32::from_be_bytes([a, b, c, d]) }
+    }
+}
+
+impl UpstreamDraft {
+    /// The upstream, if its URL is known; what is wrong with it as a whole goes to `problem`.
+    pub(super) fn finish(
+        self,
+        name: &UpstreamName,
+        common: &Timeouts,
+        mut problem: impl FnMut(&'static str),
+    ) -> Option<Upstream> {
+        if self.tls.certificate.is_some() != self.tls.key.is_some() {
+            problem("certificate and key go together: give both or neither");
+        }
+        if self.tls.ca.is_some() && self.tls.insecure_skip_verify {
+            problem(
+                "insecure_skip_verify takes any certificate, so that ca means nothing: give one of the two",
+            );
+        }
+        if self.strip_prefix && self.prefixes.is_empty() {
+            problem("strip_prefix needs prefixes");
+        }
+        let is_chosen = !(self.hosts.is_empty() && self.namespaces.is_empty() && self.prefixes.is_empty());
+        if !is_chosen && !name.is_default() {
+            problem("nothing chooses it: give it hosts, namespaces or prefixes");
+        }
+        let Some(url) = self.url else {
+            if !name.is_default() {
+                problem("has no url (write url = \"https://registry.example\")");
+            }
+            return None;
+        };
+        Some(Upstream {
+            name: name.clone(),
+            url,
+            hosts: self.hosts,
+            namespaces: self.namespaces,
+            prefixes: self.prefixes,
+            strip_prefix: self.strip_prefix,
+            tls: self.tls,
+            http2: self.http2,
+            rewrite_realm: self.rewrite_realm,
+            timeouts: Timeouts {
+                connect: self.connect.unwrap_or(common.connect),
+                response: self.response.unwrap_or(common.response),
+                body_idle: self.body_idle.unwrap_or(common.body_idle),
+                pool_idle: self.pool_idle.unwrap_or(common.pool_idle),
+                ..common.clone()
+            },
+        })
+    }
+}
+
+impl UpstreamName {
+    /// The name of the upstream that takes what no rule gives to another.
+    #[must_use]
+    pub fn default_upstream() -> Self {
+        Self("default".into())
+    }
+
+    /// Whether this is the name of the default upstream.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        &*self.0 == "default"
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UpstreamName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for UpstreamName {
+    type Err = InvalidUpstreamName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidUpstreamName> {
+        let valid = text.starts_with(|c: char| c.is_ascii_lowercase())
+            && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        if valid { Ok(Self(text.into())) } else { Err(InvalidUpstreamName) }
+    }
+}

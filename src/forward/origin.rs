@@ -1,0 +1,194 @@
+//! Where a request came from, as the upstream is told, and how clients reach refshim, as its answer
+//! needs it. `X-Forwarded-*` of others is believed only from the configured addresses.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use ipnet::IpNet;
+
+use crate::config::{Config, RegistryUrl};
+use crate::selection::Selected;
+
+pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// What is known of all clients: how they reach refshim, and which of them are proxies to be believed.
+#[derive(Debug, Default)]
+pub struct Clients {
+    external: Option<(HeaderValue, HeaderValue)>,
+    trusted: Vec<IpNet>,
+}
+
+/// The other end of a client's connection. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    clients: Arc<Clients>,
+    address: HeaderValue,
+    scheme: &'static str,
+    is_trusted: bool,
+}
+
+/// Where one request came from. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The client's address, behind those that a trusted proxy told.
+    forwarded_for: HeaderValue,
+    pub(super) is_trusted: bool,
+    /// `http` or `https`, as the client sees it.
+    scheme: HeaderValue,
+    /// The name by which the client reached refshim.
+    host: Option<HeaderValue>,
+    /// What leads back to an upstream that was not chosen by the host.
+    pub(super) mark: Option<Arc<str>>,
+    /// The `ns=` by which the upstream was chosen.
+    pub(super) namespace: Option<HeaderValue>,
+}
+
+impl Clients {
+    /// As configured.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let value = |url: &RegistryUrl| {
+            let host = HeaderValue::from_str(url.authority().as_str()).ok()?;
+            Some((HeaderValue::from_static(url.scheme()), host))
+        };
+        Self {
+            external: config.external_url.as_ref().and_then(value),
+            trusted: config.trusted_proxies.clone(),
+        }
+    }
+}
+
+impl Peer {
+    /// The client at this address, over TLS or not.
+    #[must_use]
+    pub fn new(clients: Arc<Clients>, client: IpAddr, tls: bool) -> Self {
+        let client = client.to_canonical();
+        let address = HeaderValue::from_maybe_shared(Bytes::from(client.to_string()));
+        let is_trusted = clients.trusted.iter().any(|network| network.contains(&client));
+        Self {
+            clients,
+            address: address.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+            scheme: if tls { "https" } else { "http" },
+            is_trusted,
+        }
+    }
+
+    /// Where this request came from.
+    #[must_use]
+    pub fn origin<B>(&self, request: &Request<B>) -> Origin {
+        let told = |name: &HeaderName| {
+            if self.is_trusted { request.headers().get(name).cloned() } else { None }
+        };
+        let (scheme, host) = match &self.clients.external {
+            Some((scheme, host)) => (scheme.clone(), Some(host.clone())),
+            None => (
+                told(&X_FORWARDED_PROTO).unwrap_or(HeaderValue::from_static(self.scheme)),
+                told(&X_FORWARDED_HOST).or_else(|| host_of(request)),
+            ),
+        };
+        Origin {
+            forwarded_for: self.forwarded_for(request.headers()),
+            is_trusted: self.is_trusted,
+            scheme,
+            host,
+            mark: None,
+            namespace: None,
+        }
+    }
+
+    fn forwarded_for(&self, headers: &HeaderMap) -> HeaderValue {
+        if !self.is_trusted {
+            return self.address.clone();
+        }
+        let before = headers.get_all(X_FORWARDED_FOR).iter();
+        let all: Vec<&[u8]> = before.chain([&self.address]).map(HeaderValue::as_bytes).collect();
+        HeaderValue::from_bytes(&all.join(&b", "[..])).unwrap_or_else(|_| self.address.clone())
+    }
+}
+
+impl Origin {
+    /// The same, for an upstream that was chosen so.
+    #[must_use]
+    pub fn through(mut self, selected: Selected) -> Self {
+        self.mark = selected.mark;
+        self.namespace = selected.namespace.and_then(|namespace| HeaderValue::try_from(namespace).ok());
+        self
+    }
+
+    /// The name by which the client reached refshim, or is to reach it.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_ref()?.to_str().ok()
+    }
+
+    /// `https://hub.example.com`, as the client reaches refshim.
+    pub(super) fn base(&self) -> Option<String> {
+        Some(format!("{}://{}", self.scheme.to_str().ok()?, self.host()?))
+    }
+
+    /// Tells the upstream.
+    pub(super) fn tell(&self, headers: &mut HeaderMap) {
+        headers.insert(X_FORWARDED_FOR, self.forwarded_for.clone());
+        headers.insert(X_FORWARDED_PROTO, self.scheme.clone());
+        match &self.host {
+            Some(host) => headers.insert(X_FORWARDED_HOST, host.clone()),
+            None => headers.remove(X_FORWARDED_HOST),
+        };
+    }
+}
+
+/// The name that a request is for.
+#[must_use]
+pub fn host_of<B>(request: &Request<B>) -> Option<HeaderValue> {
+    match request.uri().authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => request.headers().get(HOST).cloned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(external: Option<&str>, client: &str, expected: [&str; 3]) {
+        let value = |text: &str| HeaderValue::from_str(text).unwrap();
+        let external = external.map(|host| (value("https"), value(host)));
+        let trusted = vec!["10.0.0.0/8".parse().unwrap(), "fd00::1/128".parse().unwrap()];
+        let peer = Peer::new(Arc::new(Clients { external, trusted }), client.parse().unwrap(), false);
+        let request = Request::builder()
+            .header("host", "own")
+            .header("x-forwarded-for", "1.1.1.1, 2.2.2.2")
+            .header("x-forwarded-for", "3.3.3.3")
+            .header("x-forwarded-proto", "https")
+            .header("x-forwarded-host", "told")
+            .body(())
+            .unwrap();
+        let mut headers = HeaderMap::new();
+        peer.origin(&request).tell(&mut headers);
+        let found = [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST];
+        assert_eq!(found.map(|name| headers.get(name).unwrap().to_str().unwrap().to_owned()), expected);
+    }
+
+    #[test]
+    fn forwarded_fields_are_believed_from_trusted_proxies_alone() {
+        check(None, "192.0.2.1", ["192.0.2.1", "http", "own"]);
+        check(None, "::ffff:192.0.2.1", ["192.0.2.1", "http", "own"]);
+        let chain = |last: &str| format!("1.1.1.1, 2.2.2.2, 3.3.3.3, {last}");
+        check(None, "10.1.2.3", [&chain("10.1.2.3"), "https", "told"]);
+        check(None, "::ffff:10.1.2.3", [&chain("10.1.2.3"), "https", "told"]);
+        check(None, "fd00::1", [&chain("fd00::1"), "https", "told"]);
+        check(None, "fd00::2", ["fd00::2", "http", "own"]);
+    }
+
+    #[test]
+    fn an_external_url_comes_before_what_the_request_says() {
+        check(Some("hub"), "192.0.2.1", ["192.0.2.1", "https", "hub"]);
+        check(Some("hub"), "10.0.0.1", ["1.1.1.1, 2.2.2.2, 3.3.3.3, 10.0.0.1", "https", "hub"]);
+    }
+}

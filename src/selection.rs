@@ -1,0 +1,194 @@
+//! Which upstream a request is for: by Host, else by `ns=`, else by what its repository's name begins
+//! with, else the default one. Pure.
+//!
+//! A client that follows a Location or a Link sends neither the `ns=` nor the prefix again. What leads
+//! back to an upstream that was chosen by one of them is therefore marked with the upstream's name,
+//! `/.refshim/<name>/v2/…`, and a marked path chooses before everything else.
+
+use std::sync::Arc;
+
+use form_urlencoded::parse;
+use http::uri::PathAndQuery;
+
+use crate::config::{Config, Upstream, UpstreamName};
+
+const MARK: &str = "/.refshim/";
+const API: &str = "/v2/";
+
+/// The rules of all upstreams, in one order: the default one, then the further ones.
+#[derive(Debug)]
+pub struct Selection {
+    rules: Vec<Rules>,
+    is_needed: bool,
+}
+
+#[derive(Debug)]
+struct Rules {
+    name: UpstreamName,
+    mark: Arc<str>,
+    hosts: Vec<String>,
+    namespaces: Vec<String>,
+    prefixes: Vec<String>,
+    strip_prefix: bool,
+}
+
+/// An upstream for a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selected {
+    /// Its place in the order of the upstreams.
+    pub place: usize,
+    /// Path and query in the upstream's own terms, where they differ from the request's.
+    pub target: Option<PathAndQuery>,
+    /// What to put in front of a path so that it leads to this upstream again.
+    pub mark: Option<Arc<str>>,
+    /// The `ns=` by which it was chosen.
+    pub namespace: Option<String>,
+}
+
+impl Selection {
+    /// The rules of a configuration.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let upstreams = std::iter::once(&config.upstream).chain(&config.further_upstreams);
+        let rules: Vec<Rules> = upstreams.map(Rules::of).collect();
+        let is_needed = rules.len() > 1 || rules.iter().any(|rules| rules.strip_prefix);
+        Self { rules, is_needed }
+    }
+
+    /// The upstream for a request to this host and target.
+    #[must_use]
+    pub fn select(&self, host: Option<&str>, target: &PathAndQuery) -> Selected {
+        if !self.is_needed {
+            return Selected::default();
+        }
+        self.by_mark(target)
+            .or_else(|| self.by_host(host?))
+            .or_else(|| self.by_namespace(target.query()?))
+            .or_else(|| self.by_prefix(target))
+            .unwrap_or_default()
+    }
+
+    fn by_mark(&self, target: &PathAndQuery) -> Option<Selected> {
+        let (name, _) = target.as_str().strip_prefix(MARK)?.split_once('/')?;
+        let place = self.rules.iter().position(|rules| rules.name.as_str() == name)?;
+        let mark = &self.rules.get(place)?.mark;
+        let rest = target.as_str().strip_prefix(&**mark)?.parse().ok()?;
+        Some(Selected { place, target: Some(rest), mark: Some(Arc::clone(mark)), namespace: None })
+    }
+
+    fn by_host(&self, host: &str) -> Option<Selected> {
+        let without_port = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        let names =
+            |rule: &String| rule.eq_ignore_ascii_case(host) || rule.eq_ignore_ascii_case(without_port);
+        let place = self.rules.iter().position(|rules| rules.hosts.iter().any(names))?;
+        Some(Selected { place, ..Selected::default() })
+    }
+
+    fn by_namespace(&self, query: &str) -> Option<Selected> {
+        let (_, namespace) = parse(query.as_bytes()).find(|(key, _)| key == "ns")?;
+        let names = |rules: &Rules| rules.namespaces.iter().any(|rule| *rule == namespace);
+        let place = self.rules.iter().position(names)?;
+        let mark = Some(Arc::clone(&self.rules.get(place)?.mark));
+        Some(Selected { place, target: None, mark, namespace: Some(namespace.into_owned()) })
+    }
+
+    /// By the longest prefix.
+    fn by_prefix(&self, target: &PathAndQuery) -> Option<Selected> {
+        let repository = target.path().strip_prefix(API)?;
+        let is_under =
+            |prefix: &str| repository.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
+        let all = self.rules.iter().enumerate();
+        let matching = all.flat_map(|(place, rules)| {
+            let prefixes = rules.prefixes.iter().filter(|prefix| is_under(prefix));
+            prefixes.map(move |prefix| (prefix.len(), place, rules))
+        });
+        let (length, place, rules) = matching.max_by_key(|(length, ..)| *length)?;
+        let target = if rules.strip_prefix {
+            let rest = target.as_str().get(API.len() + length + 1..)?;
+            Some(format!("{API}{rest}").parse().ok()?)
+        } else {
+            None
+        };
+        Some(Selected { place, target, mark: Some(Arc::clone(&rules.mark)), namespace: None })
+    }
+}
+
+impl Rules {
+    fn of(upstream: &Upstream) -> Self {
+        Self {
+            name: upstream.name.clone(),
+            mark: format!("{MARK}{}", upstream.name).into(),
+            hosts: upstream.hosts.clone(),
+            namespaces: upstream.namespaces.clone(),
+            prefixes: upstream.prefixes.iter().map(ToString::to_string).collect(),
+            strip_prefix: upstream.strip_prefix,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Given;
+
+    fn selection() -> Selection {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("refshim.toml");
+        let text = r#"
+            upstream = "http://default"
+            [upstreams.hub]
+            url = "http://hub"
+            hosts = ["hub.example.com", "other.example.com:8443"]
+            namespaces = ["docker.io"]
+            prefixes = ["hub"]
+            strip_prefix = true
+            [upstreams.inner]
+            url = "http://inner"
+            prefixes = ["hub/inner", "team"]
+        "#;
+        std::fs::write(&file, text).unwrap();
+        Selection::new(&Config::load(&Given { config: Some(file), ..Given::default() }, []).unwrap())
+    }
+
+    #[track_caller]
+    fn check(host: &str, target: &str, expected: (usize, &str, Option<&str>, Option<&str>)) {
+        let selected = selection().select(Some(host), &target.parse().unwrap());
+        let sent = selected.target.as_ref().map_or(target, PathAndQuery::as_str);
+        let (mark, namespace) = (selected.mark.as_deref(), selected.namespace.as_deref());
+        assert_eq!((selected.place, sent, mark, namespace), expected, "{host} {target}");
+    }
+
+    const HUB: Option<&str> = Some("/.refshim/hub");
+    const INNER: Option<&str> = Some("/.refshim/inner");
+
+    #[test]
+    fn a_host_chooses_before_a_namespace_before_a_prefix() {
+        check("any", "/v2/", (0, "/v2/", None, None));
+        check("hub.example.com", "/v2/a/tags/list", (1, "/v2/a/tags/list", None, None));
+        check("HUB.example.com:5000", "/v2/team/a/tags/list", (1, "/v2/team/a/tags/list", None, None));
+        check("other.example.com:8443", "/", (1, "/", None, None));
+        check("other.example.com", "/", (0, "/", None, None));
+        check("any", "/v2/team/a?ns=docker.io", (1, "/v2/team/a?ns=docker.io", HUB, Some("docker.io")));
+        check("any", "/v2/a?x=1&ns=docker%2Eio", (1, "/v2/a?x=1&ns=docker%2Eio", HUB, Some("docker.io")));
+        check("any", "/v2/a?ns=quay.io", (0, "/v2/a?ns=quay.io", None, None));
+    }
+
+    #[test]
+    fn the_longest_prefix_chooses_and_is_taken_off_where_the_upstream_does_not_know_it() {
+        check("any", "/v2/hub/library/a/tags/list?n=1", (1, "/v2/library/a/tags/list?n=1", HUB, None));
+        check("any", "/v2/hub/inner/a/tags/list", (2, "/v2/hub/inner/a/tags/list", INNER, None));
+        check("any", "/v2/team/manifests/x", (2, "/v2/team/manifests/x", INNER, None));
+        check("any", "/v2/hubs/a/tags/list", (0, "/v2/hubs/a/tags/list", None, None));
+        check("any", "/hub/a", (0, "/hub/a", None, None));
+    }
+
+    #[test]
+    fn a_marked_path_leads_back() {
+        check("any", "/.refshim/hub/v2/a?x=%2F", (1, "/v2/a?x=%2F", HUB, None));
+        check("any", "/.refshim/inner/outside", (2, "/outside", INNER, None));
+        check("hub.example.com", "/.refshim/inner/", (2, "/", INNER, None));
+        check("any", "/.refshim/default/v2/hub/a", (0, "/v2/hub/a", Some("/.refshim/default"), None));
+        check("any", "/.refshim/none/v2/", (0, "/.refshim/none/v2/", None, None));
+        check("any", "/.refshim/hub", (0, "/.refshim/hub", None, None));
+    }
+}

@@ -1,0 +1,183 @@
+//! TLS towards an upstream: whom to trust, what to show, and HTTP/2 by ALPN.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::Uri;
+use hyper_rustls::{
+    ConfigBuilderExt as _, FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream,
+};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::net::TcpStream;
+use tower::Service;
+
+use super::reloading::{Reload, Reloading};
+use super::{TlsError, pem, provider};
+use crate::config::{Upstream, UpstreamTls};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Which versions of HTTP a connection may speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocols {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 where TLS agrees on it, else HTTP/1.1.
+    Either,
+    /// HTTP/2.
+    Http2,
+}
+
+/// Makes connections to an upstream, TLS included where its URL says https. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Connector {
+    made: Arc<Reloading<HttpsConnector<HttpConnector>>>,
+    limit: Duration,
+}
+
+impl Connector {
+    /// Reads the files; nothing is connected yet.
+    ///
+    /// # Errors
+    /// The upstream needs TLS and a file, or the platform's root certificates, cannot be read.
+    pub fn new(upstream: &Upstream, protocols: Protocols) -> Result<Self, TlsError> {
+        let files: Vec<PathBuf> = upstream
+            .tls
+            .ca
+            .iter()
+            .chain(&upstream.tls.certificate)
+            .chain(&upstream.tls.key)
+            .cloned()
+            .collect();
+        let what = format!("towards the upstream {}", upstream.name);
+        let limit = upstream.timeouts.connect;
+        let upstream = upstream.clone();
+        let made = Reloading::new(what, files, move || https_connector(&upstream, protocols))?;
+        Ok(Self { made: Arc::new(made), limit })
+    }
+}
+
+impl Reload for Connector {
+    fn reload(&self) {
+        self.made.reload();
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let mut made = HttpsConnector::clone(&self.made.current());
+        let limit = self.limit;
+        Box::pin(async move {
+            let connected = tokio::time::timeout(limit, made.call(uri)).await;
+            connected.unwrap_or_else(|_| {
+                Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}")).into())
+            })
+        })
+    }
+}
+
+fn https_connector(
+    upstream: &Upstream,
+    protocols: Protocols,
+) -> Result<HttpsConnector<HttpConnector>, TlsError> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(upstream.timeouts.connect));
+    tcp.set_keepalive(Some(Duration::from_secs(60)));
+    let builder = HttpsConnectorBuilder::new()
+        .with_tls_config(client_config(&upstream.tls, upstream.url.is_https())?)
+        .https_or_http();
+    let builder = match &upstream.tls.server_name {
+        None => builder,
+        Some(name) => {
+            let invalid = |_| TlsError::ServerName(name.clone());
+            let name = ServerName::try_from(name.clone()).map_err(invalid)?;
+            builder.with_server_name_resolver(FixedServerNameResolver::new(name))
+        }
+    };
+    Ok(match protocols {
+        Protocols::Http1 => builder.enable_http1().wrap_connector(tcp),
+        Protocols::Either => builder.enable_http1().enable_http2().wrap_connector(tcp),
+        Protocols::Http2 => builder.enable_http2().wrap_connector(tcp),
+    })
+}
+
+fn client_config(settings: &UpstreamTls, https: bool) -> Result<ClientConfig, TlsError> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let builder = if settings.insecure_skip_verify {
+        let algorithms = provider().signature_verification_algorithms;
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(algorithms)))
+    } else if let Some(file) = &settings.ca {
+        let roots = Arc::new(pem::authorities(file)?);
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider()).build()?;
+        builder.with_webpki_verifier(verifier)
+    } else if https {
+        builder.with_native_roots().map_err(TlsError::PlatformRoots)?
+    } else {
+        builder.with_root_certificates(RootCertStore::empty())
+    };
+    Ok(match (&settings.certificate, &settings.key) {
+        (Some(certificate), Some(key)) => {
+            builder.with_client_auth_cert(pem::certificates(certificate)?, pem::key(key)?)?
+        }
+        (None | Some(_), None | Some(_)) => builder.with_no_client_auth(),
+    })
+}
+
+/// Believes whoever answers. The operator asked for it by `insecure_skip_verify`.
+#[derive(Debug)]
+struct AnyCertificate(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
