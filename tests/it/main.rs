@@ -21,3 +21,4 @@ mod queries;
 mod recording;
 mod support;
 mod upstream_faults;
+mod variants;
