@@ -11,6 +11,7 @@
 )]
 
 mod access;
+mod breakages;
 mod command;
 mod durability;
 mod large;

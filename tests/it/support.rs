@@ -3,6 +3,7 @@
 mod certificates;
 mod client;
 mod content;
+mod faces;
 mod process;
 mod registry;
 mod scripted;
@@ -13,7 +14,8 @@ pub(crate) use client::{Client, Http};
 pub(crate) use content::{
     Content, DOCKER_LIST, DOCKER_MANIFEST, IMAGE_MANIFEST, about, descriptor, digest_of,
 };
+pub(crate) use faces::Face;
 pub(crate) use process::Refshim;
 pub(crate) use registry::{Registry, USER};
-pub(crate) use scripted::Scripted;
+pub(crate) use scripted::{Request, Scripted};
 pub(crate) use token::{Rules, TokenService};
