@@ -172,7 +172,7 @@ async fn a_client_that_breaks_off_breaks_the_upstream_off_and_the_other_way_roun
     let upstream = Scripted::start(move |exchange| {
         exchange.answer("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 1000000000\r\n\r\nabc");
         if exchange.request.line.contains("endless") {
-            let block = [0; 64 * 1024];
+            let block = vec![0; 64 * 1024];
             while exchange.stream.write_all(&block).is_ok() {}
             gone.lock().unwrap().send(()).unwrap();
         }
@@ -198,7 +198,7 @@ async fn a_client_that_breaks_off_breaks_the_upstream_off_and_the_other_way_roun
 async fn a_slow_download_does_not_hold_up_the_others() {
     let upstream = Scripted::start(|exchange| {
         exchange.answer("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 8388608\r\n\r\n");
-        let block = [0; 64 * 1024];
+        let block = vec![0; 64 * 1024];
         for _ in 0..128 {
             if exchange.stream.write_all(&block).is_err() {
                 return;

@@ -18,4 +18,4 @@ pub(crate) use faces::Face;
 pub(crate) use process::Refshim;
 pub(crate) use registry::{Registry, USER};
 pub(crate) use scripted::{Request, Scripted};
-pub(crate) use token::{Rules, TokenService};
+pub(crate) use token::{Rules, SERVICE, TokenService};
