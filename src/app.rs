@@ -13,13 +13,18 @@ use tower_http::request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, 
 
 use crate::access::Access;
 use crate::body::Body;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::error::Error;
 use crate::forward::{self, Origin};
+use crate::gathering::Gathering;
 use crate::index::{Index, Repository};
+use crate::learning::Learning;
+use crate::listing::Listing;
 use crate::manifests::Manifests;
 use crate::oci::RepositoryName;
+use crate::reading::Reading;
 use crate::references::References;
+use crate::referrers::Referrers;
 use crate::route::Route;
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
@@ -32,7 +37,9 @@ const UPSTREAM: u32 = 0;
 pub struct App {
     upstream: Arc<Upstream>,
     manifests: Manifests,
+    learning: Arc<Learning>,
     references: References,
+    referrers: Referrers,
     metrics: Arc<Metrics>,
     request_ids: RequestIds,
 }
@@ -47,19 +54,41 @@ impl App {
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
     ) -> Self {
-        let access_ttl = config.references.access_ttl;
+        let config::References { access_ttl, concurrency, .. } = config.references;
         let access = Access::new(Arc::clone(&upstream), access_ttl, config.manifests.max_bytes);
         let access = Arc::new(access);
+        let reading = Reading::new(Arc::clone(&metrics), &config.manifests);
+        let gathering = Arc::new(Gathering::new(
+            Arc::clone(&access),
+            index.clone(),
+            reading.clone(),
+            config.referrers.upstream_ttl,
+            concurrency,
+        ));
+        let learning = Arc::new(Learning::new(
+            Arc::clone(&upstream),
+            index.clone(),
+            reading.clone(),
+            Arc::clone(&metrics),
+            tasks.clone(),
+            config.manifests.learn_bytes,
+        ));
+        let listing =
+            Listing::new(Arc::clone(&access), Arc::clone(&gathering), index.clone(), &config.references);
+        let listing = Arc::new(listing);
         Self {
             manifests: Manifests::new(
                 Arc::clone(&upstream),
-                Arc::clone(&access),
+                gathering,
+                Arc::clone(&learning),
                 index.clone(),
+                reading,
                 Arc::clone(&metrics),
                 tasks,
-                &config.manifests,
             ),
-            references: References::new(access, index.clone(), Arc::clone(&metrics), &config.references),
+            learning,
+            references: References::new(Arc::clone(&access), Arc::clone(&listing), Arc::clone(&metrics)),
+            referrers: Referrers::new(access, listing, Arc::clone(&metrics), &config.referrers),
             upstream,
             metrics,
             request_ids: RequestIds::new(),
@@ -99,6 +128,9 @@ impl App {
         let result = match route {
             // All boxed: what the layers hand on stays small, and no request pays for the largest of these.
             Route::Pass(_) => Box::pin(forward::pass(&self.upstream, &origin, request)).await,
+            Route::GetManifest { repository, manifest } => {
+                Box::pin(self.learning.get(scoped(repository), manifest, origin, request)).await
+            }
             Route::PutManifest { repository, manifest } => {
                 Box::pin(self.manifests.put(scoped(repository), manifest, origin, request)).await
             }
@@ -108,8 +140,11 @@ impl App {
             Route::References { repository, manifest } => {
                 Box::pin(self.references.answer(scoped(repository), manifest, &request)).await
             }
-            Route::ReferencesMethod => Err(Error::ReferencesMethod),
-            Route::ReferencesPath(malformed) => Err(Error::Path(malformed)),
+            Route::Referrers { repository, subject } => {
+                Box::pin(self.referrers.answer(scoped(repository), subject, &request)).await
+            }
+            Route::QueryMethod(_) => Err(Error::QueryMethod),
+            Route::QueryPath(_, malformed) => Err(Error::Path(malformed)),
         };
         let response = result.unwrap_or_else(|error| {
             log.failure(&error);

@@ -32,6 +32,15 @@ struct Streamed {
     broken: Option<BodyError>,
     pauses: PauseLimit,
     progress: Option<Arc<Progress>>,
+    copy: Option<BodyCopy>,
+}
+
+/// What passed so far, for somebody who wants it all.
+#[derive(Debug)]
+struct BodyCopy {
+    kept: BytesMut,
+    limit: usize,
+    whole: oneshot::Sender<Bytes>,
 }
 
 #[derive(Debug)]
@@ -87,6 +96,7 @@ impl Body {
             broken: None,
             pauses: PauseLimit::new(idle),
             progress: None,
+            copy: None,
         })))
     }
 
@@ -95,6 +105,18 @@ impl Body {
     pub fn wait_for(&mut self, gate: oneshot::Receiver<()>, at_most: Duration) {
         if let Source::Streamed(streamed) = &mut self.0 {
             streamed.gate = Some(Gate(Box::pin(tokio::time::timeout(at_most, gate))));
+        }
+    }
+
+    /// A copy of a streamed body, once all of it has passed; none if it breaks off or is longer than `limit`.
+    pub fn copy(&mut self, limit: usize) -> Option<oneshot::Receiver<Bytes>> {
+        match &mut self.0 {
+            Source::Whole(_) => None,
+            Source::Streamed(streamed) => {
+                let (whole, copy) = oneshot::channel();
+                streamed.copy = Some(BodyCopy { kept: BytesMut::new(), limit, whole });
+                Some(copy)
+            }
         }
     }
 
@@ -172,9 +194,30 @@ impl Streamed {
             }
             Poll::Ready(frame) => {
                 self.pauses.moved();
+                self.copy_frame(frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()));
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
             }
             Poll::Pending => self.pauses.poll_exceeded(cx).map(|error| Some(Err(error))),
+        }
+    }
+}
+
+impl Streamed {
+    /// Adds what passes to the copy, and hands that over at the end of the body.
+    fn copy_frame(&mut self, data: Option<&Bytes>) {
+        let Some(copy) = &mut self.copy else { return };
+        if let Some(data) = data {
+            if data.len() > copy.limit - copy.kept.len() {
+                self.copy = None;
+                return;
+            }
+            copy.kept.extend_from_slice(data);
+        }
+        if self.incoming.is_end_stream()
+            && let Some(copy) = self.copy.take()
+        {
+            // Whoever wanted it may have gone.
+            copy.whole.send(copy.kept.freeze()).ok();
         }
     }
 }

@@ -6,9 +6,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::value::{
-    GIB, HOUR, Invalid, KIB, MIB, MINUTE, address, count, directory, duration, log_filter, log_format, size,
+    GIB, HOUR, Invalid, KIB, MIB, MINUTE, address, count, directory, duration, link_kinds, log_filter,
+    log_format, size,
 };
-use super::{Config, Index, Log, Manifests, References, Timeouts, UpstreamUrl};
+use super::{Config, Index, Log, Manifests, References, Referrers, Timeouts, UpstreamUrl};
 
 /// A setting: how it is called, and how its text gets into its field.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub(super) struct Draft {
     timeouts: Timeouts,
     manifests: Manifests,
     references: References,
+    referrers: Referrers,
     index: Index,
     log: Log,
 }
@@ -54,6 +56,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     setting("manifests.max_links_bytes", |to, text| {
         put(&mut to.manifests.max_links_bytes, size(text, 1..=256 * MIB))
     }),
+    setting("manifests.learn_bytes", |to, text| put(&mut to.manifests.learn_bytes, size(text, 0..=GIB))),
     setting("references.page_bytes", |to, text| {
         put(&mut to.references.page_bytes, size(text, 64 * KIB..=64 * MIB))
     }),
@@ -61,6 +64,13 @@ pub(super) static SETTINGS: &[Setting] = &[
         put(&mut to.references.access_ttl, duration(text, 0..=5 * MINUTE))
     }),
     setting("references.concurrency", |to, text| put(&mut to.references.concurrency, count(text, 1..=256))),
+    setting("references.scope_repositories", |to, text| {
+        put(&mut to.references.scope_repositories, count(text, 1..=10_000))
+    }),
+    setting("referrers.include", |to, text| put(&mut to.referrers.include, link_kinds(text))),
+    setting("referrers.upstream_ttl", |to, text| {
+        put(&mut to.referrers.upstream_ttl, duration(text, 0..=5 * MINUTE))
+    }),
     setting("index.cache_bytes", |to, text| put(&mut to.index.cache_bytes, size(text, MIB..=256 * GIB))),
     setting("index.flush_interval", |to, text| put(&mut to.index.flush_interval, duration(text, 1..=MINUTE))),
     setting("index.segment_bytes", |to, text| {
@@ -109,6 +119,7 @@ impl Default for Draft {
             timeouts: Timeouts::default(),
             manifests: Manifests::default(),
             references: References::default(),
+            referrers: Referrers::default(),
             index: Index::default(),
             log: Log::default(),
         }
@@ -126,6 +137,7 @@ impl Draft {
             timeouts: self.timeouts,
             manifests: self.manifests,
             references: self.references,
+            referrers: self.referrers,
             index: self.index,
             log: self.log,
         })

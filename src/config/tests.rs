@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::settings::SETTINGS;
-use super::{Config, Given, Index, Log, LogFormat, Manifests, References, Timeouts, file};
+use super::{Config, Given, Index, Log, LogFormat, Manifests, References, Referrers, Timeouts, file};
+use crate::oci::LinkKind;
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/refshim.toml");
 const NO_UPSTREAM: &str = "upstream: not given (write --upstream https://registry.example, \
@@ -113,11 +114,15 @@ fn every_setting_reaches_its_field() {
         timeouts.client_headers = "4h"
         timeouts.pool_idle = "5ms"
         timeouts.shutdown = "0s"
-        manifests = { max_bytes = 1, max_links_bytes = "2KiB" }
+        manifests = { max_bytes = 1, max_links_bytes = "2KiB", learn_bytes = 0 }
         [references]
         page_bytes = 0x1_0000
         access_ttl = "0s"
         concurrency = "9"
+        scope_repositories = 7
+        [referrers]
+        include = "cosign, parent"
+        upstream_ttl = "3s"
         [index]
         cache_bytes = "1GiB"
         flush_interval = "10ms"
@@ -140,8 +145,17 @@ fn every_setting_reaches_its_field() {
             pool_idle: Duration::from_millis(5),
             shutdown: Duration::ZERO,
         },
-        manifests: Manifests { max_bytes: 1, max_links_bytes: 2 << 10 },
-        references: References { page_bytes: 1 << 16, access_ttl: Duration::ZERO, concurrency: 9 },
+        manifests: Manifests { max_bytes: 1, max_links_bytes: 2 << 10, learn_bytes: 0 },
+        references: References {
+            page_bytes: 1 << 16,
+            access_ttl: Duration::ZERO,
+            concurrency: 9,
+            scope_repositories: 7,
+        },
+        referrers: Referrers {
+            include: [LinkKind::Cosign, LinkKind::Parent].into_iter().collect(),
+            upstream_ttl: Duration::from_secs(3),
+        },
         index: Index {
             cache_bytes: 1 << 30,
             flush_interval: Duration::from_millis(10),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{InvalidUpstreamUrl, LogFormat};
+use crate::oci::{LinkKind, LinkKinds, UnknownLinkKind};
 
 pub(super) const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
@@ -107,6 +108,13 @@ pub(super) fn log_filter(text: &str) -> Result<String, Invalid> {
     if blank { Err(form("a log filter", text, "info or warn,refshim=debug")) } else { Ok(text.to_owned()) }
 }
 
+/// Kinds of link, with commas between them; none of them is an empty text.
+pub(super) fn link_kinds(text: &str) -> Result<LinkKinds, Invalid> {
+    let words = text.split(',').map(str::trim).filter(|_| !text.trim().is_empty());
+    let kinds: Result<LinkKinds, UnknownLinkKind> = words.map(str::parse::<LinkKind>).collect();
+    kinds.map_err(|UnknownLinkKind| form("a list of kinds of link", text, "cosign,attestation"))
+}
+
 /// How the log is written.
 pub(super) fn log_format(text: &str) -> Result<LogFormat, Invalid> {
     match text {
@@ -167,6 +175,22 @@ mod tests {
         for text in ["", "MiB", "4MB", "4M", "4 MiB", "0x10", "1_000"] {
             let message = format!("not a size: {text:?} (write 512KiB, 4MiB, 1GiB or a number of bytes)");
             check_size(text, Err(&message));
+        }
+    }
+
+    #[track_caller]
+    fn check_kinds(text: &str, expected: &[LinkKind]) {
+        assert_eq!(link_kinds(text), Ok(expected.iter().copied().collect()), "{text}");
+    }
+
+    #[test]
+    fn kinds_of_link_stand_between_commas() {
+        check_kinds("", &[]);
+        check_kinds(" ", &[]);
+        check_kinds("cosign", &[LinkKind::Cosign]);
+        check_kinds("cosign, attestation,cosign", &[LinkKind::Attestation, LinkKind::Cosign]);
+        for text in ["sbom", "cosign,", ",", "Cosign", "cosign attestation"] {
+            assert!(link_kinds(text).is_err(), "{text}");
         }
     }
 

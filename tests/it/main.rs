@@ -13,11 +13,15 @@
 mod access;
 mod command;
 mod durability;
+mod elsewhere;
+mod gathering;
 mod large;
+mod learning;
 mod modules;
 mod operation;
 mod pass_through;
 mod queries;
 mod recording;
+mod referrers;
 mod support;
 mod upstream_faults;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Innermost first; a module names only those before it.
-const ORDER: [&str; 17] = [
+const ORDER: [&str; 22] = [
     "oci",
     "body",
     "config",
@@ -15,8 +15,13 @@ const ORDER: [&str; 17] = [
     "error",
     "forward",
     "access",
+    "reading",
+    "gathering",
+    "learning",
     "manifests",
+    "listing",
     "references",
+    "referrers",
     "admin",
     "app",
     "server",
