@@ -11,6 +11,7 @@
 )]
 
 mod access;
+mod clients;
 mod command;
 mod durability;
 mod large;

@@ -5,9 +5,9 @@ mod content;
 mod process;
 mod scripted;
 
-pub(crate) use client::Client;
+pub(crate) use client::{Answer, Client};
 pub(crate) use content::{
-    Content, DOCKER_LIST, DOCKER_MANIFEST, IMAGE_MANIFEST, about, descriptor, digest_of,
+    Content, DOCKER_LIST, DOCKER_MANIFEST, IMAGE_INDEX, IMAGE_MANIFEST, about, descriptor, digest_of,
 };
 pub(crate) use process::{Refshim, Registry, USER};
 pub(crate) use scripted::Scripted;
