@@ -16,4 +16,4 @@ pub(crate) use content::{
 pub(crate) use process::Refshim;
 pub(crate) use registry::{Registry, USER};
 pub(crate) use scripted::Scripted;
-pub(crate) use token::{Rules, TokenService};
+pub(crate) use token::{Rules, SERVICE, TokenService};

@@ -1,8 +1,13 @@
-//! The registry's variants are what the other tests take them for.
+//! The registry's variants, and the ways into refshim, are what the other tests take them for.
+
+use std::path::Path;
+use std::process::Command;
 
 use reqwest::{Method, StatusCode};
 
-use crate::support::{Authority, Client, Http, Registry, Rules, TokenService, USER};
+use crate::support::{
+    Authority, Client, Http, Identity, Refshim, Registry, Rules, SERVICE, TokenService, USER,
+};
 
 #[tokio::test]
 async fn a_registry_with_tls_is_reached_by_those_who_trust_its_authority() {
@@ -15,6 +20,32 @@ async fn a_registry_with_tls_is_reached_by_those_who_trust_its_authority() {
         let client = Client::to(&registry.url(), version, Some(&stranger.certificate()));
         assert!(client.try_send(client.request(Method::GET, "/v2/")).await.unwrap_err().is_connect());
     }
+}
+
+#[tokio::test]
+async fn both_sides_speak_tls_and_a_client_shows_its_certificate() {
+    let authority = Authority::new();
+    let registry = Registry::variant().tls(&authority).start();
+    let directory = tempfile::tempdir().unwrap();
+    let clients = authority.certificate();
+    let refshim = Refshim::before(&registry, directory.path())
+        .with_tls(&authority.server("refshim", &["127.0.0.1"]))
+        .with("TLS_CLIENT_CA", clients.to_str().unwrap())
+        .launch()
+        .await;
+    let Identity { certificate, key } = authority.client("alice");
+    let curl = |version: &str, more: &[&Path]| {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", version, "-w", "%{http_version} %{http_code}", "--cacert"])
+            .arg(&clients)
+            .args(more);
+        let output = curl.arg(format!("https://{}/v2/", refshim.address)).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    let shown = ["--cert".as_ref(), certificate.as_path(), "--key".as_ref(), key.as_path()];
+    assert_eq!(curl("--http2", &shown), (true, "{}2 200".to_owned()));
+    assert_eq!(curl("--http1.1", &shown), (true, "{}1.1 200".to_owned()));
+    assert!(!curl("--http2", &[]).0);
 }
 
 /// `alice` may write `a`, `bob` read it, anybody read `public`.
@@ -49,11 +80,8 @@ async fn a_token_gives_the_rights_asked_for_that_the_user_has() {
     let registry = Registry::variant().tokens_of(&service).start();
     let client = registry.client();
     let refused = client.get("/v2/a/tags/list").await;
-    let challenge = format!(
-        r#"Bearer realm="{}",service="{}",scope="repository:a:pull""#,
-        service.realm(),
-        service.name()
-    );
+    let challenge =
+        format!(r#"Bearer realm="{}",service="{}",scope="repository:a:pull""#, service.realm(), SERVICE);
     assert_eq!((refused.status, refused.header("www-authenticate")), (StatusCode::UNAUTHORIZED, &*challenge));
 
     let start = async |bearer: &str| {

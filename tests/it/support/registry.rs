@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::process::Logged;
-use super::{Authority, Client, TokenService};
+use super::{Authority, Client, TokenService, token};
 
 /// The user that a registry with users knows, and the password.
 pub(crate) const USER: (&str, &str) = ("alice", "correct horse");
@@ -91,8 +91,8 @@ impl Variant {
         self.with(&format!(
             "auth: {{token: {{realm: '{}', service: '{}', issuer: '{}', rootcertbundle: '{}'}}}}",
             service.realm(),
-            service.name(),
-            service.issuer(),
+            token::SERVICE,
+            token::ISSUER,
             service.certificate().display()
         ))
     }

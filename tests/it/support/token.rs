@@ -1,6 +1,6 @@
 //! A token service as docker-registry's `auth: token` wants it: signed JWTs (RS256, the certificate in
 //! `x5c`) for as much of the scope asked for as the user has rights to, by GET with Basic
-//! credentials and by the OAuth2 POST with passwords and refresh tokens.
+//! credentials and by the OAuth POST with passwords and refresh tokens.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -22,8 +22,9 @@ use serde_json::{Value, json};
 
 use super::Client;
 
-const NAME: &str = "registry of the test";
-const ISSUER: &str = "token service of the test";
+/// What the registry calls itself towards the service.
+pub(crate) const SERVICE: &str = "registry of the test";
+pub(crate) const ISSUER: &str = "token service of the test";
 
 /// A service on a port of the system's choice; it ends with the test's process.
 pub(crate) struct TokenService {
@@ -134,15 +135,6 @@ impl TokenService {
         Client::new(self.address)
     }
 
-    /// What the registry calls itself towards the service.
-    pub(crate) fn name(&self) -> &'static str {
-        NAME
-    }
-
-    pub(crate) fn issuer(&self) -> &'static str {
-        ISSUER
-    }
-
     /// The certificate that the registry checks signatures by.
     pub(crate) fn certificate(&self) -> PathBuf {
         self.directory.path().join("token.crt")
@@ -151,11 +143,6 @@ impl TokenService {
     /// What it was asked so far.
     pub(crate) fn requests(&self) -> Vec<TokenRequest> {
         self.shared.requests.lock().unwrap().clone()
-    }
-
-    /// A token for these scopes, as a user of the service would get it.
-    pub(crate) fn token(&self, user: Option<&str>, scopes: &[&str]) -> String {
-        self.shared.token(user, &scopes.iter().map(|&scope| scope.to_owned()).collect::<Vec<_>>())
     }
 }
 
@@ -252,7 +239,7 @@ impl Shared {
         let seconds = |time: Duration| time.as_secs();
         let header = json!({"typ": "JWT", "alg": "RS256", "x5c": [STANDARD.encode(&self.certificate)]});
         let claims = json!({
-            "iss": ISSUER, "sub": user.unwrap_or(""), "aud": NAME, "jti": format!("{}", now.as_nanos()),
+            "iss": ISSUER, "sub": user.unwrap_or(""), "aud": SERVICE, "jti": format!("{}", now.as_nanos()),
             "iat": seconds(now), "nbf": seconds(now) - 60, "exp": seconds(now) + 300, "access": access,
         });
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
