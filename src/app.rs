@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceBuilder};
@@ -16,11 +16,12 @@ use crate::body::Body;
 use crate::config::Config;
 use crate::error::Error;
 use crate::forward::{self, Origin, Peer};
+use crate::framing::LastHead;
 use crate::index::{Index, Repository};
 use crate::manifests::Manifests;
 use crate::oci::RepositoryName;
 use crate::references::References;
-use crate::route::Route;
+use crate::route::{Route, RouteClass};
 use crate::selection::Selection;
 use crate::telemetry::Metrics;
 use crate::upstream::{Upstream, Upstreams};
@@ -71,6 +72,7 @@ impl App {
     pub fn service(
         self: Arc<Self>,
         client: Peer,
+        head: LastHead,
     ) -> impl Service<
         Request<Incoming>,
         Response = Response<Body>,
@@ -87,7 +89,11 @@ impl App {
             .layer(PropagateRequestIdLayer::x_request_id())
             .service(tower::service_fn(move |request| {
                 let (app, origin) = (Arc::clone(&self), client.origin(&request));
-                async move { Ok(app.handle(origin, request).await) }
+                let is_ambiguous = head.is_ambiguous(&request);
+                async move {
+                    // Before anything is passed on: the upstream may read it the other way.
+                    Ok(if is_ambiguous { app.refuse(&request) } else { app.handle(origin, request).await })
+                }
             }))
     }
 
@@ -124,6 +130,13 @@ impl App {
         self.metrics.request(class, response.status());
         log.answered(&response);
         response
+    }
+
+    fn refuse(&self, request: &Request<Incoming>) -> Response<Body> {
+        let error = Error::Ambiguous;
+        RequestLog::of(request).failure(&error);
+        self.metrics.request(RouteClass::Other, StatusCode::BAD_REQUEST);
+        error.to_response()
     }
 
     /// The registry that a request is for; the request then says what that registry is to be asked.

@@ -22,6 +22,9 @@ pub enum Error {
     /// The method does not go with a references query.
     #[error("only GET and HEAD are possible here")]
     ReferencesMethod,
+    /// The request has both a length and a transfer coding.
+    #[error("the request has both Content-Length and Transfer-Encoding")]
+    Ambiguous,
     /// The request cannot be proxied.
     #[error("{0} cannot be proxied")]
     Method(http::Method),
@@ -91,7 +94,7 @@ impl Error {
                 (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid)
             }
             Self::Query(BadQuery::Count) => (StatusCode::BAD_REQUEST, ErrorCode::PaginationNumberInvalid),
-            Self::Query(_) | Self::Upstream(UpstreamError::Target) => {
+            Self::Query(_) | Self::Ambiguous | Self::Upstream(UpstreamError::Target) => {
                 (StatusCode::BAD_REQUEST, ErrorCode::Unsupported)
             }
             Self::ReferencesMethod => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),

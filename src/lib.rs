@@ -13,7 +13,7 @@
 //!
 //! # The modules, innermost first
 //! Each uses only those before it; a test holds the order.
-//! [`oci`] (names, digests, links; pure) → [`body`] → [`config`] → [`route`] (path to route; pure) →
+//! [`oci`] (names, digests, links; pure) → [`body`] → [`framing`] → [`config`] → [`route`] (path to route; pure) →
 //! [`selection`] (request to upstream; pure) → [`index`] (journal and sled) → [`telemetry`] → [`tls`] →
 //! [`upstream`] → [`error`] → [`forward`] → [`access`] → [`manifests`] → [`references`] → [`admin`] → [`app`] → [`server`] → [`cli`].
 //!
@@ -34,6 +34,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod forward;
+pub mod framing;
 pub mod index;
 pub mod manifests;
 pub mod oci;

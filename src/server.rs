@@ -27,6 +27,7 @@ use crate::app::App;
 use crate::body::Body;
 use crate::config::{self, Config, RegistryUrl, Timeouts, UpstreamName};
 use crate::forward::{Clients, Peer};
+use crate::framing::{LastHead, Watched};
 use crate::index::{Index, OpenError};
 use crate::telemetry::Metrics;
 use crate::tls::{Acceptor, Reload as _, TlsError};
@@ -168,12 +169,13 @@ impl Server {
         let graceful = GracefulShutdown::new();
         let app = self.app;
         let has_tls = self.tls.acceptor.is_some();
-        let clients = accept(&self.clients, &graceful, &self.timeouts, self.tls.acceptor.clone(), |client| {
-            let client = Peer::new(Arc::clone(&self.known_clients), client, has_tls);
-            TowerToHyperService::new(Arc::clone(&app).service(client))
-        });
+        let clients =
+            accept(&self.clients, &graceful, &self.timeouts, self.tls.acceptor.clone(), |client, head| {
+                let client = Peer::new(Arc::clone(&self.known_clients), client, has_tls);
+                TowerToHyperService::new(Arc::clone(&app).service(client, head))
+            });
         let admin = self.admin;
-        let admins = accept(&self.admins, &graceful, &self.timeouts, None, |_| {
+        let admins = accept(&self.admins, &graceful, &self.timeouts, None, |_, _| {
             let admin = Arc::clone(&admin);
             hyper::service::service_fn(move |request: Request<Incoming>| {
                 let admin = Arc::clone(&admin);
@@ -220,7 +222,7 @@ async fn accept<S>(
     graceful: &GracefulShutdown,
     timeouts: &Timeouts,
     tls: Option<Arc<Acceptor>>,
-    service: impl Fn(IpAddr) -> S,
+    service: impl Fn(IpAddr, LastHead) -> S,
 ) where
     S: hyper::service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
         + Send
@@ -238,11 +240,13 @@ async fn accept<S>(
                         continue;
                     }
                 };
+                let head = LastHead::default();
                 let connection = Connection {
                     builder: builder.clone(),
                     watcher: graceful.watcher(),
                     client,
-                    service: service(client.ip()),
+                    service: service(client.ip(), head.clone()),
+                    head,
                 };
                 match &tls {
                     None => tokio::spawn(connection.serve(stream)),
@@ -266,6 +270,7 @@ struct Connection<S> {
     watcher: Watcher,
     client: SocketAddr,
     service: S,
+    head: LastHead,
 }
 
 impl<S> Connection<S>
@@ -276,7 +281,8 @@ where
     S::Future: Send + 'static,
 {
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
-        let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(stream), self.service);
+        let stream = TokioIo::new(Watched::new(stream, self.head));
+        let connection = self.builder.serve_connection_with_upgrades(stream, self.service);
         let connection = self.watcher.watch(connection.into_owned());
         if let Err(error) = pin!(connection).await {
             tracing::debug!(client = %self.client, error = &*error, "a connection ended early");

@@ -22,3 +22,4 @@ mod queries;
 mod recording;
 mod support;
 mod upstream_faults;
+mod variants;

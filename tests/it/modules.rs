@@ -3,9 +3,10 @@
 use std::path::Path;
 
 /// Innermost first; a module names only those before it.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "oci",
     "body",
+    "framing",
     "config",
     "route",
     "selection",

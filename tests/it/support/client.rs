@@ -1,9 +1,11 @@
 //! A client that does one request at a time, as a registry client would.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Once;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, LOCATION};
-use reqwest::{Method, RequestBuilder, StatusCode};
+use reqwest::{Certificate, Method, RequestBuilder, StatusCode};
 use serde_json::Value;
 
 use super::content::{Content, DOCKER_LIST, DOCKER_MANIFEST, IMAGE_INDEX, IMAGE_MANIFEST, digest_of};
@@ -16,6 +18,13 @@ pub(crate) struct Client {
     user: Option<(String, String)>,
 }
 
+/// The version of HTTP that a client speaks; over TLS, ALPN offers this one alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Http {
+    One,
+    Two,
+}
+
 /// A whole answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -26,17 +35,28 @@ pub(crate) struct Answer {
 
 impl Client {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self::build(address, reqwest::Client::builder())
+        Self::to(&format!("http://{address}"), Http::One, None)
     }
 
     /// HTTP/2 from the first byte.
     pub(crate) fn http2(address: SocketAddr) -> Self {
-        Self::build(address, reqwest::Client::builder().http2_prior_knowledge())
+        Self::to(&format!("http://{address}"), Http::Two, None)
     }
 
-    fn build(address: SocketAddr, builder: reqwest::ClientBuilder) -> Self {
-        let http = builder.no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        Self { http, base: format!("http://{address}"), user: None }
+    /// Speaks one version of HTTP to the URL that all paths are appended to, and trusts this authority
+    /// and no other.
+    pub(crate) fn to(base: &str, version: Http, authority: Option<&Path>) -> Self {
+        // reqwest wants a provider also of a client that never speaks TLS.
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| rustls::crypto::ring::default_provider().install_default().unwrap());
+        let trusted = authority.map(|file| Certificate::from_pem(&std::fs::read(file).unwrap()).unwrap());
+        let builder = reqwest::Client::builder().tls_certs_only(trusted).no_proxy();
+        let builder = match version {
+            Http::One => builder.http1_only(),
+            Http::Two => builder.http2_prior_knowledge(),
+        };
+        let http = builder.redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        Self { http, base: base.to_owned(), user: None }
     }
 
     /// The same client, logged in.

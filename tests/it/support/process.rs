@@ -1,4 +1,4 @@
-//! docker-registry and refshim as child processes on ports of the system's choice.
+//! refshim as a child process on ports of the system's choice, and what a child of a test is.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -10,20 +10,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::Client;
+use super::{Client, Identity, Registry};
 
 /// Long enough for a busy machine; reaching it is a failure.
 const START_LIMIT: Duration = Duration::from_secs(60);
-
-/// The user that a registry with users knows, and the password.
-pub(crate) const USER: (&str, &str) = ("alice", "correct horse");
-
-/// A real registry.
-pub(crate) struct Registry {
-    process: Logged,
-    pub(crate) address: SocketAddr,
-    _directory: tempfile::TempDir,
-}
 
 /// The real binary.
 pub(crate) struct Refshim {
@@ -34,59 +24,10 @@ pub(crate) struct Refshim {
 
 /// How a refshim is started.
 pub(crate) struct Start<'a> {
-    upstream: SocketAddr,
+    upstream: String,
     data_dir: &'a Path,
     variables: Vec<(&'a str, String)>,
     survives_limits: bool,
-}
-
-impl Registry {
-    pub(crate) fn start() -> Self {
-        Self::with_settings("")
-    }
-
-    /// Lets nobody in but [`USER`].
-    pub(crate) fn with_user() -> Self {
-        let passwords = Command::new("htpasswd").args(["-nbB", "-C", "4", USER.0, USER.1]).output();
-        let passwords = passwords.expect("htpasswd, from apache2-utils").stdout;
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("htpasswd");
-        std::fs::write(&file, passwords).unwrap();
-        let auth = format!("auth: {{htpasswd: {{realm: refshim test, path: {}}}}}", file.display());
-        Self::launch(directory, &auth)
-    }
-
-    pub(crate) fn with_settings(settings: &str) -> Self {
-        Self::launch(tempfile::tempdir().unwrap(), settings)
-    }
-
-    fn launch(directory: tempfile::TempDir, settings: &str) -> Self {
-        let file = directory.path().join("config.yml");
-        let root = directory.path().join("root");
-        let text = format!(
-            "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
-             http: {{addr: '127.0.0.1:0'}}\n{settings}\n",
-            root.display()
-        );
-        std::fs::write(&file, text).unwrap();
-        let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(&file);
-        let process = Logged::spawn(command);
-        let line = process.wait_for("listening on ");
-        let message = line["msg"].as_str().unwrap();
-        let address = message.trim_start_matches("listening on ").parse().unwrap();
-        Self { process, address, _directory: directory }
-    }
-
-    pub(crate) fn client(&self) -> Client {
-        Client::new(self.address)
-    }
-
-    /// No answer from here on.
-    pub(crate) fn stop(mut self) {
-        self.process.kill();
-    }
 }
 
 impl Refshim {
@@ -96,7 +37,21 @@ impl Refshim {
     }
 
     pub(crate) fn prepare(upstream: SocketAddr, data_dir: &Path) -> Start<'_> {
-        Start { upstream, data_dir, variables: Vec::new(), survives_limits: false }
+        Self::in_front_of(&format!("http://{upstream}"), data_dir)
+    }
+
+    /// In front of whatever is at this URL.
+    pub(crate) fn in_front_of<'a>(upstream: &str, data_dir: &'a Path) -> Start<'a> {
+        Start { upstream: upstream.to_owned(), data_dir, variables: Vec::new(), survives_limits: false }
+    }
+
+    /// In front of this registry, whose certificate it trusts if there is one.
+    pub(crate) fn before<'a>(registry: &Registry, data_dir: &'a Path) -> Start<'a> {
+        let start = Self::in_front_of(&registry.url(), data_dir);
+        match registry.trusted_by() {
+            Some(certificate) => start.with("UPSTREAMS_DEFAULT_CA", certificate.to_str().unwrap()),
+            None => start,
+        }
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -166,6 +121,12 @@ impl Start<'_> {
         self
     }
 
+    /// Shows clients this certificate, and speaks TLS only.
+    pub(crate) fn with_tls(self, identity: &Identity) -> Self {
+        let path = |path: &Path| path.to_str().unwrap().to_owned();
+        self.with("TLS_CERTIFICATE", &path(&identity.certificate)).with("TLS_KEY", &path(&identity.key))
+    }
+
     /// A write past [`Refshim::limit_file_size`] fails, and the process is not killed for it.
     pub(crate) fn surviving_limits(mut self) -> Self {
         self.survives_limits = true;
@@ -186,7 +147,7 @@ impl Start<'_> {
         } else {
             Command::new(binary())
         };
-        command.arg("serve").arg("--upstream").arg(format!("http://{}", self.upstream));
+        command.arg("serve").arg("--upstream").arg(self.upstream);
         command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"]);
         command.arg(self.data_dir).env("REFSHIM_LOG_FORMAT", "json");
         for (name, value) in self.variables {
@@ -204,14 +165,14 @@ pub(crate) fn binary() -> PathBuf {
 }
 
 /// A child whose standard error is kept, and which does not outlive its test.
-struct Logged {
+pub(super) struct Logged {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
     arrived: Mutex<Receiver<()>>,
 }
 
 impl Logged {
-    fn spawn(mut command: Command) -> Self {
+    pub(super) fn spawn(mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let name = command.get_program().to_owned();
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", name.display()));
@@ -231,7 +192,7 @@ impl Logged {
     }
 
     /// The first JSON line with this in it.
-    fn wait_for(&self, part: &str) -> Value {
+    pub(super) fn wait_for(&self, part: &str) -> Value {
         let began = Instant::now();
         loop {
             let lines = self.lines.lock().unwrap().clone();
@@ -244,7 +205,7 @@ impl Logged {
         }
     }
 
-    fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

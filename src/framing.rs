@@ -1,0 +1,184 @@
+//! Requests that could be read two ways: with both Content-Length and Transfer-Encoding, something in
+//! front of refshim may have taken the one for the end of the body and refshim the other (RFC 9112,
+//! section 6.1). hyper goes by Transfer-Encoding and hides the other field, so that heads are looked at
+//! here as they come in.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use http::Request;
+use http::header::{CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+const END_OF_HEAD: &[u8] = b"\r\n\r\n";
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
+
+/// How much of a head is kept; more than that is not looked at.
+const KEPT_BYTES: usize = 128 * 1024;
+
+/// The head that a connection brought last: what was read since something was last written. Not all
+/// heads are caught so: one that is sent before the answer to the request before it is not. Cheap to
+/// clone.
+#[derive(Clone, Debug, Default)]
+pub struct LastHead(Arc<Mutex<Recording>>);
+
+#[derive(Debug, Default)]
+struct Recording {
+    state: State,
+    bytes: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// All that is read belongs to the head.
+    #[default]
+    InHead,
+    /// The head was read; what follows is its body.
+    Complete,
+    /// HTTP/2, which has no such heads.
+    Http2,
+}
+
+impl LastHead {
+    /// Whether this request, the connection's last, was seen to have both a length and a transfer coding.
+    /// hyper closes the connection after one that was not seen.
+    #[must_use]
+    pub fn is_ambiguous<B>(&self, request: &Request<B>) -> bool {
+        if !request.headers().contains_key(TRANSFER_ENCODING) {
+            return false;
+        }
+        let recording = self.lock();
+        has_field(&recording.bytes, &CONTENT_LENGTH) && has_field(&recording.bytes, &TRANSFER_ENCODING)
+    }
+
+    fn read(&self, bytes: &[u8]) {
+        let mut recording = self.lock();
+        if recording.state != State::InHead {
+            return;
+        }
+        let looked_at = recording.bytes.len().saturating_sub(END_OF_HEAD.len() - 1);
+        recording.bytes.extend_from_slice(bytes);
+        let unseen = recording.bytes.get(looked_at..).unwrap_or_default();
+        let end = unseen.windows(END_OF_HEAD.len()).position(|window| window == END_OF_HEAD);
+        if let Some(end) = end {
+            recording.bytes.truncate(looked_at + end + END_OF_HEAD.len());
+            recording.state = if recording.bytes == HTTP2_PREFACE { State::Http2 } else { State::Complete };
+        }
+    }
+
+    fn wrote(&self) {
+        let mut recording = self.lock();
+        if recording.state == State::Complete {
+            recording.state = State::InHead;
+            recording.bytes.clear();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Recording> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn has_field(head: &[u8], name: &HeaderName) -> bool {
+    head.split(|byte| *byte == b'\n').any(|line| {
+        let field = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        field.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()) && field.len() < line.len()
+    })
+}
+
+/// A client's stream whose heads are looked at.
+#[derive(Debug)]
+pub struct Watched<S> {
+    stream: S,
+    head: LastHead,
+}
+
+impl<S> Watched<S> {
+    /// Looks at what is read from `stream`.
+    pub fn new(stream: S, head: LastHead) -> Self {
+        Self { stream, head }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let bytes = buffer.filled().get(before..).unwrap_or_default();
+        if !bytes.is_empty() {
+            self.head.read(bytes);
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.head.wrote();
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.head.wrote();
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(parts: &[&str], expected: bool) {
+        let request = Request::builder().header(TRANSFER_ENCODING, "chunked").body(()).unwrap();
+        let head = LastHead::default();
+        head.read(b"GET / HTTP/1.1\r\ncontent-length: 1\r\n\r\nx");
+        head.wrote();
+        for part in parts {
+            head.read(part.as_bytes());
+        }
+        assert_eq!(head.is_ambiguous(&request), expected, "{parts:?}");
+    }
+
+    #[test]
+    fn a_length_beside_a_transfer_coding_is_seen_wherever_it_stands() {
+        let te = "Transfer-Encoding: chunked\r\n";
+        check(&["PUT / HTTP/1.1\r\n", te, "\r\n"], false);
+        check(&["PUT / HTTP/1.1\r\n", te, "content-LENGTH: 5\r\n\r\n"], true);
+        check(&["PUT / HTTP/1.1\r\nContent-Length:5\r\n", te, "\r\n"], true);
+        check(&["PUT / HTTP/1.1\r\n", te, "\r\ncontent-length: 5\r\n\r\n"], false);
+        check(&["PUT / HTTP/1.1\r\n", te, "x: content-length: 5\r", "\n\r", "\nx"], false);
+        check(&["PUT / HTTP/1.1\r\n", te, "x-content-length: 5\r\n\r\n"], false);
+        check(&["PUT /?content-length HTTP/1.1\r\n", te, "\r\n"], false);
+        check(&["rest of a body\r\n\r\n", "PUT / HTTP/1.1\r\n", te, "\r\n"], false);
+        check(&[&"x".repeat(KEPT_BYTES), "xx\r\n", te, "content-length: 5\r\n\r\n"], false);
+    }
+
+    #[test]
+    fn a_request_without_a_transfer_coding_is_read_one_way() {
+        let request = Request::builder().header(CONTENT_LENGTH, "5").body(()).unwrap();
+        assert!(!LastHead::default().is_ambiguous(&request));
+    }
+}
