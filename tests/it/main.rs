@@ -12,6 +12,7 @@
 
 mod access;
 mod command;
+mod comparison;
 mod durability;
 mod large;
 mod modules;

@@ -16,6 +16,7 @@ pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
     user: Option<(String, String)>,
+    token: Option<String>,
 }
 
 /// The version of HTTP that a client speaks; over TLS, ALPN offers this one alone.
@@ -56,7 +57,7 @@ impl Client {
             Http::Two => builder.http2_prior_knowledge(),
         };
         let http = builder.redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        Self { http, base: base.to_owned(), user: None }
+        Self { http, base: base.to_owned(), user: None, token: None }
     }
 
     /// The same client, logged in.
@@ -64,12 +65,18 @@ impl Client {
         Self { user: Some((name.to_owned(), password.to_owned())), ..self.clone() }
     }
 
+    /// The same client, with a token.
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self.clone() }
+    }
+
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = if path.starts_with('/') { format!("{}{path}", self.base) } else { path.to_owned() };
         let request = self.http.request(method, url);
-        match &self.user {
-            Some((name, password)) => request.basic_auth(name, Some(password)),
-            None => request,
+        match (&self.token, &self.user) {
+            (Some(token), _) => request.bearer_auth(token),
+            (None, Some((name, password))) => request.basic_auth(name, Some(password)),
+            (None, None) => request,
         }
     }
 

@@ -165,15 +165,20 @@ pub(crate) fn binary() -> PathBuf {
 }
 
 /// A child whose standard error is kept, and which does not outlive its test.
-pub(super) struct Logged {
+pub(crate) struct Logged {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
     arrived: Mutex<Receiver<()>>,
 }
 
 impl Logged {
-    pub(super) fn spawn(mut command: Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    pub(crate) fn spawn(command: Command) -> Self {
+        Self::spawn_writing(command, Stdio::null())
+    }
+
+    /// With the child's standard output somewhere else than nowhere.
+    pub(super) fn spawn_writing(mut command: Command, stdout: Stdio) -> Self {
+        command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
         let name = command.get_program().to_owned();
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", name.display()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -192,7 +197,7 @@ impl Logged {
     }
 
     /// The first JSON line with this in it.
-    pub(super) fn wait_for(&self, part: &str) -> Value {
+    pub(crate) fn wait_for(&self, part: &str) -> Value {
         let began = Instant::now();
         loop {
             let lines = self.lines.lock().unwrap().clone();

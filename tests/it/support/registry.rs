@@ -28,6 +28,11 @@ pub(crate) struct Variant {
     settings: String,
     prefix: String,
     trusted_by: Option<PathBuf>,
+    access_log: bool,
+}
+
+fn access_log(directory: &tempfile::TempDir) -> PathBuf {
+    directory.path().join("access.log")
 }
 
 impl Registry {
@@ -48,6 +53,7 @@ impl Registry {
             settings: String::new(),
             prefix: String::new(),
             trusted_by: None,
+            access_log: false,
         }
     }
 
@@ -68,6 +74,11 @@ impl Registry {
     /// Where it keeps its content.
     pub(crate) fn root(&self) -> PathBuf {
         self.directory.path().join("root")
+    }
+
+    /// The requests it answered so far, of a [`Variant::with_access_log`], a line each (combined log format).
+    pub(crate) fn access_log(&self) -> String {
+        std::fs::read_to_string(access_log(&self.directory)).unwrap()
     }
 
     /// No answer from here on.
@@ -134,6 +145,12 @@ impl Variant {
         self.with(&format!("proxy: {{remoteurl: '{url}'}}"))
     }
 
+    /// Keeps a log of requests.
+    pub(crate) fn with_access_log(mut self) -> Self {
+        self.access_log = true;
+        self
+    }
+
     /// Adds settings of the registry's own.
     pub(crate) fn with(mut self, settings: &str) -> Self {
         self.settings.push_str(settings);
@@ -142,19 +159,21 @@ impl Variant {
     }
 
     pub(crate) fn start(self) -> Registry {
-        let Self { directory, http, settings, prefix, trusted_by } = self;
+        let Self { directory, http, settings, prefix, trusted_by, access_log: keep } = self;
         let file = directory.path().join("config.yml");
         let root = directory.path().join("root");
         let text = format!(
-            "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
+            "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: {}}}}}\n\
              storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
              http: {{addr: '127.0.0.1:0'{http}}}\n{settings}",
+            !keep,
             root.display()
         );
         std::fs::write(&file, text).unwrap();
         let mut command = Command::new("docker-registry");
         command.arg("serve").arg(&file);
-        let process = Logged::spawn(command);
+        let stdout = std::fs::File::create(access_log(&directory)).unwrap();
+        let process = Logged::spawn_writing(command, stdout.into());
         let line = process.wait_for("listening on ");
         let message = line["msg"].as_str().unwrap().trim_start_matches("listening on ");
         let address = message.trim_end_matches(", tls").parse().unwrap();
