@@ -9,8 +9,8 @@
 //! It must not know HTTP, nor who may see what.
 
 use std::fmt;
-use std::io;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,14 +18,19 @@ mod command;
 mod committer;
 mod compaction;
 mod draft;
+mod error;
 mod in_flight;
 mod journal;
 mod known;
+mod learnt;
 mod local;
 mod opening;
 mod record;
 mod shared;
 mod sled;
+mod watches;
+
+pub use error::{OpenError, ProbeError, ReadError, WriteError};
 
 use crate::oci::{Digest, Link, LinkKinds, RepositoryName};
 use command::Put;
@@ -68,10 +73,25 @@ pub struct Referrer {
     pub links: Vec<Link>,
 }
 
+/// A referrer that was found in the upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Learnt {
+    /// What was found; without links it only tells that the upstream has the manifest, and how it serves it.
+    pub referrer: Referrer,
+    /// Whether another manifest told of it: the upstream has to be asked for it, and its own descriptor is
+    /// the better one.
+    pub claimed: bool,
+}
+
 /// When a referrer was first recorded: microseconds since 1970, made strictly increasing over the whole
 /// journal, so that it also is its place in the order of pushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Order(pub u64);
+
+/// The text is no [`Order`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not sixteen hex digits")]
+pub struct InvalidOrder;
 
 /// Which state of a referrer somebody saw; every record of it makes a new one. Lets what was decided on
 /// what was seen come too late.
@@ -162,70 +182,6 @@ pub struct Statistics {
     pub compactions: u64,
 }
 
-/// Why the index cannot be opened at all.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it.
-    #[error("{} is in use by another process", path.display())]
-    Locked {
-        /// The data directory.
-        path: PathBuf,
-    },
-    /// A newer build wrote it.
-    #[error("{0}")]
-    Newer(String),
-    /// A file or directory cannot be read or made.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// Which one.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The system gives no thread.
-    #[error("a thread for the index cannot be started: {0}")]
-    Thread(#[source] io::Error),
-}
-
-/// Why a look-up has no answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
-    /// It will have one soon.
-    #[error("the index is being opened")]
-    Opening,
-    /// The index is damaged; says how, and what to do.
-    #[error("{0}")]
-    Damaged(String),
-    /// The look-up itself failed.
-    #[error("the index cannot be read: {0}")]
-    Failed(String),
-    /// The index was closed.
-    #[error("the index is closed")]
-    Closed,
-}
-
-/// Why something was not recorded.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WriteError {
-    /// Nothing can be recorded any more until a restart.
-    #[error("the index cannot be written: {0}")]
-    Failed(String),
-    /// The index was closed.
-    #[error("the index is closed")]
-    Closed,
-}
-
-/// Why the index does not work.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProbeError {
-    /// It cannot be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// It cannot be written.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-}
-
 /// The index. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Index {
@@ -241,9 +197,30 @@ pub struct PutInFlight {
     put: Put,
 }
 
+/// Begun before the upstream is asked for what is to be learnt, so that nothing deleted in between is
+/// recorded as being there.
+#[derive(Clone, Debug)]
+pub struct Watch(Arc<watches::Watch>);
+
 impl Version {
     /// A version that nothing has: for a removal by somebody who could not look.
     pub const UNKNOWN: Self = Self(0);
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for Order {
+    type Err = InvalidOrder;
+
+    fn from_str(text: &str) -> Result<Self, InvalidOrder> {
+        let is_ours = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let order = u64::from_str_radix(text, 16).ok().filter(|_| is_ours);
+        order.map(Self).ok_or(InvalidOrder)
+    }
 }
 
 impl fmt::Debug for Scan {
@@ -316,6 +293,28 @@ impl Index {
         seen: Version,
     ) -> Result<Removed, WriteError> {
         self.engine.remove(key(repository, referrer), seen).await
+    }
+
+    /// Watches a repository, of which something is going to be learnt.
+    #[must_use]
+    pub fn watch(&self, repository: Repository) -> Watch {
+        Watch(Arc::new(self.engine.watch(repository)))
+    }
+
+    /// Records what was found in the upstream since the watch began, in this order; what is known already
+    /// costs nothing. If anything was deleted from the repository meanwhile, all of it is pending.
+    pub async fn learn(&self, watch: &Watch, learnt: Vec<Learnt>) -> Result<(), WriteError> {
+        self.engine.learn(Arc::clone(&watch.0), learnt).await
+    }
+
+    /// The repositories of an upstream in which something refers to `subject`, by name; what is pending
+    /// counts.
+    pub async fn repositories(
+        &self,
+        upstream: u32,
+        subject: Digest,
+    ) -> Result<Vec<RepositoryName>, ReadError> {
+        self.engine.repositories(upstream, subject).await
     }
 
     /// One page of what refers to `subject`, at a cost that depends on nothing but what is looked at.

@@ -7,7 +7,8 @@ use tokio::sync::oneshot;
 use super::in_flight::Mark;
 use super::record::ReferrerKey;
 use super::sled::Store;
-use super::{Order, Referrer, Removed, Repository, Version, WriteError};
+use super::watches::Watch;
+use super::{Learnt, Order, Referrer, Removed, Repository, Version, WriteError};
 
 /// What the committer is asked to do.
 #[derive(Debug)]
@@ -44,6 +45,11 @@ pub(crate) enum Write {
         seen: Version,
         reply: Reply<Removed>,
     },
+    Learn {
+        watch: Arc<Watch>,
+        learnt: Vec<Learnt>,
+        reply: Reply<()>,
+    },
     /// An empty frame.
     Probe {
         reply: Reply<()>,
@@ -65,10 +71,10 @@ impl Write {
     pub(crate) fn size(&self) -> usize {
         const KEY: usize = 400;
         const LINK: usize = 110;
+        let of = |referrer: &Referrer| KEY + referrer.descriptor.len() + LINK * referrer.links.len();
         match self {
-            Self::Begin { referrer, .. } | Self::Confirm { put: Put { referrer, .. }, .. } => {
-                KEY + referrer.descriptor.len() + LINK * referrer.links.len()
-            }
+            Self::Begin { referrer, .. } | Self::Confirm { put: Put { referrer, .. }, .. } => of(referrer),
+            Self::Learn { learnt, .. } => learnt.iter().map(|learnt| of(&learnt.referrer)).sum(),
             Self::Refuse { .. } | Self::SettlePresent { .. } | Self::Remove { .. } | Self::Probe { .. } => {
                 KEY
             }

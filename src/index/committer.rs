@@ -13,6 +13,7 @@ use super::draft::{Draft, Found};
 use super::journal::Journal;
 use super::journal::files::Snapshot;
 use super::journal::header::Header;
+use super::learnt;
 use super::opening::replay;
 use super::record::{Record, Recorded, ReferrerKey};
 use super::shared::Shared;
@@ -149,6 +150,10 @@ impl Committer {
                 let removed = self.remove(key, seen, draft);
                 answer(reply, removed)
             }
+            Write::Learn { watch, learnt, reply } => {
+                learnt::record(&watch, learnt, draft, || self.next_order());
+                answer(reply, ())
+            }
             Write::Probe { reply } => answer(reply, ()),
         }
     }
@@ -167,6 +172,7 @@ impl Committer {
     }
 
     fn remove(&self, key: ReferrerKey, seen: Version, draft: &mut Draft) -> Removed {
+        self.shared.watches.disturb(&key.repository);
         let stale = match draft.find(&key) {
             Found::Unknown => return Removed::Unknown,
             Found::Known(known) => known.version != seen,
@@ -364,6 +370,7 @@ fn recorded(key: &ReferrerKey, referrer: &Referrer, order: Order, pending: bool)
         referrer: key.clone(),
         order: order.0,
         pending,
+        claimed: false,
         descriptor: referrer.descriptor.clone(),
         links: referrer.links.clone(),
     })

@@ -70,6 +70,7 @@ impl Compaction {
                 referrer,
                 order: known.order.0,
                 pending: known.pending,
+                claimed: known.claimed,
                 links: known.links(),
                 descriptor: known.descriptor,
             }))?;

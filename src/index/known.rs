@@ -12,6 +12,8 @@ pub(crate) struct Known {
     pub(crate) order: Order,
     pub(crate) pending: bool,
     pub(crate) version: Version,
+    /// Whether the descriptor is another manifest's word.
+    pub(crate) claimed: bool,
     pub(crate) descriptor: String,
     /// In which ways it refers to each subject.
     pub(crate) links: BTreeMap<Digest, LinkKinds>,
@@ -35,12 +37,20 @@ impl Known {
             order: Order(recorded.order),
             pending: true,
             version,
+            claimed: recorded.claimed,
             descriptor: recorded.descriptor.clone(),
             links: BTreeMap::new(),
         });
-        // What was confirmed is how the upstream serves it; a pending descriptor is only a claim.
-        if known.pending && !recorded.pending {
+        // What was confirmed is how the upstream serves it; a pending descriptor is only what a client said,
+        // and another manifest's word is less than that.
+        let is_better = match (known.claimed, recorded.claimed) {
+            (true, false) => true,
+            (false, true) => false,
+            (true, true) | (false, false) => known.pending && !recorded.pending,
+        };
+        if is_better {
             known.descriptor = recorded.descriptor;
+            known.claimed = recorded.claimed;
         }
         known.pending &= recorded.pending;
         known.version = version;
@@ -87,7 +97,25 @@ mod tests {
 
     fn recorded(order: u64, pending: bool, descriptor: &str, to: &[(u8, LinkKind)]) -> Record {
         let descriptor = descriptor.to_owned();
-        Record::Recorded(Recorded { referrer: key(), order, pending, descriptor, links: links(to) })
+        let claimed = false;
+        Record::Recorded(Recorded { referrer: key(), order, pending, claimed, descriptor, links: links(to) })
+    }
+
+    fn claimed(record: Record) -> Record {
+        let Record::Recorded(recorded) = record else { panic!("{record:?}") };
+        Record::Recorded(Recorded { claimed: true, ..recorded })
+    }
+
+    #[test]
+    fn the_word_of_another_manifest_gives_way() {
+        let claim = claimed(recorded(1, true, "word", &[(1, Parent)]));
+        let own = recorded(2, true, "own", &[]);
+        let settled = Record::Confirmed(key());
+        let to: &[_] = &[(1, Parent)];
+        check(&[claim.clone(), settled.clone()], Some((1, false, "word", to)));
+        check(&[claim.clone(), own.clone()], Some((1, true, "own", to)));
+        check(&[claim.clone(), settled, own.clone()], Some((1, false, "own", to)));
+        check(&[own, claim], Some((2, true, "own", to)));
     }
 
     type Summary<'a> = Option<(u64, bool, &'a str, &'a [(u8, LinkKind)])>;

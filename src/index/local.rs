@@ -15,11 +15,12 @@ use super::opening::Opening;
 use super::record::ReferrerKey;
 use super::shared::Shared;
 use super::sled::{Store, StoreError};
+use super::watches::Watch;
 use super::{
-    OpenError, Page, ProbeError, ReadError, Referrer, Removed, Repository, Scan, Settings, State, Statistics,
-    Version, WriteError,
+    Learnt, OpenError, Page, ProbeError, ReadError, Referrer, Removed, Repository, Scan, Settings, State,
+    Statistics, Version, WriteError,
 };
-use crate::oci::Digest;
+use crate::oci::{Digest, RepositoryName};
 
 /// How many writes may wait; further ones wait to wait.
 const QUEUE: usize = 1024;
@@ -86,6 +87,22 @@ impl Local {
 
     pub(crate) async fn remove(&self, key: ReferrerKey, seen: Version) -> Result<Removed, WriteError> {
         self.write(|reply| Write::Remove { key, seen, reply }).await
+    }
+
+    pub(crate) fn watch(&self, repository: Repository) -> Watch {
+        self.shared.watches.begin(repository)
+    }
+
+    pub(crate) async fn learn(&self, watch: Arc<Watch>, learnt: Vec<Learnt>) -> Result<(), WriteError> {
+        self.write(|reply| Write::Learn { watch, learnt, reply }).await
+    }
+
+    pub(crate) async fn repositories(
+        &self,
+        upstream: u32,
+        subject: Digest,
+    ) -> Result<Vec<RepositoryName>, ReadError> {
+        self.read(move |store| store.repositories(upstream, &subject)).await
     }
 
     pub(crate) async fn version(&self, key: ReferrerKey) -> Result<Option<Version>, ReadError> {

@@ -38,6 +38,9 @@ pub(crate) struct Recorded {
     pub(crate) referrer: ReferrerKey,
     pub(crate) order: u64,
     pub(crate) pending: bool,
+    /// Whether the descriptor is another manifest's word. Not there in records of older builds.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) claimed: bool,
     pub(crate) descriptor: String,
     pub(crate) links: Vec<Link>,
 }
@@ -123,19 +126,22 @@ mod tests {
         check(&Record::Doubted(key.clone()), &format!(r#"{{"doubted":{wire}}}"#));
         check(&Record::Removed(key.clone()), &format!(r#"{{"removed":{wire}}}"#));
         check(&Record::End { referrers: 3 }, r#"{"end":{"referrers":3}}"#);
-        check(
-            &Record::Recorded(Recorded {
-                referrer: key,
-                order: 5,
-                pending: true,
-                descriptor: "{\"a\":\n1}".to_owned(),
-                links: vec![Link { subject: digest(2), kind: LinkKind::Parent }],
-            }),
-            &format!(
-                r#"{{"recorded":{{"referrer":{wire},"order":5,"pending":true,"descriptor":"{{\"a\":\n1}}","links":[{{"subject":"{}","kind":"parent"}}]}}}}"#,
+        let recorded = Recorded {
+            referrer: key,
+            order: 5,
+            pending: true,
+            claimed: false,
+            descriptor: "{\"a\":\n1}".to_owned(),
+            links: vec![Link { subject: digest(2), kind: LinkKind::Parent }],
+        };
+        let expected = |claimed: &str| {
+            format!(
+                r#"{{"recorded":{{"referrer":{wire},"order":5,"pending":true,{claimed}"descriptor":"{{\"a\":\n1}}","links":[{{"subject":"{}","kind":"parent"}}]}}}}"#,
                 digest(2)
-            ),
-        );
+            )
+        };
+        check(&Record::Recorded(recorded.clone()), &expected(""));
+        check(&Record::Recorded(Recorded { claimed: true, ..recorded }), &expected(r#""claimed":true,"#));
     }
 
     #[test]

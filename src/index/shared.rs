@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::in_flight::InFlight;
 use super::sled::Store;
+use super::watches::Watches;
 use super::{ReadError, State, Statistics};
 
 /// How far the index is.
@@ -28,6 +29,7 @@ pub(crate) struct Shared {
     journal_end: AtomicU64,
     stop: AtomicBool,
     pub(crate) in_flight: Arc<InFlight>,
+    pub(crate) watches: Arc<Watches>,
     /// Held as long as any thread may write.
     _lock: File,
 }
@@ -41,6 +43,7 @@ impl Shared {
             journal_end: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             in_flight: Arc::default(),
+            watches: Arc::default(),
             _lock: lock,
         }
     }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 mod changes;
 mod key;
 mod meta;
+mod repositories;
 mod value;
 
 pub(crate) use changes::Changes;
@@ -24,6 +25,7 @@ use super::known::Known;
 use super::record::ReferrerKey;
 use super::{Entry, Page, Repository, Scan};
 use crate::oci::Digest;
+use repositories::Counts;
 use value::Stored;
 
 /// How long an instance in this process that was just closed is waited for.
@@ -138,10 +140,12 @@ impl Store {
         let mut numbers = self.numbers();
         let mut batch = sled::Batch::default();
         numbers.meta.applied = applied;
+        let mut counts = Counts::default();
         for (referrer, change) in changes.referrers {
             if change.before == change.after {
                 continue;
             }
+            counts.add(&referrer, &change);
             if let Some(known) = &change.before {
                 numbers.meta.discount(known);
                 for (key, value) in value::entries(&referrer, known) {
@@ -159,8 +163,11 @@ impl Store {
             numbers.added += u64::from(change.before.is_none());
             numbers.removed += u64::from(change.after.is_none());
         }
-        batch.insert(&key::META, numbers.meta.encode());
-        guarded(|| Ok(self.tree.apply_batch(batch)?))?;
+        guarded(|| {
+            counts.write(self, &mut numbers.meta, &mut batch)?;
+            batch.insert(&key::META, numbers.meta.encode());
+            Ok(self.tree.apply_batch(batch)?)
+        })?;
         *self.lock_numbers() = numbers;
         Ok(())
     }
@@ -328,6 +335,7 @@ mod tests {
                 referrer: ReferrerKey { repository, digest: Digest::Sha256([n; 32]) },
                 order: u64::from(n),
                 pending: false,
+                claimed: false,
                 descriptor: "{}".to_owned(),
                 links: vec![Link { subject: Digest::Sha256([99; 32]), kind: LinkKind::Parent }],
             });

@@ -3,8 +3,9 @@
 //! - `0`: [`META`], what the index says of itself.
 //! - `1`, repository, subject, order: a link. What a query reads, in the order of pushes.
 //! - `2`, repository, referrer: the way back, from a referrer to its links.
+//! - `3`, upstream, subject, name: how many referrers the subject has in the repository of this name.
 //!
-//! Each part has a fixed length or begins with it, so that no name is the prefix of another's.
+//! Each part has a fixed length, begins with it or stands last, so that no name is the prefix of another's.
 
 use bytes::{Buf, BufMut};
 
@@ -17,6 +18,8 @@ pub(super) const META: [u8; 1] = [0];
 const LINKS: u8 = 1;
 /// The prefix of the way back.
 pub(super) const BACK: [u8; 1] = [2];
+
+const REPOSITORIES: u8 = 3;
 
 /// The beginning of the keys of all links to `subject`.
 pub(super) fn links_to(repository: &Repository, subject: &Digest) -> Vec<u8> {
@@ -55,6 +58,21 @@ pub(super) fn referrer_of_back(key: &[u8]) -> Option<ReferrerKey> {
     let name = std::str::from_utf8(name).ok()?.parse().ok()?;
     let digest = take_digest(&mut rest)?;
     rest.is_empty().then_some(ReferrerKey { repository: Repository { upstream, name }, digest })
+}
+
+/// The beginning of the keys of all repositories in which `subject` has referrers.
+pub(super) fn repositories_of(upstream: u32, subject: &Digest) -> Vec<u8> {
+    let mut key = vec![REPOSITORIES];
+    key.put_u32(upstream);
+    put_digest(&mut key, subject);
+    key
+}
+
+/// The key of the number of referrers that `subject` has in the repository.
+pub(super) fn repository_of(subject: &Digest, repository: &Repository) -> Vec<u8> {
+    let mut key = repositories_of(repository.upstream, subject);
+    key.put_slice(repository.name.as_str().as_bytes());
+    key
 }
 
 fn put_repository(key: &mut Vec<u8>, repository: &Repository) {

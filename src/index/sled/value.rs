@@ -13,6 +13,8 @@ use crate::oci::{Digest, LinkKinds};
 const PENDING: u8 = 1;
 /// Of a link: its descriptor stands in the way back. Of a way back: the descriptor stands here.
 const DESCRIPTOR_BACK: u8 = 2;
+/// The descriptor is another manifest's word.
+const CLAIMED: u8 = 4;
 /// Up to how many bytes the descriptor is repeated in each link. Without a limit, a manifest of 4 MiB,
 /// half of it annotations and half of it references, would be stored as many gigabytes.
 const REPEATED_BYTES: usize = 64 << 10;
@@ -21,7 +23,8 @@ const REPEATED_BYTES: usize = 64 << 10;
 pub(super) fn entries(referrer: &ReferrerKey, known: &Known) -> Vec<(Vec<u8>, Vec<u8>)> {
     let repeats = known.links.len() * known.descriptor.len() <= REPEATED_BYTES || known.links.len() == 1;
     let descriptor_back = !repeats || known.links.is_empty();
-    let flags = if known.pending { PENDING } else { 0 } | if descriptor_back { DESCRIPTOR_BACK } else { 0 };
+    let flags = [(known.pending, PENDING), (descriptor_back, DESCRIPTOR_BACK), (known.claimed, CLAIMED)];
+    let flags = flags.into_iter().filter_map(|(is_set, flag)| is_set.then_some(flag)).sum();
     let link = |(subject, kinds): (&Digest, &LinkKinds)| {
         let key = key::link(&referrer.repository, subject, known.order);
         let descriptor = if descriptor_back { "" } else { &known.descriptor };
@@ -92,7 +95,8 @@ pub(super) fn decode_back(mut value: &[u8]) -> Option<Stored<Known>> {
         links.insert(subject, LinkKinds::from_bits(value.try_get_u8().ok()?));
     }
     let descriptor = str::from_utf8(value).ok()?.to_owned();
-    let known = Known { order, pending: flags & PENDING != 0, version, descriptor, links };
+    let (pending, claimed) = (flags & PENDING != 0, flags & CLAIMED != 0);
+    let known = Known { order, pending, version, claimed, descriptor, links };
     Some(Stored { value: known, has_descriptor: flags & DESCRIPTOR_BACK != 0 })
 }
 
@@ -109,7 +113,8 @@ mod tests {
         let referrer = ReferrerKey { repository, digest: Digest::Sha256([9; 32]) };
         let links = (0..subjects).map(|n| (Digest::Sha512([n; 64]), LinkKinds::from_bits(n + 1))).collect();
         let descriptor = "d".repeat(descriptor);
-        let known = Known { order: Order(5), pending, version: Version(6), descriptor, links };
+        let (order, version, claimed) = (Order(5), Version(6), pending);
+        let known = Known { order, pending, version, claimed, descriptor, links };
         let mut entries = entries(&referrer, &known);
         let (_, back) = entries.pop().unwrap();
         let back = decode_back(&back).unwrap();

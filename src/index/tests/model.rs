@@ -12,6 +12,7 @@ enum Step {
     Confirm { place: usize },
     Refuse { place: usize },
     Abandon { place: usize },
+    Learn { referrer: u32, subjects: Vec<u32>, removed: Option<u32> },
     Settle { referrer: u32, seen: bool },
     Remove { referrer: u32, seen: bool },
     Reopen,
@@ -26,6 +27,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => any::<usize>().prop_map(|place| Step::Confirm { place }),
         3 => any::<usize>().prop_map(|place| Step::Refuse { place }),
         1 => any::<usize>().prop_map(|place| Step::Abandon { place }),
+        3 => (referrer(), prop::collection::vec(0..3u32, 0..3), prop::option::of(referrer()))
+            .prop_map(|(referrer, subjects, removed)| Step::Learn { referrer, subjects, removed }),
         2 => (referrer(), any::<bool>()).prop_map(|(referrer, seen)| Step::Settle { referrer, seen }),
         3 => (referrer(), any::<bool>()).prop_map(|(referrer, seen)| Step::Remove { referrer, seen }),
         1 => Just(Step::Reopen),
@@ -84,6 +87,12 @@ impl Model {
             self.puts.remove(&referrer);
         }
         nothing_left
+    }
+
+    fn learn(&mut self, referrer: u32, subjects: &[u32], pending: bool) {
+        if !subjects.is_empty() || self.referrers.contains_key(&referrer) {
+            self.record(referrer, subjects, pending);
+        }
     }
 
     fn remove(&mut self, referrer: u32, seen: bool) -> Removed {
@@ -153,6 +162,16 @@ async fn run(steps: Vec<Step>) {
                 drop(put);
                 model.end(referrer, false);
             }
+            Step::Learn { referrer: n, subjects, removed } => {
+                let watch = index.watch(repository("a"));
+                if let Some(removed) = removed {
+                    let version = version_if(true, &index, removed).await;
+                    assert_eq!(remove(&index, removed, version).await, model.remove(removed, true));
+                }
+                let learnt = Learnt { referrer: referrer(n, &subjects), claimed: false };
+                index.learn(&watch, vec![learnt]).await.unwrap();
+                model.learn(n, &subjects, removed.is_some());
+            }
             Step::Settle { referrer, seen } => {
                 let version = version_if(seen, &index, referrer).await;
                 settle(&index, referrer, version).await;
@@ -177,6 +196,9 @@ async fn run(steps: Vec<Step>) {
         }
         for subject in 0..3 {
             assert_eq!(numbers(&index, subject).await, model.list(subject), "{subject}");
+            let holders = index.repositories(0, digest(subject)).await.unwrap();
+            let expected = if model.list(subject).is_empty() { vec![] } else { vec![repository("a").name] };
+            assert_eq!(holders, expected, "{subject}");
         }
         let statistics = index.statistics();
         let pending = model.referrers.values().filter(|known| known.pending).count();

@@ -224,3 +224,46 @@ async fn closing_while_it_is_opened_leaves_everything_in_order() {
     assert_eq!(numbers(&bench.open().await, 1).await, [(10, false)]);
     assert_eq!(bench.rebuilds(), 0);
 }
+
+/// Learns of a referrer with a `reference` to subject 1.
+async fn learn(index: &Index, watch: &Watch, n: u32, claimed: bool) {
+    index.learn(watch, vec![Learnt { referrer: referrer(n, &[1]), claimed }]).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_learnt_is_recorded_once_and_what_is_claimed_is_pending() {
+    let bench = Bench::new();
+    let index = bench.open().await;
+    let watch = index.watch(repository("a"));
+    learn(&index, &watch, 10, false).await;
+    learn(&index, &watch, 11, true).await;
+    assert_eq!(numbers(&index, 1).await, [(10, false), (11, true)]);
+    let records = index.statistics().records;
+    learn(&index, &watch, 10, false).await;
+    learn(&index, &watch, 10, true).await;
+    learn(&index, &watch, 11, true).await;
+    let nothing = Learnt { referrer: referrer(12, &[]), claimed: false };
+    index.learn(&watch, vec![nothing]).await.unwrap();
+    assert_eq!(index.statistics().records, records);
+    // The manifest itself was seen, and says nothing of its own.
+    let seen = Learnt { referrer: referrer(11, &[]), claimed: false };
+    index.learn(&watch, vec![seen]).await.unwrap();
+    assert_eq!(numbers(&index, 1).await, [(10, false), (11, false)]);
+}
+
+#[tokio::test]
+async fn what_may_have_been_deleted_since_it_was_read_is_pending() {
+    let bench = Bench::new();
+    let index = bench.open().await;
+    let (watch, elsewhere) = (index.watch(repository("a")), index.watch(repository("b")));
+    assert_eq!(remove(&index, 10, Version::UNKNOWN).await, Removed::Unknown);
+    learn(&index, &watch, 10, false).await;
+    learn(&index, &index.watch(repository("a")), 11, false).await;
+    assert_eq!(numbers(&index, 1).await, [(10, true), (11, false)]);
+    learn(&index, &elsewhere, 12, false).await;
+    let page = index.referrers(repository("b"), digest(1), everything()).await.unwrap();
+    assert!(!page.entries[0].pending);
+    let holders = index.repositories(0, digest(1)).await.unwrap();
+    assert_eq!(holders, [repository("a").name, repository("b").name]);
+    assert_eq!(index.repositories(1, digest(1)).await, Ok(Vec::new()));
+}
