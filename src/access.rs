@@ -13,7 +13,7 @@ use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, TRANSFER_ENCODING,
     USER_AGENT,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use moka::sync::Cache;
@@ -77,6 +77,15 @@ impl<T> Answer<T> {
             Self::Refused(response) => Answer::Refused(response),
         }
     }
+}
+
+/// A manifest as the upstream gave it.
+#[derive(Debug)]
+pub struct Fetched {
+    /// All of it.
+    pub bytes: Bytes,
+    /// The type it came with.
+    pub content_type: Option<String>,
 }
 
 /// What is known of a caller's right to read a repository.
@@ -145,6 +154,20 @@ impl Access {
         })
     }
 
+    /// Whether the caller may read a repository: by what is remembered, else by one of the referrers about
+    /// to be listed.
+    pub async fn may_list(
+        &self,
+        caller: &Caller,
+        repository: &Repository,
+        referrers: impl Iterator<Item = Digest>,
+    ) -> Result<Verdict, Error> {
+        if self.remembers(caller, repository) {
+            return Ok(Verdict::Readable);
+        }
+        self.may_read_one_of(caller, repository, referrers).await
+    }
+
     /// Whether one of the referrers about to be listed shows that the caller may read the
     /// repository.
     pub async fn may_read_one_of(
@@ -178,7 +201,7 @@ impl Access {
         match self.head(caller, repository, manifest).await? {
             Answer::Present(None) => {
                 let manifest = self.fetch(caller, repository, manifest).await?;
-                Ok(manifest.map(|bytes| Digest::of(Algorithm::Sha256, &bytes)))
+                Ok(manifest.map(|manifest| Digest::of(Algorithm::Sha256, &manifest.bytes)))
             }
             Answer::Present(Some(digest)) => Ok(Answer::Present(digest)),
             Answer::Absent => Ok(Answer::Absent),
@@ -197,22 +220,38 @@ impl Access {
         Ok(answer.map(|response| content_digest(response.headers())))
     }
 
-    /// The bytes of a manifest, if the upstream gives it to this caller.
+    /// A manifest, if the upstream gives it to this caller.
     pub async fn fetch(
         &self,
         caller: &Caller,
         repository: &Repository,
         manifest: &TagOrDigest,
-    ) -> Result<Answer<Bytes>, Error> {
+    ) -> Result<Answer<Fetched>, Error> {
         match self.ask(Method::GET, caller, repository, manifest).await? {
             Answer::Present(response) => {
-                let body = Body::from_upstream(response.into_body(), self.upstream.body_idle());
-                let whole = Limited::new(body, self.manifest_limit).collect().await;
-                Ok(Answer::Present(whole.map_err(|_| Error::UpstreamBody)?.to_bytes()))
+                let content_type = content_type(response.headers()).map(str::to_owned);
+                Ok(Answer::Present(Fetched { bytes: self.whole(response).await?, content_type }))
             }
             Answer::Absent => Ok(Answer::Absent),
             Answer::Refused(response) => Ok(Answer::Refused(response)),
         }
+    }
+
+    /// Whatever the upstream answers to a GET of something else than a manifest.
+    pub async fn get(
+        &self,
+        caller: &Caller,
+        uri: Uri,
+        accept: &'static str,
+    ) -> Result<Response<Incoming>, Error> {
+        Ok(self.upstream.send(asked_by(caller, Method::GET, uri, accept)).await?)
+    }
+
+    /// The body of an answer, which may be as long as a manifest.
+    pub async fn whole(&self, response: Response<Incoming>) -> Result<Bytes, Error> {
+        let body = Body::from_upstream(response.into_body(), self.upstream.body_idle());
+        let whole = Limited::new(body, self.manifest_limit).collect().await;
+        Ok(whole.map_err(|_| Error::UpstreamBody)?.to_bytes())
     }
 
     /// Forgets what is remembered of a repository, since it is being written to.
@@ -228,9 +267,7 @@ impl Access {
         manifest: &TagOrDigest,
     ) -> Result<Answer<Response<Incoming>>, Error> {
         let uri = manifest_uri(&repository.name, manifest).map_err(|_| Error::Handler)?;
-        let mut request = question(method, uri);
-        *request.headers_mut() = caller.headers.clone();
-        request.headers_mut().insert(ACCEPT, HeaderValue::from_static(media_type::ACCEPT_EVERY_MANIFEST));
+        let request = asked_by(caller, method, uri, media_type::ACCEPT_EVERY_MANIFEST);
         let response = self.upstream.send(request).await?;
         match response.status() {
             StatusCode::OK => {
@@ -238,12 +275,7 @@ impl Access {
                 Ok(Answer::Present(response))
             }
             StatusCode::NOT_FOUND => Ok(Answer::Absent),
-            StatusCode::UNAUTHORIZED => Ok(Answer::Refused(refusal(&response, ErrorCode::Unauthorized))),
-            StatusCode::FORBIDDEN => Ok(Answer::Refused(refusal(&response, ErrorCode::Denied))),
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                Ok(Answer::Refused(refusal(&response, ErrorCode::Unavailable)))
-            }
-            status => Err(Error::Undecided(status)),
+            status => refusal(&response).map(Answer::Refused).ok_or(Error::Undecided(status)),
         }
     }
 
@@ -270,9 +302,22 @@ pub fn content_digest(headers: &HeaderMap) -> Option<Digest> {
     headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
 }
 
-/// The upstream's status and header (the challenge above all) with a body of refshim's own: the
-/// answer to a HEAD has none.
-fn refusal(response: &Response<Incoming>, code: ErrorCode) -> Response<Body> {
+/// `Content-Type`, if it is text.
+#[must_use]
+pub fn content_type(headers: &HeaderMap) -> Option<&str> {
+    headers.get(CONTENT_TYPE)?.to_str().ok()
+}
+
+/// A refusal that is to be passed on (log in, no right, too many requests, not now): the upstream's status
+/// and header, the challenge above all, with a body of refshim's own, since the answer to a HEAD has none.
+#[must_use]
+pub fn refusal(response: &Response<Incoming>) -> Option<Response<Body>> {
+    let code = match response.status() {
+        StatusCode::UNAUTHORIZED => ErrorCode::Unauthorized,
+        StatusCode::FORBIDDEN => ErrorCode::Denied,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => ErrorCode::Unavailable,
+        _ => return None,
+    };
     let mut refusal = error_response(response.status(), code, "the registry does not answer this caller");
     for (name, value) in response.headers() {
         if ![CONTENT_LENGTH, CONTENT_TYPE, CONTENT_ENCODING, TRANSFER_ENCODING].contains(name) {
@@ -280,5 +325,12 @@ fn refusal(response: &Response<Incoming>, code: ErrorCode) -> Response<Body> {
         }
     }
     strip_hop_by_hop(refusal.headers_mut());
-    refusal
+    Some(refusal)
+}
+
+fn asked_by(caller: &Caller, method: Method, uri: Uri, accept: &'static str) -> Request<Body> {
+    let mut request = question(method, uri);
+    *request.headers_mut() = caller.headers.clone();
+    request.headers_mut().insert(ACCEPT, HeaderValue::from_static(accept));
+    request
 }

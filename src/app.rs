@@ -13,14 +13,19 @@ use tower_http::request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, 
 
 use crate::access::Access;
 use crate::body::Body;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::error::Error;
 use crate::forward::{self, Origin, Peer};
 use crate::framing::LastHead;
+use crate::gathering::Gathering;
 use crate::index::{Index, Repository};
+use crate::learning::Learning;
+use crate::listing::Listing;
 use crate::manifests::Manifests;
 use crate::oci::RepositoryName;
+use crate::reading::Reading;
 use crate::references::References;
+use crate::referrers::Referrers;
 use crate::route::{Route, RouteClass};
 use crate::selection::Selection;
 use crate::telemetry::Metrics;
@@ -43,7 +48,9 @@ pub struct App {
 struct Registry {
     upstream: Arc<Upstream>,
     manifests: Manifests,
+    learning: Arc<Learning>,
     references: References,
+    referrers: Referrers,
 }
 
 impl App {
@@ -107,6 +114,10 @@ impl App {
             Route::Pass(_) => {
                 Box::pin(forward::pass(&registry.upstream, &origin, &self.tasks, request)).await
             }
+            Route::GetManifest { repository, manifest } => {
+                let repository = registry.repository(repository);
+                Box::pin(registry.learning.get(repository, manifest, origin.clone(), request)).await
+            }
             Route::PutManifest { repository, manifest } => {
                 let repository = registry.repository(repository);
                 Box::pin(registry.manifests.put(repository, manifest, origin.clone(), request)).await
@@ -119,8 +130,11 @@ impl App {
                 Box::pin(registry.references.answer(registry.repository(repository), manifest, &request))
                     .await
             }
-            Route::ReferencesMethod => Err(Error::ReferencesMethod),
-            Route::ReferencesPath(malformed) => Err(Error::Path(malformed)),
+            Route::Referrers { repository, subject } => {
+                Box::pin(registry.referrers.answer(registry.repository(repository), subject, &request)).await
+            }
+            Route::QueryMethod(_) => Err(Error::QueryMethod),
+            Route::QueryPath(_, malformed) => Err(Error::Path(malformed)),
         };
         let mut response = result.unwrap_or_else(|error| {
             log.failure(&error);
@@ -159,19 +173,41 @@ impl Registry {
         metrics: &Arc<Metrics>,
         tasks: &TaskTracker,
     ) -> Self {
-        let access_ttl = config.references.access_ttl;
+        let config::References { access_ttl, concurrency, .. } = config.references;
         let access = Access::new(Arc::clone(upstream), access_ttl, config.manifests.max_bytes);
         let access = Arc::new(access);
+        let reading = Reading::new(Arc::clone(metrics), &config.manifests);
+        let gathering = Arc::new(Gathering::new(
+            Arc::clone(&access),
+            index.clone(),
+            reading.clone(),
+            config.referrers.upstream_ttl,
+            concurrency,
+        ));
+        let learning = Arc::new(Learning::new(
+            Arc::clone(upstream),
+            index.clone(),
+            reading.clone(),
+            Arc::clone(metrics),
+            tasks.clone(),
+            config.manifests.learn_bytes,
+        ));
+        let listing =
+            Listing::new(Arc::clone(&access), Arc::clone(&gathering), index.clone(), &config.references);
+        let listing = Arc::new(listing);
         Self {
             manifests: Manifests::new(
                 Arc::clone(upstream),
-                Arc::clone(&access),
+                gathering,
+                Arc::clone(&learning),
                 index.clone(),
+                reading,
                 Arc::clone(metrics),
                 tasks.clone(),
-                &config.manifests,
             ),
-            references: References::new(access, index.clone(), Arc::clone(metrics), &config.references),
+            learning,
+            references: References::new(Arc::clone(&access), Arc::clone(&listing), Arc::clone(metrics)),
+            referrers: Referrers::new(access, listing, Arc::clone(metrics), &config.referrers),
             upstream: Arc::clone(upstream),
         }
     }

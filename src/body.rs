@@ -34,6 +34,15 @@ struct Streamed {
     broken: Option<BodyError>,
     pauses: PauseLimit,
     progress: Option<Arc<Progress>>,
+    copy: Option<BodyCopy>,
+}
+
+/// What passed so far, for somebody who wants it all.
+#[derive(Debug)]
+struct BodyCopy {
+    kept: BytesMut,
+    limit: usize,
+    whole: oneshot::Sender<Bytes>,
 }
 
 /// Whose body it is.
@@ -110,6 +119,7 @@ impl Body {
             broken: None,
             pauses: PauseLimit::new(idle),
             progress: None,
+            copy: None,
         })))
     }
 
@@ -118,6 +128,18 @@ impl Body {
     pub fn wait_for(&mut self, gate: oneshot::Receiver<()>, at_most: Duration) {
         if let Source::Streamed(streamed) = &mut self.0 {
             streamed.gate = Some(Gate(Box::pin(tokio::time::timeout(at_most, gate))));
+        }
+    }
+
+    /// A copy of a streamed body, once all of it has passed; none if it breaks off or is longer than `limit`.
+    pub fn copy(&mut self, limit: usize) -> Option<oneshot::Receiver<Bytes>> {
+        match &mut self.0 {
+            Source::Whole(_) => None,
+            Source::Streamed(streamed) => {
+                let (whole, copy) = oneshot::channel();
+                streamed.copy = Some(BodyCopy { kept: BytesMut::new(), limit, whole });
+                Some(copy)
+            }
         }
     }
 
@@ -200,10 +222,15 @@ impl Streamed {
             }
             Poll::Ready(Some(Ok(frame))) => {
                 self.pauses.moved();
+                self.copy_data(frame.data_ref());
+                if self.incoming.as_ref().is_some_and(Incoming::is_end_stream) {
+                    self.hand_copy_over();
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(None) => {
                 self.incoming = None;
+                self.hand_copy_over();
                 Poll::Ready(None)
             }
             Poll::Pending => {
@@ -211,6 +238,22 @@ impl Streamed {
                 self.incoming = None;
                 Poll::Ready(Some(Err(error)))
             }
+        }
+    }
+
+    fn copy_data(&mut self, data: Option<&Bytes>) {
+        let (Some(copy), Some(data)) = (&mut self.copy, data) else { return };
+        if data.len() > copy.limit - copy.kept.len() {
+            self.copy = None;
+        } else {
+            copy.kept.extend_from_slice(data);
+        }
+    }
+
+    fn hand_copy_over(&mut self) {
+        if let Some(copy) = self.copy.take() {
+            // Whoever wanted it may have gone.
+            copy.whole.send(copy.kept.freeze()).ok();
         }
     }
 }

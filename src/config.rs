@@ -19,6 +19,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::oci::LinkKinds;
+
 pub use load::Given;
 pub use mistake::{Mistake, Mistakes};
 pub use registry_url::{InvalidRegistryUrl, RegistryUrl};
@@ -54,6 +56,8 @@ pub struct Config {
     pub manifests: Manifests,
     /// How references queries are answered.
     pub references: References,
+    /// How referrers queries are answered.
+    pub referrers: Referrers,
     /// How links are kept.
     pub index: Index,
     /// What is logged.
@@ -111,6 +115,9 @@ pub struct Manifests {
     /// of the manifest's own descriptor, which each of them carries. A manifest with more of them
     /// passes through unrecorded. Default 32 MiB.
     pub max_links_bytes: usize,
+    /// Bytes of manifests that may be held at a time because they pass in pulls and are read on the way;
+    /// zero reads none. Default 16 MiB.
+    pub learn_bytes: usize,
 }
 
 /// How references queries are answered.
@@ -124,6 +131,19 @@ pub struct References {
     pub access_ttl: Duration,
     /// Questions to the upstream at once for one query. Default 8.
     pub concurrency: usize,
+    /// Repositories that one query across the registry asks about; there are further pages for the
+    /// rest. Default 64.
+    pub scope_repositories: usize,
+}
+
+/// How referrers queries are answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Referrers {
+    /// The kinds of link that are listed besides `subject`. Default none.
+    pub include: LinkKinds,
+    /// How long it is believed what the upstream's referrers tags and its own referrers API list; zero
+    /// asks each time. Default 2 seconds.
+    pub upstream_ttl: Duration,
 }
 
 /// How links are kept.
@@ -175,13 +195,24 @@ impl Default for Timeouts {
 
 impl Default for Manifests {
     fn default() -> Self {
-        Self { max_bytes: 4 << 20, max_links_bytes: 32 << 20 }
+        Self { max_bytes: 4 << 20, max_links_bytes: 32 << 20, learn_bytes: 16 << 20 }
     }
 }
 
 impl Default for References {
     fn default() -> Self {
-        Self { page_bytes: (4 << 20) - (64 << 10), access_ttl: Duration::from_secs(10), concurrency: 8 }
+        Self {
+            page_bytes: (4 << 20) - (64 << 10),
+            access_ttl: Duration::from_secs(10),
+            concurrency: 8,
+            scope_repositories: 64,
+        }
+    }
+}
+
+impl Default for Referrers {
+    fn default() -> Self {
+        Self { include: LinkKinds::default(), upstream_ttl: Duration::from_secs(2) }
     }
 }
 

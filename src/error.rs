@@ -19,9 +19,9 @@ pub enum Error {
     /// A parameter of a query is malformed.
     #[error(transparent)]
     Query(#[from] BadQuery),
-    /// The method does not go with a references query.
+    /// The method does not go with a query.
     #[error("only GET and HEAD are possible here")]
-    ReferencesMethod,
+    QueryMethod,
     /// The request has both a length and a transfer coding.
     #[error("the request has both Content-Length and Transfer-Encoding")]
     Ambiguous,
@@ -46,6 +46,9 @@ pub enum Error {
     /// The links of a manifest could not be recorded; the push can be repeated.
     #[error("the references of this manifest could not be recorded, push it again: {0}")]
     Record(#[source] WriteError),
+    /// What the upstream lists could not be recorded, so that it cannot be listed either.
+    #[error("what the registry itself lists could not be recorded: {0}")]
+    Gather(#[source] WriteError),
     /// The index cannot be read now.
     #[error("what refers to this manifest cannot be looked up now: {0}")]
     LookUp(#[source] ReadError),
@@ -63,9 +66,15 @@ pub enum BadQuery {
     /// `last` does not come from a `Link` of refshim.
     #[error("last is not one that refshim gave in a Link header")]
     Last,
+    /// `beyond` does not come from a `Link` of this process.
+    #[error("beyond is not one that refshim gave in a Link header since it was started; begin again")]
+    Beyond,
     /// `kind` names none.
     #[error("kind must be one of reference, subject, parent, attestation, cosign, fallback")]
     Kind,
+    /// `scope` names none.
+    #[error("scope must be repository or registry")]
+    Scope,
     /// `inline` is neither `true` nor `false`.
     #[error("inline must be true or false")]
     Inline,
@@ -90,14 +99,14 @@ impl Error {
             Self::Path(MalformedPath::Manifest(crate::oci::InvalidTag::Tag)) => {
                 (StatusCode::BAD_REQUEST, ErrorCode::TagInvalid)
             }
-            Self::Path(MalformedPath::Manifest(crate::oci::InvalidTag::Digest(_))) => {
-                (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid)
-            }
+            Self::Path(
+                MalformedPath::Manifest(crate::oci::InvalidTag::Digest(_)) | MalformedPath::Digest(_),
+            ) => (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid),
             Self::Query(BadQuery::Count) => (StatusCode::BAD_REQUEST, ErrorCode::PaginationNumberInvalid),
             Self::Query(_) | Self::Ambiguous | Self::Upstream(UpstreamError::Target) => {
                 (StatusCode::BAD_REQUEST, ErrorCode::Unsupported)
             }
-            Self::ReferencesMethod => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
+            Self::QueryMethod => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
             Self::Method(_) => (StatusCode::NOT_IMPLEMENTED, ErrorCode::Unsupported),
             Self::TagUnknown => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
             Self::RequestBody(BodyError::Idle(_)) | Self::Upstream(UpstreamError::RequestBodyIdle) => {
@@ -110,7 +119,9 @@ impl Error {
             | Self::Undecided(_)
             | Self::UpstreamBody => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
             Self::Upstream(UpstreamError::Silent(_)) => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
-            Self::Record(_) | Self::LookUp(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
+            Self::Record(_) | Self::Gather(_) | Self::LookUp(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable)
+            }
             Self::Handler => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
         }
     }

@@ -8,14 +8,19 @@
 //!   [`upstream`].
 //! - The PUT of a manifest goes through [`manifests`]: its links ([`oci::links_of`]) are written to
 //!   the [`index`] as pending, it goes upstream as it came, and the upstream's yes confirms them.
-//! - A references query is answered by [`references`] from the index, after [`access`] has had the
-//!   upstream show that this caller may read the repository.
+//! - The GET of a manifest goes through [`learning`]: it is copied on its way, and its links are recorded
+//!   once it has passed.
+//! - A query ([`references`], [`referrers`]) is answered by [`listing`] from the index, after [`access`] has
+//!   had the upstream show that this caller may read the repository, and after [`gathering`] has put into
+//!   the index what the upstream itself lists.
 //!
 //! # The modules, innermost first
 //! Each uses only those before it; a test holds the order.
 //! [`oci`] (names, digests, links; pure) → [`body`] → [`framing`] → [`config`] → [`route`] (path to route; pure) →
 //! [`selection`] (request to upstream; pure) → [`index`] (journal and sled) → [`telemetry`] → [`tls`] →
-//! [`upstream`] → [`error`] → [`forward`] → [`access`] → [`manifests`] → [`references`] → [`admin`] → [`app`] → [`server`] → [`cli`].
+//! [`upstream`] → [`error`] → [`forward`] → [`access`] → [`reading`] (bytes of a manifest to what is kept) →
+//! [`gathering`] → [`learning`] → [`manifests`] → [`listing`] → [`references`] → [`referrers`] →
+//! [`admin`] → [`app`] → [`server`] → [`cli`].
 //!
 //! # What always holds
 //! - The bytes of a manifest are never changed, and a body is never sent twice.
@@ -24,6 +29,7 @@
 //! - A link is listed only after the upstream said that it took the referrer, and only to a caller
 //!   whom the upstream let read the repository.
 //! - A look-up that fails is an error, never an empty list.
+//! - What a list at a referrers tag says counts only where the manifest it names says so itself.
 //! - Nothing but manifests is held in memory, and those only up to a limit.
 
 pub mod access;
@@ -35,10 +41,15 @@ pub mod config;
 pub mod error;
 pub mod forward;
 pub mod framing;
+pub mod gathering;
 pub mod index;
+pub mod learning;
+pub mod listing;
 pub mod manifests;
 pub mod oci;
+pub mod reading;
 pub mod references;
+pub mod referrers;
 pub mod route;
 pub mod selection;
 pub mod server;

@@ -4,40 +4,43 @@
 
 use std::sync::Arc;
 
-use http::header::{CONTENT_TYPE, EXPECT, TRAILER};
-use http::{Request, Response};
+use http::header::{CONTENT_TYPE, EXPECT, TRAILER, WARNING};
+use http::{HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
-use crate::access::{Access, content_digest};
+use crate::access::content_digest;
 use crate::body::{Body, Read, read_up_to};
-use crate::config;
 use crate::error::Error;
 use crate::forward::{self, Origin};
-use crate::index::{Index, PutInFlight, Referrer, Repository, Version};
-use crate::oci::{Algorithm, Descriptor, Digest, LinkKind, ManifestLinks, TagOrDigest, links_of};
-use crate::telemetry::{LinkOutcome, Metrics, Unrecorded};
+use crate::gathering::Gathering;
+use crate::index::{Index, Learnt, PutInFlight, Referrer, Repository, Version, Watch};
+use crate::learning::Learning;
+use crate::oci::{Algorithm, Descriptor, Digest, LinkKind, TagOrDigest};
+use crate::reading::{ReadManifest, Reading};
+use crate::telemetry::{LinkOutcome, Metrics};
 use crate::upstream::{Upstream, UpstreamError};
 
-/// Longer manifests are read for links where blocking is allowed.
-const READ_IN_PLACE_BYTES: usize = 64 * 1024;
+/// The digest of a manifest's subject, on the answer to its PUT (distribution-spec, "Pushing manifests with
+/// subject").
+const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
 /// Records what passes.
 #[derive(Clone, Debug)]
 pub struct Manifests {
     upstream: Arc<Upstream>,
-    access: Arc<Access>,
+    gathering: Arc<Gathering>,
+    learning: Arc<Learning>,
     index: Index,
+    reading: Reading,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
-    max_bytes: usize,
-    max_links_bytes: usize,
 }
 
 /// One PUT whose manifest carries links.
 struct Recording {
     repository: Repository,
-    referrer: Referrer,
+    manifest: ReadManifest,
     origin: Origin,
     request: Request<Body>,
 }
@@ -47,14 +50,14 @@ impl Manifests {
     #[must_use]
     pub fn new(
         upstream: Arc<Upstream>,
-        access: Arc<Access>,
+        gathering: Arc<Gathering>,
+        learning: Arc<Learning>,
         index: Index,
+        reading: Reading,
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
-        settings: &config::Manifests,
     ) -> Self {
-        let config::Manifests { max_bytes, max_links_bytes } = *settings;
-        Self { upstream, access, index, metrics, tasks, max_bytes, max_links_bytes }
+        Self { upstream, gathering, learning, index, reading, metrics, tasks }
     }
 
     /// `PUT /v2/<name>/manifests/<ref>`.
@@ -66,39 +69,44 @@ impl Manifests {
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Error> {
         let (mut head, body) = request.into_parts();
-        self.access.forget(&repository);
-        let read = read_up_to(body, self.max_bytes, self.upstream.body_idle()).await;
+        self.gathering.forget(&repository);
+        let read = read_up_to(body, self.reading.max_bytes(), self.upstream.body_idle()).await;
         let bytes = match read.map_err(Error::RequestBody)? {
             Read::Whole(bytes) => bytes,
             Read::Longer(body) => {
-                tracing::warn!(repository = %repository.name, manifest = %manifest, limit = self.max_bytes,
-                    "a manifest is longer than the limit, its links are not recorded");
-                self.metrics.unrecorded(Unrecorded::TooLong, 1);
-                return forward::send(&self.upstream, &origin, Request::from_parts(head, body)).await;
+                let warning = self.reading.too_long(&repository, &manifest);
+                let request = Request::from_parts(head, body);
+                return Ok(warned(self.send(&repository, &origin, request).await?, Some(&warning)));
             }
         };
         head.headers.remove(EXPECT);
         head.headers.remove(TRAILER);
         let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let found = if bytes.len() <= READ_IN_PLACE_BYTES {
-            links_of(&bytes, content_type)
+        let algorithm = algorithm_of(&manifest);
+        let read = self.reading.read(&repository, &manifest, algorithm, &bytes, content_type).await?;
+        let warning = read.warning.clone();
+        let request = Request::from_parts(head, Body::whole(bytes));
+        let response = if read.referrer.links.is_empty() {
+            self.send(&repository, &origin, request).await?
         } else {
-            let (bytes, content_type) = (bytes.clone(), content_type.map(str::to_owned));
-            let reading = tokio::task::spawn_blocking(move || links_of(&bytes, content_type.as_deref()));
-            reading.await.map_err(|_| Error::Handler)?
+            let recording = Recording { repository, manifest: read, origin, request };
+            let manifests = self.clone();
+            let task = self.tasks.spawn(async move { manifests.record(recording).await });
+            task.await.map_err(|_| Error::Handler)??
         };
-        self.tell_refusals(&repository, &manifest, &found);
-        let digest = Digest::of(algorithm_of(&manifest), &bytes);
-        let request = Request::from_parts(head, Body::whole(bytes.clone()));
-        match self.referrer(&repository, digest, bytes.len(), found)? {
-            None => forward::send(&self.upstream, &origin, request).await,
-            Some(referrer) => {
-                let recording = Recording { repository, referrer, origin, request };
-                let manifests = self.clone();
-                let task = self.tasks.spawn(async move { manifests.record(recording).await });
-                task.await.map_err(|_| Error::Handler)?
-            }
-        }
+        Ok(warned(response, warning.as_deref()))
+    }
+
+    /// Sends a PUT of which nothing is recorded.
+    async fn send(
+        &self,
+        repository: &Repository,
+        origin: &Origin,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Error> {
+        let answer = forward::send(&self.upstream, origin, request).await;
+        self.gathering.forget(repository);
+        answer
     }
 
     /// `DELETE /v2/<name>/manifests/<digest>`: what the manifest referred to goes with it, what
@@ -110,7 +118,7 @@ impl Manifests {
         origin: Origin,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Error> {
-        self.access.forget(&repository);
+        self.gathering.forget(&repository);
         let manifests = self.clone();
         let task = self.tasks.spawn(async move {
             // What could not be looked up, or is not known yet, is settled by the next query.
@@ -119,6 +127,8 @@ impl Manifests {
             let request = request.map(|body| Body::from_client(body, idle));
             let response = forward::send(&manifests.upstream, &origin, request).await?;
             if response.status().is_success() {
+                manifests.gathering.forget(&repository);
+                manifests.learning.forget(&repository, &digest);
                 let name = repository.name.clone();
                 let seen = seen.unwrap_or(Version::UNKNOWN);
                 if let Err(error) = manifests.index.remove(repository, digest.clone(), seen).await {
@@ -132,14 +142,21 @@ impl Manifests {
     }
 
     async fn record(&self, recording: Recording) -> Result<Response<Body>, Error> {
-        let Recording { repository, referrer, origin, request } = recording;
+        let Recording { repository, manifest, origin, request } = recording;
+        let ReadManifest { referrer, claims, subject, .. } = manifest;
         let kinds: Vec<LinkKind> = referrer.links.iter().map(|link| link.kind).collect();
+        let watch = self.index.watch(repository.clone());
         let put = self.index.begin(repository.clone(), referrer.clone()).await.map_err(Error::Record)?;
-        let answer = forward::send(&self.upstream, &origin, request).await;
-        let outcome = match &answer {
+        let mut answer = forward::send(&self.upstream, &origin, request).await;
+        let outcome = match &mut answer {
             Ok(response) if response.status().is_success() => {
                 let digest = content_digest(response.headers());
                 self.confirm(put, &repository, referrer, digest).await?;
+                self.claim(&watch, claims).await?;
+                if let Some(subject) = subject {
+                    let value = HeaderValue::try_from(subject.to_string()).map_err(|_| Error::Handler)?;
+                    response.headers_mut().insert(OCI_SUBJECT, value);
+                }
                 LinkOutcome::Recorded
             }
             Ok(response) if response.status().is_client_error() => refuse(put, &repository, &referrer).await,
@@ -151,8 +168,21 @@ impl Manifests {
             }
         };
         self.metrics.links(kinds, outcome);
-        self.access.forget(&repository);
+        self.gathering.forget(&repository);
         answer
+    }
+
+    /// What an index says of its entries counts once the registry has the index. Whether it has the entries
+    /// as well, the next query asks.
+    async fn claim(&self, watch: &Watch, claims: Vec<Learnt>) -> Result<(), Error> {
+        if claims.is_empty() {
+            return Ok(());
+        }
+        let kinds: Vec<LinkKind> =
+            claims.iter().flat_map(|claim| &claim.referrer.links).map(|link| link.kind).collect();
+        self.index.learn(watch, claims).await.map_err(Error::Record)?;
+        self.metrics.links(kinds, LinkOutcome::Pending);
+        Ok(())
     }
 
     /// Under the digest that the upstream gives the manifest, should it differ from ours.
@@ -184,47 +214,17 @@ impl Manifests {
         tracing::info!(repository = %repository.name, %digest, links = count, "recorded a manifest's links");
         Ok(())
     }
+}
 
-    /// The manifest as a referrer, if it carries links that can be recorded.
-    fn referrer(
-        &self,
-        repository: &Repository,
-        digest: Digest,
-        size: usize,
-        found: ManifestLinks,
-    ) -> Result<Option<Referrer>, Error> {
-        let ManifestLinks { links, media_type, artifact_type, annotations, .. } = found;
-        if links.is_empty() {
-            return Ok(None);
-        }
-        let descriptor = Descriptor {
-            media_type,
-            digest: digest.clone(),
-            size: size as u64,
-            artifact_type,
-            annotations,
-            data: None,
-        };
-        let descriptor = serde_json::to_string(&descriptor).map_err(|_| Error::Handler)?;
-        if links.len().saturating_mul(descriptor.len()) > self.max_links_bytes {
-            tracing::warn!(repository = %repository.name, %digest, links = links.len(),
-                descriptor_bytes = descriptor.len(), limit = self.max_links_bytes,
-                "a manifest has too many links for so long a descriptor, they are not recorded");
-            self.metrics.unrecorded(Unrecorded::TooMany, links.len());
-            return Ok(None);
-        }
-        Ok(Some(Referrer { digest, descriptor, links }))
+/// Tells the one who pushed a manifest which links of it are not recorded (RFC 9111, section 5.5 of its
+/// predecessor RFC 7234).
+fn warned(mut response: Response<Body>, warning: Option<&str>) -> Response<Body> {
+    if let Some(warning) = warning.filter(|_| response.status().is_success())
+        && let Ok(value) = HeaderValue::try_from(format!("299 - \"refshim: {warning}\""))
+    {
+        response.headers_mut().append(WARNING, value);
     }
-
-    fn tell_refusals(&self, repository: &Repository, manifest: &TagOrDigest, found: &ManifestLinks) {
-        if found.refused == 0 {
-            return;
-        }
-        self.metrics.unrecorded(Unrecorded::Malformed, found.refused);
-        let told: Vec<String> = found.refusals.iter().map(ToString::to_string).collect();
-        tracing::warn!(repository = %repository.name, manifest = %manifest, refused = found.refused,
-            reasons = %told.join("; "), "malformed links of a manifest are not recorded");
-    }
+    response
 }
 
 async fn refuse(put: PutInFlight, repository: &Repository, referrer: &Referrer) -> LinkOutcome {

@@ -4,17 +4,21 @@
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-use crate::oci::{Digest, InvalidName, InvalidTag, RepositoryName, TagOrDigest};
+use crate::oci::{Digest, InvalidDigest, InvalidName, InvalidTag, RepositoryName, TagOrDigest};
 
 /// What a request asks for, as far as refshim cares.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Route {
     /// `GET|HEAD /v2/<name>/manifests/<ref>/references`
     References { repository: RepositoryName, manifest: TagOrDigest },
-    /// Any other method there.
-    ReferencesMethod,
-    /// The path of a references query with a malformed part.
-    ReferencesPath(MalformedPath),
+    /// `GET|HEAD /v2/<name>/referrers/<digest>`
+    Referrers { repository: RepositoryName, subject: Digest },
+    /// Any other method on the path of a query.
+    QueryMethod(RouteClass),
+    /// The path of a query with a malformed part.
+    QueryPath(RouteClass, MalformedPath),
+    /// `GET /v2/<name>/manifests/<ref>`
+    GetManifest { repository: RepositoryName, manifest: TagOrDigest },
     /// `PUT /v2/<name>/manifests/<ref>`
     PutManifest { repository: RepositoryName, manifest: TagOrDigest },
     /// `DELETE /v2/<name>/manifests/<digest>`
@@ -46,7 +50,7 @@ pub enum RouteClass {
     Other,
 }
 
-/// Which part of a references path is malformed.
+/// Which part of a query's path is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MalformedPath {
     /// The repository name.
@@ -55,6 +59,9 @@ pub enum MalformedPath {
     /// The tag or digest.
     #[error(transparent)]
     Manifest(#[from] InvalidTag),
+    /// The digest, where nothing else is possible.
+    #[error(transparent)]
+    Digest(#[from] InvalidDigest),
 }
 
 impl Route {
@@ -80,7 +87,9 @@ impl Route {
             }
             (Some(_), Some("blobs"), Some(_)) => Self::Pass(RouteClass::Blobs),
             (Some("list"), Some("tags"), Some(_)) => Self::Pass(RouteClass::Tags),
-            (Some(_), Some("referrers"), Some(_)) => Self::Pass(RouteClass::Referrers),
+            (Some(digest), Some("referrers"), Some(name)) if is_clean(name) => {
+                Self::referrers(method, name, digest)
+            }
             (Some(""), None, None) => Self::Pass(RouteClass::Base),
             (Some("_catalog"), None, None) => Self::Pass(RouteClass::Catalog),
             _ => Self::Pass(RouteClass::Other),
@@ -91,36 +100,48 @@ impl Route {
     #[must_use]
     pub fn class(&self) -> RouteClass {
         match self {
-            Self::References { .. } | Self::ReferencesMethod | Self::ReferencesPath(_) => {
-                RouteClass::References
+            Self::References { .. } => RouteClass::References,
+            Self::Referrers { .. } => RouteClass::Referrers,
+            Self::GetManifest { .. } | Self::PutManifest { .. } | Self::DeleteManifest { .. } => {
+                RouteClass::Manifests
             }
-            Self::PutManifest { .. } | Self::DeleteManifest { .. } => RouteClass::Manifests,
-            Self::Pass(class) => *class,
+            Self::QueryMethod(class) | Self::QueryPath(class, _) | Self::Pass(class) => *class,
         }
     }
 
     fn manifest(method: &Method, name: &str, manifest: &str) -> Self {
-        let pass = Self::Pass(RouteClass::Manifests);
-        if *method != Method::PUT && *method != Method::DELETE {
-            return pass;
+        let (Ok(repository), Ok(manifest)) = (name.parse(), manifest.parse()) else {
+            return Self::Pass(RouteClass::Manifests);
+        };
+        match (method, manifest) {
+            (&Method::GET, manifest) => Self::GetManifest { repository, manifest },
+            (&Method::PUT, manifest) => Self::PutManifest { repository, manifest },
+            (&Method::DELETE, TagOrDigest::Digest(digest)) => Self::DeleteManifest { repository, digest },
+            _ => Self::Pass(RouteClass::Manifests),
         }
-        match (name.parse(), manifest.parse()) {
-            (Ok(repository), Ok(manifest)) if *method == Method::PUT => {
-                Self::PutManifest { repository, manifest }
-            }
-            (Ok(repository), Ok(TagOrDigest::Digest(digest))) => Self::DeleteManifest { repository, digest },
-            (Ok(_) | Err(InvalidName), Ok(_) | Err(_)) => pass,
+    }
+
+    fn referrers(method: &Method, name: &str, digest: &str) -> Self {
+        let class = RouteClass::Referrers;
+        if *method != Method::GET && *method != Method::HEAD {
+            return Self::QueryMethod(class);
+        }
+        match (name.parse(), digest.parse()) {
+            (Ok(repository), Ok(subject)) => Self::Referrers { repository, subject },
+            (Err(error), _) => Self::QueryPath(class, MalformedPath::Name(error)),
+            (Ok(_), Err(error)) => Self::QueryPath(class, MalformedPath::Digest(error)),
         }
     }
 
     fn references(method: &Method, name: &str, manifest: &str) -> Self {
+        let class = RouteClass::References;
         if *method != Method::GET && *method != Method::HEAD {
-            return Self::ReferencesMethod;
+            return Self::QueryMethod(class);
         }
         match (name.parse(), manifest.parse()) {
             (Ok(repository), Ok(manifest)) => Self::References { repository, manifest },
-            (Err(error), _) => Self::ReferencesPath(MalformedPath::Name(error)),
-            (Ok(_), Err(error)) => Self::ReferencesPath(MalformedPath::Manifest(error)),
+            (Err(error), _) => Self::QueryPath(class, MalformedPath::Name(error)),
+            (Ok(_), Err(error)) => Self::QueryPath(class, MalformedPath::Manifest(error)),
         }
     }
 }
@@ -151,7 +172,6 @@ fn is_clean(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::InvalidDigest;
 
     #[track_caller]
     fn check(method: &Method, path: &str, expected: &Route) {
@@ -173,10 +193,13 @@ mod tests {
         check(&Method::GET, "/v2/a/manifests/blobs/references", &references("a", "blobs"));
         check(&Method::GET, "/v2/a/manifests/x/manifests/y/references", &references("a/manifests/x", "y"));
 
-        let manifests = Route::Pass(RouteClass::Manifests);
-        check(&Method::GET, "/v2/a/manifests/manifests/references", &manifests);
-        check(&Method::GET, "/v2/a/manifests/references", &manifests);
-        check(&Method::GET, "/v2/a/manifests/b/manifests/references", &manifests);
+        let manifest = |name: &str| Route::GetManifest {
+            repository: name.parse().unwrap(),
+            manifest: "references".parse().unwrap(),
+        };
+        check(&Method::GET, "/v2/a/manifests/manifests/references", &manifest("a/manifests"));
+        check(&Method::GET, "/v2/a/manifests/references", &manifest("a"));
+        check(&Method::GET, "/v2/a/manifests/b/manifests/references", &manifest("a/manifests/b"));
         let other = Route::Pass(RouteClass::Other);
         check(&Method::GET, "/v2/a/manifests/latest/references/", &other);
         check(&Method::GET, "/v2/a/manifests//references", &other);
@@ -188,20 +211,47 @@ mod tests {
     #[test]
     fn other_methods_on_a_references_query_are_told_so() {
         for method in [Method::PUT, Method::POST, Method::DELETE, Method::PATCH, Method::OPTIONS] {
-            check(&method, "/v2/a/manifests/latest/references", &Route::ReferencesMethod);
+            check(&method, "/v2/a/manifests/latest/references", &Route::QueryMethod(RouteClass::References));
         }
     }
 
     #[test]
     fn malformed_parts_of_a_references_query_are_told_apart() {
-        let name = Route::ReferencesPath(MalformedPath::Name(InvalidName));
-        let manifest = |error| Route::ReferencesPath(MalformedPath::Manifest(error));
+        let malformed = |part| Route::QueryPath(RouteClass::References, part);
+        let name = malformed(MalformedPath::Name(InvalidName));
+        let manifest = |error| malformed(MalformedPath::Manifest(error));
         check(&Method::GET, "/v2/A/manifests/latest/references", &name);
         check(&Method::GET, "/v2/a/manifests/.x/references", &manifest(InvalidTag::Tag));
         let encoded = InvalidTag::Digest(InvalidDigest::Encoded);
         check(&Method::GET, "/v2/a/manifests/sha256:XYZ/references", &manifest(encoded));
         let algorithm = InvalidTag::Digest(InvalidDigest::Algorithm);
         check(&Method::GET, "/v2/a/manifests/md5:00/references", &manifest(algorithm));
+    }
+
+    #[test]
+    fn a_referrers_query_takes_a_digest() {
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        let referrers = |name: &str| Route::Referrers {
+            repository: name.parse().unwrap(),
+            subject: digest.parse().unwrap(),
+        };
+        let class = RouteClass::Referrers;
+        check(&Method::GET, &format!("/v2/a/b/referrers/{digest}"), &referrers("a/b"));
+        check(&Method::HEAD, &format!("/v2/a/referrers/{}", digest.replace(':', "%3a")), &referrers("a"));
+        check(&Method::GET, &format!("/v2/a/manifests/referrers/{digest}"), &referrers("a/manifests"));
+        check(&Method::GET, "/v2/a/manifests/referrers/references", &references("a", "referrers"));
+        for method in [Method::PUT, Method::POST, Method::DELETE, Method::PATCH] {
+            check(&method, &format!("/v2/a/referrers/{digest}"), &Route::QueryMethod(class));
+        }
+        let malformed = |error| Route::QueryPath(class, MalformedPath::Digest(error));
+        check(&Method::GET, "/v2/a/referrers/latest", &malformed(InvalidDigest::Form));
+        check(&Method::GET, "/v2/a/referrers/", &malformed(InvalidDigest::Form));
+        check(&Method::GET, "/v2/a/referrers/sha256:00", &malformed(InvalidDigest::Encoded));
+        let name = Route::QueryPath(class, MalformedPath::Name(InvalidName));
+        check(&Method::GET, &format!("/v2/A/referrers/{digest}"), &name);
+        let other = Route::Pass(RouteClass::Other);
+        check(&Method::GET, &format!("/v2//referrers/{digest}"), &other);
+        check(&Method::GET, &format!("/v2/a/../referrers/{digest}"), &other);
     }
 
     #[test]
@@ -221,7 +271,10 @@ mod tests {
         check(&Method::DELETE, "/v2/a/b/manifests/latest", &pass);
         check(&Method::PUT, "/v2/A/manifests/latest", &pass);
         check(&Method::PUT, "/v2/a/manifests/-", &pass);
-        check(&Method::GET, "/v2/a/manifests/latest", &pass);
+        let get = Route::GetManifest { repository, manifest: "latest".parse().unwrap() };
+        check(&Method::GET, "/v2/a/b/manifests/latest", &get);
+        check(&Method::GET, "/v2/A/manifests/latest", &pass);
+        check(&Method::HEAD, "/v2/a/manifests/latest", &pass);
         check(&Method::PATCH, "/v2/a/manifests/latest", &pass);
     }
 
@@ -236,7 +289,6 @@ mod tests {
         class("/v2/a/blobs/uploads", RouteClass::Uploads);
         class("/v2/a/blobs/uploads/", RouteClass::Uploads);
         class("/v2/a/blobs/uploads/0-1", RouteClass::Uploads);
-        class("/v2/a/referrers/sha256:00", RouteClass::Referrers);
         class("/", RouteClass::Other);
         class("/api/v2.0/projects", RouteClass::Other);
         class("*", RouteClass::Other);

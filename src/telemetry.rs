@@ -71,7 +71,7 @@ struct LinkLabels {
     outcome: LinkOutcome,
 }
 
-/// What became of a link that a PUT carried.
+/// What became of a link that passed in a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LinkOutcome {
     /// The upstream took the manifest, the link is listed.
@@ -80,6 +80,8 @@ pub enum LinkOutcome {
     Pending,
     /// The upstream refused the manifest.
     Refused,
+    /// It was read from a manifest that was pulled.
+    Learnt,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -120,14 +122,18 @@ impl Metrics {
         let query_seconds = Histogram::new(SECONDS);
         registry.register("query_seconds", "Time to answer a references query", query_seconds.clone());
         let links = Family::default();
-        registry.register("links", "Links that passed in manifest PUTs", links.clone());
+        registry.register("links", "Links that passed in manifests", links.clone());
         let unrecorded = Family::default();
         registry.register("unrecorded", "Links, or manifests, left out of the index", unrecorded.clone());
         let index = IndexGauges::default();
         for (name, help, gauge) in [
             ("index_referrers", "Referrers in the index", &index.referrers),
             ("index_links", "Links in the index", &index.links),
-            ("index_pending", "Referrers in the index whose PUT has no known outcome yet", &index.pending),
+            (
+                "index_pending",
+                "Referrers in the index that the registry has to be asked for when they are listed",
+                &index.pending,
+            ),
             ("index_journal_bytes", "Size of the journal", &index.journal_bytes),
             ("index_commits", "Group commits since the start", &index.commits),
             ("index_ready", "Whether queries are answered", &index.ready),
@@ -194,6 +200,7 @@ impl EncodeLabelValue for LinkOutcome {
             Self::Recorded => "recorded",
             Self::Pending => "pending",
             Self::Refused => "refused",
+            Self::Learnt => "learnt",
         };
         outcome.encode(encoder)
     }

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::body::{Body, BodyError, Progress};
 use crate::config::{self, Http2, RegistryUrl};
-use crate::oci::{RepositoryName, TagOrDigest};
+use crate::oci::{Digest, RepositoryName, TagOrDigest};
 use crate::telemetry::Metrics;
 use crate::tls::{Connector, Protocols, Reload as _, TlsError};
 
@@ -352,6 +352,14 @@ fn hold_body_until_continue(request: &mut Request<Body>) {
 /// Name and manifest make no URI, which their grammars rule out.
 pub fn manifest_uri(repository: &RepositoryName, manifest: &TagOrDigest) -> Result<Uri, InvalidUri> {
     Uri::try_from(format!("/v2/{repository}/manifests/{manifest}"))
+}
+
+/// The URI of the upstream's own referrers API for a subject.
+///
+/// # Errors
+/// Name and digest make no URI, which their grammars rule out.
+pub fn referrers_uri(repository: &RepositoryName, subject: &Digest) -> Result<Uri, InvalidUri> {
+    Uri::try_from(format!("/v2/{repository}/referrers/{subject}"))
 }
 
 /// A request of refshim's own, without a body.

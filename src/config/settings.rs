@@ -13,10 +13,13 @@ use ipnet::IpNet;
 use super::mistake::Mistake;
 use super::upstream::{UPSTREAM_SETTINGS, UpstreamDraft, UpstreamName};
 use super::value::{
-    GIB, HOUR, Invalid, KIB, MIB, MINUTE, address, client_auth, count, directory, duration, file, list,
-    log_filter, log_format, network, size,
+    GIB, HOUR, Invalid, KIB, MIB, MINUTE, address, client_auth, count, directory, duration, file, link_kind,
+    list, log_filter, log_format, network, size,
 };
-use super::{ClientAuth, Config, Index, Log, Manifests, References, RegistryUrl, Timeouts, Tls, Upstream};
+use super::{
+    ClientAuth, Config, Index, Log, Manifests, References, Referrers, RegistryUrl, Timeouts, Tls, Upstream,
+};
+use crate::oci::LinkKinds;
 
 /// A setting: how it is called, and how its text gets into its field.
 #[derive(Debug)]
@@ -61,6 +64,7 @@ pub(super) struct Draft {
     timeouts: Timeouts,
     manifests: Manifests,
     references: References,
+    referrers: Referrers,
     index: Index,
     log: Log,
 }
@@ -97,6 +101,7 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     setting("manifests.max_links_bytes", One, |to, text| {
         put(&mut to.manifests.max_links_bytes, size(text, 1..=256 * MIB))
     }),
+    setting("manifests.learn_bytes", One, |to, text| put(&mut to.manifests.learn_bytes, size(text, 0..=GIB))),
     setting("references.page_bytes", One, |to, text| {
         put(&mut to.references.page_bytes, size(text, 64 * KIB..=64 * MIB))
     }),
@@ -105,6 +110,15 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     }),
     setting("references.concurrency", One, |to, text| {
         put(&mut to.references.concurrency, count(text, 1..=256))
+    }),
+    setting("references.scope_repositories", One, |to, text| {
+        put(&mut to.references.scope_repositories, count(text, 1..=10_000))
+    }),
+    setting("referrers.include", Many, |to, text| {
+        put(&mut to.referrers.include, list(text, link_kind).map(LinkKinds::from_iter))
+    }),
+    setting("referrers.upstream_ttl", One, |to, text| {
+        put(&mut to.referrers.upstream_ttl, duration(text, 0..=5 * MINUTE))
     }),
     setting("index.cache_bytes", One, |to, text| put(&mut to.index.cache_bytes, size(text, MIB..=256 * GIB))),
     setting("index.flush_interval", One, |to, text| {
@@ -226,6 +240,7 @@ impl Default for Draft {
             timeouts: Timeouts::default(),
             manifests: Manifests::default(),
             references: References::default(),
+            referrers: Referrers::default(),
             index: Index::default(),
             log: Log::default(),
         }
@@ -262,6 +277,7 @@ impl Draft {
             timeouts: self.timeouts,
             manifests: self.manifests,
             references: self.references,
+            referrers: self.referrers,
             index: self.index,
             log: self.log,
         })

@@ -9,9 +9,10 @@ use std::time::Duration;
 use super::settings::{Known, SETTINGS};
 use super::upstream::UPSTREAM_SETTINGS;
 use super::{
-    ClientAuth, Config, Given, Http2, Index, Log, LogFormat, Manifests, References, Timeouts, Tls, Upstream,
-    UpstreamTls, file,
+    ClientAuth, Config, Given, Http2, Index, Log, LogFormat, Manifests, References, Referrers, Timeouts, Tls,
+    Upstream, UpstreamTls, file,
 };
+use crate::oci::LinkKind;
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/refshim.toml");
 const NO_UPSTREAM: &str = "upstream: not given (write --upstream https://registry.example, \
@@ -145,11 +146,15 @@ fn every_setting_reaches_its_field() {
         timeouts.client_headers = "4h"
         timeouts.pool_idle = "5ms"
         timeouts.shutdown = "0s"
-        manifests = { max_bytes = 1, max_links_bytes = "2KiB" }
+        manifests = { max_bytes = 1, max_links_bytes = "2KiB", learn_bytes = 0 }
         [references]
         page_bytes = 0x1_0000
         access_ttl = "0s"
         concurrency = "9"
+        scope_repositories = 7
+        [referrers]
+        include = ["cosign", "parent"]
+        upstream_ttl = "3s"
         [index]
         cache_bytes = "1GiB"
         flush_interval = "10ms"
@@ -183,8 +188,17 @@ fn every_setting_reaches_its_field() {
         admin_listen: "0.0.0.0:0".parse().unwrap(),
         data_dir: PathBuf::from("/data"),
         timeouts,
-        manifests: Manifests { max_bytes: 1, max_links_bytes: 2 << 10 },
-        references: References { page_bytes: 1 << 16, access_ttl: Duration::ZERO, concurrency: 9 },
+        manifests: Manifests { max_bytes: 1, max_links_bytes: 2 << 10, learn_bytes: 0 },
+        references: References {
+            page_bytes: 1 << 16,
+            access_ttl: Duration::ZERO,
+            concurrency: 9,
+            scope_repositories: 7,
+        },
+        referrers: Referrers {
+            include: [LinkKind::Cosign, LinkKind::Parent].into_iter().collect(),
+            upstream_ttl: Duration::from_secs(3),
+        },
         index: Index {
             cache_bytes: 1 << 30,
             flush_interval: Duration::from_millis(10),

@@ -10,7 +10,7 @@ use http::uri::Authority;
 use ipnet::IpNet;
 
 use super::{ClientAuth, Http2, InvalidRegistryUrl, LogFormat};
-use crate::oci::InvalidName;
+use crate::oci::{InvalidName, LinkKind, UnknownLinkKind};
 
 pub(super) const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
@@ -180,6 +180,11 @@ pub(super) fn log_filter(text: &str) -> Result<String, Invalid> {
     if blank { Err(form("a log filter", text, "info or warn,refshim=debug")) } else { Ok(text.to_owned()) }
 }
 
+/// A kind of link.
+pub(super) fn link_kind(text: &str) -> Result<LinkKind, Invalid> {
+    text.parse().map_err(|UnknownLinkKind| form("a kind of link", text, "cosign"))
+}
+
 /// How the log is written.
 pub(super) fn log_format(text: &str) -> Result<LogFormat, Invalid> {
     match text {
@@ -240,6 +245,14 @@ mod tests {
         for text in ["", "MiB", "4MB", "4M", "4 MiB", "0x10", "1_000"] {
             let message = format!("not a size: {text:?} (write 512KiB, 4MiB, 1GiB or a number of bytes)");
             check_size(text, Err(&message));
+        }
+    }
+
+    #[test]
+    fn a_kind_of_link_is_one_of_the_known_words() {
+        assert_eq!(link_kind("cosign"), Ok(LinkKind::Cosign));
+        for text in ["", "sbom", "Cosign", "cosign attestation"] {
+            assert!(link_kind(text).is_err(), "{text}");
         }
     }
 

@@ -11,7 +11,15 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Digest, InvalidDigest, LinkKind, media_type};
+use super::{Descriptor, Digest, InvalidDigest, LinkKind, Tag, TagScheme, media_type};
+
+mod attestation;
+mod json;
+mod place;
+
+pub use attestation::Attestation;
+use json::{annotations, each_element, parse, parse_raw, text};
+use place::Place;
 
 /// How deep `reference.reference…` is followed.
 const NESTING_LIMIT: usize = 16;
@@ -32,6 +40,10 @@ pub struct Link {
 pub struct ManifestLinks {
     /// Each subject once for each kind, in no particular order.
     pub links: Vec<Link>,
+    /// The one of them that `subject` names.
+    pub subject: Option<Digest>,
+    /// The links that it tells of other manifests.
+    pub attestations: Vec<Attestation>,
     /// The type to list the manifest with when the client did not name one.
     pub media_type: String,
     /// By the derivation of the OCI specification.
@@ -74,6 +86,9 @@ pub enum RefusalReason {
     /// A media type that is no string.
     #[error("the descriptor's mediaType is not a string")]
     MediaType,
+    /// An attestation of which it is not said what it is about.
+    #[error("an attestation without the digest of what it is about")]
+    NoAttested,
     /// `reference.reference…` without end.
     #[error("nested more than 16 deep")]
     Nesting,
@@ -94,6 +109,8 @@ struct Manifest<'a> {
     artifact_type: Option<&'a RawValue>,
     #[serde(borrow)]
     annotations: Option<&'a RawValue>,
+    #[serde(borrow)]
+    subject: Option<&'a RawValue>,
     #[serde(borrow)]
     reference: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -116,19 +133,24 @@ struct DescriptorMembers<'a> {
     #[serde(borrow)]
     size: Option<&'a RawValue>,
     #[serde(borrow)]
+    artifact_type: Option<&'a RawValue>,
+    #[serde(borrow)]
+    annotations: Option<&'a RawValue>,
+    #[serde(borrow)]
     reference: Option<&'a RawValue>,
 }
 
 /// Which links a manifest carries that was pushed with this Content-Type (its parameters are
-/// ignored; without one the manifest's own `mediaType` counts).
+/// ignored; without one the manifest's own `mediaType` counts) to this tag.
 #[must_use]
-pub fn links_of(manifest: &[u8], content_type: Option<&str>) -> ManifestLinks {
+pub fn links_of(manifest: &[u8], content_type: Option<&str>, tag: Option<&Tag>) -> ManifestLinks {
     let mut found = ManifestLinks::default();
     let Some(members) = parse::<Manifest<'_>>(manifest) else {
         found.refuse(&Place::Document, RefusalReason::Unreadable);
         return found;
     };
-    let essence = content_type.and_then(|value| value.split(';').next()).map(str::trim);
+    let essence = content_type.map(media_type::essence);
+    let scheme = tag.and_then(Tag::scheme);
     found.media_type = match (essence, text(members.media_type)) {
         (Some(pushed_with), _) if !pushed_with.is_empty() => pushed_with.to_owned(),
         (_, Some(own)) => own.into_owned(),
@@ -147,13 +169,21 @@ pub fn links_of(manifest: &[u8], content_type: Option<&str>) -> ManifestLinks {
     }
     found.annotations = members.annotations.map(annotations).unwrap_or_default();
 
+    if let Some(TagScheme::Cosign(subject)) = &scheme {
+        found.links.push(Link { subject: subject.clone(), kind: LinkKind::Cosign });
+    }
+    if media_type::has_subject(&found.media_type) {
+        found.read_subject(members.subject);
+    }
     found.follow_reference(members.reference, &Place::Document, 0);
     if let Some(config) = members.config {
         found.read_descriptor(config, &Place::Member("config"), None);
     }
+    // What an index at a referrers tag lists are no parts of it.
+    let is_parent = is_index && scheme != Some(TagScheme::Referrers);
     for (name, list, kind) in [
         ("layers", members.layers, None),
-        ("manifests", members.manifests, is_index.then_some(LinkKind::Parent)),
+        ("manifests", members.manifests, is_parent.then_some(LinkKind::Parent)),
         ("blobs", members.blobs, None),
     ] {
         let Some(list) = list else { continue };
@@ -178,7 +208,10 @@ impl ManifestLinks {
             (Some(members), kind) => {
                 if let Some(kind) = kind {
                     match subject(&members) {
-                        Ok(subject) => self.links.push(Link { subject, kind }),
+                        Ok(subject) => {
+                            self.links.push(Link { subject, kind });
+                            self.read_attestation(&members, place);
+                        }
                         Err(reason) => self.refuse(place, reason),
                     }
                 }
@@ -190,6 +223,28 @@ impl ManifestLinks {
                     self.refuse(place, RefusalReason::Unreadable);
                 }
             }
+        }
+    }
+
+    /// An entry of an index that buildx made for an attestation: what the entry names is about another entry.
+    fn read_attestation(&mut self, entry: &DescriptorMembers<'_>, place: &Place<'_>) {
+        match attestation::of(entry) {
+            None => {}
+            Some(Ok(attestation)) => self.attestations.push(attestation),
+            Some(Err(reason)) => self.refuse(place, reason),
+        }
+    }
+
+    /// The value of a `subject` member.
+    fn read_subject(&mut self, member: Option<&RawValue>) {
+        let Some(member) = member else { return };
+        let members = parse_raw::<DescriptorMembers<'_>>(member).ok_or(RefusalReason::NotADescriptor);
+        match members.and_then(|members| subject(&members)) {
+            Ok(subject) => {
+                self.subject = Some(subject.clone());
+                self.links.push(Link { subject, kind: LinkKind::Subject });
+            }
+            Err(reason) => self.refuse(&Place::Member("subject"), reason),
         }
     }
 
@@ -240,71 +295,6 @@ fn subject(descriptor: &DescriptorMembers<'_>) -> Result<Digest, RefusalReason> 
         parse_raw::<Cow<'_, str>>(media_type).ok_or(RefusalReason::MediaType)?;
     }
     Ok(digest)
-}
-
-fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
-    serde_json::from_slice(bytes).ok()
-}
-
-/// `T` must not be satisfied by a list: serde reads structs from lists too.
-fn parse_raw<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Option<T> {
-    if value.get().starts_with('[') {
-        return None;
-    }
-    serde_json::from_str(value.get()).ok()
-}
-
-fn text(value: Option<&RawValue>) -> Option<Cow<'_, str>> {
-    value.and_then(parse_raw)
-}
-
-fn annotations(value: &RawValue) -> BTreeMap<String, String> {
-    let values: BTreeMap<String, &RawValue> = parse_raw(value).unwrap_or_default();
-    values.into_iter().filter_map(|(key, value)| Some((key, text(Some(value))?.into_owned()))).collect()
-}
-
-/// Gives each element of a JSON list to `visit`, holding one at a time. False if it is no list.
-fn each_element<'a>(list: &'a RawValue, visit: impl FnMut(usize, &'a RawValue)) -> bool {
-    struct Elements<F>(F);
-    impl<'de, F: FnMut(usize, &'de RawValue)> serde::de::Visitor<'de> for Elements<F> {
-        type Value = ();
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list")
-        }
-
-        fn visit_seq<A: serde::de::SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
-            let mut position = 0;
-            while let Some(element) = list.next_element::<&'de RawValue>()? {
-                (self.0)(position, element);
-                position += 1;
-            }
-            Ok(())
-        }
-    }
-    let mut list = serde_json::Deserializer::from_str(list.get());
-    serde::Deserializer::deserialize_seq(&mut list, Elements(visit)).is_ok()
-}
-
-/// Where in a manifest, for the log.
-enum Place<'a> {
-    Document,
-    Member(&'static str),
-    Element(&'static str, usize),
-    Reference(&'a Place<'a>),
-    ReferenceElement(&'a Place<'a>, usize),
-}
-
-impl fmt::Display for Place<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Document => f.write_str("manifest"),
-            Self::Member(name) => f.write_str(name),
-            Self::Element(name, position) => write!(f, "{name}[{position}]"),
-            Self::Reference(holder) => write!(f, "{holder}.reference"),
-            Self::ReferenceElement(holder, position) => write!(f, "{holder}.reference[{position}]"),
-        }
-    }
 }
 
 #[cfg(test)]

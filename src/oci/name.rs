@@ -6,6 +6,10 @@ use std::str::FromStr;
 
 use super::{Digest, InvalidDigest};
 
+mod tag_scheme;
+
+pub use tag_scheme::TagScheme;
+
 /// Registries refuse names that are longer (distribution, `reference.NameTotalLengthMax`).
 const NAME_LENGTH_LIMIT: usize = 255;
 const TAG_LENGTH_LIMIT: usize = 128;

@@ -1,22 +1,26 @@
 //! The parameters of a references query: read from the URI, applied to entries, and written into the
 //! link to the next page.
 
+use std::sync::Arc;
+
 use form_urlencoded::Serializer;
 
 use crate::error::BadQuery;
-use crate::index::{Entry, Order};
+use crate::index::{InvalidOrder, Order};
+use crate::listing::{Accepts, Next, Scope, Wanted};
 use crate::oci::{Descriptor, Digest, LinkKind, LinkKinds, RepositoryName};
 
 /// What a caller wants to see. Repeats of a filter mean "or", different filters "and".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Query {
-    pub(super) kinds: LinkKinds,
+    kinds: LinkKinds,
     artifact_types: Vec<String>,
     media_types: Vec<String>,
     annotations: Vec<AnnotationFilter>,
-    pub(super) inline: bool,
-    pub(super) count: Option<usize>,
-    pub(super) after: Option<Order>,
+    inline: bool,
+    count: Option<usize>,
+    after: Option<Order>,
+    scope: Scope,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +34,7 @@ impl Query {
     pub(super) fn parse(query: &str) -> Result<Self, BadQuery> {
         let mut parsed = Self::default();
         let mut kinds: Vec<LinkKind> = Vec::new();
-        let mut inline = None;
+        let (mut inline, mut scope, mut beyond) = (None, None, None);
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*key {
                 "kind" => kinds.push(value.parse().map_err(|_| BadQuery::Kind)?),
@@ -40,11 +44,16 @@ impl Query {
                 "inline" => once("inline", &mut inline, value.parse().map_err(|_| BadQuery::Inline)?)?,
                 "n" => once("n", &mut parsed.count, count(&value)?)?,
                 "last" => once("last", &mut parsed.after, cursor(&value)?)?,
+                "scope" => once("scope", &mut scope, is_registry(&value)?)?,
+                "beyond" => once("beyond", &mut beyond, value.parse()?)?,
                 _ => {}
             }
         }
         parsed.kinds = kinds.into_iter().collect();
         parsed.inline = inline.unwrap_or_default();
+        if scope == Some(true) {
+            parsed.scope = Scope::Registry(beyond);
+        }
         Ok(parsed)
     }
 
@@ -62,22 +71,35 @@ impl Query {
         (!applied.is_empty()).then(|| applied.join(","))
     }
 
+    /// What is wanted of the list.
+    pub(super) fn wanted(&self) -> Wanted {
+        let gathered: LinkKinds = [LinkKind::Subject, LinkKind::Fallback].into_iter().collect();
+        Wanted {
+            after: self.after,
+            count: self.count,
+            accepts: self.accepts(),
+            inline: self.inline,
+            gathers: self.kinds.is_empty() || self.kinds.intersects(gathered),
+            scope: self.scope,
+        }
+    }
+
     /// The filters as a test of entries.
-    pub(super) fn accepts(&self) -> Box<dyn Fn(&Entry) -> bool + Send> {
+    fn accepts(&self) -> Accepts {
         let query = self.clone();
         let reads_descriptors = !(query.artifact_types.is_empty()
             && query.media_types.is_empty()
             && query.annotations.is_empty());
-        Box::new(move |entry| {
+        Arc::new(move |entry| {
             (query.kinds.is_empty() || query.kinds.intersects(entry.kinds))
                 && (!reads_descriptors
                     || serde_json::from_str(&entry.descriptor).is_ok_and(|entry| query.matches(&entry)))
         })
     }
 
-    /// The target of `Link: rel="next"` behind the entry at `last`. Names the digest, so that a tag
+    /// The target of `Link: rel="next"`. Names the digest, so that a tag
     /// that moves does not mix two lists.
-    pub(super) fn next(&self, repository: &RepositoryName, subject: &Digest, last: Order) -> String {
+    pub(super) fn next(&self, repository: &RepositoryName, subject: &Digest, next: Next) -> String {
         let mut query = Serializer::new(String::new());
         for kind in self.kinds.iter() {
             query.append_pair("kind", kind.as_str());
@@ -97,7 +119,15 @@ impl Query {
         if let Some(count) = self.count {
             query.append_pair("n", &count.to_string());
         }
-        query.append_pair("last", &format!("{:016x}", last.0));
+        if matches!(self.scope, Scope::Registry(_)) {
+            query.append_pair("scope", "registry");
+        }
+        if let Some(beyond) = next.beyond {
+            query.append_pair("beyond", &beyond.to_string());
+        }
+        if let Some(last) = next.after {
+            query.append_pair("last", &last.to_string());
+        }
         format!("/v2/{repository}/manifests/{subject}/references?{}", query.finish())
     }
 
@@ -151,15 +181,22 @@ fn count(value: &str) -> Result<usize, BadQuery> {
 }
 
 fn cursor(value: &str) -> Result<Order, BadQuery> {
-    let is_ours = value.len() == 16 && value.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let order = u64::from_str_radix(value, 16).ok().filter(|_| is_ours);
-    order.map(Order).ok_or(BadQuery::Last)
+    value.parse().map_err(|InvalidOrder| BadQuery::Last)
+}
+
+fn is_registry(value: &str) -> Result<bool, BadQuery> {
+    match value {
+        "registry" => Ok(true),
+        "repository" => Ok(false),
+        _ => Err(BadQuery::Scope),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::Version;
+    use crate::index::{Entry, Version};
+    use crate::listing::Beyond;
 
     #[track_caller]
     fn check_refused(query: &str, expected: BadQuery) {
@@ -177,6 +214,8 @@ mod tests {
         check_refused("last=zz", BadQuery::Last);
         check_refused("last=1", BadQuery::Last);
         check_refused("last=+00000000000000f", BadQuery::Last);
+        check_refused("scope=all", BadQuery::Scope);
+        check_refused("beyond=1", BadQuery::Beyond);
         check_refused("kind=signature", BadQuery::Kind);
         check_refused("inline=yes", BadQuery::Inline);
         check_refused("annotation=", BadQuery::Annotation);
@@ -239,10 +278,22 @@ mod tests {
         let asked = "kind=reference&artifactType=a%2Fb%26c&annotation=k%3Dv%3Dw&annotation=z&inline=true&n=5";
         let query = Query::parse(asked).unwrap();
         let subject = Digest::Sha256([7; 32]);
-        let next = query.next(&"a/b".parse().unwrap(), &subject, Order(0xabc));
+        let name = "a/b".parse().unwrap();
+        let after = Some(Order(0xabc));
+        let next = query.next(&name, &subject, Next { after, beyond: None });
         let (path, parameters) = next.split_once('?').unwrap();
         assert_eq!(path, format!("/v2/a/b/manifests/{subject}/references"));
-        assert_eq!(Query::parse(parameters).unwrap(), Query { after: Some(Order(0xabc)), ..query.clone() });
+        assert_eq!(Query::parse(parameters).unwrap(), Query { after, ..query.clone() });
         assert_eq!(query.filters_applied().as_deref(), Some("artifactType,annotation,kind"));
+
+        let query = Query::parse("scope=registry&n=5").unwrap();
+        let beyond: Beyond = "0123456789abcdef".repeat(2).parse().unwrap();
+        for next in [Next { after, beyond: Some(beyond) }, Next { after: None, beyond: Some(beyond) }] {
+            let target = query.next(&name, &subject, next);
+            let (_, parameters) = target.split_once('?').unwrap();
+            let scope = Scope::Registry(Some(beyond));
+            let expected = Query { after: next.after, scope, ..query.clone() };
+            assert_eq!(Query::parse(parameters).unwrap(), expected);
+        }
     }
 }

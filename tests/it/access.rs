@@ -193,6 +193,7 @@ async fn a_write_that_passes_ends_what_is_remembered() {
     };
     assert_eq!(asked().await, 0);
     scene.alice.put_manifest("a", "sig", &scene.signature).await;
-    assert_eq!(asked().await, 1);
+    // For the right to read, for the referrers tag and for a referrers API.
+    assert_eq!(asked().await, 3);
     assert!(!scene.refshim.logged("Basic"));
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Innermost first; a module names only those before it.
-const ORDER: [&str; 19] = [
+const ORDER: [&str; 24] = [
     "oci",
     "body",
     "framing",
@@ -17,8 +17,13 @@ const ORDER: [&str; 19] = [
     "error",
     "forward",
     "access",
+    "reading",
+    "gathering",
+    "learning",
     "manifests",
+    "listing",
     "references",
+    "referrers",
     "admin",
     "app",
     "server",

@@ -12,7 +12,7 @@ mod token;
 pub(crate) use certificates::{Authority, Identity};
 pub(crate) use client::{Client, Http};
 pub(crate) use content::{
-    Content, DOCKER_LIST, DOCKER_MANIFEST, IMAGE_MANIFEST, about, descriptor, digest_of,
+    Content, DOCKER_LIST, DOCKER_MANIFEST, IMAGE_INDEX, IMAGE_MANIFEST, about, descriptor, digest_of,
 };
 pub(crate) use faces::Face;
 pub(crate) use process::Refshim;

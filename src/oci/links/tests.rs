@@ -24,7 +24,7 @@ fn check(manifest: &Value, media_type: &str, expected: &[(LinkKind, u8)], refuse
 
 #[track_caller]
 fn check_bytes(manifest: &[u8], media_type: &str, expected: &[(LinkKind, u8)], refused: &[&str]) {
-    let found = links_of(manifest, Some(media_type));
+    let found = links_of(manifest, Some(media_type), None);
     let mut expected: Vec<Link> =
         expected.iter().map(|(kind, n)| Link { subject: digest(*n), kind: *kind }).collect();
     expected.sort();
@@ -33,8 +33,10 @@ fn check_bytes(manifest: &[u8], media_type: &str, expected: &[(LinkKind, u8)], r
     assert_eq!(found.refused, refused.len());
 }
 
-use super::LinkKind::{Parent, Reference};
-use super::media_type::{DOCKER_MANIFEST, DOCKER_MANIFEST_LIST, IMAGE_INDEX, IMAGE_MANIFEST};
+use super::LinkKind::{Cosign, Parent, Reference, Subject};
+use super::media_type::{
+    DOCKER_MANIFEST, DOCKER_MANIFEST_LIST, IMAGE_INDEX, IMAGE_MANIFEST, OCI_ARTIFACT, ORAS_ARTIFACT,
+};
 
 #[test]
 fn a_reference_is_found_wherever_it_may_stand() {
@@ -153,7 +155,7 @@ fn nesting_ends_somewhere() {
     for n in 1..20 {
         reference = with(descriptor(n), &reference);
     }
-    let found = links_of(&serde_json::to_vec(&json!({"reference": reference})).unwrap(), None);
+    let found = links_of(&serde_json::to_vec(&json!({"reference": reference})).unwrap(), None, None);
     assert_eq!(found.links.len(), NESTING_LIMIT);
     assert_eq!(found.refusals.len(), 1);
     assert_eq!(found.refusals[0].reason, RefusalReason::Nesting);
@@ -164,7 +166,7 @@ fn ten_thousand_references_are_ten_thousand_links() {
     let references: Vec<_> = (0..10_000u32)
         .map(|n| json!({"digest": Digest::of(crate::oci::Algorithm::Sha256, &n.to_be_bytes())}))
         .collect();
-    let found = links_of(&serde_json::to_vec(&json!({"reference": references})).unwrap(), None);
+    let found = links_of(&serde_json::to_vec(&json!({"reference": references})).unwrap(), None, None);
     assert_eq!((found.links.len(), found.refused), (10_000, 0));
 }
 
@@ -176,12 +178,85 @@ fn is_listed_with_the_type_and_annotations_of_the_manifest() {
         "annotations": {"a": "b", "n": 5},
     });
     let bytes = serde_json::to_vec(&manifest).unwrap();
-    let found = links_of(&bytes, Some("application/x; charset=utf-8"));
+    let found = links_of(&bytes, Some("application/x; charset=utf-8"), None);
     assert_eq!(found.media_type, "application/x");
     assert_eq!(found.artifact_type.as_deref(), Some("application/vnd.config"));
     assert_eq!(found.annotations, BTreeMap::from([("a".to_owned(), "b".to_owned())]));
-    assert_eq!(links_of(&bytes, None).media_type, IMAGE_MANIFEST);
-    assert_eq!(links_of(&bytes, Some(IMAGE_INDEX)).artifact_type, None);
+    assert_eq!(links_of(&bytes, None, None).media_type, IMAGE_MANIFEST);
+    assert_eq!(links_of(&bytes, Some(IMAGE_INDEX), None).artifact_type, None);
     let own = json!({"artifactType": "own", "config": {"mediaType": "application/vnd.config"}});
-    assert_eq!(links_of(&serde_json::to_vec(&own).unwrap(), None).artifact_type.as_deref(), Some("own"));
+    assert_eq!(
+        links_of(&serde_json::to_vec(&own).unwrap(), None, None).artifact_type.as_deref(),
+        Some("own")
+    );
+}
+
+#[test]
+fn a_subject_counts_in_the_manifests_that_have_one() {
+    for media_type in [IMAGE_MANIFEST, IMAGE_INDEX, OCI_ARTIFACT, ORAS_ARTIFACT] {
+        check(&json!({"subject": descriptor(1)}), media_type, &[(Subject, 1)], &[]);
+    }
+    check(&json!({"subject": descriptor(1)}), DOCKER_MANIFEST, &[], &[]);
+    check(&json!({"subject": null}), IMAGE_MANIFEST, &[], &[]);
+    check(&json!({"subject": {"size": 1}}), IMAGE_MANIFEST, &[], &["subject: the descriptor has no digest"]);
+    let list = json!({"subject": [descriptor(1)]});
+    check(&list, IMAGE_MANIFEST, &[], &["subject: neither a descriptor nor a list of descriptors"]);
+    let blobs = json!({"blobs": [descriptor(5)], "subject": descriptor(1), "artifactType": "own"});
+    check(&blobs, OCI_ARTIFACT, &[(Subject, 1)], &[]);
+    let both = json!({"subject": descriptor(1), "reference": descriptor(1)});
+    check(&both, IMAGE_MANIFEST, &[(Reference, 1), (Subject, 1)], &[]);
+    let found = links_of(&serde_json::to_vec(&both).unwrap(), None, None);
+    assert_eq!(found.subject, Some(digest(1)));
+}
+
+/// What is found in a manifest at a tag.
+fn tagged(manifest: &Value, media_type: &str, tag: &str) -> Vec<Link> {
+    let bytes = serde_json::to_vec(manifest).unwrap();
+    links_of(&bytes, Some(media_type), Some(&tag.parse().unwrap())).links
+}
+
+#[test]
+fn a_cosign_tag_says_what_its_manifest_is_about() {
+    let hex = "07".repeat(32);
+    let expected = vec![Link { subject: digest(7), kind: Cosign }];
+    for suffix in ["sig", "att", "sbom"] {
+        let tag = format!("sha256-{hex}.{suffix}");
+        assert_eq!(tagged(&json!({"layers": []}), IMAGE_MANIFEST, &tag), expected);
+    }
+    assert_eq!(tagged(&json!({"layers": []}), IMAGE_MANIFEST, "latest"), []);
+}
+
+#[test]
+fn what_a_referrers_tag_lists_are_no_parts_of_an_index() {
+    let index = json!({"manifests": [descriptor(1)], "subject": descriptor(2)});
+    let tag = format!("sha256-{}", "07".repeat(32));
+    assert_eq!(tagged(&index, IMAGE_INDEX, &tag), [Link { subject: digest(2), kind: Subject }]);
+    assert_eq!(tagged(&index, IMAGE_INDEX, "latest").len(), 2);
+}
+
+#[test]
+fn an_attestation_entry_is_about_another_entry() {
+    let attested = |about: Value| {
+        let mut entry = descriptor(2);
+        entry["annotations"] = json!({"vnd.docker.reference.type": "attestation-manifest"});
+        entry["annotations"]["vnd.docker.reference.digest"] = about;
+        json!({"manifests": [descriptor(1), entry]})
+    };
+    let index = attested(json!(digest(1)));
+    check(&index, IMAGE_INDEX, &[(Parent, 1), (Parent, 2)], &[]);
+    let found = links_of(&serde_json::to_vec(&index).unwrap(), Some(IMAGE_INDEX), None);
+    let [attestation] = &found.attestations[..] else { panic!("{found:?}") };
+    assert_eq!(attestation.subject, digest(1));
+    let listed = serde_json::to_value(&attestation.referrer).unwrap();
+    assert_eq!(listed, index["manifests"][1]);
+
+    let parents = &[(Parent, 1), (Parent, 2)];
+    let no_digest = "manifests[1]: an attestation without the digest of what it is about";
+    check(&attested(Value::Null), IMAGE_INDEX, parents, &[no_digest]);
+    let form = "manifests[1]: a digest has the form algorithm:hex";
+    check(&attested(json!("x")), IMAGE_INDEX, parents, &[form]);
+    let mut other = index.clone();
+    other["manifests"][1]["annotations"]["vnd.docker.reference.type"] = json!("other");
+    check(&other, IMAGE_INDEX, parents, &[]);
+    assert_eq!(links_of(&serde_json::to_vec(&other).unwrap(), None, None).attestations, []);
 }

@@ -5,10 +5,12 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{CONTENT_TYPE, LINK};
 use http::{HeaderName, HeaderValue, Response};
 
+use super::{Placed, REPOSITORY_ANNOTATION};
 use crate::body::Body;
 use crate::error::Error;
 use crate::index::Entry;
-use crate::oci::{Descriptor, Digest, media_type};
+use crate::oci::{Descriptor, Digest, RepositoryName, media_type};
+use crate::reading::to_json;
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 const OPENING: &str =
@@ -19,7 +21,7 @@ const DATA_MEMBER_BYTES: usize = r#","data":"""#.len();
 
 /// `200` with the descriptors in their order. Without its link to the next page it would be a short
 /// list, so a header that cannot be written is an error.
-pub(super) fn render(
+pub fn render(
     descriptors: &[String],
     filters_applied: Option<String>,
     next: Option<String>,
@@ -39,10 +41,10 @@ pub(super) fn render(
 
 /// Which entries' manifests can be inlined, the first ones first, with the page staying under its
 /// limit.
-pub(super) fn what_fits(entries: &[Entry], page_bytes: usize) -> Vec<bool> {
-    let listed: usize = entries.iter().map(|entry| entry.descriptor.len() + 1).sum();
+pub(super) fn what_fits(entries: &[Placed], page_bytes: usize) -> Vec<bool> {
+    let listed: usize = entries.iter().map(|(_, entry)| entry.descriptor.len() + 1).sum();
     let mut left = page_bytes.saturating_sub(listed);
-    let fits = |entry: &Entry| {
+    let fits = |(_, entry): &Placed| {
         let size = serde_json::from_str::<Descriptor>(&entry.descriptor).ok()?.size;
         let encoded = usize::try_from(size).ok()?.div_ceil(3).checked_mul(4)?;
         left = left.checked_sub(encoded.checked_add(DATA_MEMBER_BYTES)?)?;
@@ -65,4 +67,11 @@ pub(super) fn with_data(entry: Entry, manifest: &[u8]) -> String {
             entry.descriptor
         }
     }
+}
+
+/// The descriptor of an entry from elsewhere, which says in which repository it is.
+pub(super) fn with_repository(descriptor: &str, repository: &RepositoryName) -> Result<String, Error> {
+    let mut descriptor: Descriptor = serde_json::from_str(descriptor).map_err(|_| Error::Handler)?;
+    descriptor.annotations.insert(REPOSITORY_ANNOTATION.to_owned(), repository.to_string());
+    to_json(&descriptor)
 }

@@ -1,0 +1,24 @@
+//! Where in a manifest something stands.
+
+use std::fmt;
+
+/// Where in a manifest, for the log.
+pub(super) enum Place<'a> {
+    Document,
+    Member(&'static str),
+    Element(&'static str, usize),
+    Reference(&'a Place<'a>),
+    ReferenceElement(&'a Place<'a>, usize),
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Document => f.write_str("manifest"),
+            Self::Member(name) => f.write_str(name),
+            Self::Element(name, position) => write!(f, "{name}[{position}]"),
+            Self::Reference(holder) => write!(f, "{holder}.reference"),
+            Self::ReferenceElement(holder, position) => write!(f, "{holder}.reference[{position}]"),
+        }
+    }
+}

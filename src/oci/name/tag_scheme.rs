@@ -1,0 +1,81 @@
+//! Tags that say by their name what the manifest behind them is about.
+
+use super::Tag;
+use crate::oci::Digest;
+
+/// How many characters of a digest's encoded part the referrers tag keeps (distribution-spec, "Referrers
+/// Tag Schema").
+const REFERRERS_TAG_ENCODED: usize = 64;
+/// What cosign appends to the tag of a signature, an attestation, an SBOM.
+const COSIGN_SUFFIXES: [&str; 3] = [".sig", ".att", ".sbom"];
+
+/// What a tag says of its manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TagScheme {
+    /// It is about this digest (cosign: `<alg>-<hex>.sig`, `.att`, `.sbom`).
+    Cosign(Digest),
+    /// It lists referrers: the referrers tag of OCI 1.1, `<alg>-<hex>`.
+    Referrers,
+}
+
+impl Tag {
+    /// The tag under which a registry without the referrers API keeps the list of what refers to `subject`.
+    #[must_use]
+    pub fn of_referrers(subject: &Digest) -> Self {
+        let mut tag = subject.to_string().replace(':', "-");
+        if let Some((algorithm, _)) = tag.split_once('-') {
+            tag.truncate(algorithm.len() + 1 + REFERRERS_TAG_ENCODED);
+        }
+        Self(tag.into())
+    }
+
+    /// What the tag says of its manifest, if its name follows a scheme.
+    #[must_use]
+    pub fn scheme(&self) -> Option<TagScheme> {
+        let text: &str = &self.0;
+        let (algorithm, rest) = text.split_once('-')?;
+        if let Some(encoded) = COSIGN_SUFFIXES.iter().find_map(|suffix| rest.strip_suffix(suffix)) {
+            return format!("{algorithm}:{encoded}").parse().ok().map(TagScheme::Cosign);
+        }
+        let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        let lists = matches!(algorithm, "sha256" | "sha512")
+            && rest.len() == REFERRERS_TAG_ENCODED
+            && rest.bytes().all(is_hex);
+        lists.then_some(TagScheme::Referrers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(tag: &str, expected: Option<&TagScheme>) {
+        assert_eq!(tag.parse::<Tag>().unwrap().scheme().as_ref(), expected, "{tag}");
+    }
+
+    #[test]
+    fn the_schemes_are_told_by_the_name() {
+        let digest = Digest::Sha256([0xab; 32]);
+        let hex = "ab".repeat(32);
+        for suffix in ["sig", "att", "sbom"] {
+            check(&format!("sha256-{hex}.{suffix}"), Some(&TagScheme::Cosign(digest.clone())));
+        }
+        check(&format!("sha256-{hex}"), Some(&TagScheme::Referrers));
+        check(&format!("sha512-{hex}"), Some(&TagScheme::Referrers));
+        check(&format!("sha256-{hex}.exe"), None);
+        check(&format!("sha256-{}.sig", &hex[1..]), None);
+        check(&format!("sha256-{}", &hex[1..]), None);
+        check(&format!("sha256-{}", hex.to_uppercase()), None);
+        check(&format!("md5-{hex}"), None);
+        check("latest", None);
+        check("v1.0-rc.sig", None);
+    }
+
+    #[test]
+    fn the_referrers_tag_of_a_long_digest_is_cut() {
+        let tag = |digest: Digest| Tag::of_referrers(&digest).to_string();
+        assert_eq!(tag(Digest::Sha256([0xab; 32])), format!("sha256-{}", "ab".repeat(32)));
+        assert_eq!(tag(Digest::Sha512([0xab; 64])), format!("sha512-{}", "ab".repeat(32)));
+    }
+}

@@ -1,0 +1,138 @@
+//! From the bytes of a manifest to what the index keeps of it, and what of its links is left out and why.
+//! Whether the manifest was pushed or pulled makes no difference here.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::config;
+use crate::error::Error;
+use crate::index::{Learnt, Referrer, Repository};
+use crate::oci::{
+    Algorithm, Attestation, Descriptor, Digest, Link, LinkKind, ManifestLinks, TagOrDigest, links_of,
+};
+use crate::telemetry::{Metrics, Unrecorded};
+
+/// Longer manifests are read where blocking is allowed.
+const READ_IN_PLACE_BYTES: usize = 64 * 1024;
+
+/// Reads manifests.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    metrics: Arc<Metrics>,
+    max_bytes: usize,
+    max_links_bytes: usize,
+}
+
+/// A manifest whose bytes were at hand.
+#[derive(Debug)]
+pub struct ReadManifest {
+    /// The manifest as a referrer; without links if it carries none that can be recorded.
+    pub referrer: Referrer,
+    /// What it tells of other manifests.
+    pub claims: Vec<Learnt>,
+    /// What its `subject` names, if that is among the links.
+    pub subject: Option<Digest>,
+    /// Why links were left out, for the one who pushed it.
+    pub warning: Option<String>,
+}
+
+impl Reading {
+    /// Reads within the limits of `settings`.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>, settings: &config::Manifests) -> Self {
+        let config::Manifests { max_bytes, max_links_bytes, .. } = *settings;
+        Self { metrics, max_bytes, max_links_bytes }
+    }
+
+    /// How long a manifest may be.
+    #[must_use]
+    pub fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
+    /// A manifest is longer than that. Gives what to say to the one who pushed it.
+    #[must_use]
+    pub fn too_long(&self, repository: &Repository, manifest: &TagOrDigest) -> String {
+        tracing::warn!(repository = %repository.name, manifest = %manifest, limit = self.max_bytes,
+            "a manifest is longer than the limit, its links are not recorded");
+        self.metrics.unrecorded(Unrecorded::TooLong, 1);
+        format!("longer than {} bytes, links are not recorded", self.max_bytes)
+    }
+
+    /// Reads a manifest that came, or goes, under the name `manifest` with this Content-Type.
+    pub async fn read(
+        &self,
+        repository: &Repository,
+        manifest: &TagOrDigest,
+        algorithm: Algorithm,
+        bytes: &Bytes,
+        content_type: Option<&str>,
+    ) -> Result<ReadManifest, Error> {
+        let parse = move |bytes: &[u8], content_type: Option<&str>, manifest: &TagOrDigest| {
+            let tag = match manifest {
+                TagOrDigest::Tag(tag) => Some(tag),
+                TagOrDigest::Digest(_) => None,
+            };
+            (links_of(bytes, content_type, tag), Digest::of(algorithm, bytes))
+        };
+        let (found, digest) = if bytes.len() <= READ_IN_PLACE_BYTES {
+            parse(bytes, content_type, manifest)
+        } else {
+            let (bytes, content_type) = (bytes.clone(), content_type.map(str::to_owned));
+            let manifest = manifest.clone();
+            let parse = move || parse(&bytes, content_type.as_deref(), &manifest);
+            tokio::task::spawn_blocking(parse).await.map_err(|_| Error::Handler)?
+        };
+        let mut warning = self.tell_refusals(repository, manifest, &found);
+        let ManifestLinks { mut links, mut subject, media_type, artifact_type, annotations, .. } = found;
+        let descriptor = Descriptor {
+            media_type,
+            digest: digest.clone(),
+            size: bytes.len() as u64,
+            artifact_type,
+            annotations,
+            data: None,
+        };
+        let descriptor = to_json(&descriptor)?;
+        if links.len().saturating_mul(descriptor.len()) > self.max_links_bytes {
+            tracing::warn!(repository = %repository.name, %digest, links = links.len(),
+                descriptor_bytes = descriptor.len(), limit = self.max_links_bytes,
+                "a manifest has too many links for so long a descriptor, they are not recorded");
+            self.metrics.unrecorded(Unrecorded::TooMany, links.len());
+            warning = Some(format!("{} links are too many, none is recorded", links.len()));
+            (links, subject) = (Vec::new(), None);
+        }
+        let claims = found.attestations.into_iter().map(claim).collect::<Result<_, _>>()?;
+        Ok(ReadManifest { referrer: Referrer { digest, descriptor, links }, claims, subject, warning })
+    }
+
+    fn tell_refusals(
+        &self,
+        repository: &Repository,
+        manifest: &TagOrDigest,
+        found: &ManifestLinks,
+    ) -> Option<String> {
+        if found.refused == 0 {
+            return None;
+        }
+        self.metrics.unrecorded(Unrecorded::Malformed, found.refused);
+        let told: Vec<String> = found.refusals.iter().map(ToString::to_string).collect();
+        let told = told.join("; ");
+        tracing::warn!(repository = %repository.name, manifest = %manifest, refused = found.refused,
+            reasons = %told, "malformed links of a manifest are not recorded");
+        Some(format!("malformed links are not recorded: {told}"))
+    }
+}
+
+/// A descriptor in the form in which the index keeps it and queries send it.
+pub fn to_json(descriptor: &Descriptor) -> Result<String, Error> {
+    serde_json::to_string(descriptor).map_err(|_| Error::Handler)
+}
+
+fn claim(attestation: Attestation) -> Result<Learnt, Error> {
+    let Attestation { referrer, subject } = attestation;
+    let descriptor = to_json(&referrer)?;
+    let links = vec![Link { subject, kind: LinkKind::Attestation }];
+    Ok(Learnt { referrer: Referrer { digest: referrer.digest, descriptor, links }, claimed: true })
+}

@@ -1,0 +1,117 @@
+//! `/references?scope=registry`.
+
+use std::collections::BTreeSet;
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::referrers::{Scene, scene, scene_with};
+use crate::support::{Client, Content, Refshim, Scripted, about};
+
+/// The proposal's demo refers from one repository into another.
+#[tokio::test]
+async fn what_refers_from_another_repository_is_found_across_the_registry() {
+    let Scene { client, image, .. } = &scene().await;
+    let here = about(image, image, "here");
+    client.push("a", &here).await;
+    let mut expected = vec![(here.digest.clone(), Value::Null)];
+    for n in 0..5 {
+        let repository = format!("elsewhere/{n}");
+        let blobs = client.image(&repository, "image").await;
+        let content = about(image, &blobs, &repository);
+        client.push(&repository, &content).await;
+        expected.push((content.digest, json!(repository)));
+    }
+    let found = async |path: String| {
+        let (mut found, mut path) = (Vec::new(), Some(path));
+        while let Some(next) = path {
+            let page = client.get(&next).await;
+            assert_eq!(page.status, StatusCode::OK);
+            for entry in page.json()["manifests"].as_array().unwrap() {
+                let repository = entry["annotations"]["io.refshim.repository"].clone();
+                found.push((entry["digest"].as_str().unwrap().to_owned(), repository));
+            }
+            path = page.headers.get("link").map(|link| {
+                let link = link.to_str().unwrap();
+                link.strip_prefix('<').unwrap().split_once('>').unwrap().0.to_owned()
+            });
+        }
+        found
+    };
+    let path = "/v2/a/manifests/latest/references";
+    assert_eq!(found(path.to_owned()).await, expected[..1]);
+    assert_eq!(found(format!("{path}?scope=repository")).await, expected[..1]);
+    assert_eq!(found(format!("{path}?scope=registry")).await, expected);
+    assert_eq!(found(format!("{path}?scope=registry&n=2")).await, expected);
+    assert_eq!(found(format!("{path}?scope=registry&n=1&inline=true")).await, expected);
+}
+
+#[tokio::test]
+async fn repositories_beyond_the_bound_are_on_further_pages() {
+    let Scene { client, image, .. } = &scene_with(&[("REFERENCES_SCOPE_REPOSITORIES", "2")]).await;
+    let mut expected = BTreeSet::new();
+    for n in 0..5 {
+        let repository = format!("elsewhere/{n}");
+        let blobs = client.image(&repository, "image").await;
+        let content = about(image, &blobs, &repository);
+        client.push(&repository, &content).await;
+        expected.insert(content.digest);
+    }
+    let mut path = Some("/v2/a/manifests/latest/references?scope=registry".to_owned());
+    let (mut found, mut pages) = (Vec::new(), 0);
+    while let Some(next) = path {
+        let page = client.get(&next).await;
+        pages += 1;
+        for entry in page.json()["manifests"].as_array().unwrap() {
+            found.push(entry["digest"].as_str().unwrap().to_owned());
+        }
+        path = page.headers.get("link").map(|link| {
+            let link = link.to_str().unwrap();
+            assert!(!link.contains("elsewhere"), "{link}");
+            link.strip_prefix('<').unwrap().split_once('>').unwrap().0.to_owned()
+        });
+    }
+    assert_eq!((found.len(), pages), (5, 3));
+    assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
+}
+
+#[tokio::test]
+async fn a_repository_that_a_caller_may_not_read_leaves_no_trace() {
+    let image = Content::image("{}", "x");
+    let stored = image.digest.clone();
+    let upstream = Scripted::start(move |exchange| {
+        exchange.read_body();
+        let line = exchange.request.line.clone();
+        let is_alice = exchange.request.header("authorization").is_some();
+        let status = match is_alice || line.contains("/v2/ubuntu/") {
+            false => "401 Unauthorized",
+            true if line.starts_with("PUT") => "201 Created",
+            true if line.contains("/referrers/") || line.contains("/manifests/sha256-") => "404 Not Found",
+            true if line.contains("/v2/ubuntu/") && !line.contains(&stored) => "404 Not Found",
+            true => "200 OK",
+        };
+        exchange.answer_status(status);
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::prepare(upstream.address, directory.path()).with("REFERRERS_UPSTREAM_TTL", "5m");
+    let refshim = refshim.launch().await;
+    let alice = refshim.client().as_user("alice", "a");
+    let content = about(&image, &image, "1");
+    let asked = async |client: &Client| {
+        let before = upstream.requests().len();
+        let path = format!("/v2/ubuntu/manifests/{}/references?scope=registry", image.digest);
+        let answer = client.get(&path).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        let questions = upstream.requests().len() - before;
+        (answer.json(), answer.body.len(), answer.headers.get("link").cloned(), questions)
+    };
+    let bob = refshim.client();
+    asked(&bob).await;
+    let without_a_link = asked(&bob).await;
+    assert_eq!(without_a_link.0["manifests"], json!([]));
+    assert_eq!(alice.put_manifest("ref-to-ubuntu", "1", &content).await.status, StatusCode::CREATED);
+    assert_eq!(asked(&bob).await, without_a_link);
+    let (index, ..) = asked(&alice).await;
+    assert_eq!(index["manifests"][0]["digest"], content.digest);
+    assert_eq!(index["manifests"][0]["annotations"]["io.refshim.repository"], "ref-to-ubuntu");
+}
