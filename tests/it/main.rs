@@ -12,6 +12,7 @@
 
 mod access;
 mod breakages;
+mod clients;
 mod command;
 mod durability;
 mod elsewhere;

@@ -10,7 +10,7 @@ mod scripted;
 mod token;
 
 pub(crate) use certificates::{Authority, Identity};
-pub(crate) use client::{Client, Http};
+pub(crate) use client::{Answer, Client, Http};
 pub(crate) use content::{
     Content, DOCKER_LIST, DOCKER_MANIFEST, IMAGE_INDEX, IMAGE_MANIFEST, about, descriptor, digest_of,
 };

@@ -1,0 +1,269 @@
+//! What clients of the referrers API do behind refshim, as they come from npm, PyPI and crates.io.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::{
+    Answer, Client, Content, IMAGE_INDEX, IMAGE_MANIFEST, Refshim, Registry, USER, digest_of,
+};
+
+const SIGNATURE: &str = "application/vnd.example.signature";
+const SBOM: &str = "application/vnd.example.sbom+json";
+
+/// Where `tests/run` puts what the clients need.
+fn installed(path: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let installed = target.join("clients").join(path);
+    assert!(installed.exists(), "{}: tests/run installs it", installed.display());
+    installed
+}
+
+/// Runs a client to its end; the JSON that it prints.
+#[track_caller]
+fn run(program: &Path, script: &str, directory: &Path, argument: &Value) -> Value {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
+    let mut command = Command::new(program);
+    command.arg(script).arg(argument.to_string()).current_dir(directory).env("NO_PROXY", "127.0.0.1");
+    let output = command.output().unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// An artifact to attach. The annotation is one character, and two bytes longer than that, for clients
+/// that take the one for the other.
+fn artifact(media_type: &str, content: &str) -> Value {
+    json!({"mediaType": media_type, "content": content, "annotations": {"org.example.signer": "Zoë"}})
+}
+
+/// Attaches artifacts to an image with @sigstore/oci, all at once; the descriptors it gives back.
+#[track_caller]
+fn sign(address: SocketAddr, repository: &str, subject: &Content, artifacts: &[Value]) -> Vec<Value> {
+    sign_as(address, repository, subject, artifacts, None)
+}
+
+#[track_caller]
+fn sign_as(
+    address: SocketAddr,
+    repository: &str,
+    subject: &Content,
+    artifacts: &[Value],
+    user: Option<(&str, &str)>,
+) -> Vec<Value> {
+    let argument = json!({
+        "image": format!("{address}/{repository}"),
+        "digest": subject.digest,
+        "artifacts": artifacts,
+        "credentials": user.map(|(name, password)| json!({"username": name, "password": password})),
+    });
+    let node_modules = installed("node/node_modules");
+    let attached = run(Path::new("node"), "sign.mjs", node_modules.parent().unwrap(), &argument);
+    attached.as_array().unwrap().clone()
+}
+
+/// The tags of a repository, sorted.
+async fn tags(client: &Client, repository: &str) -> Vec<String> {
+    let listed = client.get(&format!("/v2/{repository}/tags/list")).await.json();
+    let mut tags: Vec<String> = serde_json::from_value(listed["tags"].clone()).unwrap();
+    tags.sort();
+    tags
+}
+
+/// The image `v1` in a repository.
+async fn image(client: &Client, repository: &str) -> Content {
+    let image = client.image(repository, repository).await;
+    client.push_as(repository, "v1", &image).await;
+    image
+}
+
+fn fallback_tag(subject: &Content) -> String {
+    subject.digest.replace(':', "-")
+}
+
+/// What the referrers API lists, after everything that clients are known to insist on.
+#[track_caller]
+fn entries(answer: &Answer) -> Vec<Value> {
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    assert_eq!(answer.header("content-type"), IMAGE_INDEX);
+    let index = answer.json();
+    let expected = json!({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": index["manifests"]});
+    assert_eq!(index, expected);
+    index["manifests"].as_array().unwrap().clone()
+}
+
+async fn listed(client: &Client, repository: &str, subject: &Content) -> Vec<Value> {
+    entries(&client.get(&format!("/v2/{repository}/referrers/{}", subject.digest)).await)
+}
+
+/// The descriptors that the referrers API has to give for manifests, made of what the registry serves.
+async fn served(registry: &Client, repository: &str, digests: &[String]) -> Vec<Value> {
+    let mut descriptors = Vec::new();
+    for digest in digests {
+        let get = registry.request(Method::GET, &format!("/v2/{repository}/manifests/{digest}"));
+        let answer = registry.send(get.header("accept", IMAGE_MANIFEST)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        let manifest = answer.json();
+        let artifact_type = manifest.get("artifactType").unwrap_or(&manifest["config"]["mediaType"]);
+        descriptors.push(json!({
+            "mediaType": answer.header("content-type"),
+            "digest": digest_of(&answer.body),
+            "size": answer.body.len(),
+            "artifactType": artifact_type,
+            "annotations": manifest["annotations"],
+        }));
+    }
+    descriptors
+}
+
+fn digests(descriptors: &[Value]) -> Vec<String> {
+    descriptors.iter().map(|descriptor| descriptor["digest"].as_str().unwrap().to_owned()).collect()
+}
+
+/// For answers whose order is not what a test is about.
+fn sorted(mut descriptors: Vec<Value>) -> Vec<Value> {
+    descriptors.sort_by_key(|descriptor| descriptor["digest"].to_string());
+    descriptors
+}
+
+#[tokio::test]
+async fn sigstore_writes_no_fallback_tag_any_more() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::start(registry.address, directory.path()).await;
+    let (alone, client) = (registry.client(), refshim.client());
+
+    let before = image(&alone, "before").await;
+    let signed = sign(registry.address, "before", &before, &[artifact(SIGNATURE, "one")]);
+    assert_eq!(signed[0].get("subjectDigest"), None);
+    assert_eq!(tags(&alone, "before").await, [fallback_tag(&before), "v1".to_owned()]);
+
+    let after = image(&client, "after").await;
+    let first = sign(refshim.address, "after", &after, &[artifact(SIGNATURE, "one")]);
+    let second = sign(refshim.address, "after", &after, &[artifact(SBOM, "two")]);
+    let signed = [first, second].concat();
+    assert!(signed.iter().all(|signed| signed["subjectDigest"] == after.digest), "{signed:?}");
+    assert_eq!(tags(&alone, "after").await, ["v1"]);
+    let expected = served(&alone, "after", &digests(&signed)).await;
+    assert_eq!(listed(&client, "after", &after).await, expected);
+
+    let sboms =
+        format!("/v2/after/referrers/{}?artifactType=application/vnd.example.sbom%2Bjson", after.digest);
+    let sboms = client.get(&sboms).await;
+    assert_eq!(entries(&sboms), expected[1..]);
+    assert_eq!(sboms.header("oci-filters-applied"), "artifactType");
+}
+
+#[tokio::test]
+async fn no_signature_is_lost_when_many_sign_at_once() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::start(registry.address, directory.path()).await;
+    let client = refshim.client();
+    let image = image(&client, "app").await;
+    let artifacts: Vec<Value> = (0..20).map(|n| artifact(SIGNATURE, &format!("signature {n}"))).collect();
+    let signed = sign(refshim.address, "app", &image, &artifacts);
+    let expected = served(&registry.client(), "app", &digests(&signed)).await;
+    assert_eq!(sorted(listed(&client, "app", &image).await), sorted(expected));
+    assert_eq!(tags(&registry.client(), "app").await, ["v1"]);
+}
+
+#[tokio::test]
+async fn a_signer_logs_in_through_refshim() {
+    let registry = Registry::with_user();
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::start(registry.address, directory.path()).await;
+    let (alone, client) = (registry.client(), refshim.client());
+    let user = alone.as_user(USER.0, USER.1);
+    let image = image(&user, "app").await;
+    let signed = sign_as(refshim.address, "app", &image, &[artifact(SIGNATURE, "one")], Some(USER));
+    assert_eq!(tags(&user, "app").await, ["v1"]);
+    let expected = served(&user, "app", &digests(&signed)).await;
+    assert_eq!(listed(&client.as_user(USER.0, USER.1), "app", &image).await, expected);
+
+    let refused = client.get(&format!("/v2/app/referrers/{}", image.digest)).await;
+    assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+    let challenge = alone.get(&format!("/v2/app/manifests/{}", image.digest)).await;
+    assert_eq!(refused.header("www-authenticate"), challenge.header("www-authenticate"));
+}
+
+/// oras of PyPI sends a subject and writes no fallback tag: to a registry alone the link is lost.
+#[tokio::test]
+async fn what_oras_pushes_about_an_image_is_listed() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::start(registry.address, directory.path()).await;
+    let (alone, client) = (registry.client(), refshim.client());
+    let files = tempfile::tempdir().unwrap();
+    for name in ["layer", "signature"] {
+        std::fs::write(files.path().join(name), name).unwrap();
+    }
+    std::fs::write(files.path().join("config"), "{}").unwrap();
+    let python = installed("python/bin/python");
+    let push = |address: SocketAddr, tag: &str, file: &str, config: &str, subject: Option<&str>| {
+        let target = |tag: &str| format!("{address}/app:{tag}");
+        let argument = json!({
+            "registry": address.to_string(),
+            "target": target(tag),
+            "file": files.path().join(file).display().to_string() + ":application/octet-stream",
+            "config": files.path().join("config").display().to_string() + ":" + config,
+            "annotations": {"org.example.signer": "Zoë"},
+            "subject": subject.map(target),
+        });
+        run(&python, "push.py", files.path(), &argument)
+    };
+
+    let config = "application/vnd.oci.image.config.v1+json";
+    let image = push(registry.address, "v1", "layer", config, None);
+    let unseen = push(registry.address, "unseen", "signature", SBOM, Some("v1"));
+    assert_eq!(unseen["subject"], Value::Null);
+    let signed = push(refshim.address, "signed", "signature", SIGNATURE, Some("v1"));
+    assert_eq!(signed["subject"], image["digest"]);
+    assert_eq!(tags(&alone, "app").await, ["signed", "unseen", "v1"]);
+
+    let path = format!("/v2/app/referrers/{}", image["digest"].as_str().unwrap());
+    let expected = served(&alone, "app", &digests(&[signed])).await;
+    assert_eq!(expected[0]["artifactType"], SIGNATURE);
+    assert_eq!(entries(&client.get(&path).await), expected);
+    assert_eq!(alone.get(&path).await.status, StatusCode::NOT_FOUND);
+}
+
+/// Both ways that a fallback tag comes to hold what did not pass through refshim: it was there before, and
+/// somebody who goes round refshim goes on writing it.
+#[tokio::test]
+async fn what_a_fallback_tag_lists_is_listed_whoever_wrote_it() {
+    let registry = Registry::start();
+    let alone = registry.client();
+    let image = image(&alone, "app").await;
+    let mut signed = sign(registry.address, "app", &image, &[artifact(SIGNATURE, "before")]);
+    signed.extend(sign(registry.address, "app", &image, &[artifact(SBOM, "before")]));
+    let tag = fallback_tag(&image);
+    let (_, _, tagged) = alone.served("app", &tag).await;
+
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::start(registry.address, directory.path()).await;
+    let client = refshim.client();
+    let expected = served(&alone, "app", &digests(&signed)).await;
+    assert_eq!(listed(&client, "app", &image).await, expected);
+
+    signed.extend(sign(refshim.address, "app", &image, &[artifact(SIGNATURE, "through")]));
+    assert_eq!(alone.served("app", &tag).await.2, tagged, "the fallback tag was written through refshim");
+    let known = sorted(served(&alone, "app", &digests(&signed)).await);
+    assert_eq!(sorted(listed(&client, "app", &image).await), known);
+
+    signed.extend(sign(registry.address, "app", &image, &[artifact(SIGNATURE, "round")]));
+    assert_ne!(alone.served("app", &tag).await.2, tagged, "the fallback tag was not written");
+    let expected = sorted(served(&alone, "app", &digests(&signed)).await);
+    // What is remembered of the tag may be as old as the setting says. Until then nothing may be missing.
+    loop {
+        let listed = sorted(listed(&client, "app", &image).await);
+        if listed == expected {
+            break;
+        }
+        assert_eq!(listed, known);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
