@@ -1,10 +1,14 @@
-//! What clients of the referrers API do behind refshim, as they come from npm, PyPI and crates.io.
+//! What clients of the referrers API do behind refshim, as the registries of packages give them out.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use bytes::Bytes;
+use oci_client::client::{ClientConfig, ClientProtocol, Config, ImageLayer};
+use oci_client::manifest::{OciDescriptor, OciImageManifest};
+use oci_client::secrets::RegistryAuth;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -164,6 +168,9 @@ async fn no_signature_is_lost_when_many_sign_at_once() {
     let refshim = Refshim::start(registry.address, directory.path()).await;
     let client = refshim.client();
     let image = image(&client, "app").await;
+    // docker-registry itself refuses manifests while several put the first copy of one blob, and this is
+    // the config of them all.
+    client.push_blob("app", b"{}").await;
     let artifacts: Vec<Value> = (0..20).map(|n| artifact(SIGNATURE, &format!("signature {n}"))).collect();
     let signed = sign(refshim.address, "app", &image, &artifacts);
     let expected = served(&registry.client(), "app", &digests(&signed)).await;
@@ -190,7 +197,7 @@ async fn a_signer_logs_in_through_refshim() {
     assert_eq!(refused.header("www-authenticate"), challenge.header("www-authenticate"));
 }
 
-/// oras of PyPI sends a subject and writes no fallback tag: to a registry alone the link is lost.
+/// The Python oras sends a subject and writes no fallback tag: to a registry alone the link is lost.
 #[tokio::test]
 async fn what_oras_pushes_about_an_image_is_listed() {
     let registry = Registry::start();
@@ -229,6 +236,58 @@ async fn what_oras_pushes_about_an_image_is_listed() {
     assert_eq!(expected[0]["artifactType"], SIGNATURE);
     assert_eq!(entries(&client.get(&path).await), expected);
     assert_eq!(alone.get(&path).await.status, StatusCode::NOT_FOUND);
+}
+
+/// Pushes an artifact about an image with oci-client to the tag `name`; its digest.
+async fn push_artifact(
+    client: &oci_client::Client,
+    to: &Registry,
+    at: SocketAddr,
+    name: &str,
+    subject: &Content,
+) -> String {
+    let data = Bytes::from(name.to_owned());
+    let config = Config::new(Bytes::from_static(b"{}"), "application/vnd.oci.empty.v1+json".to_owned(), None);
+    let layer = ImageLayer::new(data, "application/octet-stream".to_owned(), None);
+    let manifest = OciImageManifest {
+        media_type: Some(IMAGE_MANIFEST.to_owned()),
+        artifact_type: Some(format!("application/vnd.example.{name}")),
+        subject: Some(OciDescriptor {
+            media_type: subject.media_type.clone(),
+            digest: subject.digest.clone(),
+            size: subject.bytes.len().try_into().unwrap(),
+            ..OciDescriptor::default()
+        }),
+        ..OciImageManifest::build(&[layer.clone()], &config, None)
+    };
+    let tag = oci_client::Reference::with_tag(at.to_string(), "app".to_owned(), name.to_owned());
+    client.push(&tag, &[layer], config, &RegistryAuth::Anonymous, Some(manifest)).await.unwrap();
+    to.client().served("app", name).await.2
+}
+
+/// oci-client sends a subject and writes no fallback tag: to a registry alone the link is lost.
+#[tokio::test]
+async fn oci_client_pulls_the_referrers_that_it_pushed() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::start(registry.address, directory.path()).await;
+    let image = image(&registry.client(), "app").await;
+    let config = ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() };
+    let client = oci_client::Client::try_from(config).unwrap();
+    let pull = async |at: SocketAddr, artifact_type: Option<&str>| {
+        let subject =
+            oci_client::Reference::with_digest(at.to_string(), "app".to_owned(), image.digest.clone());
+        let index = client.pull_referrers(&subject, artifact_type).await.unwrap();
+        index.manifests.into_iter().map(|entry| entry.digest).collect::<Vec<_>>()
+    };
+
+    push_artifact(&client, &registry, registry.address, "unseen", &image).await;
+    assert_eq!(pull(registry.address, None).await, [""; 0]);
+
+    let signature = push_artifact(&client, &registry, refshim.address, "signature", &image).await;
+    let sbom = push_artifact(&client, &registry, refshim.address, "sbom", &image).await;
+    assert_eq!(pull(refshim.address, None).await, [signature, sbom.clone()]);
+    assert_eq!(pull(refshim.address, Some("application/vnd.example.sbom")).await, [sbom]);
 }
 
 /// Both ways that a fallback tag comes to hold what did not pass through refshim: it was there before, and
