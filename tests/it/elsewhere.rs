@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::referrers::{Scene, scene, scene_with};
-use crate::support::{Client, Content, Refshim, Scripted, about};
+use crate::support::{Client, Content, Refshim, Registry, Rules, Scripted, TokenService, about};
 
 /// The proposal's demo refers from one repository into another.
 #[tokio::test]
@@ -114,4 +114,66 @@ async fn a_repository_that_a_caller_may_not_read_leaves_no_trace() {
     let (index, ..) = asked(&alice).await;
     assert_eq!(index["manifests"][0]["digest"], content.digest);
     assert_eq!(index["manifests"][0]["annotations"]["io.refshim.repository"], "ref-to-ubuntu");
+}
+
+/// A client with a token for these rights, from the service that the registry believes.
+async fn with_token(refshim: &Refshim, service: &TokenService, user: &str, scopes: &[&str]) -> Client {
+    let scopes = scopes.join("&scope=repository:");
+    let answer = service
+        .client()
+        .as_user(user, "password")
+        .get(&format!("/token?service=x&scope=repository:{scopes}"))
+        .await;
+    refshim.client().with_bearer(answer.json()["token"].as_str().unwrap())
+}
+
+/// The proposal's demo, before a registry with rights for each repository.
+#[tokio::test]
+async fn a_reference_from_another_repository_is_found_by_who_may_read_both_and_by_nobody_else() {
+    let service = Rules::default()
+        .user("alice", "password")
+        .user("bob", "password")
+        .grant("alice", "repository:*", "pull,push")
+        .grant("bob", "repository:ubuntu", "pull")
+        .start();
+    let registry = Registry::variant().tokens_of(&service).start();
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::before(&registry, directory.path()).launch().await;
+    let both = ["ubuntu:pull,push", "ref-to-ubuntu:pull,push"];
+    let alice = with_token(&refshim, &service, "alice", &both).await;
+    let bob = with_token(&refshim, &service, "bob", &both).await;
+    let alice_in_ubuntu = with_token(&refshim, &service, "alice", &both[..1]).await;
+
+    let image = alice.image("ubuntu", "ubuntu").await;
+    alice.push_as("ubuntu", "latest", &image).await;
+    let path = "/v2/ubuntu/manifests/latest/references?scope=registry";
+    let seen = async |client: &Client| {
+        let answer = client.get(path).await;
+        let mut headers = answer.headers;
+        for of_this_answer in ["date", "x-request-id"] {
+            headers.remove(of_this_answer);
+        }
+        (answer.status, headers, String::from_utf8(answer.body).unwrap())
+    };
+    let without_a_link = seen(&bob).await;
+    assert_eq!(without_a_link.0, StatusCode::OK);
+
+    let blobs = alice.image("ref-to-ubuntu", "ubuntu").await;
+    let reference = about(&image, &blobs, "reference");
+    alice.push_as("ref-to-ubuntu", "latest", &reference).await;
+    assert_eq!(seen(&bob).await, without_a_link);
+    assert_eq!(seen(&alice_in_ubuntu).await, without_a_link);
+    let found: Value = serde_json::from_str(&seen(&alice).await.2).unwrap();
+    assert_eq!(found["manifests"][0]["digest"], reference.digest);
+    assert_eq!(found["manifests"][0]["annotations"]["io.refshim.repository"], "ref-to-ubuntu");
+    assert_eq!(found["manifests"].as_array().unwrap().len(), 1);
+    // What alice was shown is hers alone.
+    assert_eq!(seen(&bob).await, without_a_link);
+
+    let theirs = bob.get("/v2/ref-to-ubuntu/manifests/latest/references").await;
+    assert_eq!(theirs.status, StatusCode::UNAUTHORIZED);
+    let expected = registry.client().get("/v2/ref-to-ubuntu/manifests/latest").await;
+    let challenge = expected.header("www-authenticate").replace('"', "");
+    assert!(challenge.contains("scope=repository:ref-to-ubuntu:pull"));
+    assert!(theirs.header("www-authenticate").replace('"', "").starts_with(&challenge));
 }

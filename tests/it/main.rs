@@ -21,6 +21,7 @@ mod large;
 mod learning;
 mod modules;
 mod operation;
+mod paging;
 mod pass_through;
 mod queries;
 mod recording;

@@ -15,7 +15,13 @@ use super::content::{Content, DOCKER_LIST, DOCKER_MANIFEST, IMAGE_INDEX, IMAGE_M
 pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
-    user: Option<(String, String)>,
+    credentials: Option<Credentials>,
+}
+
+#[derive(Clone)]
+enum Credentials {
+    User(String, String),
+    Bearer(String),
 }
 
 /// The version of HTTP that a client speaks; over TLS, ALPN offers this one alone.
@@ -56,19 +62,26 @@ impl Client {
             Http::Two => builder.http2_prior_knowledge(),
         };
         let http = builder.redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        Self { http, base: base.to_owned(), user: None }
+        Self { http, base: base.to_owned(), credentials: None }
     }
 
     /// The same client, logged in.
     pub(crate) fn as_user(&self, name: &str, password: &str) -> Self {
-        Self { user: Some((name.to_owned(), password.to_owned())), ..self.clone() }
+        let credentials = Some(Credentials::User(name.to_owned(), password.to_owned()));
+        Self { credentials, ..self.clone() }
+    }
+
+    /// The same client, with a token.
+    pub(crate) fn with_bearer(&self, token: &str) -> Self {
+        Self { credentials: Some(Credentials::Bearer(token.to_owned())), ..self.clone() }
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = if path.starts_with('/') { format!("{}{path}", self.base) } else { path.to_owned() };
         let request = self.http.request(method, url);
-        match &self.user {
-            Some((name, password)) => request.basic_auth(name, Some(password)),
+        match &self.credentials {
+            Some(Credentials::User(name, password)) => request.basic_auth(name, Some(password)),
+            Some(Credentials::Bearer(token)) => request.bearer_auth(token),
             None => request,
         }
     }
