@@ -1,5 +1,7 @@
 //! The command line: what can be said on it, and what a command's end means as an exit code.
 
+mod index;
+
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +28,7 @@ pub struct Cli {
 enum Command {
     /// Stand in front of a registry: pass every request on, record links, answer queries.
     Serve(Serve),
+    Index(index::IndexCommand),
 }
 
 /// Every setting is also a key of the TOML file and a variable `REFSHIM_…`; config/refshim.toml in the
@@ -55,6 +58,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Serve(serve) => serve.run(),
+            Command::Index(index) => index.run(),
         }
     }
 }

@@ -24,6 +24,7 @@ mod journal;
 mod known;
 mod learnt;
 mod local;
+pub mod maintenance;
 mod opening;
 mod record;
 mod shared;

@@ -46,25 +46,45 @@ impl Config {
         given: &Given,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, Mistakes> {
-        let variables = ours(variables);
-        let Contents { mut said, is_whole } = match file_named(given, &variables) {
-            Some((place, path)) => said_by_file(place, &path),
-            None => Contents { said: Vec::new(), is_whole: true },
-        };
-        said.extend(variables.iter().filter_map(|(name, value)| said_by_variable(name, value)));
-        said.extend(said_by_flags(given).map(Ok));
+        let Contents { mut said, is_whole } = all_said(given, variables);
         let upstream_is_said = said.iter().flatten().any(|said| said.setting.is_upstream());
         if is_whole && !upstream_is_said {
             said.push(Err(no_upstream()));
         }
         settle(said)
     }
+
+    /// `data_dir` alone, as [`Config::load`] finds it; whether the rest is there and goes together does not
+    /// matter.
+    pub fn data_dir(
+        given: &Given,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<PathBuf, Mistakes> {
+        let mut draft = Draft::default();
+        let said = all_said(given, variables).said;
+        let mistakes = put_all(said, &mut draft);
+        if mistakes.is_empty() { Ok(draft.data_dir) } else { Err(Mistakes::new(mistakes)) }
+    }
+}
+
+fn all_said(given: &Given, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Contents {
+    let variables = ours(variables);
+    let Contents { mut said, is_whole } = match file_named(given, &variables) {
+        Some((place, path)) => said_by_file(place, &path),
+        None => Contents { said: Vec::new(), is_whole: true },
+    };
+    said.extend(variables.iter().filter_map(|(name, value)| said_by_variable(name, value)));
+    said.extend(said_by_flags(given).map(Ok));
+    Contents { said, is_whole }
+}
+
+fn put_all(said: Vec<Result<Said, Mistake>>, draft: &mut Draft) -> Vec<Mistake> {
+    said.into_iter().filter_map(|said| said.and_then(|said| said.put_into(draft)).err()).collect()
 }
 
 fn settle(said: Vec<Result<Said, Mistake>>) -> Result<Config, Mistakes> {
     let mut draft = Draft::default();
-    let mut mistakes: Vec<Mistake> =
-        said.into_iter().filter_map(|said| said.and_then(|said| said.put_into(&mut draft)).err()).collect();
+    let mut mistakes = put_all(said, &mut draft);
     match draft.finish() {
         Ok(config) if mistakes.is_empty() => Ok(config),
         // What does not go together may do so once each setting is right.

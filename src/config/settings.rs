@@ -58,7 +58,7 @@ pub(super) struct Draft {
     trusted_proxies: Vec<IpNet>,
     listen: SocketAddr,
     admin_listen: SocketAddr,
-    data_dir: PathBuf,
+    pub(super) data_dir: PathBuf,
     tls: Tls,
     tls_reload: Duration,
     timeouts: Timeouts,

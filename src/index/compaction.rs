@@ -66,14 +66,7 @@ impl Compaction {
         let mut referrers = self.store.all();
         while let Some((referrer, known)) = guarded(|| referrers.next().transpose())? {
             found += 1;
-            writer.append(&Record::Recorded(Recorded {
-                referrer,
-                order: known.order.0,
-                pending: known.pending,
-                claimed: known.claimed,
-                links: known.links(),
-                descriptor: known.descriptor,
-            }))?;
+            writer.append(&Record::Recorded(Recorded::of(referrer, known)))?;
             if self.shared.is_stopping() {
                 return Err(CompactionError::Stopped);
             }

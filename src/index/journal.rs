@@ -7,13 +7,14 @@
 //! cut off; everything else that is not intact is damage, and nothing is read or written then.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 pub(crate) mod files;
 pub(crate) mod frame;
 pub(crate) mod header;
 pub(crate) mod history;
+pub(crate) mod remains;
 pub(crate) mod snapshot;
 
 use files::{Listing, Segment, Snapshot, segment_path, snapshot_path};
@@ -26,7 +27,8 @@ use super::record::Record;
 /// What is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the journal is damaged: {path} at byte {offset}: {what}; restore the journal's directory from a backup"
+    "the journal is damaged: {path} at byte {offset}: {what}; restore it from a backup (refshim index load), or \
+     keep what is intact (refshim index rebuild)"
 )]
 pub(crate) struct Damage {
     path: String,
@@ -233,23 +235,21 @@ impl Tail {
                     let orders = records.iter().filter_map(Record::order);
                     last_order = orders.map(|order| order.0).fold(last_order, u64::max);
                 }
-                Found::Bad if frame::any_intact(&read_from(path, frames.offset()).map_err(io_error)?) => {
-                    let what = "a frame that is not intact stands before one that is";
-                    return Err(Damage::new(path, frames.offset(), what).into());
+                Found::Bad => {
+                    let bad = frames.offset();
+                    let mut file = File::open(path).map_err(io_error)?;
+                    let intact = frame::next_intact(&mut file, bad + 1, segment.length).map_err(io_error)?;
+                    if intact.is_some() {
+                        let what = "a frame that is not intact stands before one that is";
+                        return Err(Damage::new(path, bad, what).into());
+                    }
+                    break;
                 }
-                Found::Bad | Found::End => break,
+                Found::End => break,
             }
         }
         Ok(Self { header, length: frames.offset(), last_order })
     }
-}
-
-fn read_from(path: &Path, offset: u64) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    file.seek(SeekFrom::Start(offset))?;
-    let mut rest = Vec::new();
-    file.read_to_end(&mut rest)?;
-    Ok(rest)
 }
 
 /// A last segment without a whole header is what a crash while creating it leaves.
@@ -297,11 +297,11 @@ fn needed_segments(directory: &Path, listing: &Listing) -> Result<Vec<Segment>, 
     Ok(needed)
 }
 
-fn create_segment(directory: &Path, header: &Header) -> io::Result<File> {
+pub(crate) fn create_segment(directory: &Path, header: &Header) -> io::Result<File> {
     files::Unfinished::create(segment_path(directory, header.position), header)?.finish()
 }
 
-fn random_identity() -> io::Result<Identity> {
+pub(crate) fn random_identity() -> io::Result<Identity> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(Identity(bytes))

@@ -24,7 +24,9 @@ use crate::oci::{Digest, RepositoryName};
 
 /// How many writes may wait; further ones wait to wait.
 const QUEUE: usize = 1024;
-const JOURNAL: &str = "journal";
+pub(crate) const JOURNAL: &str = "journal";
+/// A whole journal on its way to be [`JOURNAL`].
+pub(crate) const MENDED: &str = "journal.mended";
 const LOCK: &str = "lock";
 
 /// The journal, sled and their threads.
@@ -39,6 +41,7 @@ impl Local {
     pub(crate) fn open(mut settings: Settings) -> Result<Self, OpenError> {
         settings.data_dir = create_data_dir(&settings.data_dir)?;
         let shared = Arc::new(Shared::new(lock(&settings.data_dir)?));
+        finish_mending(&settings.data_dir)?;
         let (commands, receiver) = mpsc::channel(QUEUE);
         let threads = match Journal::open(&settings.data_dir.join(JOURNAL), settings.segment_bytes) {
             Ok(journal) => start(&shared, journal, (commands.clone(), receiver), settings)?,
@@ -193,7 +196,7 @@ fn start(
     Ok(vec![committer.map_err(OpenError::Thread)?, opening.map_err(OpenError::Thread)?])
 }
 
-fn create_data_dir(data_dir: &Path) -> Result<PathBuf, OpenError> {
+pub(crate) fn create_data_dir(data_dir: &Path) -> Result<PathBuf, OpenError> {
     let create = || {
         let data_dir = std::path::absolute(data_dir)?;
         if !data_dir.exists() {
@@ -205,7 +208,23 @@ fn create_data_dir(data_dir: &Path) -> Result<PathBuf, OpenError> {
     create().map_err(|source| OpenError::Io { path: data_dir.to_owned(), source })
 }
 
-fn lock(data_dir: &Path) -> Result<File, OpenError> {
+/// Does what is left to do of putting a mended journal in the place of a damaged one that is out of the way.
+pub(crate) fn finish_mending(data_dir: &Path) -> Result<(), OpenError> {
+    let (mended, journal) = (data_dir.join(MENDED), data_dir.join(JOURNAL));
+    if !mended.exists() {
+        return Ok(());
+    }
+    let finish = || {
+        if journal.exists() {
+            return fs::remove_dir_all(&mended);
+        }
+        fs::rename(&mended, &journal)?;
+        files::sync_directory(data_dir)
+    };
+    finish().map_err(|source| OpenError::Io { path: mended.clone(), source })
+}
+
+pub(crate) fn lock(data_dir: &Path) -> Result<File, OpenError> {
     let path = data_dir.join(LOCK);
     let file = File::options().create(true).write(true).truncate(false).open(&path);
     let file = file.map_err(|source| OpenError::Io { path: path.clone(), source })?;

@@ -19,7 +19,7 @@ use super::{Settings, Version};
 const BATCH_BYTES: u64 = 1 << 20;
 /// How much of the journal is left to the committer, which has to stop for it.
 const REST_BYTES: u64 = 1 << 20;
-const DIRECTORY: &str = "sled";
+pub(crate) const DIRECTORY: &str = "sled";
 const SET_ASIDE: &str = "sled.damaged-";
 
 /// Why sled could not be brought up to the journal.
@@ -147,7 +147,7 @@ pub(crate) fn replay(
 }
 
 /// Moves sled's directory out of the way, to be looked at; only the newest of these is kept.
-fn set_aside(data_dir: &Path) -> io::Result<()> {
+pub(crate) fn set_aside(data_dir: &Path) -> io::Result<()> {
     let directory = data_dir.join(DIRECTORY);
     if !directory.exists() {
         return Ok(());

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::known::Known;
 use super::{Order, Repository, Version};
 use crate::oci::{Digest, InvalidName, Link};
 
@@ -64,6 +65,20 @@ impl TryFrom<WireKey> for ReferrerKey {
     fn try_from(wire: WireKey) -> Result<Self, InvalidName> {
         let repository = Repository { upstream: wire.upstream, name: wire.name.parse()? };
         Ok(Self { repository, digest: wire.digest })
+    }
+}
+
+impl Recorded {
+    /// All that is known of a referrer.
+    pub(crate) fn of(referrer: ReferrerKey, known: Known) -> Self {
+        Self {
+            referrer,
+            order: known.order.0,
+            pending: known.pending,
+            claimed: known.claimed,
+            links: known.links(),
+            descriptor: known.descriptor,
+        }
     }
 }
 

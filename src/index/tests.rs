@@ -11,6 +11,7 @@ use crate::oci::{Algorithm, LinkKind};
 mod committing;
 mod damage;
 mod history;
+mod maintenance;
 mod model;
 mod racing;
 

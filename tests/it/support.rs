@@ -15,7 +15,7 @@ pub(crate) use content::{
     Content, DOCKER_LIST, DOCKER_MANIFEST, IMAGE_INDEX, IMAGE_MANIFEST, about, descriptor, digest_of,
 };
 pub(crate) use faces::Face;
-pub(crate) use process::Refshim;
+pub(crate) use process::{Refshim, binary};
 pub(crate) use registry::{Registry, USER};
 pub(crate) use scripted::{Request, Scripted};
 pub(crate) use token::{Rules, SERVICE, TokenService};

@@ -1,7 +1,7 @@
 //! One frame is one group commit: marker, length, checksum, payload, so that a write that a crash tore
 //! is one bad frame at the very end.
 
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use bytes::{Buf, BufMut};
 
@@ -80,13 +80,31 @@ impl<R: Read> Frames<R> {
     }
 }
 
-/// Whether an intact frame begins anywhere in `bytes`.
-pub(crate) fn any_intact(bytes: &[u8]) -> bool {
-    let is_frame = |rest: &[u8]| {
-        rest.starts_with(&MARKER)
-            && matches!(Frames::new(rest, 0, rest.len() as u64).next(), Ok(Found::Frame(_)))
-    };
-    (0..bytes.len()).any(|start| bytes.get(start..).is_some_and(is_frame))
+/// Where the first intact frame between `from` and `end` begins.
+pub(crate) fn next_intact(input: &mut (impl Read + Seek), from: u64, end: u64) -> io::Result<Option<u64>> {
+    let mut at = from;
+    while let Some(marker) = find_marker(input, at, end)? {
+        input.seek(SeekFrom::Start(marker))?;
+        if let Found::Frame(_) = Frames::new(BufReader::new(&mut *input), marker, end).next()? {
+            return Ok(Some(marker));
+        }
+        at = marker + 1;
+    }
+    Ok(None)
+}
+
+fn find_marker(input: &mut (impl Read + Seek), from: u64, end: u64) -> io::Result<Option<u64>> {
+    input.seek(SeekFrom::Start(from))?;
+    let mut bytes = BufReader::new(input.take(end.saturating_sub(from))).bytes();
+    let mut last = 0;
+    for next in from + 1.. {
+        let Some(byte) = bytes.next().transpose()? else { break };
+        last = (last << u8::BITS) | u32::from(byte);
+        if last == u32::from_be_bytes(MARKER) {
+            return Ok(Some(next - MARKER.len() as u64));
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -125,13 +143,21 @@ mod tests {
         }
     }
 
+    #[track_caller]
+    fn check_next(bytes: &[u8], from: u64, expected: Option<u64>) {
+        let found = next_intact(&mut io::Cursor::new(bytes), from, bytes.len() as u64).unwrap();
+        assert_eq!(found, expected);
+    }
+
     #[test]
     fn an_intact_frame_is_found_wherever_it_begins() {
         let frame = seal(b"payload\n").unwrap();
-        assert!(any_intact(&frame));
-        assert!(any_intact(&[&b"noise"[..], &MARKER, &frame].concat()));
-        assert!(!any_intact(&frame[..frame.len() - 1]));
-        assert!(!any_intact(&frame[1..]));
-        assert!(!any_intact(b""));
+        check_next(&frame, 0, Some(0));
+        check_next(&[&frame[..], &frame].concat(), 1, Some(frame.len() as u64));
+        check_next(&[&b"noise"[..], &MARKER, &frame].concat(), 0, Some(9));
+        check_next(&frame[..frame.len() - 1], 0, None);
+        check_next(&frame, 1, None);
+        check_next(b"", 0, None);
+        check_next(b"", 5, None);
     }
 }

@@ -1,0 +1,177 @@
+//! `refshim index`: what is done to the index while it is not being served, and its backup.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
+
+use super::{CONFIGURATION_ERROR, fail};
+use crate::config::{Config, Given};
+use crate::index::Order;
+use crate::index::maintenance::{self, Gap, MaintenanceError, Mended, Report};
+
+/// Look after the index: check it, mend it, back it up.
+#[derive(Debug, Args)]
+pub(super) struct IndexCommand {
+    /// Where the index is kept [default: ./refshim-data].
+    #[arg(long, global = true, value_name = "DIRECTORY")]
+    data_dir: Option<String>,
+    /// The TOML file that refshim is served with.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Read the journal and sled from end to end; exit code 1 if anything is damaged. Not while it is served.
+    Check,
+    /// Keep what is intact of a damaged journal, say what is not, and have sled built anew at the next start. Not
+    /// while it is served. The damaged journal is set aside, not removed.
+    Rebuild,
+    /// Write the whole index as JSON Lines, also while it is served.
+    Dump {
+        /// The file to write [default: standard output].
+        #[arg(value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Make an index of what was dumped, in a directory that has none.
+    Load {
+        /// The file to read [default: standard input].
+        #[arg(value_name = "FILE")]
+        input: Option<PathBuf>,
+    },
+}
+
+impl IndexCommand {
+    pub(super) fn run(self) -> ExitCode {
+        let given = Given { data_dir: self.data_dir, config: self.config, ..Given::default() };
+        let data_dir = match Config::data_dir(&given, std::env::vars_os()) {
+            Ok(data_dir) => data_dir,
+            Err(mistakes) => return fail(CONFIGURATION_ERROR, &mistakes.to_string()),
+        };
+        match self.action.run(&data_dir) {
+            Ok(code) => code,
+            Err(error) => fail(1, &error.to_string()),
+        }
+    }
+}
+
+impl Action {
+    fn run(self, data_dir: &Path) -> Result<ExitCode, MaintenanceError> {
+        let printed = |source| MaintenanceError::Io { what: "writing to standard output", source };
+        match self {
+            Self::Check => {
+                let report = maintenance::check(data_dir)?;
+                print_report(&report, &mut io::stdout()).map_err(printed)?;
+                Ok(if report.gaps.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            }
+            Self::Rebuild => {
+                let mended = maintenance::rebuild(data_dir)?;
+                print_mended(&mended, &mut io::stdout()).map_err(printed)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Self::Dump { output: None } => {
+                maintenance::dump(data_dir, BufWriter::new(io::stdout().lock()))?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Self::Dump { output: Some(path) } => {
+                let what = "making the file to dump to";
+                let file = File::create_new(path).map_err(|source| MaintenanceError::Io { what, source })?;
+                let dumped = maintenance::dump(data_dir, BufWriter::new(&file))?;
+                file.sync_all().map_err(|source| MaintenanceError::Io { what, source })?;
+                writeln!(io::stdout(), "{} records", dumped.records).map_err(printed)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Self::Load { input } => {
+                let loaded = match input {
+                    None => maintenance::load(data_dir, io::stdin().lock())?,
+                    Some(path) => {
+                        let what = "reading the dump";
+                        let file =
+                            File::open(path).map_err(|source| MaintenanceError::Io { what, source })?;
+                        maintenance::load(data_dir, BufReader::new(file))?
+                    }
+                };
+                writeln!(io::stdout(), "{} records", loaded.records).map_err(printed)?;
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+fn print_report(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "journal: {} commits with {} records are intact", report.commits, report.records)?;
+    report.gaps.iter().try_for_each(|gap| print_gap(gap, out))?;
+    if let Some(torn) = &report.torn {
+        let (path, offset) = (torn.path.display(), torn.offset);
+        writeln!(
+            out,
+            "journal: {path} ends at byte {offset} in a write that a crash interrupted: no damage"
+        )?;
+    }
+    match &report.sled {
+        Ok((referrers, links)) => writeln!(out, "sled: {referrers} referrers with {links} links")?,
+        Err(why) => writeln!(out, "sled: {why}; it will be built anew at the next start")?,
+    }
+    if report.gaps.is_empty() {
+        writeln!(out, "intact")
+    } else {
+        writeln!(
+            out,
+            "damaged: restore a backup (refshim index load), or keep what is intact (refshim index rebuild)"
+        )
+    }
+}
+
+fn print_gap(gap: &Gap, out: &mut impl Write) -> io::Result<()> {
+    let Gap { path, offset, bytes, what } = gap;
+    writeln!(out, "journal: {} at byte {offset}, {bytes} bytes: {what}", path.display())
+}
+
+fn print_mended(mended: &Mended, out: &mut impl Write) -> io::Result<()> {
+    if mended.gaps.is_empty() {
+        return writeln!(
+            out,
+            "the journal is intact, with {} referrers; sled will be built anew at the next start",
+            mended.referrers
+        );
+    }
+    for (gap, (before, after)) in mended.gaps.iter().zip(&mended.between) {
+        print_gap(gap, out)?;
+        let (from, to) = (time(*before, "the beginning"), time(*after, "the end"));
+        writeln!(out, "    links recorded between {from} and {to} may be missing")?;
+    }
+    writeln!(out, "{} referrers are kept", mended.referrers)?;
+    for (repository, count) in &mended.doubted {
+        writeln!(
+            out,
+            "{} (upstream {}): {count} referrers will be asked of the registry before they are listed",
+            repository.name, repository.upstream
+        )?;
+    }
+    let lost: BTreeMap<_, Vec<_>> =
+        mended.lost.iter().fold(BTreeMap::new(), |mut lost, (repository, digest)| {
+            lost.entry(repository).or_insert_with(Vec::new).push(digest);
+            lost
+        });
+    for (repository, digests) in lost {
+        for digest in digests {
+            writeln!(out, "{}@{digest}: its links are lost; pull or push it again", repository.name)?;
+        }
+    }
+    writeln!(out, "what was pushed in the times above and is missing is learnt again when it is pulled")?;
+    let aside = mended.set_aside.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    writeln!(out, "the damaged journal is now {aside}")
+}
+
+/// An order is the time at which a referrer was recorded.
+fn time(order: Option<Order>, otherwise: &str) -> String {
+    let at = |order: Order| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_micros(order.0));
+    order.map_or_else(|| otherwise.to_owned(), at)
+}

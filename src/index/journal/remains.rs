@@ -1,0 +1,214 @@
+//! Reading a journal of which parts may be damaged: all that is intact, in its order, and where it is not.
+
+use std::fs::File;
+use std::io::{BufReader, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use super::JournalError;
+use super::files::{self, Listing, segment_path, snapshot_path};
+use super::frame::{self, Found, Frames};
+use super::header::{HEADER_BYTES, Identity};
+use super::history::Commit;
+use crate::index::record::Record;
+
+/// A stretch of a file that is not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The file.
+    pub path: PathBuf,
+    /// Where in the file it begins.
+    pub offset: u64,
+    /// How many bytes it has; none if whole files are missing.
+    pub bytes: u64,
+    /// What is wrong there.
+    pub what: &'static str,
+}
+
+/// What comes next in a journal.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    Commit(Commit),
+    Gap(Gap),
+    /// The last write, which a crash interrupted; nobody was told that it was done.
+    Torn(Gap),
+}
+
+/// The files of a journal that have to be read, in order.
+#[derive(Debug)]
+pub(crate) struct Remains {
+    sources: Vec<Source>,
+    identity: Option<Identity>,
+}
+
+#[derive(Clone, Debug)]
+struct Source {
+    path: PathBuf,
+    /// The position that its name says.
+    position: u64,
+    length: u64,
+    is_snapshot: bool,
+    is_last: bool,
+}
+
+/// How far a file is read.
+struct Run {
+    offset: u64,
+    referrers: u64,
+    is_complete: bool,
+}
+
+impl Remains {
+    /// What there is in `directory`: the newest complete snapshot and what follows it, or else everything.
+    pub(crate) fn find(directory: &Path) -> Result<Self, JournalError> {
+        let mut sources = sources(directory, &files::list(directory)?);
+        let mut identity = None;
+        for source in &sources {
+            match files::open(&source.path, source.position) {
+                Ok((_, header)) => identity = Some(header.identity),
+                Err(JournalError::Damaged(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut remains = Self { sources: sources.clone(), identity };
+        let snapshots = sources.iter().rposition(|source| {
+            source.is_snapshot && remains.read_source(source, &mut |piece| intact(&piece)).is_ok()
+        });
+        if let Some(newest) = snapshots {
+            sources.drain(..newest);
+            remains.sources = sources;
+        }
+        Ok(remains)
+    }
+
+    /// Which journal it is, if a header says so.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        self.identity
+    }
+
+    /// Gives each piece to `take`.
+    pub(crate) fn read<E: From<JournalError>>(
+        &self,
+        mut take: impl FnMut(Piece) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut at = 0;
+        for source in &self.sources {
+            if source.position > at && !source.is_snapshot {
+                take(Piece::Gap(source.gap(0, 0, "the files before it are missing")))?;
+            }
+            self.read_source(source, &mut take)?;
+            at = at.max(source.position + if source.is_snapshot { 0 } else { source.length });
+        }
+        Ok(())
+    }
+
+    fn read_source<E: From<JournalError>>(
+        &self,
+        source: &Source,
+        take: &mut impl FnMut(Piece) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match files::open(&source.path, source.position) {
+            Ok((_, header)) if Some(header.identity) != self.identity => {
+                return take(Piece::Gap(source.gap(0, source.length, "the file belongs to another journal")));
+            }
+            Ok(_) => {}
+            Err(JournalError::Damaged(_)) => {
+                take(source.bad(0, HEADER_BYTES.min(source.length), "the header is not intact"))?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if source.length > HEADER_BYTES { source.read_frames(take) } else { Ok(()) }
+    }
+}
+
+impl Source {
+    fn read_frames<E: From<JournalError>>(
+        &self,
+        take: &mut impl FnMut(Piece) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let io_error = |source| E::from(JournalError::io(&self.path, source));
+        let mut file = File::open(&self.path).map_err(io_error)?;
+        let mut run = Run { offset: HEADER_BYTES, referrers: 0, is_complete: false };
+        while self.read_run(&mut file, &mut run, take)? {
+            let (offset, what) = (run.offset, "there is no intact frame");
+            let next = frame::next_intact(&mut file, offset + 1, self.length).map_err(io_error)?;
+            run.offset = next.unwrap_or(self.length);
+            let bytes = run.offset - offset;
+            take(match next {
+                Some(_) => Piece::Gap(self.gap(offset, bytes, what)),
+                None => self.bad(offset, bytes, what),
+            })?;
+        }
+        if self.is_snapshot && !run.is_complete {
+            take(Piece::Gap(self.gap(self.length, 0, "the snapshot is not complete")))?;
+        }
+        Ok(())
+    }
+
+    /// Reads up to the file's end, or to a frame that is not intact; tells whether there is one.
+    fn read_run<E: From<JournalError>>(
+        &self,
+        file: &mut File,
+        run: &mut Run,
+        take: &mut impl FnMut(Piece) -> Result<(), E>,
+    ) -> Result<bool, E> {
+        let io_error = |source| E::from(JournalError::io(&self.path, source));
+        file.seek(SeekFrom::Start(run.offset)).map_err(io_error)?;
+        let mut frames = Frames::new(BufReader::new(file), run.offset, self.length);
+        loop {
+            let payload = match frames.next().map_err(io_error)? {
+                Found::Frame(payload) => payload,
+                Found::Bad => return Ok(true),
+                Found::End => return Ok(false),
+            };
+            let start = std::mem::replace(&mut run.offset, frames.offset());
+            let Ok(records) = Record::read_all(&payload) else {
+                take(Piece::Gap(self.gap(start, run.offset - start, "the frame holds no records")))?;
+                continue;
+            };
+            let is_end = |record: &&Record| matches!(record, Record::End { .. });
+            run.referrers += (records.len() - records.iter().filter(is_end).count()) as u64;
+            run.is_complete = records.last() == Some(&Record::End { referrers: run.referrers });
+            let (position, end) = (self.position + start, self.position + run.offset);
+            take(Piece::Commit(Commit { position, end, records }))?;
+        }
+    }
+
+    /// What is not intact up to the end of the file.
+    fn bad(&self, offset: u64, bytes: u64, what: &'static str) -> Piece {
+        let gap = self.gap(offset, bytes, what);
+        if self.is_last && offset + bytes == self.length { Piece::Torn(gap) } else { Piece::Gap(gap) }
+    }
+
+    fn gap(&self, offset: u64, bytes: u64, what: &'static str) -> Gap {
+        Gap { path: self.path.clone(), offset, bytes, what }
+    }
+}
+
+fn intact(piece: &Piece) -> Result<(), JournalError> {
+    match piece {
+        Piece::Commit(_) => Ok(()),
+        Piece::Gap(gap) | Piece::Torn(gap) => Err(super::Damage::new(&gap.path, gap.offset, gap.what).into()),
+    }
+}
+
+/// All files, by position; a snapshot before the segment that it leads to.
+fn sources(directory: &Path, listing: &Listing) -> Vec<Source> {
+    let last = listing.segments.last().map(|segment| segment.base);
+    let segments = listing.segments.iter().map(|segment| Source {
+        path: segment_path(directory, segment.base),
+        position: segment.base,
+        length: segment.length,
+        is_snapshot: false,
+        is_last: Some(segment.base) == last,
+    });
+    let snapshots = listing.snapshots.iter().map(|snapshot| Source {
+        path: snapshot_path(directory, snapshot.position),
+        position: snapshot.position,
+        length: snapshot.length,
+        is_snapshot: true,
+        is_last: false,
+    });
+    let mut sources: Vec<Source> = snapshots.chain(segments).collect();
+    sources.sort_by_key(|source| (source.position, !source.is_snapshot));
+    sources
+}

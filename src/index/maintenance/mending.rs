@@ -1,0 +1,202 @@
+//! A new journal out of what is intact of a damaged one. What the lost stretches may have said of a manifest
+//! that is known is asked of the upstream again; what is not known any more is told.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::checking::{CACHE_BYTES, FLUSH_INTERVAL};
+use super::{Counts, Gap, MaintenanceError, Manifest, failed};
+use crate::index::Order;
+use crate::index::Version;
+use crate::index::journal::header::Header;
+use crate::index::journal::remains::{Piece, Remains};
+use crate::index::journal::snapshot::SnapshotWriter;
+use crate::index::journal::{create_segment, files, random_identity};
+use crate::index::local::{JOURNAL, MENDED, finish_mending, lock};
+use crate::index::opening::set_aside;
+use crate::index::record::{Record, Recorded};
+use crate::index::sled::{Changes, Store};
+
+const MENDING: &str = "journal.mending";
+const SCRATCH: &str = "sled.mending";
+const DAMAGED: &str = "journal.damaged-";
+/// How many changed referrers are written at once.
+const BATCH: usize = 1_000;
+
+/// What became of the journal.
+#[derive(Debug, Default)]
+pub struct Mended {
+    /// Where it was damaged. Without a gap nothing was changed but that sled is built anew.
+    pub gaps: Vec<Gap>,
+    /// Between which referrers something is missing, by when they were recorded; one for each gap.
+    pub between: Vec<(Option<Order>, Option<Order>)>,
+    /// How many referrers there still are.
+    pub referrers: u64,
+    /// How many of them the upstream will be asked for before they are listed.
+    pub doubted: Counts,
+    /// Manifests that later records tell of and whose links are lost.
+    pub lost: BTreeSet<Manifest>,
+    /// Where the damaged journal is now.
+    pub set_aside: Option<PathBuf>,
+}
+
+/// Makes `data_dir` one that opens: sets sled aside, to be built anew at the next start, and if the journal is
+/// damaged puts what is intact of it in its place.
+///
+/// # Errors
+/// Another process has the index, there is none, a newer build wrote it, or the disk fails. The damaged journal
+/// then is where it was.
+pub fn rebuild(data_dir: &Path) -> Result<Mended, MaintenanceError> {
+    if !data_dir.exists() {
+        return Err(MaintenanceError::NoIndex(data_dir.to_owned()));
+    }
+    let _lock = lock(data_dir)?;
+    finish_mending(data_dir)?;
+    let journal = data_dir.join(JOURNAL);
+    if !journal.exists() {
+        return Err(MaintenanceError::NoIndex(data_dir.to_owned()));
+    }
+    let mut mended = Mended::default();
+    let scratch = data_dir.join(SCRATCH);
+    remove(&scratch)?;
+    let identity = random_identity().map_err(failed("an identity for the journal"))?;
+    let mut salvage = Salvage {
+        store: Store::open(&scratch, CACHE_BYTES, FLUSH_INTERVAL, identity)?,
+        changes: Changes::default(),
+        changed: 0,
+        end: 0,
+        last_order: 0,
+    };
+    Remains::find(&journal)?.read(|piece| salvage.take(piece, &mut mended))?;
+    salvage.write()?;
+    mended.referrers = salvage.store.numbers().meta.referrers;
+    if !mended.gaps.is_empty() {
+        let header = Header { identity, position: salvage.end, last_order: salvage.last_order };
+        salvage.write_journal(&data_dir.join(MENDING), &header, &mut mended)?;
+        let aside = free_name(data_dir);
+        fs::rename(data_dir.join(MENDING), data_dir.join(MENDED)).map_err(failed("the mended journal"))?;
+        fs::rename(&journal, &aside).map_err(failed("the damaged journal"))?;
+        finish_mending(data_dir)?;
+        mended.set_aside = Some(aside);
+    }
+    drop(salvage);
+    remove(&scratch)?;
+    set_aside(data_dir).map_err(failed("setting sled aside"))?;
+    Ok(mended)
+}
+
+/// The index as far as it was read again, in a sled of its own.
+struct Salvage {
+    store: Store,
+    changes: Changes,
+    changed: usize,
+    end: u64,
+    last_order: u64,
+}
+
+impl Salvage {
+    fn take(&mut self, piece: Piece, mended: &mut Mended) -> Result<(), MaintenanceError> {
+        match piece {
+            Piece::Commit(commit) => {
+                self.end = self.end.max(commit.end);
+                for (index, record) in (0..).zip(commit.records) {
+                    self.apply(record, Version::of(commit.position, index), mended)?;
+                }
+            }
+            Piece::Gap(gap) => {
+                self.doubt_all()?;
+                let before = Some(Order(self.last_order)).filter(|order| order.0 > 0);
+                mended.between.push((before, None));
+                mended.gaps.push(gap);
+            }
+            Piece::Torn(_) => {}
+        }
+        Ok(())
+    }
+
+    fn apply(
+        &mut self,
+        record: Record,
+        version: Version,
+        mended: &mut Mended,
+    ) -> Result<(), MaintenanceError> {
+        if let Some(order) = record.order() {
+            self.last_order = self.last_order.max(order.0);
+            for (_, after) in &mut mended.between {
+                after.get_or_insert(order);
+            }
+        }
+        let key = match &record {
+            Record::Recorded(Recorded { referrer, .. }) => referrer,
+            Record::Confirmed(key) | Record::Doubted(key) | Record::Removed(key) => key,
+            Record::End { .. } => return Ok(()),
+        };
+        let manifest = (key.repository.clone(), key.digest.clone());
+        let is_known = self.changes.find(&self.store, key)?.is_some();
+        if is_known || mended.gaps.is_empty() || matches!(record, Record::Recorded(_) | Record::Removed(_)) {
+            mended.lost.remove(&manifest);
+        } else {
+            mended.lost.insert(manifest);
+        }
+        self.changes.apply(&self.store, record, version)?;
+        self.changed += 1;
+        if self.changed >= BATCH { self.write() } else { Ok(()) }
+    }
+
+    /// A removal may have been lost.
+    fn doubt_all(&mut self) -> Result<(), MaintenanceError> {
+        self.write()?;
+        let mut all = self.store.all().map(|known| known.map(|(referrer, _)| referrer)).peekable();
+        while all.peek().is_some() {
+            let mut changes = Changes::default();
+            for referrer in all.by_ref().take(BATCH) {
+                changes.apply(&self.store, Record::Doubted(referrer?), Version(self.end))?;
+            }
+            self.store.write(changes, None)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<(), MaintenanceError> {
+        self.changed = 0;
+        Ok(self.store.write(std::mem::take(&mut self.changes), None)?)
+    }
+
+    /// All of it as a journal of a snapshot and an empty segment.
+    fn write_journal(
+        &self,
+        directory: &Path,
+        header: &Header,
+        mended: &mut Mended,
+    ) -> Result<(), MaintenanceError> {
+        let failed = failed("writing the mended journal");
+        remove(directory)?;
+        fs::create_dir(directory).map_err(&failed)?;
+        let mut writer = SnapshotWriter::create(directory, header).map_err(&failed)?;
+        for known in self.store.all() {
+            let (referrer, known) = known?;
+            if known.pending {
+                *mended.doubted.entry(referrer.repository.clone()).or_default() += 1;
+            }
+            writer.append(&Record::Recorded(Recorded::of(referrer, known))).map_err(&failed)?;
+        }
+        writer.finish().map_err(&failed)?;
+        create_segment(directory, header).map_err(&failed)?;
+        files::sync_directory(directory).map_err(&failed)
+    }
+}
+
+fn remove(directory: &Path) -> Result<(), MaintenanceError> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(failed("removing what an earlier attempt left")(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn free_name(data_dir: &Path) -> PathBuf {
+    let mut names = (1u64..).map(|number| data_dir.join(format!("{DAMAGED}{number}")));
+    names.find(|name| !name.exists()).unwrap_or_else(|| data_dir.join(DAMAGED))
+}
