@@ -24,6 +24,7 @@ use crate::body::Body;
 use crate::error::{Error, error_response};
 use crate::forward::strip_hop_by_hop;
 use crate::index::Repository;
+use crate::limits::Budget;
 use crate::oci::{Algorithm, Digest, ErrorCode, TagOrDigest, media_type};
 use crate::upstream::{Upstream, manifest_uri, question};
 
@@ -38,6 +39,9 @@ const CALLERS_REMEMBERED: usize = 1_000;
 /// Always this many, so that the time of an answer does not tell whether there are links.
 pub const WITNESSES: usize = 3;
 
+/// How long a question waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Asks the upstream, and remembers for a while who may read what.
 #[derive(Debug)]
 pub struct Access {
@@ -46,6 +50,7 @@ pub struct Access {
     lifetime: Duration,
     salt: [u64; 2],
     manifest_limit: usize,
+    questions: Budget,
 }
 
 type CredentialsHash = [u8; 32];
@@ -102,7 +107,12 @@ pub enum Verdict {
 impl Access {
     /// Nothing remembered; a yes lives for `lifetime`.
     #[must_use]
-    pub fn new(upstream: Arc<Upstream>, lifetime: Duration, manifest_limit: usize) -> Self {
+    pub fn new(
+        upstream: Arc<Upstream>,
+        lifetime: Duration,
+        manifest_limit: usize,
+        questions: Budget,
+    ) -> Self {
         let seed = RandomState::new();
         Self {
             upstream,
@@ -110,6 +120,7 @@ impl Access {
             lifetime,
             salt: [seed.hash_one(0), seed.hash_one(1)],
             manifest_limit,
+            questions,
         }
     }
 
@@ -244,12 +255,14 @@ impl Access {
         uri: Uri,
         accept: &'static str,
     ) -> Result<Response<Incoming>, Error> {
-        Ok(self.upstream.send(asked_by(caller, Method::GET, uri, accept)).await?)
+        self.send(asked_by(caller, Method::GET, uri, accept)).await
     }
 
     /// The body of an answer, which may be as long as a manifest.
     pub async fn whole(&self, response: Response<Incoming>) -> Result<Bytes, Error> {
-        let body = Body::from_upstream(response.into_body(), self.upstream.body_idle());
+        // The guard of the question goes with the head.
+        let (_head, body) = response.into_parts();
+        let body = Body::from_upstream(body, self.upstream.body_idle());
         let whole = Limited::new(body, self.manifest_limit).collect().await;
         Ok(whole.map_err(|_| Error::UpstreamBody)?.to_bytes())
     }
@@ -268,7 +281,7 @@ impl Access {
     ) -> Result<Answer<Response<Incoming>>, Error> {
         let uri = manifest_uri(&repository.name, manifest).map_err(|_| Error::Handler)?;
         let request = asked_by(caller, method, uri, media_type::ACCEPT_EVERY_MANIFEST);
-        let response = self.upstream.send(request).await?;
+        let response = self.send(request).await?;
         match response.status() {
             StatusCode::OK => {
                 self.remember(caller, repository);
@@ -277,6 +290,14 @@ impl Access {
             StatusCode::NOT_FOUND => Ok(Answer::Absent),
             status => refusal(&response).map(Answer::Refused).ok_or(Error::Undecided(status)),
         }
+    }
+
+    /// The answer keeps its place among the questions until it is dropped.
+    async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, Error> {
+        let guard = self.questions.wait_for_one(PATIENCE).await?;
+        let mut response = self.upstream.send(request).await?;
+        response.extensions_mut().insert(Arc::new(guard));
+        Ok(response)
     }
 
     fn remembers(&self, caller: &Caller, repository: &Repository) -> bool {

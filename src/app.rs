@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::{HeaderValue, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Request, Response, Uri};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceBuilder};
@@ -20,6 +20,7 @@ use crate::framing::LastHead;
 use crate::gathering::Gathering;
 use crate::index::{Index, Repository};
 use crate::learning::Learning;
+use crate::limits::{Budget, Limit, Requests};
 use crate::listing::Listing;
 use crate::manifests::Manifests;
 use crate::oci::RepositoryName;
@@ -40,6 +41,7 @@ pub struct App {
     further: Vec<Registry>,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
+    requests: Arc<Requests>,
     request_ids: RequestIds,
 }
 
@@ -70,16 +72,18 @@ impl App {
             further: upstreams.further.iter().map(registry).collect(),
             metrics,
             tasks,
+            requests: Requests::new(config.limits.requests_per_client),
             request_ids: RequestIds::new(),
         }
     }
 
-    /// The service for one client's connection.
+    /// The service for one client's connection, which answers nothing if it is one too many.
     #[must_use]
     pub fn service(
         self: Arc<Self>,
         client: Peer,
         head: LastHead,
+        is_admitted: bool,
     ) -> impl Service<
         Request<Incoming>,
         Response = Response<Body>,
@@ -96,12 +100,31 @@ impl App {
             .layer(PropagateRequestIdLayer::x_request_id())
             .service(tower::service_fn(move |request| {
                 let (app, origin) = (Arc::clone(&self), client.origin(&request));
-                let is_ambiguous = head.is_ambiguous(&request);
+                // Before anything is passed on: the upstream may read it the other way.
+                let refused = if is_admitted {
+                    head.is_ambiguous(&request).then_some(Error::Ambiguous)
+                } else {
+                    Some(Error::Limit(Limit::Connections))
+                };
                 async move {
-                    // Before anything is passed on: the upstream may read it the other way.
-                    Ok(if is_ambiguous { app.refuse(&request) } else { app.handle(origin, request).await })
+                    Ok(match refused {
+                        Some(error) => app.refuse(&request, &error),
+                        None => app.counted(origin, request).await,
+                    })
                 }
             }))
+    }
+
+    /// As one of the requests that this client may have in progress.
+    async fn counted(&self, origin: Origin, request: Request<Incoming>) -> Response<Body> {
+        match self.requests.begin(origin.client()) {
+            Ok(guard) => {
+                let mut response = self.handle(origin, request).await;
+                response.body_mut().keep(guard);
+                response
+            }
+            Err(limit) => self.refuse(&request, &Error::Limit(limit)),
+        }
     }
 
     async fn handle(&self, origin: Origin, mut request: Request<Incoming>) -> Response<Body> {
@@ -138,6 +161,7 @@ impl App {
         };
         let mut response = result.unwrap_or_else(|error| {
             log.failure(&error);
+            self.count_refused(&error);
             error.to_response()
         });
         forward::lead_back(&mut response, &registry.upstream, &origin);
@@ -146,11 +170,18 @@ impl App {
         response
     }
 
-    fn refuse(&self, request: &Request<Incoming>) -> Response<Body> {
-        let error = Error::Ambiguous;
-        RequestLog::of(request).failure(&error);
-        self.metrics.request(RouteClass::Other, StatusCode::BAD_REQUEST);
-        error.to_response()
+    fn refuse(&self, request: &Request<Incoming>, error: &Error) -> Response<Body> {
+        RequestLog::of(request).failure(error);
+        self.count_refused(error);
+        let response = error.to_response();
+        self.metrics.request(RouteClass::Other, response.status());
+        response
+    }
+
+    fn count_refused(&self, error: &Error) {
+        if let Error::Limit(limit) = error {
+            self.metrics.refused(*limit);
+        }
     }
 
     /// The registry that a request is for; the request then says what that registry is to be asked.
@@ -174,9 +205,11 @@ impl Registry {
         tasks: &TaskTracker,
     ) -> Self {
         let config::References { access_ttl, concurrency, .. } = config.references;
-        let access = Access::new(Arc::clone(upstream), access_ttl, config.manifests.max_bytes);
+        let questions = Budget::new(Limit::Questions, config.limits.questions);
+        let access = Access::new(Arc::clone(upstream), access_ttl, config.manifests.max_bytes, questions);
         let access = Arc::new(access);
-        let reading = Reading::new(Arc::clone(metrics), &config.manifests);
+        let pushed = Budget::new(Limit::ManifestBytes, config.limits.manifest_bytes);
+        let reading = Reading::new(Arc::clone(metrics), &config.manifests, pushed);
         let gathering = Arc::new(Gathering::new(
             Arc::clone(&access),
             index.clone(),

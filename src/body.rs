@@ -14,6 +14,8 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
+use crate::limits::RequestGuard;
+
 /// A body on its way to the upstream or to the client.
 #[derive(Debug)]
 pub struct Body(Source);
@@ -35,6 +37,7 @@ struct Streamed {
     pauses: PauseLimit,
     progress: Option<Arc<Progress>>,
     copy: Option<BodyCopy>,
+    request: Option<RequestGuard>,
 }
 
 /// What passed so far, for somebody who wants it all.
@@ -120,6 +123,7 @@ impl Body {
             pauses: PauseLimit::new(idle),
             progress: None,
             copy: None,
+            request: None,
         })))
     }
 
@@ -140,6 +144,14 @@ impl Body {
                 streamed.copy = Some(BodyCopy { kept: BytesMut::new(), limit, whole });
                 Some(copy)
             }
+        }
+    }
+
+    /// Keeps the guard of the request that this answers until a streamed body is gone; a whole one is as good as
+    /// answered.
+    pub fn keep(&mut self, request: RequestGuard) {
+        if let Source::Streamed(streamed) = &mut self.0 {
+            streamed.request = Some(request);
         }
     }
 

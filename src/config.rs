@@ -58,6 +58,8 @@ pub struct Config {
     pub references: References,
     /// How referrers queries are answered.
     pub referrers: Referrers,
+    /// How much at once.
+    pub limits: Limits,
     /// How links are kept.
     pub index: Index,
     /// What is logged.
@@ -146,6 +148,22 @@ pub struct Referrers {
     pub upstream_ttl: Duration,
 }
 
+/// How much at once. What is over a limit is answered with 429 or 503 and `Retry-After`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of clients. Default 10,000.
+    pub connections: usize,
+    /// Requests of one client address in progress. Default 1,000.
+    pub requests_per_client: usize,
+    /// Bytes of manifests that are held at once while they are pushed, for each upstream. Default 256 MiB.
+    pub manifest_bytes: usize,
+    /// Questions of refshim's own at once, for each upstream. Default 256.
+    pub questions: usize,
+    /// Referrers that one repository may have in the index; what is pushed beyond passes through unrecorded.
+    /// Default 1,000,000.
+    pub repository_referrers: usize,
+}
+
 /// How links are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Index {
@@ -189,6 +207,18 @@ impl Default for Timeouts {
             client_headers: Duration::from_secs(75),
             pool_idle: Duration::from_secs(55),
             shutdown: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            requests_per_client: 1_000,
+            manifest_bytes: 256 << 20,
+            questions: 256,
+            repository_referrers: 1_000_000,
         }
     }
 }

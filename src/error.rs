@@ -1,11 +1,12 @@
 //! Everything that can go wrong with a request, and the one place that gives each its status and its
 //! OCI error body. An answer of the upstream is never an error here: it is passed on.
 
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::body::{Body, BodyError};
 use crate::index::{ReadError, WriteError};
+use crate::limits::Limit;
 use crate::oci::{ErrorBody, ErrorCode};
 use crate::route::MalformedPath;
 use crate::upstream::UpstreamError;
@@ -52,6 +53,9 @@ pub enum Error {
     /// The index cannot be read now.
     #[error("what refers to this manifest cannot be looked up now: {0}")]
     LookUp(#[source] ReadError),
+    /// There is too much at once.
+    #[error("{0}, try again later")]
+    Limit(#[from] Limit),
     /// Something that handles requests ended before it answered.
     #[error("refshim failed to handle the request")]
     Handler,
@@ -89,7 +93,7 @@ pub enum BadQuery {
     Repeated(&'static str),
 }
 
-/// Seconds after which a client may try again what failed for want of the index.
+/// Seconds after which a client may try again what failed for want of the index, or of room.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
 impl Error {
@@ -119,7 +123,10 @@ impl Error {
             | Self::Undecided(_)
             | Self::UpstreamBody => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
             Self::Upstream(UpstreamError::Silent(_)) => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
-            Self::Record(_) | Self::Gather(_) | Self::LookUp(_) => {
+            Self::Limit(Limit::RequestsPerClient) => {
+                (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests)
+            }
+            Self::Limit(_) | Self::Record(_) | Self::Gather(_) | Self::LookUp(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable)
             }
             Self::Handler => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
@@ -134,8 +141,11 @@ impl Error {
         if status == StatusCode::METHOD_NOT_ALLOWED {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status) {
             response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
+        }
+        if matches!(self, Self::Limit(Limit::Connections)) {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }

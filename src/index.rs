@@ -52,6 +52,8 @@ pub struct Settings {
     /// Bytes by which the journal may grow before it is compacted, or twice of what the last compaction
     /// left if that is more.
     pub compact_bytes: u64,
+    /// How many referrers one repository may have, about.
+    pub repository_referrers: u64,
 }
 
 /// What links are scoped to: a repository of one upstream.
@@ -306,6 +308,11 @@ impl Index {
     /// costs nothing. If anything was deleted from the repository meanwhile, all of it is pending.
     pub async fn learn(&self, watch: &Watch, learnt: Vec<Learnt>) -> Result<(), WriteError> {
         self.engine.learn(Arc::clone(&watch.0), learnt).await
+    }
+
+    /// Whether a repository may have more referrers; it may as long as they cannot be counted.
+    pub async fn has_room(&self, repository: &Repository) -> bool {
+        self.engine.has_room(repository.clone()).await
     }
 
     /// The repositories of an upstream in which something refers to `subject`, by name; what is pending

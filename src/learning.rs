@@ -163,7 +163,10 @@ impl Learning {
         let algorithm = digest.algorithm();
         let read = self.reading.read(&repository, &manifest, algorithm, bytes, content_type.as_deref()).await;
         let ReadManifest { referrer, claims, .. } = match read {
-            Ok(read) if read.referrer.digest == digest => read,
+            Ok(read) if read.referrer.digest == digest => {
+                let has_room = read.referrer.links.is_empty() || self.index.has_room(&repository).await;
+                self.reading.within(&repository, read, has_room)
+            }
             Ok(_) => {
                 tracing::warn!(repository = %repository.name, %digest,
                     "a manifest from the registry is not what its digest says; nothing is learnt from it");

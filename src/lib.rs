@@ -16,7 +16,7 @@
 //!
 //! # The modules, innermost first
 //! Each uses only those before it; a test holds the order.
-//! [`oci`] (names, digests, links; pure) → [`body`] → [`framing`] → [`config`] → [`route`] (path to route; pure) →
+//! [`oci`] (names, digests, links; pure) → [`limits`] → [`body`] → [`framing`] → [`config`] → [`route`] (path to route; pure) →
 //! [`selection`] (request to upstream; pure) → [`index`] (journal and sled) → [`telemetry`] → [`tls`] →
 //! [`upstream`] → [`error`] → [`forward`] → [`access`] → [`reading`] (bytes of a manifest to what is kept) →
 //! [`gathering`] → [`learning`] → [`manifests`] → [`listing`] → [`references`] → [`referrers`] →
@@ -44,6 +44,7 @@ pub mod framing;
 pub mod gathering;
 pub mod index;
 pub mod learning;
+pub mod limits;
 pub mod listing;
 pub mod manifests;
 pub mod oci;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, EXPECT, TRAILER, WARNING};
 use http::{HeaderName, HeaderValue, Request, Response};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
@@ -16,6 +17,7 @@ use crate::forward::{self, Origin};
 use crate::gathering::Gathering;
 use crate::index::{Index, Learnt, PutInFlight, Referrer, Repository, Version, Watch};
 use crate::learning::Learning;
+use crate::limits::BudgetGuard;
 use crate::oci::{Algorithm, Descriptor, Digest, LinkKind, TagOrDigest};
 use crate::reading::{ReadManifest, Reading};
 use crate::telemetry::{LinkOutcome, Metrics};
@@ -43,6 +45,7 @@ struct Recording {
     manifest: ReadManifest,
     origin: Origin,
     request: Request<Body>,
+    room: Option<BudgetGuard>,
 }
 
 impl Manifests {
@@ -70,6 +73,7 @@ impl Manifests {
     ) -> Result<Response<Body>, Error> {
         let (mut head, body) = request.into_parts();
         self.gathering.forget(&repository);
+        let room = self.reading.room_for(&body.size_hint())?;
         let read = read_up_to(body, self.reading.max_bytes(), self.upstream.body_idle()).await;
         let bytes = match read.map_err(Error::RequestBody)? {
             Read::Whole(bytes) => bytes,
@@ -84,12 +88,14 @@ impl Manifests {
         let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let algorithm = algorithm_of(&manifest);
         let read = self.reading.read(&repository, &manifest, algorithm, &bytes, content_type).await?;
+        let has_room = read.referrer.links.is_empty() || self.index.has_room(&repository).await;
+        let read = self.reading.within(&repository, read, has_room);
         let warning = read.warning.clone();
         let request = Request::from_parts(head, Body::whole(bytes));
         let response = if read.referrer.links.is_empty() {
             self.send(&repository, &origin, request).await?
         } else {
-            let recording = Recording { repository, manifest: read, origin, request };
+            let recording = Recording { repository, manifest: read, origin, request, room };
             let manifests = self.clone();
             let task = self.tasks.spawn(async move { manifests.record(recording).await });
             task.await.map_err(|_| Error::Handler)??
@@ -142,12 +148,13 @@ impl Manifests {
     }
 
     async fn record(&self, recording: Recording) -> Result<Response<Body>, Error> {
-        let Recording { repository, manifest, origin, request } = recording;
+        let Recording { repository, manifest, origin, request, room } = recording;
         let ReadManifest { referrer, claims, subject, .. } = manifest;
         let kinds: Vec<LinkKind> = referrer.links.iter().map(|link| link.kind).collect();
         let watch = self.index.watch(repository.clone());
         let put = self.index.begin(repository.clone(), referrer.clone()).await.map_err(Error::Record)?;
         let mut answer = forward::send(&self.upstream, &origin, request).await;
+        drop(room);
         let outcome = match &mut answer {
             Ok(response) if response.status().is_success() => {
                 let digest = content_digest(response.headers());

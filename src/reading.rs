@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http_body::SizeHint;
 
 use crate::config;
 use crate::error::Error;
 use crate::index::{Learnt, Referrer, Repository};
+use crate::limits::{Budget, BudgetGuard, Limit};
 use crate::oci::{
     Algorithm, Attestation, Descriptor, Digest, Link, LinkKind, ManifestLinks, TagOrDigest, links_of,
 };
@@ -22,6 +24,8 @@ pub struct Reading {
     metrics: Arc<Metrics>,
     max_bytes: usize,
     max_links_bytes: usize,
+    /// Bytes of manifests that are pushed and not yet taken by the upstream.
+    pushed: Budget,
 }
 
 /// A manifest whose bytes were at hand.
@@ -38,17 +42,26 @@ pub struct ReadManifest {
 }
 
 impl Reading {
-    /// Reads within the limits of `settings`.
+    /// Reads within the limits of `settings`, and holds as much as `pushed` has room for.
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>, settings: &config::Manifests) -> Self {
+    pub fn new(metrics: Arc<Metrics>, settings: &config::Manifests, pushed: Budget) -> Self {
         let config::Manifests { max_bytes, max_links_bytes, .. } = *settings;
-        Self { metrics, max_bytes, max_links_bytes }
+        Self { metrics, max_bytes, max_links_bytes, pushed }
     }
 
     /// How long a manifest may be.
     #[must_use]
     pub fn max_bytes(&self) -> usize {
         self.max_bytes
+    }
+
+    /// Room for a body of this length, unless it is too long to be held at all.
+    pub fn room_for(&self, length: &SizeHint) -> Result<Option<BudgetGuard>, Limit> {
+        if length.lower() > self.max_bytes as u64 {
+            return Ok(None);
+        }
+        let most = length.upper().and_then(|upper| usize::try_from(upper).ok());
+        self.pushed.take(most.unwrap_or(usize::MAX).min(self.max_bytes)).map(Some)
     }
 
     /// A manifest is longer than that. Gives what to say to the one who pushed it.
@@ -105,6 +118,24 @@ impl Reading {
         }
         let claims = found.attestations.into_iter().map(claim).collect::<Result<_, _>>()?;
         Ok(ReadManifest { referrer: Referrer { digest, descriptor, links }, claims, subject, warning })
+    }
+
+    /// The same manifest, without its links if the repository has no room for any.
+    #[must_use]
+    pub fn within(&self, repository: &Repository, read: ReadManifest, has_room: bool) -> ReadManifest {
+        let links = read.referrer.links.len() + read.claims.len();
+        if has_room || links == 0 {
+            return read;
+        }
+        tracing::warn!(repository = %repository.name, digest = %read.referrer.digest, links,
+            "the repository has as many referrers as one may have, links are not recorded");
+        self.metrics.unrecorded(Unrecorded::RepositoryFull, links);
+        ReadManifest {
+            referrer: Referrer { links: Vec::new(), ..read.referrer },
+            claims: Vec::new(),
+            subject: None,
+            warning: Some("the repository has too many referrers, links are not recorded".to_owned()),
+        }
     }
 
     fn tell_refusals(

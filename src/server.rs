@@ -29,6 +29,7 @@ use crate::config::{self, Config, RegistryUrl, Timeouts, UpstreamName};
 use crate::forward::{Clients, Peer};
 use crate::framing::{LastHead, Watched};
 use crate::index::{Index, OpenError};
+use crate::limits::{Admission, Connections};
 use crate::telemetry::Metrics;
 use crate::tls::{Acceptor, Reload as _, TlsError};
 use crate::upstream::{BUFFER_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, Upstream, Upstreams};
@@ -36,6 +37,10 @@ use crate::upstream::{BUFFER_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, Upstream, Upstr
 /// How long to wait before accepting again after accepting failed, as it does without free file
 /// descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection may last that is only told that there are too many.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(5);
+/// Connections to the admin listener.
+const ADMIN_CONNECTIONS: usize = 1_000;
 /// HTTP/2 flow control: how much a stream, and a connection, may have under way. Large enough for a
 /// blob at full speed, small enough for many clients.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -78,6 +83,7 @@ pub struct Server {
     index: Index,
     tasks: TaskTracker,
     timeouts: Timeouts,
+    connections: Connections,
 }
 
 /// All that is made of TLS files.
@@ -136,6 +142,7 @@ impl Server {
             flush_interval: config.index.flush_interval,
             segment_bytes: config.index.segment_bytes,
             compact_bytes: config.index.compact_bytes,
+            repository_referrers: config.limits.repository_referrers as u64,
         })?;
         let tasks = TaskTracker::new();
         let app = App::new(config, &upstreams, &index, Arc::clone(&metrics), tasks.clone());
@@ -150,6 +157,7 @@ impl Server {
             index,
             tasks,
             timeouts: config.timeouts.clone(),
+            connections: Connections::new(config.limits.connections),
         })
     }
 
@@ -168,14 +176,17 @@ impl Server {
     pub async fn serve(self, shutdown: impl Future<Output = ()>, hangup: Signal) {
         let graceful = GracefulShutdown::new();
         let app = self.app;
-        let has_tls = self.tls.acceptor.is_some();
+        let tls = &self.tls.acceptor;
+        let has_tls = tls.is_some();
+        let doors = Doors { graceful: &graceful, timeouts: &self.timeouts };
         let clients =
-            accept(&self.clients, &graceful, &self.timeouts, self.tls.acceptor.clone(), |client, head| {
+            doors.accept(&self.clients, &self.connections, tls.clone(), |client, head, admission| {
                 let client = Peer::new(Arc::clone(&self.known_clients), client, has_tls);
-                TowerToHyperService::new(Arc::clone(&app).service(client, head))
+                TowerToHyperService::new(Arc::clone(&app).service(client, head, admission.is_served()))
             });
         let admin = self.admin;
-        let admins = accept(&self.admins, &graceful, &self.timeouts, None, |_, _| {
+        let admin_connections = Connections::new(ADMIN_CONNECTIONS);
+        let admins = doors.accept(&self.admins, &admin_connections, None, |_, _, _| {
             let admin = Arc::clone(&admin);
             hyper::service::service_fn(move |request: Request<Incoming>| {
                 let admin = Arc::clone(&admin);
@@ -216,49 +227,59 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
 }
 
-/// Accepts connections for ever, each served in a task of its own.
-async fn accept<S>(
-    listener: &TcpListener,
-    graceful: &GracefulShutdown,
-    timeouts: &Timeouts,
-    tls: Option<Arc<Acceptor>>,
-    service: impl Fn(IpAddr, LastHead) -> S,
-) where
-    S: hyper::service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
-        + Send
-        + 'static,
-    S::Future: Send + 'static,
-{
-    let builder = connection_builder(timeouts);
-    loop {
-        match listener.accept().await {
-            Ok((stream, client)) => {
-                let stream = match client_stream(stream, timeouts) {
-                    Ok(stream) => stream,
-                    Err(error) => {
-                        tracing::debug!(%client, %error, "a client was gone before it was served");
-                        continue;
-                    }
-                };
-                let head = LastHead::default();
-                let connection = Connection {
-                    builder: builder.clone(),
-                    watcher: graceful.watcher(),
-                    client,
-                    service: service(client.ip(), head.clone()),
-                    head,
-                };
-                match &tls {
-                    None => tokio::spawn(connection.serve(stream)),
-                    Some(tls) => {
-                        let limit = timeouts.client_headers;
-                        tokio::spawn(connection.serve_tls(Arc::clone(tls), limit, stream))
-                    }
-                };
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept connections, trying again");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+/// What all listeners have in common.
+struct Doors<'a> {
+    graceful: &'a GracefulShutdown,
+    timeouts: &'a Timeouts,
+}
+
+impl Doors<'_> {
+    /// Accepts connections for ever, each served in a task of its own.
+    async fn accept<S>(
+        &self,
+        listener: &TcpListener,
+        connections: &Connections,
+        tls: Option<Arc<Acceptor>>,
+        service: impl Fn(IpAddr, LastHead, &Admission) -> S,
+    ) where
+        S: hyper::service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
+            + Send
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        let builder = connection_builder(self.timeouts);
+        loop {
+            match listener.accept().await {
+                Ok((stream, client)) => {
+                    let Some(admission) = connections.admit() else { continue };
+                    let stream = match client_stream(stream, self.timeouts) {
+                        Ok(stream) => stream,
+                        Err(error) => {
+                            tracing::debug!(%client, %error, "a client was gone before it was served");
+                            continue;
+                        }
+                    };
+                    let head = LastHead::default();
+                    let connection = Connection {
+                        builder: builder.clone(),
+                        watcher: self.graceful.watcher(),
+                        client,
+                        service: service(client.ip(), head.clone(), &admission),
+                        head,
+                        admission,
+                    };
+                    match &tls {
+                        None => tokio::spawn(connection.serve(stream)),
+                        Some(tls) => {
+                            let limit = self.timeouts.client_headers;
+                            tokio::spawn(connection.serve_tls(Arc::clone(tls), limit, stream))
+                        }
+                    };
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections, trying again");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
@@ -271,6 +292,7 @@ struct Connection<S> {
     client: SocketAddr,
     service: S,
     head: LastHead,
+    admission: Admission,
 }
 
 impl<S> Connection<S>
@@ -284,7 +306,11 @@ where
         let stream = TokioIo::new(Watched::new(stream, self.head));
         let connection = self.builder.serve_connection_with_upgrades(stream, self.service);
         let connection = self.watcher.watch(connection.into_owned());
-        if let Err(error) = pin!(connection).await {
+        let ended = match &self.admission {
+            Admission::Served(_) => pin!(connection).await,
+            Admission::Refused(_) => tokio::time::timeout(REFUSAL_LIMIT, connection).await.unwrap_or(Ok(())),
+        };
+        if let Err(error) = ended {
             tracing::debug!(client = %self.client, error = &*error, "a connection ended early");
         }
     }

@@ -15,6 +15,7 @@ use tracing_subscriber::filter::{EnvFilter, ParseError};
 
 use crate::config::{Log, LogFormat};
 use crate::index::{State, Statistics};
+use crate::limits::Limit;
 use crate::oci::LinkKind;
 use crate::route::RouteClass;
 
@@ -46,6 +47,7 @@ pub struct Metrics {
     pub query_seconds: Histogram,
     links: Family<LinkLabels, Counter>,
     unrecorded: Family<UnrecordedLabels, Counter>,
+    refused: Family<LimitLabels, Counter>,
     index: IndexGauges,
 }
 
@@ -89,6 +91,11 @@ struct UnrecordedLabels {
     reason: Unrecorded,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    limit: Limit,
+}
+
 /// Why links were left out of the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unrecorded {
@@ -98,6 +105,8 @@ pub enum Unrecorded {
     Malformed,
     /// Its links and its descriptor together are too much.
     TooMany,
+    /// Its repository has as many referrers as one may have.
+    RepositoryFull,
 }
 
 impl Default for Metrics {
@@ -125,6 +134,8 @@ impl Metrics {
         registry.register("links", "Links that passed in manifests", links.clone());
         let unrecorded = Family::default();
         registry.register("unrecorded", "Links, or manifests, left out of the index", unrecorded.clone());
+        let refused = Family::default();
+        registry.register("refused", "Requests, or connections, over a limit", refused.clone());
         let index = IndexGauges::default();
         for (name, help, gauge) in [
             ("index_referrers", "Referrers in the index", &index.referrers),
@@ -140,7 +151,7 @@ impl Metrics {
         ] {
             registry.register(name, help, gauge.clone());
         }
-        Self { registry, requests, upstream_seconds, query_seconds, links, unrecorded, index }
+        Self { registry, requests, upstream_seconds, query_seconds, links, unrecorded, refused, index }
     }
 
     /// Counts an answered request.
@@ -158,6 +169,11 @@ impl Metrics {
     /// Counts links, or a manifest, left out of the index.
     pub fn unrecorded(&self, reason: Unrecorded, count: usize) {
         self.unrecorded.get_or_create(&UnrecordedLabels { reason }).inc_by(count as u64);
+    }
+
+    /// Counts what was refused because of a limit.
+    pub fn refused(&self, limit: Limit) {
+        self.refused.get_or_create(&LimitLabels { limit }).inc();
     }
 
     /// Adds up the time of a query.
@@ -206,12 +222,25 @@ impl EncodeLabelValue for LinkOutcome {
     }
 }
 
+impl EncodeLabelValue for Limit {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        let limit = match self {
+            Self::Connections => "connections",
+            Self::RequestsPerClient => "requests_per_client",
+            Self::ManifestBytes => "manifest_bytes",
+            Self::Questions => "questions",
+        };
+        limit.encode(encoder)
+    }
+}
+
 impl EncodeLabelValue for Unrecorded {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         let reason = match self {
             Self::TooLong => "too_long",
             Self::Malformed => "malformed",
             Self::TooMany => "too_many",
+            Self::RepositoryFull => "repository_full",
         };
         reason.encode(encoder)
     }

@@ -17,7 +17,8 @@ use super::value::{
     list, log_filter, log_format, network, size,
 };
 use super::{
-    ClientAuth, Config, Index, Log, Manifests, References, Referrers, RegistryUrl, Timeouts, Tls, Upstream,
+    ClientAuth, Config, Index, Limits, Log, Manifests, References, Referrers, RegistryUrl, Timeouts, Tls,
+    Upstream,
 };
 use crate::oci::LinkKinds;
 
@@ -65,11 +66,14 @@ pub(super) struct Draft {
     manifests: Manifests,
     references: References,
     referrers: Referrers,
+    limits: Limits,
     index: Index,
     log: Log,
 }
 
 /// A wait that must end, but need not end soon.
+const MILLION: u64 = 1_000_000;
+
 pub(super) const LIMIT: RangeInclusive<u64> = 1..=24 * HOUR;
 
 use SettingForm::{Many, One};
@@ -119,6 +123,17 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     }),
     setting("referrers.upstream_ttl", One, |to, text| {
         put(&mut to.referrers.upstream_ttl, duration(text, 0..=5 * MINUTE))
+    }),
+    setting("limits.connections", One, |to, text| put(&mut to.limits.connections, count(text, 1..=MILLION))),
+    setting("limits.requests_per_client", One, |to, text| {
+        put(&mut to.limits.requests_per_client, count(text, 1..=MILLION))
+    }),
+    setting("limits.manifest_bytes", One, |to, text| {
+        put(&mut to.limits.manifest_bytes, size(text, MIB..=64 * GIB))
+    }),
+    setting("limits.questions", One, |to, text| put(&mut to.limits.questions, count(text, 8..=MILLION))),
+    setting("limits.repository_referrers", One, |to, text| {
+        put(&mut to.limits.repository_referrers, count(text, 1..=1_000 * MILLION))
     }),
     setting("index.cache_bytes", One, |to, text| put(&mut to.index.cache_bytes, size(text, MIB..=256 * GIB))),
     setting("index.flush_interval", One, |to, text| {
@@ -241,6 +256,7 @@ impl Default for Draft {
             manifests: Manifests::default(),
             references: References::default(),
             referrers: Referrers::default(),
+            limits: Limits::default(),
             index: Index::default(),
             log: Log::default(),
         }
@@ -262,6 +278,7 @@ impl Draft {
         }
         mistakes.extend(clashes(&upstreams));
         mistakes.extend(unpaired(&self.tls));
+        mistakes.extend(no_room(&self.limits, &self.manifests));
         let default = upstreams.iter().position(|upstream| upstream.name.is_default());
         let (Some(default), true) = (default, mistakes.is_empty()) else { return Err(mistakes) };
         Ok(Config {
@@ -278,10 +295,18 @@ impl Draft {
             manifests: self.manifests,
             references: self.references,
             referrers: self.referrers,
+            limits: self.limits,
             index: self.index,
             log: self.log,
         })
     }
+}
+
+fn no_room(limits: &Limits, manifests: &Manifests) -> Option<Mistake> {
+    let needed = manifests.max_bytes;
+    (limits.manifest_bytes < needed).then(|| {
+        Mistake::new("limits.manifest_bytes", format!("must be at least manifests.max_bytes ({needed})"))
+    })
 }
 
 fn unpaired(tls: &Tls) -> Option<Mistake> {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::settings::{Known, SETTINGS};
 use super::upstream::UPSTREAM_SETTINGS;
 use super::{
-    ClientAuth, Config, Given, Http2, Index, Log, LogFormat, Manifests, References, Referrers, Timeouts, Tls,
-    Upstream, UpstreamTls, file,
+    ClientAuth, Config, Given, Http2, Index, Limits, Log, LogFormat, Manifests, References, Referrers,
+    Timeouts, Tls, Upstream, UpstreamTls, file,
 };
 use crate::oci::LinkKind;
 
@@ -155,6 +155,12 @@ fn every_setting_reaches_its_field() {
         [referrers]
         include = ["cosign", "parent"]
         upstream_ttl = "3s"
+        [limits]
+        connections = 11
+        requests_per_client = 12
+        manifest_bytes = "13MiB"
+        questions = 14
+        repository_referrers = 15
         [index]
         cache_bytes = "1GiB"
         flush_interval = "10ms"
@@ -198,6 +204,13 @@ fn every_setting_reaches_its_field() {
         referrers: Referrers {
             include: [LinkKind::Cosign, LinkKind::Parent].into_iter().collect(),
             upstream_ttl: Duration::from_secs(3),
+        },
+        limits: Limits {
+            connections: 11,
+            requests_per_client: 12,
+            manifest_bytes: 13 << 20,
+            questions: 14,
+            repository_referrers: 15,
         },
         index: Index {
             cache_bytes: 1 << 30,

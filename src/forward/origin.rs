@@ -27,6 +27,7 @@ pub struct Clients {
 #[derive(Clone, Debug)]
 pub struct Peer {
     clients: Arc<Clients>,
+    client: IpAddr,
     address: HeaderValue,
     scheme: &'static str,
     is_trusted: bool,
@@ -35,6 +36,7 @@ pub struct Peer {
 /// Where one request came from. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Origin {
+    client: IpAddr,
     /// The client's address, behind those that a trusted proxy told.
     forwarded_for: HeaderValue,
     pub(super) is_trusted: bool,
@@ -72,6 +74,7 @@ impl Peer {
         let is_trusted = clients.trusted.iter().any(|network| network.contains(&client));
         Self {
             clients,
+            client,
             address: address.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
             scheme: if tls { "https" } else { "http" },
             is_trusted,
@@ -92,6 +95,7 @@ impl Peer {
             ),
         };
         Origin {
+            client: self.client(request.headers()),
             forwarded_for: self.forwarded_for(request.headers()),
             is_trusted: self.is_trusted,
             scheme,
@@ -99,6 +103,19 @@ impl Peer {
             mark: None,
             namespace: None,
         }
+    }
+
+    /// The nearest address that is no trusted proxy's, as far as these tell.
+    fn client(&self, headers: &HeaderMap) -> IpAddr {
+        if !self.is_trusted {
+            return self.client;
+        }
+        let told = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+        let told: Vec<&str> = told.flat_map(|value| value.split(',')).collect();
+        let addresses = told.iter().rev().map_while(|address| address.trim().parse::<IpAddr>().ok());
+        let mut clients = addresses.map(|address| address.to_canonical());
+        let is_proxy = |client: &IpAddr| self.clients.trusted.iter().any(|network| network.contains(client));
+        clients.find(|client| !is_proxy(client)).unwrap_or(self.client)
     }
 
     fn forwarded_for(&self, headers: &HeaderMap) -> HeaderValue {
@@ -118,6 +135,12 @@ impl Origin {
         self.mark = selected.mark;
         self.namespace = selected.namespace.and_then(|namespace| HeaderValue::try_from(namespace).ok());
         self
+    }
+
+    /// Whose request it is, behind the trusted proxies.
+    #[must_use]
+    pub fn client(&self) -> IpAddr {
+        self.client
     }
 
     /// The name by which the client reached refshim, or is to reach it.
@@ -184,6 +207,27 @@ mod tests {
         check(None, "::ffff:10.1.2.3", [&chain("10.1.2.3"), "https", "told"]);
         check(None, "fd00::1", [&chain("fd00::1"), "https", "told"]);
         check(None, "fd00::2", ["fd00::2", "http", "own"]);
+    }
+
+    #[track_caller]
+    fn check_client(peer: &str, told: &[&str], expected: &str) {
+        let clients = Clients { external: None, trusted: vec!["10.0.0.0/8".parse().unwrap()] };
+        let peer = Peer::new(Arc::new(clients), peer.parse().unwrap(), false);
+        let mut request = Request::builder();
+        for value in told {
+            request = request.header("x-forwarded-for", *value);
+        }
+        assert_eq!(peer.origin(&request.body(()).unwrap()).client().to_string(), expected, "{told:?}");
+    }
+
+    #[test]
+    fn the_client_is_the_nearest_that_is_no_trusted_proxy() {
+        check_client("192.0.2.1", &["1.1.1.1"], "192.0.2.1");
+        check_client("10.0.0.1", &[], "10.0.0.1");
+        check_client("10.0.0.1", &["1.1.1.1"], "1.1.1.1");
+        check_client("10.0.0.1", &["1.1.1.1, 2.2.2.2", "::ffff:10.0.0.2"], "2.2.2.2");
+        check_client("10.0.0.1", &["1.1.1.1, nonsense, 10.0.0.2"], "10.0.0.1");
+        check_client("::ffff:10.0.0.1", &["10.0.0.3"], "10.0.0.1");
     }
 
     #[test]

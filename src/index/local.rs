@@ -35,11 +35,13 @@ pub(crate) struct Local {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    repository_referrers: u64,
 }
 
 impl Local {
     pub(crate) fn open(mut settings: Settings) -> Result<Self, OpenError> {
         settings.data_dir = create_data_dir(&settings.data_dir)?;
+        let repository_referrers = settings.repository_referrers;
         let shared = Arc::new(Shared::new(lock(&settings.data_dir)?));
         finish_mending(&settings.data_dir)?;
         let (commands, receiver) = mpsc::channel(QUEUE);
@@ -53,7 +55,7 @@ impl Local {
             Err(JournalError::Io { path, source }) => return Err(OpenError::Io { path, source }),
             Err(error @ JournalError::Newer { .. }) => return Err(OpenError::Newer(error.to_string())),
         };
-        Ok(Self { shared, commands, threads: Mutex::new(threads) })
+        Ok(Self { shared, commands, threads: Mutex::new(threads), repository_referrers })
     }
 
     pub(crate) fn state(&self) -> State {
@@ -98,6 +100,11 @@ impl Local {
 
     pub(crate) async fn learn(&self, watch: Arc<Watch>, learnt: Vec<Learnt>) -> Result<(), WriteError> {
         self.write(|reply| Write::Learn { watch, learnt, reply }).await
+    }
+
+    pub(crate) async fn has_room(&self, repository: Repository) -> bool {
+        let count = self.read(move |store| store.referrers_in(&repository)).await;
+        count.map_or(true, |count| count < self.repository_referrers)
     }
 
     pub(crate) async fn repositories(
@@ -250,6 +257,7 @@ mod tests {
             flush_interval: Duration::from_millis(100),
             segment_bytes: 1 << 20,
             compact_bytes: 1 << 20,
+            repository_referrers: 1 << 20,
         });
         let local = local.unwrap();
         local.opened().await;

@@ -30,6 +30,7 @@ impl Bench {
             flush_interval: Duration::from_millis(100),
             segment_bytes: 64 << 20,
             compact_bytes: 1 << 30,
+            repository_referrers: 1 << 20,
         };
         Self { directory, settings }
     }

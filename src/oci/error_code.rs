@@ -16,6 +16,9 @@ pub enum ErrorCode {
     ManifestUnknown,
     /// The repository name is malformed.
     NameInvalid,
+    /// The caller asks for too much at once.
+    #[serde(rename = "TOOMANYREQUESTS")]
+    TooManyRequests,
     /// The body is not as long as it should be.
     SizeInvalid,
     /// The tag is malformed (this and those below are not in the specification; distribution uses them).

@@ -19,6 +19,7 @@ mod elsewhere;
 mod gathering;
 mod large;
 mod learning;
+mod limits;
 mod maintenance;
 mod modules;
 mod operation;

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 /// Innermost first; a module names only those before it.
-const ORDER: [&str; 24] = [
+const ORDER: [&str; 25] = [
     "oci",
+    "limits",
     "body",
     "framing",
     "config",

@@ -4,6 +4,7 @@
 //! - `1`, repository, subject, order: a link. What a query reads, in the order of pushes.
 //! - `2`, repository, referrer: the way back, from a referrer to its links.
 //! - `3`, upstream, subject, name: how many referrers the subject has in the repository of this name.
+//! - `4`, repository: how many referrers it has.
 //!
 //! Each part has a fixed length, begins with it or stands last, so that no name is the prefix of another's.
 
@@ -20,6 +21,7 @@ const LINKS: u8 = 1;
 pub(super) const BACK: [u8; 1] = [2];
 
 const REPOSITORIES: u8 = 3;
+const REFERRERS: u8 = 4;
 
 /// The beginning of the keys of all links to `subject`.
 pub(super) fn links_to(repository: &Repository, subject: &Digest) -> Vec<u8> {
@@ -72,6 +74,13 @@ pub(super) fn repositories_of(upstream: u32, subject: &Digest) -> Vec<u8> {
 pub(super) fn repository_of(subject: &Digest, repository: &Repository) -> Vec<u8> {
     let mut key = repositories_of(repository.upstream, subject);
     key.put_slice(repository.name.as_str().as_bytes());
+    key
+}
+
+/// The key of the number of referrers in the repository.
+pub(super) fn referrers_in(repository: &Repository) -> Vec<u8> {
+    let mut key = vec![REFERRERS];
+    put_repository(&mut key, repository);
     key
 }
 

@@ -1,9 +1,11 @@
-//! In which repositories a manifest is a subject: how many referrers it has in each.
+//! How many referrers a repository has, and in which repositories a manifest is a subject: how many it has in
+//! each.
 
 use std::collections::HashMap;
 
 use super::changes::Change;
 use super::{Meta, Store, StoreError, key};
+use crate::index::Repository;
 use crate::index::record::ReferrerKey;
 use crate::oci::{Digest, RepositoryName};
 
@@ -16,6 +18,7 @@ impl Counts {
     pub(super) fn add(&mut self, referrer: &ReferrerKey, change: &Change) {
         for (known, step) in [(&change.before, -1), (&change.after, 1)] {
             let Some(known) = known else { continue };
+            *self.0.entry(key::referrers_in(&referrer.repository)).or_default() += step;
             for subject in known.links.keys() {
                 *self.0.entry(key::repository_of(subject, &referrer.repository)).or_default() += step;
             }
@@ -58,6 +61,11 @@ fn decode(value: &[u8]) -> Result<u64, StoreError> {
 }
 
 impl Store {
+    /// How many referrers a repository has.
+    pub(crate) fn referrers_in(&self, repository: &Repository) -> Result<u64, StoreError> {
+        super::guarded(|| self.tree.get(key::referrers_in(repository))?.map_or(Ok(0), |count| decode(&count)))
+    }
+
     /// The repositories of an upstream in which `subject` has referrers, by name.
     pub(crate) fn repositories(
         &self,

@@ -1,0 +1,177 @@
+//! What is over a limit is refused, quickly and with the limit's name, and what is below it goes on.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+
+use crate::support::{Client, Content, Refshim, Registry, Scripted, about};
+
+/// A request's beginning on a connection of its own, which is kept open.
+fn hold(refshim: &Refshim, text: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(refshim.address).unwrap();
+    stream.write_all(text.as_bytes()).unwrap();
+    stream
+}
+
+async fn metric(refshim: &Refshim, line: &str) -> bool {
+    Client::new(refshim.admin).text("/metrics").await.lines().any(|found| found == line)
+}
+
+/// Waits for what other tasks of the process do; the test's own limit ends it.
+async fn until(mut is_so: impl AsyncFnMut() -> bool) {
+    while !is_so().await {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_and_closed() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::prepare(registry.address, directory.path()).with("LIMITS_CONNECTIONS", "3");
+    let refshim = refshim.launch().await;
+    let request = "GET /v2/ HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut held: Vec<TcpStream> = (0..3).map(|_| hold(&refshim, request)).collect();
+    for stream in &mut held {
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    }
+    let mut refused = hold(&refshim, request);
+    let mut answer = String::new();
+    refused.read_to_string(&mut answer).unwrap();
+    let answer = answer.to_lowercase();
+    for part in ["http/1.1 503 ", "retry-after: ", "connection: close", "too many connections"] {
+        assert!(answer.contains(part), "no {part} in {answer}");
+    }
+    assert!(metric(&refshim, r#"refshim_refused_total{limit="connections"} 1"#).await);
+    drop(held);
+    let client = refshim.client();
+    until(async || {
+        client.try_send(client.request(Method::GET, "/v2/")).await.is_ok_and(|it| it.status == 200)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_client_has_so_many_requests_and_others_have_theirs() {
+    let upstream = Scripted::start(|exchange| {
+        exchange.read_body();
+        if exchange.request.line.contains("/slow") {
+            exchange.answer("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345");
+            std::thread::sleep(Duration::from_secs(60));
+        } else {
+            exchange.answer_status("200 OK");
+        }
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::prepare(upstream.address, directory.path())
+        .with("LIMITS_REQUESTS_PER_CLIENT", "2")
+        .with("TRUSTED_PROXIES", "127.0.0.1")
+        .launch()
+        .await;
+    let slow = |client: &str| {
+        let head = format!("GET /v2/a/blobs/slow HTTP/1.1\r\nhost: a\r\nx-forwarded-for: {client}\r\n\r\n");
+        let mut stream = hold(&refshim, &head);
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        (stream, String::from_utf8(answer.to_vec()).unwrap())
+    };
+    // In progress until the last byte of the body.
+    let held = [slow("192.0.2.1"), slow("192.0.2.1")];
+    assert!(held.iter().all(|(_, answer)| answer == "HTTP/1.1 200"));
+    let client = refshim.client();
+    let ask = async |address: &str| {
+        client.send(client.request(Method::GET, "/v2/").header("x-forwarded-for", address)).await
+    };
+    let refused = ask("192.0.2.1").await;
+    assert_eq!(
+        (refused.status, refused.error_code().as_str()),
+        (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS")
+    );
+    refused.header("retry-after");
+    assert_eq!(ask("192.0.2.2").await.status, StatusCode::OK);
+    assert!(metric(&refshim, r#"refshim_refused_total{limit="requests_per_client"} 1"#).await);
+    drop(held);
+    until(async || ask("192.0.2.1").await.status == StatusCode::OK).await;
+}
+
+#[tokio::test]
+async fn manifests_are_held_up_to_a_limit_and_other_requests_do_not_mind() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::prepare(registry.address, directory.path())
+        .with("MANIFESTS_MAX_BYTES", "1MiB")
+        .with("LIMITS_MANIFEST_BYTES", "1MiB")
+        .launch()
+        .await;
+    let client = refshim.client();
+    let image = client.image("a", "image").await;
+    let opening = format!("PUT /v2/a/manifests/x HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{{", 1 << 20);
+    let held = hold(&refshim, &opening);
+    let push = async || client.put_manifest("a", &image.digest, &image).await;
+    until(async || push().await.status == StatusCode::SERVICE_UNAVAILABLE).await;
+    let refused = push().await;
+    refused.header("retry-after");
+    assert_eq!(refused.error_code(), "UNAVAILABLE");
+    let blob = client.push_blob("a", b"a blob").await;
+    assert_eq!(client.get(&format!("/v2/a/blobs/{blob}")).await.status, StatusCode::OK);
+    // What is too long to be held passes.
+    let long = Content::image("{}", "x").changed(|manifest| manifest["x"] = "x".repeat(2 << 20).into());
+    assert_ne!(client.put_manifest("a", "long", &long).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    drop(held);
+    until(async || push().await.status == StatusCode::CREATED).await;
+}
+
+#[tokio::test]
+async fn questions_to_a_stalled_registry_do_not_pile_up() {
+    let upstream = Scripted::start(|exchange| {
+        exchange.read_body();
+        if exchange.request.line.contains("/manifests/") {
+            std::thread::sleep(Duration::from_secs(60));
+        }
+        exchange.answer_status("200 OK");
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::prepare(upstream.address, directory.path()).with("LIMITS_QUESTIONS", "8");
+    let refshim = refshim.launch().await;
+    let path = "/v2/a/manifests/latest/references";
+    let held: Vec<TcpStream> =
+        (0..8).map(|_| hold(&refshim, &format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"))).collect();
+    until(async || upstream.requests().len() >= 8).await;
+    let client = refshim.client();
+    let refused = client.get(path).await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+    refused.header("retry-after");
+    assert!(String::from_utf8(refused.body).unwrap().contains("too many questions"));
+    assert_eq!(client.get("/v2/").await.status, StatusCode::OK);
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_repository_that_is_full_takes_pushes_without_their_links_and_says_so() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let refshim =
+        Refshim::prepare(registry.address, directory.path()).with("LIMITS_REPOSITORY_REFERRERS", "2");
+    let refshim = refshim.launch().await;
+    let client = refshim.client();
+    for repository in ["a", "b"] {
+        let image = client.image(repository, "image").await;
+        client.push(repository, &image).await;
+        let [first, second, third] = ["1", "2", "3"].map(|name| about(&image, &image, name));
+        client.push(repository, &first).await;
+        client.push(repository, &second).await;
+        let answer = client.put_manifest(repository, &third.digest, &third).await;
+        assert_eq!(answer.status, StatusCode::CREATED);
+        assert!(answer.header("warning").contains("too many referrers"));
+        let listed = client.referrers(repository, &image.digest, "").await;
+        assert_eq!(listed, [first.digest.clone(), second.digest]);
+        client.delete(&format!("/v2/{repository}/manifests/{}", first.digest)).await;
+        client.push(repository, &third).await;
+        assert!(client.referrers(repository, &image.digest, "").await.contains(&third.digest));
+    }
+    assert!(metric(&refshim, r#"refshim_unrecorded_total{reason="repository_full"} 2"#).await);
+}
