@@ -29,5 +29,6 @@ mod queries;
 mod recording;
 mod referrers;
 mod support;
+mod tls;
 mod upstream_faults;
 mod variants;

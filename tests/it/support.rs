@@ -5,8 +5,10 @@ mod client;
 mod content;
 mod faces;
 mod process;
+mod raw;
 mod registry;
 mod scripted;
+mod tls;
 mod token;
 
 pub(crate) use certificates::{Authority, Identity};
@@ -16,6 +18,8 @@ pub(crate) use content::{
 };
 pub(crate) use faces::Face;
 pub(crate) use process::{Refshim, binary};
+pub(crate) use raw::{RawAnswer, exchange};
 pub(crate) use registry::{Registry, USER};
 pub(crate) use scripted::{Request, Scripted};
+pub(crate) use tls::{TlsClient, TlsConnection};
 pub(crate) use token::{Rules, SERVICE, TokenService};

@@ -1,9 +1,9 @@
 //! An authority of a test's own and the certificates that it gives out, as PEM files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
 
@@ -18,6 +18,25 @@ pub(crate) struct Authority {
 pub(crate) struct Identity {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
+}
+
+impl Identity {
+    /// A server's identity for these hosts that vouches for itself, in files in this directory.
+    pub(crate) fn of_its_own(directory: &Path, hosts: &[&str]) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let certificate = named("self-signed", hosts).self_signed(&key).unwrap();
+        Self::write(directory, "self-signed", &certificate, &key)
+    }
+
+    fn write(directory: &Path, name: &str, certificate: &Certificate, key: &KeyPair) -> Self {
+        let identity = Self {
+            certificate: directory.join(format!("{name}.crt")),
+            key: directory.join(format!("{name}.key")),
+        };
+        std::fs::write(&identity.certificate, certificate.pem()).unwrap();
+        std::fs::write(&identity.key, key.serialize_pem()).unwrap();
+        identity
+    }
 }
 
 impl Authority {
@@ -62,13 +81,7 @@ impl Authority {
         params.extended_key_usages = vec![usage];
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let identity = Identity {
-            certificate: self.directory.path().join(format!("{name}.crt")),
-            key: self.directory.path().join(format!("{name}.key")),
-        };
-        std::fs::write(&identity.certificate, certificate.pem()).unwrap();
-        std::fs::write(&identity.key, key.serialize_pem()).unwrap();
-        identity
+        Identity::write(self.directory.path(), name, &certificate, &key)
     }
 }
 

@@ -68,7 +68,16 @@ impl Refshim {
     }
 
     pub(crate) fn terminate(&self) {
-        let kill = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
+        self.signal("-TERM");
+    }
+
+    /// SIGHUP: the TLS files are looked at now.
+    pub(crate) fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, signal: &str) {
+        let kill = Command::new("kill").args([signal, &self.pid().to_string()]).status();
         assert!(kill.unwrap().success());
     }
 
@@ -95,6 +104,29 @@ impl Refshim {
         self.process.lines.lock().unwrap().iter().any(|line| line.contains(part))
     }
 
+    /// How many lines with this in them were logged so far.
+    pub(crate) fn count(&self, part: &str) -> usize {
+        self.process.lines.lock().unwrap().iter().filter(|line| line.contains(part)).count()
+    }
+
+    /// Waits until so many lines with this in them were logged; the latest.
+    pub(crate) async fn logs(&self, part: &str, count: usize) -> String {
+        let began = Instant::now();
+        loop {
+            let lines = self.process.lines.lock().unwrap().clone();
+            let mut found = lines.iter().filter(|line| line.contains(part));
+            if let Some(line) = found.nth(count - 1) {
+                return line.clone();
+            }
+            assert!(
+                began.elapsed() < START_LIMIT,
+                "not {count} lines with {part:?} in: {}",
+                lines.join("\n")
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Waits until the index answers queries.
     pub(crate) async fn ready(&self) {
         let began = Instant::now();
@@ -107,8 +139,12 @@ impl Refshim {
 
     /// The most memory the process ever held, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
         let kibibytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kibibytes * 1024
     }
@@ -160,8 +196,9 @@ impl Start<'_> {
     }
 }
 
+/// The one that was built for the tests, or what `TEST_BINARY` names: a release build, to measure.
 pub(crate) fn binary() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_refshim"))
+    std::env::var_os("TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_refshim").into(), PathBuf::from)
 }
 
 /// A child whose standard error is kept, and which does not outlive its test.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::process::Logged;
-use super::{Authority, Client, TokenService, token};
+use super::{Authority, Client, Identity, TokenService, token};
 
 /// The user that a registry with users knows, and the password.
 pub(crate) const USER: (&str, &str) = ("alice", "correct horse");
@@ -25,6 +25,7 @@ pub(crate) struct Registry {
 pub(crate) struct Variant {
     directory: tempfile::TempDir,
     http: String,
+    tls: String,
     settings: String,
     prefix: String,
     trusted_by: Option<PathBuf>,
@@ -45,6 +46,7 @@ impl Registry {
         Variant {
             directory: tempfile::tempdir().unwrap(),
             http: String::new(),
+            tls: String::new(),
             settings: String::new(),
             prefix: String::new(),
             trusted_by: None,
@@ -98,16 +100,27 @@ impl Variant {
     }
 
     /// Speaks TLS only, with a certificate for the loopback addresses and `localhost`.
-    pub(crate) fn tls(mut self, authority: &Authority) -> Self {
+    pub(crate) fn tls(self, authority: &Authority) -> Self {
         let identity = authority.server("registry", &["127.0.0.1", "::1", "localhost"]);
+        self.showing(&identity, authority.certificate())
+    }
+
+    /// Speaks TLS only, with this certificate, which the one in `trusted_by` vouches for.
+    pub(crate) fn showing(mut self, identity: &Identity, trusted_by: PathBuf) -> Self {
         write!(
-            self.http,
-            ", tls: {{certificate: '{}', key: '{}'}}",
+            self.tls,
+            "certificate: '{}', key: '{}'",
             identity.certificate.display(),
             identity.key.display()
         )
         .unwrap();
-        self.trusted_by = Some(authority.certificate());
+        self.trusted_by = Some(trusted_by);
+        self
+    }
+
+    /// Lets nobody in over TLS who has no certificate of this authority.
+    pub(crate) fn for_clients_of(mut self, authority: &Authority) -> Self {
+        write!(self.tls, ", clientcas: ['{}']", authority.certificate().display()).unwrap();
         self
     }
 
@@ -142,7 +155,10 @@ impl Variant {
     }
 
     pub(crate) fn start(self) -> Registry {
-        let Self { directory, http, settings, prefix, trusted_by } = self;
+        let Self { directory, mut http, tls, settings, prefix, trusted_by } = self;
+        if trusted_by.is_some() {
+            write!(http, ", tls: {{{tls}}}").unwrap();
+        }
         let file = directory.path().join("config.yml");
         let root = directory.path().join("root");
         let text = format!(
