@@ -31,4 +31,5 @@ mod referrers;
 mod support;
 mod tls;
 mod upstream_faults;
+mod upstreams;
 mod variants;
