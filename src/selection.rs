@@ -5,9 +5,10 @@
 //! back to an upstream that was chosen by one of them is therefore marked with the upstream's name,
 //! `/.refshim/<name>/v2/…`, and a marked path chooses before everything else.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use form_urlencoded::parse;
+use form_urlencoded::{byte_serialize, parse};
 use http::uri::PathAndQuery;
 
 use crate::config::{Config, Upstream, UpstreamName};
@@ -100,17 +101,35 @@ impl Selection {
         let all = self.rules.iter().enumerate();
         let matching = all.flat_map(|(place, rules)| {
             let prefixes = rules.prefixes.iter().filter(|prefix| is_under(prefix));
-            prefixes.map(move |prefix| (prefix.len(), place, rules))
+            prefixes.map(move |prefix| (prefix, place, rules))
         });
-        let (length, place, rules) = matching.max_by_key(|(length, ..)| *length)?;
-        let target = if rules.strip_prefix {
-            let rest = target.as_str().get(API.len() + length + 1..)?;
-            Some(format!("{API}{rest}").parse().ok()?)
-        } else {
-            None
-        };
+        let (prefix, place, rules) = matching.max_by_key(|(prefix, ..)| prefix.len())?;
+        let target = if rules.strip_prefix { Some(without_prefix(target, prefix)?) } else { None };
         Some(Selected { place, target, mark: Some(Arc::clone(&rules.mark)), namespace: None })
     }
+}
+
+/// A target under a prefix as an upstream asks for it that does not know the prefix. The repository from
+/// which an upload is to be mounted (`from=`, distribution-spec, section "Mounting a blob from another
+/// repository") is named without it too.
+fn without_prefix(target: &PathAndQuery, prefix: &str) -> Option<PathAndQuery> {
+    let path = target.path().strip_prefix(API)?.strip_prefix(prefix)?.strip_prefix('/')?;
+    let starts_upload = path.trim_end_matches('/').ends_with("/blobs/uploads");
+    let query = target.query().map(|query| {
+        let fields = query.split('&').map(|field| {
+            let source = if starts_upload { mounted_from(field, prefix) } else { None };
+            source.map_or(Cow::Borrowed(field), Cow::Owned)
+        });
+        ["?", &fields.collect::<Vec<_>>().join("&")].concat()
+    });
+    [API, path, query.as_deref().unwrap_or_default()].concat().parse().ok()
+}
+
+/// One field of a query, if it is `from=` with a repository under the prefix, without the prefix.
+fn mounted_from(field: &str, prefix: &str) -> Option<String> {
+    let (_, repository) = parse(field.as_bytes()).find(|(key, _)| key == "from")?;
+    let repository = repository.strip_prefix(prefix)?.strip_prefix('/')?;
+    Some(std::iter::once("from=").chain(byte_serialize(repository.as_bytes())).collect())
 }
 
 impl Rules {

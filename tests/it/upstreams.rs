@@ -122,6 +122,22 @@ async fn a_location_leads_back_to_the_upstream_that_gave_it() {
     }
 }
 
+#[tokio::test]
+async fn a_mount_names_its_source_as_the_upstream_does() {
+    let scene = scene("x: y", &[]).await;
+    let client = scene.refshim.client();
+    for (sent, expected) in [
+        ("mount=sha256:00&from=hub/library/a", "mount=sha256:00&from=library%2Fa"),
+        ("from=hub%2Flibrary%2Fa&mount=sha256%3A00", "from=library%2Fa&mount=sha256%3A00"),
+        ("mount=sha256:00&from=other/a&x=%20+", "mount=sha256:00&from=other/a&x=%20+"),
+    ] {
+        client.send(client.request(Method::POST, &format!("/v2/hub/b/blobs/uploads/?{sent}"))).await;
+        assert_eq!(scene.last("hub").line, format!("POST /v2/b/blobs/uploads/?{expected} HTTP/1.1"));
+    }
+    client.send(client.request(Method::POST, "/v2/team/b/blobs/uploads/?from=team/a")).await;
+    assert_eq!(scene.last("team").line, "POST /v2/team/b/blobs/uploads/?from=team/a HTTP/1.1");
+}
+
 const CHALLENGE: &str = r#"www-authenticate: Bearer realm="http://{host}/token?x",service="s",scope="a""#;
 
 #[tokio::test]
