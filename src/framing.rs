@@ -12,7 +12,8 @@ use http::Request;
 use http::header::{CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-const END_OF_HEAD: &[u8] = b"\r\n\r\n";
+/// `\n\r\n`, the longest form of an empty line behind a line.
+const LONGEST_END: usize = 3;
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
 /// How much of a head is kept; more than that is not looked at.
@@ -58,12 +59,13 @@ impl LastHead {
         if recording.state != State::InHead {
             return;
         }
-        let looked_at = recording.bytes.len().saturating_sub(END_OF_HEAD.len() - 1);
-        recording.bytes.extend_from_slice(bytes);
+        // Empty lines in front of a request are skipped (RFC 9112, section 2.2).
+        let skipped = if recording.bytes.is_empty() { leading_line_ends(bytes) } else { 0 };
+        let looked_at = recording.bytes.len().saturating_sub(LONGEST_END - 1);
+        recording.bytes.extend_from_slice(bytes.get(skipped..).unwrap_or_default());
         let unseen = recording.bytes.get(looked_at..).unwrap_or_default();
-        let end = unseen.windows(END_OF_HEAD.len()).position(|window| window == END_OF_HEAD);
-        if let Some(end) = end {
-            recording.bytes.truncate(looked_at + end + END_OF_HEAD.len());
+        if let Some(end) = end_of_head(unseen) {
+            recording.bytes.truncate(looked_at + end);
             recording.state = if recording.bytes == HTTP2_PREFACE { State::Http2 } else { State::Complete };
         } else if recording.bytes.len() > KEPT_BYTES {
             *recording = Recording { state: State::Complete, bytes: Vec::new() };
@@ -81,6 +83,21 @@ impl LastHead {
     fn lock(&self) -> MutexGuard<'_, Recording> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The end of the first empty line. Lines may end without a carriage return (RFC 9112, section 2.2).
+fn end_of_head(bytes: &[u8]) -> Option<usize> {
+    let behind_empty_line = |start: usize| {
+        let rest = bytes.get(start..)?;
+        let empty = [&b"\n"[..], b"\r\n"].into_iter().find(|empty| rest.starts_with(empty))?;
+        Some(start + empty.len())
+    };
+    let mut lines = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
+    lines.find_map(behind_empty_line)
+}
+
+fn leading_line_ends(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count()
 }
 
 fn has_field(head: &[u8], name: &HeaderName) -> bool {
@@ -174,6 +191,11 @@ mod tests {
         check(&["PUT / HTTP/1.1\r\n", te, "x: content-length: 5\r", "\n\r", "\nx"], false);
         check(&["PUT / HTTP/1.1\r\n", te, "x-content-length: 5\r\n\r\n"], false);
         check(&["PUT /?content-length HTTP/1.1\r\n", te, "\r\n"], false);
+        check(&["\r\n\r\n\nPUT / HTTP/1.1\r\n", te, "content-length: 5\r\n\r\n"], true);
+        check(&["\r", "\n", "PUT / HTTP/1.1\r\n", te, "content-length: 5\r\n\r\n"], true);
+        check(&["PUT / HTTP/1.1\ncontent-length: 5\n", te, "\n"], true);
+        check(&["PUT / HTTP/1.1\n", te, "\n", "content-length: 5\n\n"], false);
+        check(&["PUT / HTTP/1.1\r\n", te, "x: y\n", "\r\n", "content-length: 5\n\n"], false);
         check(&["rest of a body\r\n\r\n", "PUT / HTTP/1.1\r\n", te, "\r\n"], false);
         check(&[&"x".repeat(KEPT_BYTES + 1), "\r\n", te, "content-length: 5\r\n\r\n"], false);
     }
