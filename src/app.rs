@@ -102,7 +102,7 @@ impl App {
                 let (app, origin) = (Arc::clone(&self), client.origin(&request));
                 // Before anything is passed on: the upstream may read it the other way.
                 let refused = if is_admitted {
-                    head.is_ambiguous(&request).then_some(Error::Ambiguous)
+                    head.ambiguity(&request).map(Error::from)
                 } else {
                     Some(Error::Limit(Limit::Connections))
                 };

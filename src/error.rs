@@ -5,6 +5,7 @@ use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::body::{Body, BodyError};
+use crate::framing::Ambiguity;
 use crate::index::{ReadError, WriteError};
 use crate::limits::Limit;
 use crate::oci::{ErrorBody, ErrorCode};
@@ -23,9 +24,9 @@ pub enum Error {
     /// The method does not go with a query.
     #[error("only GET and HEAD are possible here")]
     QueryMethod,
-    /// The request has both a length and a transfer coding.
-    #[error("the request has both Content-Length and Transfer-Encoding")]
-    Ambiguous,
+    /// The request can be read in two ways.
+    #[error(transparent)]
+    Ambiguous(#[from] Ambiguity),
     /// The request cannot be proxied.
     #[error("{0} cannot be proxied")]
     Method(http::Method),
@@ -107,7 +108,7 @@ impl Error {
                 MalformedPath::Manifest(crate::oci::InvalidTag::Digest(_)) | MalformedPath::Digest(_),
             ) => (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid),
             Self::Query(BadQuery::Count) => (StatusCode::BAD_REQUEST, ErrorCode::PaginationNumberInvalid),
-            Self::Query(_) | Self::Ambiguous | Self::Upstream(UpstreamError::Target) => {
+            Self::Query(_) | Self::Ambiguous(_) | Self::Upstream(UpstreamError::Target) => {
                 (StatusCode::BAD_REQUEST, ErrorCode::Unsupported)
             }
             Self::QueryMethod => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),

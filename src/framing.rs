@@ -1,15 +1,15 @@
-//! Requests that could be read two ways: with both Content-Length and Transfer-Encoding, something in
-//! front of refshim may have taken the one for the end of the body and refshim the other (RFC 9112,
-//! section 6.1). hyper goes by Transfer-Encoding and hides the other field, so that heads are looked at
-//! here as they come in.
+//! Requests that could be read two ways. With several hosts, it depends on the reader whom they are for.
+//! With both Content-Length and Transfer-Encoding, something in front of refshim may have taken the one
+//! for the end of the body and refshim the other (RFC 9112, section 6.1). hyper goes by
+//! Transfer-Encoding and hides the other field, so that heads are looked at here as they come in.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use http::Request;
-use http::header::{CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
+use http::{Request, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// `\n\r\n`, the longest form of an empty line behind a line.
@@ -42,11 +42,32 @@ enum State {
     Http2,
 }
 
+/// How a request can be read in two ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ambiguity {
+    /// It has both a length and a transfer coding.
+    #[error("the request has both Content-Length and Transfer-Encoding")]
+    Length,
+    /// It names no host or several (RFC 9112, section 3.2).
+    #[error("the request must have one Host")]
+    Host,
+}
+
 impl LastHead {
-    /// Whether this request, the connection's last, was seen to have both a length and a transfer coding.
-    /// hyper closes the connection after one that was not seen.
+    /// What is ambiguous about this request, the connection's last.
     #[must_use]
-    pub fn is_ambiguous<B>(&self, request: &Request<B>) -> bool {
+    pub fn ambiguity<B>(&self, request: &Request<B>) -> Option<Ambiguity> {
+        let hosts = request.headers().get_all(HOST).iter().count();
+        if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+            Some(Ambiguity::Host)
+        } else {
+            self.has_two_lengths(request).then_some(Ambiguity::Length)
+        }
+    }
+
+    /// Whether it was seen to have both a length and a transfer coding. hyper closes the connection after
+    /// one that was not seen.
+    fn has_two_lengths<B>(&self, request: &Request<B>) -> bool {
         if !request.headers().contains_key(TRANSFER_ENCODING) {
             return false;
         }
@@ -178,7 +199,7 @@ mod tests {
         for part in parts {
             head.read(part.as_bytes());
         }
-        assert_eq!(head.is_ambiguous(&request), expected, "{}", parts.last().unwrap_or(&""));
+        assert_eq!(head.has_two_lengths(&request), expected, "{}", parts.last().unwrap_or(&""));
     }
 
     #[test]
@@ -200,9 +221,27 @@ mod tests {
         check(&[&"x".repeat(KEPT_BYTES + 1), "\r\n", te, "content-length: 5\r\n\r\n"], false);
     }
 
+    #[track_caller]
+    fn check_hosts(version: Version, hosts: &[&str], expected: Option<Ambiguity>) {
+        let request = Request::builder().version(version);
+        let request =
+            hosts.iter().fold(request, |request, host| request.header(HOST, *host)).body(()).unwrap();
+        assert_eq!(LastHead::default().ambiguity(&request), expected, "{version:?} {hosts:?}");
+    }
+
+    #[test]
+    fn a_request_of_http_1_1_has_one_host_and_no_other_has_two() {
+        check_hosts(Version::HTTP_11, &["a"], None);
+        check_hosts(Version::HTTP_11, &[], Some(Ambiguity::Host));
+        check_hosts(Version::HTTP_11, &["a", "a"], Some(Ambiguity::Host));
+        check_hosts(Version::HTTP_10, &[], None);
+        check_hosts(Version::HTTP_10, &["a", "b"], Some(Ambiguity::Host));
+        check_hosts(Version::HTTP_2, &[], None);
+    }
+
     #[test]
     fn a_request_without_a_transfer_coding_is_read_one_way() {
         let request = Request::builder().header(CONTENT_LENGTH, "5").body(()).unwrap();
-        assert!(!LastHead::default().is_ambiguous(&request));
+        assert!(!LastHead::default().has_two_lengths(&request));
     }
 }
