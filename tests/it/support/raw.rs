@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-/// An answer of HTTP/1.1 as it arrived.
+/// An answer of HTTP/1.1 as it arrived, its head a character a byte.
 #[derive(Debug)]
 pub(crate) struct RawAnswer {
     pub(crate) status: u16,
@@ -31,7 +31,7 @@ impl RawAnswer {
             head.push(stream.read_u8().await?);
         }
         head.truncate(head.len() - 4);
-        let head = String::from_utf8(head).map_err(io::Error::other)?;
+        let head: String = head.into_iter().map(char::from).collect();
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.ok_or_else(|| io::Error::other(head.clone()))?;
         let mut answer = Self { status, head, body: Vec::new() };

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// A request as it arrived.
+/// A request as it arrived, a character a byte.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) line: String,
@@ -74,7 +74,7 @@ impl Request {
             stream.read_exact(&mut byte).ok()?;
             head.push(byte[0]);
         }
-        let head = String::from_utf8(head).unwrap();
+        let head: String = head.into_iter().map(char::from).collect();
         let mut lines = head.trim_end().split("\r\n");
         let line = lines.next()?.to_owned();
         let headers = lines.filter_map(|line| line.split_once(": "));
