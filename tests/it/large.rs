@@ -1,15 +1,35 @@
-//! Large layers by a real client: the same digests, and constant memory.
+//! Large blobs: the same bytes, and constant memory. By hand, `LARGE_BYTES=10737418240` makes them larger,
+//! and `TEST_BINARY` names a release build.
 
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use futures_util::future::join_all;
+use reqwest::{Body, Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{IMAGE_MANIFEST, Refshim, Registry, digest_of};
+use crate::support::{Face, IMAGE_MANIFEST, Pattern, Refshim, Registry, Scripted, by_environment, digest_of};
 
-const LAYER_BYTES: u64 = 1 << 30;
 const MEMORY_LIMIT: u64 = 64 << 20;
+
+/// Of the layer that a real client copies.
+fn layer_bytes() -> u64 {
+    by_environment("LARGE_BYTES", 1 << 30)
+}
+
+/// Of each blob that passes in one of many ways.
+fn blob_bytes() -> u64 {
+    by_environment("LARGE_BYTES", 64 << 20)
+}
+
+#[track_caller]
+fn expect_constant_memory(refshim: &Refshim, what: &str) {
+    let peak = refshim.peak_memory();
+    println!("{what}: at most {} KiB", peak >> 10);
+    assert!(peak < MEMORY_LIMIT, "{what}: {peak} bytes");
+}
 
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
@@ -22,7 +42,7 @@ fn layout(directory: &Path) {
     let blobs = directory.join("blobs/sha256");
     std::fs::create_dir_all(&blobs).unwrap();
     let layer = directory.join("layer");
-    File::create(&layer).unwrap().set_len(LAYER_BYTES).unwrap();
+    File::create(&layer).unwrap().set_len(layer_bytes()).unwrap();
     let sum = run("sha256sum", &[layer.to_str().unwrap()]);
     let sum = sum.split_whitespace().next().unwrap();
     std::fs::rename(&layer, blobs.join(sum)).unwrap();
@@ -43,7 +63,7 @@ fn layout(directory: &Path) {
         "layers": [{
             "mediaType": "application/vnd.oci.image.layer.v1.tar",
             "digest": format!("sha256:{sum}"),
-            "size": LAYER_BYTES,
+            "size": layer_bytes(),
         }],
     });
     let mut manifest = store(IMAGE_MANIFEST, &manifest);
@@ -54,7 +74,7 @@ fn layout(directory: &Path) {
 }
 
 #[tokio::test]
-async fn a_layer_of_a_gibibyte_goes_in_and_out_in_constant_memory() {
+async fn a_layer_goes_in_and_out_by_a_real_client_in_constant_memory() {
     let registry = Registry::start();
     let directory = tempfile::tempdir().unwrap();
     let refshim = Refshim::start(registry.address, &directory.path().join("data")).await;
@@ -77,6 +97,93 @@ async fn a_layer_of_a_gibibyte_goes_in_and_out_in_constant_memory() {
     };
     assert_eq!(digest(&local(&back)), digest(&local(&source)));
     assert_eq!(digest(&remote), digest(&local(&source)));
-    let peak = refshim.peak_memory();
-    assert!(peak < MEMORY_LIMIT, "{peak} bytes");
+    expect_constant_memory(&refshim, "skopeo");
+}
+
+const CREATED: &str = "HTTP/1.1 201 Created\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// An upstream that takes such blobs and gives them, chunked or with a length as the request is.
+fn storage() -> Scripted {
+    Scripted::start(|exchange| {
+        let is_chunked = exchange.request.line.contains("chunked");
+        if exchange.request.line.starts_with("PATCH") {
+            assert_eq!(exchange.request.header("content-length").is_none(), is_chunked);
+            let length = exchange.copy_body(&mut Pattern::default()).unwrap();
+            assert_eq!(length, blob_bytes());
+            return exchange.answer(CREATED);
+        }
+        let framing = if is_chunked {
+            "transfer-encoding: chunked".to_owned()
+        } else {
+            format!("content-length: {}", blob_bytes())
+        };
+        exchange.answer(&format!("HTTP/1.1 200 OK\r\nconnection: close\r\n{framing}\r\n\r\n"));
+        // A client that is gone is the test's to notice.
+        let _gone = Pattern::default().write_to(exchange.stream, blob_bytes(), is_chunked);
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_goes_in_and_out_as_it_is_whatever_tells_its_end() {
+    let storage = storage();
+    for face in [Face::Http1, Face::Http2, Face::Http2Upstream] {
+        for framing in ["chunked", "length"] {
+            let what = format!("{face:?}, {framing}");
+            let scene = face.before(storage.address, &[]).await;
+            let upload = scene.client.request(Method::PATCH, &format!("/v2/a/blobs/uploads/{framing}"));
+            let upload =
+                if framing == "length" { upload.header("content-length", blob_bytes()) } else { upload };
+            let body = Body::wrap_stream(Pattern::stream(blob_bytes()));
+            let answer = scene.client.send(upload.body(body)).await;
+            assert_eq!(answer.status, StatusCode::CREATED, "{what}");
+            expect_constant_memory(&scene.refshim, &format!("up: {what}"));
+
+            let scene = face.before(storage.address, &[]).await;
+            let path = format!("/v2/a/blobs/{framing}");
+            let mut download = scene.client.request(Method::GET, &path).send().await.unwrap();
+            assert_eq!(download.content_length(), (framing == "length").then(blob_bytes), "{what}");
+            let mut pattern = Pattern::default();
+            while let Some(chunk) = download.chunk().await.unwrap() {
+                pattern.expect(&chunk);
+            }
+            assert_eq!(pattern.passed(), blob_bytes(), "{what}");
+            expect_constant_memory(&scene.refshim, &format!("down: {what}"));
+        }
+    }
+}
+
+/// Longer than all limits but the one on pauses within a body.
+const PAUSE: Duration = Duration::from_secs(3);
+const SHORT_LIMITS: [(&str, &str); 4] = [
+    ("TIMEOUTS_CLIENT_HEADERS", "1s"),
+    ("TIMEOUTS_RESPONSE", "1s"),
+    ("TIMEOUTS_POOL_IDLE", "1s"),
+    ("TIMEOUTS_CONNECT", "1s"),
+];
+
+async fn reads_slowly_and_stops_for_a_while(face: Face, storage: &Scripted) {
+    let scene = face.before(storage.address, &SHORT_LIMITS).await;
+    let mut download = scene.client.request(Method::GET, "/v2/a/blobs/length").send().await.unwrap();
+    let mut pattern = Pattern::default();
+    // A MiB a second, for as long again as the limits.
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    for slow in 0..=2 {
+        second.tick().await;
+        while pattern.passed() < slow << 20 {
+            pattern.expect(&download.chunk().await.unwrap().unwrap());
+        }
+    }
+    tokio::time::sleep(PAUSE).await;
+    while let Some(chunk) = download.chunk().await.unwrap() {
+        pattern.expect(&chunk);
+    }
+    assert_eq!(pattern.passed(), blob_bytes(), "{face:?}");
+    expect_constant_memory(&scene.refshim, &format!("slowly: {face:?}"));
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_and_stops_for_a_while_gets_it_all() {
+    let storage = storage();
+    let faces = [Face::Http1, Face::Http2, Face::TlsHttp1, Face::Http2Upstream];
+    join_all(faces.map(|face| reads_slowly_and_stops_for_a_while(face, &storage))).await;
 }

@@ -21,6 +21,7 @@ mod large;
 mod learning;
 mod limits;
 mod maintenance;
+mod many;
 mod modules;
 mod odd;
 mod operation;

@@ -4,6 +4,7 @@ mod certificates;
 mod client;
 mod content;
 mod faces;
+mod pattern;
 mod process;
 mod raw;
 mod registry;
@@ -17,9 +18,15 @@ pub(crate) use content::{
     Content, DOCKER_LIST, DOCKER_MANIFEST, IMAGE_INDEX, IMAGE_MANIFEST, about, descriptor, digest_of,
 };
 pub(crate) use faces::Face;
+pub(crate) use pattern::Pattern;
 pub(crate) use process::{Refshim, binary};
 pub(crate) use raw::{RawAnswer, exchange};
 pub(crate) use registry::{Registry, USER};
 pub(crate) use scripted::{Request, Scripted};
 pub(crate) use tls::{TlsClient, TlsConnection};
 pub(crate) use token::{Rules, SERVICE, TokenService};
+
+/// What a variable of the environment says, for runs by hand; else the default, which is quick.
+pub(crate) fn by_environment(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |value| value.parse().unwrap())
+}

@@ -1,6 +1,6 @@
 //! An upstream that says, byte for byte, what the test wants, and keeps what it was asked.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
@@ -104,6 +104,25 @@ impl Exchange<'_> {
         }
         self.kept.lock().unwrap()[self.place].body.clone_from(&body);
         self.request.body = body;
+    }
+
+    /// Reads a body of any length into `to`, without keeping it; how long it was.
+    pub(crate) fn copy_body(&mut self, to: &mut impl Write) -> io::Result<u64> {
+        if let Some(length) = self.request.header("content-length") {
+            return io::copy(&mut self.stream.take(length.parse().unwrap()), to);
+        }
+        let mut from = BufReader::with_capacity(64 * 1024, &mut *self.stream);
+        let mut all = 0;
+        loop {
+            let mut line = String::new();
+            from.read_line(&mut line)?;
+            let length = u64::from_str_radix(line.trim_end(), 16).map_err(io::Error::other)?;
+            all += io::copy(&mut from.by_ref().take(length), to)?;
+            from.read_line(&mut line)?;
+            if length == 0 {
+                return Ok(all);
+            }
+        }
     }
 
     /// Sends a whole answer and the end of the connection; to a client that is gone, nothing.
