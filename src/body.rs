@@ -33,7 +33,7 @@ struct Streamed {
     sender: Sender,
     /// None once it came to its end, whichever.
     incoming: Option<Incoming>,
-    broken: Option<BodyError>,
+    broken: Option<Broken>,
     pauses: PauseLimit,
     progress: Option<Arc<Progress>>,
     copy: Option<BodyCopy>,
@@ -54,6 +54,17 @@ enum Sender {
     Client,
     Upstream,
 }
+
+/// A body that broke off, which is told at the end of a moment.
+#[derive(Debug)]
+struct Broken {
+    error: BodyError,
+    moment: Pin<Box<Sleep>>,
+}
+
+/// How long what came before a break has to be sent. HTTP/2 forgets what it has not sent of a stream that is
+/// reset, be it the head.
+const BREAK_PAUSE: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
 struct Gate(Pin<Box<tokio::time::Timeout<oneshot::Receiver<()>>>>);
@@ -220,17 +231,16 @@ impl Streamed {
         if let Some(bytes) = self.read_before.take() {
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
-        if let Some(error) = self.broken.take() {
-            return Poll::Ready(Some(Err(error)));
+        if self.broken.is_some() {
+            return self.poll_broken(cx);
         }
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
         match Pin::new(incoming).poll_frame(cx) {
             Poll::Ready(Some(Err(error))) => {
                 self.incoming = None;
-                // Told at the next poll: what came before it, the head above all, is sent first.
-                self.broken = Some(BodyError::Broken(error));
-                cx.waker().wake_by_ref();
-                Poll::Pending
+                let moment = Box::pin(tokio::time::sleep(BREAK_PAUSE));
+                self.broken = Some(Broken { error: error.into(), moment });
+                self.poll_broken(cx)
             }
             Poll::Ready(Some(Ok(frame))) => {
                 self.pauses.moved();
@@ -251,6 +261,13 @@ impl Streamed {
                 Poll::Ready(Some(Err(error)))
             }
         }
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(broken) = &mut self.broken {
+            ready!(broken.moment.as_mut().poll(cx));
+        }
+        Poll::Ready(self.broken.take().map(|broken| Err(broken.error)))
     }
 
     fn copy_data(&mut self, data: Option<&Bytes>) {

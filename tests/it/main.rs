@@ -12,6 +12,7 @@
 
 mod access;
 mod breakages;
+mod broken_off;
 mod clients;
 mod command;
 mod durability;
