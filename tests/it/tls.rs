@@ -5,13 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Authority, Identity, Refshim, Registry, Scripted, TlsClient, TlsConnection};
+use crate::support::{
+    Authority, Client, Http, Identity, Refshim, Registry, Scripted, TlsClient, TlsConnection,
+};
 
 const NOTHING: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 const RELOADED: &str = "TLS files changed, new connections use them";
@@ -306,6 +308,30 @@ async fn a_self_signed_upstream_needs_a_setting_that_refshim_warns_of() {
     assert_eq!(refshim.client().get("/v2/").await.status, StatusCode::OK);
     let warning = refshim.logs("insecure_skip_verify", 1).await;
     assert!(warning.contains("WARN") && warning.contains(r#""upstream":"default""#), "{warning}");
+}
+
+/// HTTP/1.1 has no length for a 204, and the registry none in it: that one comes tells how it was spoken to.
+#[tokio::test]
+async fn http2_that_tls_agrees_on_with_the_upstream_carries_what_the_registry_says() {
+    let authority = Authority::new();
+    let registry = Registry::variant().tls(&authority).start();
+    let identity = authority.server("refshim", &["127.0.0.1"]);
+    let ca = authority.certificate();
+    for (http2, expected) in [("auto", Some("0")), ("never", None)] {
+        let settings = [
+            ("UPSTREAMS_DEFAULT_CA", &*ca),
+            ("UPSTREAMS_DEFAULT_HTTP2", Path::new(http2)),
+            ("TLS_CERTIFICATE", &identity.certificate),
+            ("TLS_KEY", &identity.key),
+        ];
+        let (refshim, _directory) = through(&registry, &settings).await;
+        let client = Client::to(&format!("https://{}", refshim.address), Http::Two, Some(&ca));
+        let started = client.send(client.request(Method::POST, "/v2/a/blobs/uploads/")).await;
+        let status = client.get(started.header("location")).await;
+        let length = status.headers.get("content-length").map(|length| length.to_str().unwrap());
+        assert_eq!((status.status, length), (StatusCode::NO_CONTENT, expected), "{http2}");
+        client.image("a", http2).await;
+    }
 }
 
 /// Requests until so many were sent by all, one connection for each or one for all.
