@@ -124,7 +124,7 @@ async fn with_token(refshim: &Refshim, service: &TokenService, user: &str, scope
         .as_user(user, "password")
         .get(&format!("/token?service=x&scope=repository:{scopes}"))
         .await;
-    refshim.client().with_bearer(answer.json()["token"].as_str().unwrap())
+    refshim.client().with_token(answer.json()["token"].as_str().unwrap())
 }
 
 /// The proposal's demo, before a registry with rights for each repository.

@@ -9,6 +9,7 @@ mod process;
 mod raw;
 mod registry;
 mod scripted;
+mod storage;
 mod tls;
 mod token;
 
@@ -21,8 +22,9 @@ pub(crate) use faces::Face;
 pub(crate) use pattern::Pattern;
 pub(crate) use process::{Refshim, binary};
 pub(crate) use raw::{RawAnswer, exchange};
-pub(crate) use registry::{Registry, USER};
+pub(crate) use registry::{Registry, USER, Variant};
 pub(crate) use scripted::{Request, Scripted};
+pub(crate) use storage::Storage;
 pub(crate) use tls::{TlsClient, TlsConnection};
 pub(crate) use token::{Rules, SERVICE, TokenService};
 

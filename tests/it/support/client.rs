@@ -20,8 +20,8 @@ pub(crate) struct Client {
 
 #[derive(Clone)]
 enum Credentials {
-    User(String, String),
-    Bearer(String),
+    Password(String, String),
+    Token(String),
 }
 
 /// The version of HTTP that a client speaks; over TLS, ALPN offers this one alone.
@@ -67,21 +67,24 @@ impl Client {
 
     /// The same client, logged in.
     pub(crate) fn as_user(&self, name: &str, password: &str) -> Self {
-        let credentials = Some(Credentials::User(name.to_owned(), password.to_owned()));
-        Self { credentials, ..self.clone() }
+        self.with_credentials(Credentials::Password(name.to_owned(), password.to_owned()))
     }
 
     /// The same client, with a token.
-    pub(crate) fn with_bearer(&self, token: &str) -> Self {
-        Self { credentials: Some(Credentials::Bearer(token.to_owned())), ..self.clone() }
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        self.with_credentials(Credentials::Token(token.to_owned()))
+    }
+
+    fn with_credentials(&self, credentials: Credentials) -> Self {
+        Self { credentials: Some(credentials), ..self.clone() }
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = if path.starts_with('/') { format!("{}{path}", self.base) } else { path.to_owned() };
         let request = self.http.request(method, url);
         match &self.credentials {
-            Some(Credentials::User(name, password)) => request.basic_auth(name, Some(password)),
-            Some(Credentials::Bearer(token)) => request.bearer_auth(token),
+            Some(Credentials::Password(name, password)) => request.basic_auth(name, Some(password)),
+            Some(Credentials::Token(token)) => request.bearer_auth(token),
             None => request,
         }
     }

@@ -214,8 +214,13 @@ pub(super) struct Logged {
 }
 
 impl Logged {
-    pub(super) fn spawn(mut command: Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    pub(super) fn spawn(command: Command) -> Self {
+        Self::spawn_writing(command, Stdio::null())
+    }
+
+    /// With the child's standard output somewhere else than nowhere.
+    pub(super) fn spawn_writing(mut command: Command, stdout: Stdio) -> Self {
+        command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
         let name = command.get_program().to_owned();
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", name.display()));
         let stderr = BufReader::new(child.stderr.take().unwrap());

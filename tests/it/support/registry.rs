@@ -11,6 +11,8 @@ use super::{Authority, Client, Identity, TokenService, token};
 /// The user that a registry with users knows, and the password.
 pub(crate) const USER: (&str, &str) = ("alice", "correct horse");
 
+const ACCESS_LOG: &str = "access.log";
+
 /// A real registry.
 pub(crate) struct Registry {
     process: Logged,
@@ -29,6 +31,7 @@ pub(crate) struct Variant {
     settings: String,
     prefix: String,
     trusted_by: Option<PathBuf>,
+    keeps_access_log: bool,
 }
 
 impl Registry {
@@ -50,6 +53,7 @@ impl Registry {
             settings: String::new(),
             prefix: String::new(),
             trusted_by: None,
+            keeps_access_log: false,
         }
     }
 
@@ -62,6 +66,11 @@ impl Registry {
         format!("{}://{}{}", self.scheme, self.address, self.prefix)
     }
 
+    /// What stands in front of its paths, if anything does.
+    pub(crate) fn prefix(&self) -> Option<&str> {
+        (!self.prefix.is_empty()).then_some(&self.prefix)
+    }
+
     /// The certificate of the authority that vouches for it, if it speaks TLS.
     pub(crate) fn trusted_by(&self) -> Option<&Path> {
         self.trusted_by.as_deref()
@@ -70,6 +79,11 @@ impl Registry {
     /// Where it keeps its content.
     pub(crate) fn root(&self) -> PathBuf {
         self.directory.path().join("root")
+    }
+
+    /// The requests that one with an access log answered so far, a line each (combined log format).
+    pub(crate) fn access_log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join(ACCESS_LOG)).unwrap()
     }
 
     /// No answer from here on.
@@ -147,6 +161,12 @@ impl Variant {
         self.with(&format!("proxy: {{remoteurl: '{url}'}}"))
     }
 
+    /// Writes down the requests that it answered.
+    pub(crate) fn with_access_log(mut self) -> Self {
+        self.keeps_access_log = true;
+        self
+    }
+
     /// Adds settings of the registry's own.
     pub(crate) fn with(mut self, settings: &str) -> Self {
         self.settings.push_str(settings);
@@ -155,22 +175,24 @@ impl Variant {
     }
 
     pub(crate) fn start(self) -> Registry {
-        let Self { directory, mut http, tls, settings, prefix, trusted_by } = self;
+        let Self { directory, mut http, tls, settings, prefix, trusted_by, keeps_access_log } = self;
         if trusted_by.is_some() {
             write!(http, ", tls: {{{tls}}}").unwrap();
         }
         let file = directory.path().join("config.yml");
         let root = directory.path().join("root");
         let text = format!(
-            "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
+            "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: {}}}}}\n\
              storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
              http: {{addr: '127.0.0.1:0'{http}}}\n{settings}",
+            !keeps_access_log,
             root.display()
         );
         std::fs::write(&file, text).unwrap();
         let mut command = Command::new("docker-registry");
         command.arg("serve").arg(&file);
-        let process = Logged::spawn(command);
+        let access_log = std::fs::File::create(directory.path().join(ACCESS_LOG)).unwrap();
+        let process = Logged::spawn_writing(command, access_log.into());
         let line = process.wait_for("listening on ");
         let message = line["msg"].as_str().unwrap().trim_start_matches("listening on ");
         let address = message.trim_end_matches(", tls").parse().unwrap();

@@ -127,7 +127,12 @@ impl Exchange<'_> {
 
     /// Sends a whole answer and the end of the connection; to a client that is gone, nothing.
     pub(crate) fn answer(&mut self, answer: &str) {
-        let _gone = self.stream.write_all(answer.as_bytes());
+        self.send(answer.as_bytes());
+    }
+
+    /// Sends more of an answer; to a client that is gone, nothing.
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        let _gone = self.stream.write_all(bytes);
     }
 
     /// Sends a status without a body.
