@@ -1,10 +1,14 @@
 //! A containerd of the test's own, with a namespace for each side.
 
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::containers::as_root;
 use super::outcome::Outcome;
 use super::side::{Side, Way};
+
+/// Long enough for a busy machine; reaching it is a failure.
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Ends with its test, however that ends: it lives as long as the pipe into the shell that started it.
 pub(super) struct Containerd {
@@ -32,8 +36,11 @@ impl Containerd {
         shell.args(["-c", "containerd --config \"$0\" & cat; kill $!; wait", &path("containerd.toml")]);
         let shell = shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let containerd = Self { shell, directory };
-        let version = containerd.ctr(&["--connect-timeout", "60s", "version"]).output().unwrap();
-        assert!(version.status.success(), "{}", std::fs::read_to_string(path("log")).unwrap());
+        let began = Instant::now();
+        while !containerd.ctr(&["version"]).output().unwrap().status.success() {
+            assert!(began.elapsed() < START_LIMIT, "{}", std::fs::read_to_string(path("log")).unwrap());
+            std::thread::sleep(Duration::from_millis(50));
+        }
         containerd
     }
 

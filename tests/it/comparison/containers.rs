@@ -144,6 +144,7 @@ pub(super) fn buildah_round(side: &Side) -> Outcome {
         outcome = outcome.then(side.run(&mut buildah(side, &["rmi", "--all", "--force"])));
         outcome = outcome.then(pull(&pushed)).then(pull(&image));
     }
-    let listed = side.run(&mut buildah(side, &["images", "--digests", "--noheading"]));
+    let listed =
+        side.run(&mut buildah(side, &["images", "--format", "{{.Name}}:{{.Tag}} {{.Digest}} {{.ID}}"]));
     outcome.then(listed).then(pull(&format!("{host}/buildah:none")))
 }

@@ -3,23 +3,24 @@
 
 use std::sync::LazyLock;
 
-use regex::Regex;
+use regex::{Captures, Regex};
 
 /// Fields that belong to one connection, and the one that refshim adds to every answer.
 const NOT_COMPARED: [&str; 4] = ["connection", "keep-alive", "transfer-encoding", "x-request-id"];
 
 /// What is made up anew each time, and what stands for it.
-static CHANGING: LazyLock<[(Regex, &str); 5]> = LazyLock::new(|| {
+static CHANGING: LazyLock<[(Regex, &str); 4]> = LazyLock::new(|| {
     [
         (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UUID"),
         (r#"_state=[^&\s"\\]+"#, "_state=STATE"),
         (r#"\btime="[^"]*" "#, ""),
         (r"127\.0\.0\.1:\d+->", "CLIENT->"),
-        // docker-registry asks for the actions of a scope in an order of chance.
-        ("push,pull", "pull,push"),
     ]
     .map(|(pattern, name)| (Regex::new(pattern).unwrap(), name))
 });
+
+/// What a token has to be for: docker-registry says it in an order of chance.
+static SCOPE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r#"scope="[^"]*""#).unwrap());
 
 /// The addresses of one side, and what stands for them.
 pub(super) struct Normal {
@@ -34,6 +35,7 @@ impl Normal {
 
     pub(super) fn text(&self, text: &str) -> String {
         let named = self.names.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
+        let named = SCOPE.replace_all(&named, |scope: &Captures<'_>| sorted_words(&scope[0])).into_owned();
         CHANGING.iter().fold(named, |text, (pattern, name)| pattern.replace_all(&text, *name).into_owned())
     }
 
@@ -60,4 +62,10 @@ impl Normal {
         let target = request.rsplit_once(' ').map_or(request, |(target, _version)| target);
         self.text(&format!("{target}{answer}{agent}"))
     }
+}
+
+fn sorted_words(text: &str) -> String {
+    let mut words: Vec<&str> = text.split([' ', ',', ':', '"']).collect();
+    words.sort_unstable();
+    words.join(" ")
 }
