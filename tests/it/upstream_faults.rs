@@ -5,9 +5,10 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 
-use crate::support::{Refshim, Scripted};
+use crate::support::{Face, Refshim, Scripted};
 
 /// Longer than any test takes: only the end of the connection ends the wait.
 const FOR_EVER: Duration = Duration::from_secs(600);
@@ -93,6 +94,25 @@ async fn a_body_that_stalls_or_breaks_off_is_never_passed_as_whole() {
         let client = refshim.client();
         let answer = client.try_send(client.request(Method::GET, "/v2/a/blobs/x")).await;
         assert!(answer.is_err(), "{answer:?}");
+    }
+}
+
+/// As docker-registry breaks off its own 416, so many at once that the connection's task is kept busy.
+#[tokio::test]
+async fn an_answer_whose_body_breaks_off_at_once_keeps_its_status_and_what_came_of_the_body() {
+    let upstream = Scripted::answering(
+        "HTTP/1.1 416 Range Not Satisfiable\r\nconnection: close\r\ncontent-length: 24\r\n\r\ninvalid",
+    );
+    for face in Face::ALL {
+        let scene = face.before(upstream.address, &[]).await;
+        let asked = (0..100).map(async |_| {
+            let response = scene.client.request(Method::GET, "/v2/a/blobs/x").send().await;
+            let mut response = response.unwrap_or_else(|error| panic!("{face:?}: {error:?}"));
+            assert_eq!(response.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+            assert_eq!(response.chunk().await.unwrap().unwrap(), "invalid", "{face:?}");
+            assert!(response.chunk().await.is_err(), "{face:?}");
+        });
+        join_all(asked).await;
     }
 }
 
