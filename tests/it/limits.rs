@@ -109,7 +109,8 @@ async fn manifests_are_held_up_to_a_limit_and_other_requests_do_not_mind() {
         .await;
     let client = refshim.client();
     let image = client.image("a", "image").await;
-    let opening = format!("PUT /v2/a/manifests/x HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{{", 1 << 20);
+    let opening =
+        format!("PUT /v2/a/manifests/x HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{{", 1 << 20);
     let held = hold(&refshim, &opening);
     let push = async || client.put_manifest("a", &image.digest, &image).await;
     until(async || push().await.status == StatusCode::SERVICE_UNAVAILABLE).await;
