@@ -1,24 +1,37 @@
 //! The command line: what can be said on it, and what a command's end means as an exit code.
 
+mod attach;
+mod connection;
+mod copy;
+mod detach;
+mod fetch;
 mod index;
+mod output;
+mod pages;
+mod reference;
+mod references;
+mod table;
+mod tree;
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::client::Result;
 use crate::config::{Config, Given};
 use crate::server::Server;
 use crate::telemetry;
+use connection::run;
+use output::{EXIT_CODES, fail, failed};
 
 /// The configuration is wrong (`EX_USAGE` of sysexits.h).
 const CONFIGURATION_ERROR: u8 = 64;
 
 /// References and referrers for container registries that have none.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -29,6 +42,15 @@ enum Command {
     /// Stand in front of a registry: pass every request on, record links, answer queries.
     Serve(Serve),
     Index(index::IndexCommand),
+    Ref(reference::Ref),
+    Attach(attach::Attach),
+    References(references::References),
+    Tree(tree::Tree),
+    Fetch(fetch::Fetch),
+    Copy(copy::CopyImage),
+    Detach(detach::Detach),
+    Completions(pages::Completions),
+    Man(pages::Man),
 }
 
 /// Every setting is also a key of the TOML file and a variable `REFSHIM_…`; config/refshim.toml in the
@@ -53,12 +75,21 @@ struct Serve {
 }
 
 impl Cli {
-    /// Carries the command out; what there is to say goes to standard error.
+    /// Carries the command out. The result goes to standard output, all else to standard error.
     #[must_use]
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Serve(serve) => serve.run(),
             Command::Index(index) => index.run(),
+            Command::Ref(command) => run(command.run()),
+            Command::Attach(command) => run(command.run()),
+            Command::References(command) => run(command.run()),
+            Command::Tree(command) => run(command.run()),
+            Command::Fetch(command) => run(command.run()),
+            Command::Copy(command) => run(command.run()),
+            Command::Detach(command) => run(command.run()),
+            Command::Completions(command) => ended(command.run()),
+            Command::Man(command) => ended(command.run()),
         }
     }
 }
@@ -129,9 +160,6 @@ fn signals() -> std::io::Result<(impl Future<Output = ()>, Signal)> {
     Ok((termination, signal(SignalKind::hangup())?))
 }
 
-fn fail(code: u8, message: &str) -> ExitCode {
-    let mut stderr = std::io::stderr();
-    // Nobody is left to tell if this fails.
-    let _told = message.lines().try_for_each(|line| writeln!(stderr, "refshim: {line}"));
-    ExitCode::from(code)
+fn ended(result: Result<()>) -> ExitCode {
+    result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }

@@ -14,9 +14,14 @@
 //!   had the upstream show that this caller may read the repository, and after [`gathering`] has put into
 //!   the index what the upstream itself lists.
 //!
+//! # The way of a command
+//! Every other command than `serve` is a client's: [`cli`] reads it, [`client`] opens the registries and OCI
+//! layouts it names and does it. A client uses nothing of the server's, and works with any registry.
+//!
 //! # The modules, innermost first
 //! Each uses only those before it; a test holds the order.
-//! [`oci`] (names, digests, links; pure) → [`limits`] → [`body`] → [`framing`] → [`config`] → [`route`] (path to route; pure) →
+//! [`oci`] (names, digests, links; pure) → [`client`] (registries and layouts as a client sees them; used by
+//! [`cli`] alone) → [`limits`] → [`body`] → [`framing`] → [`config`] → [`route`] (path to route; pure) →
 //! [`selection`] (request to upstream; pure) → [`index`] (journal and sled) → [`telemetry`] → [`tls`] →
 //! [`upstream`] → [`error`] → [`forward`] → [`access`] → [`reading`] (bytes of a manifest to what is kept) →
 //! [`gathering`] → [`learning`] → [`manifests`] → [`listing`] → [`references`] → [`referrers`] →
@@ -37,6 +42,7 @@ pub mod admin;
 pub mod app;
 pub mod body;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod error;
 pub mod forward;

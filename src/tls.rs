@@ -35,6 +35,12 @@ pub enum TlsError {
     Rustls(#[from] rustls::Error),
 }
 
+/// Makes ring the cryptography of clients that are not told which to use.
+pub fn use_ring() {
+    // Where there is a choice already, it is the same.
+    let _chosen = rustls::crypto::ring::default_provider().install_default();
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

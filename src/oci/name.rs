@@ -93,6 +93,14 @@ fn is_name_component(component: &str) -> bool {
     }
 }
 
+impl Tag {
+    /// The tag of an image that is named without one.
+    #[must_use]
+    pub fn latest() -> Self {
+        Self("latest".into())
+    }
+}
+
 impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

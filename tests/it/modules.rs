@@ -3,8 +3,9 @@
 use std::path::Path;
 
 /// Innermost first; a module names only those before it.
-const ORDER: [&str; 25] = [
+const ORDER: [&str; 26] = [
     "oci",
+    "client",
     "limits",
     "body",
     "framing",
@@ -32,13 +33,17 @@ const ORDER: [&str; 25] = [
 ];
 
 /// What may be named in which room only.
-const ROOMS: [(&str, &str); 6] = [
+const ROOMS: [(&str, &str); 10] = [
     ("sled::", "index/sled"),
     ("rustls::", "tls"),
     ("legacy::Client", "upstream"),
     ("prometheus_client", "telemetry"),
     ("clap::", "cli"),
     ("toml::", "config"),
+    ("reqwest::", "client/"),
+    ("docker_credential::", "client/credentials"),
+    ("http_auth::", "client/session"),
+    ("crate::client::", "cli"),
 ];
 
 fn sources(directory: &Path, found: &mut Vec<(String, String)>) {

@@ -1,0 +1,127 @@
+//! What all commands of the client have in common: how registries are reached, and how much is said.
+
+use std::io::{self, IsTerminal as _, Read as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::output;
+use crate::client::{Client, Credential, Error, ErrorKind, Location, Options, Progress, Result};
+use crate::tls;
+
+/// How registries are reached. Without a user name, credentials are those of `docker login` or `podman login`:
+/// the file named by `REGISTRY_AUTH_FILE`, else containers/auth.json, else ~/.docker/config.json, with their
+/// helpers.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection and output")]
+pub(super) struct Connection {
+    /// Log in with this name; where a command names several registries, at the one named last.
+    #[arg(long, value_name = "NAME", requires = "password_stdin")]
+    username: Option<String>,
+    /// Read the password from standard input.
+    #[arg(long, requires = "username")]
+    password_stdin: bool,
+    /// Speak HTTP without TLS, as is always done to this machine itself.
+    #[arg(long, conflicts_with_all = ["ca_file", "insecure"])]
+    plain_http: bool,
+    /// Trust this authority as well (PEM).
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Trust any certificate.
+    #[arg(long)]
+    insecure: bool,
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+/// How much is said, and how.
+#[derive(Debug, Args)]
+pub(super) struct Output {
+    /// Say nothing but the result.
+    #[arg(long, short)]
+    quiet: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl Connection {
+    /// A client; a user name and password given by hand are for this place alone.
+    pub(super) fn client(&self, place: &Location) -> Result<Client> {
+        tls::use_ring();
+        let authority = match &self.ca_file {
+            Some(file) => Some(read(file)?),
+            None => None,
+        };
+        let credential = match (&self.username, place.host()) {
+            (Some(username), Some(host)) => {
+                let credential = Credential::Password { username: username.clone(), password: password()? };
+                Some((host.to_owned(), credential))
+            }
+            (Some(_) | None, _) => None,
+        };
+        Ok(Client::new(Options {
+            credential,
+            plain_http: self.plain_http,
+            authority,
+            insecure: self.insecure,
+        }))
+    }
+
+    /// Whether standard input is the password.
+    pub(super) fn reads_password(&self) -> bool {
+        self.password_stdin
+    }
+
+    /// Bars, where somebody sees them.
+    pub(super) fn progress(&self) -> Progress {
+        Progress::new(self.output.tells() && io::stderr().is_terminal())
+    }
+
+    /// Something that is not the result.
+    pub(super) fn tell(&self, message: &str) {
+        if self.output.tells() {
+            output::tell(message);
+        }
+    }
+}
+
+impl Output {
+    fn tells(&self) -> bool {
+        !self.quiet && !self.json
+    }
+}
+
+fn read(file: &PathBuf) -> Result<Vec<u8>> {
+    std::fs::read(file).map_err(|error| Error::io(format!("reading {}", file.display()), &error))
+}
+
+fn password() -> Result<String> {
+    let mut password = String::new();
+    let read = io::stdin().read_to_string(&mut password);
+    read.map_err(|error| Error::io("reading the password from standard input", &error))?;
+    let password = password.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        let answer = "there is none on standard input";
+        return Err(Error::new(ErrorKind::Usage, "reading the password", answer));
+    }
+    Ok(password.to_owned())
+}
+
+/// Carries a command out to its end, or to Ctrl-C.
+pub(super) fn run(command: impl Future<Output = Result<()>>) -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return output::failed(&Error::io("starting", &error)),
+    };
+    let code = runtime.block_on(async {
+        tokio::select! {
+            ended = command => ended.map_or_else(|error| output::failed(&error), |()| ExitCode::SUCCESS),
+            _ = tokio::signal::ctrl_c() => output::interrupted(),
+        }
+    });
+    // A thread that waits for standard input would be waited for.
+    runtime.shutdown_background();
+    code
+}

@@ -1,0 +1,65 @@
+//! `refshim detach`: takes away what is attached to an image.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use clap::Args;
+
+use super::connection::Connection;
+use super::output::{print, print_json};
+use crate::client::{Error, ErrorKind, ImageName, Platform, Referrer, Result, Wanted};
+use crate::oci::Digest;
+
+/// Deletes something that is attached to an image, after asking. Prints its digest.
+#[derive(Debug, Args)]
+pub(super) struct Detach {
+    /// host/name[:tag][@digest] or oci:directory[:tag][@digest].
+    image: ImageName,
+    /// What is to go: a digest as refshim references prints it.
+    digest: Digest,
+    /// Do not ask.
+    #[arg(long, short)]
+    yes: bool,
+    /// Of an index, the image for this platform.
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Detach {
+    pub(super) async fn run(self) -> Result<()> {
+        let repository = self.connection.client(&self.image.location)?.open(&self.image.location)?;
+        let image = repository.image(&self.image.target, self.platform.as_ref()).await?;
+        let referrers = repository.referrers(&image.digest, &Wanted::attached()).await?;
+        let found = referrers.into_iter().find(|referrer| referrer.manifest.digest == self.digest);
+        let asked = || format!("detaching {} from {}", self.digest, self.image);
+        let Some(Referrer { manifest, .. }) = found else {
+            return Err(Error::new(ErrorKind::NotFound, asked(), "it does not refer to that image"));
+        };
+        let what = manifest.artifact_type().unwrap_or(&manifest.media_type);
+        if !self.yes && !agreed(&format!("Delete {what} {} of {}?", self.digest, repository.name()), asked)? {
+            return Err(Error::failed(asked(), "not agreed to; nothing was deleted"));
+        }
+        repository.delete_manifest(&self.digest).await?;
+        repository.unlist(&manifest).await?;
+        if self.connection.output.json {
+            print_json(&manifest.descriptor())
+        } else {
+            print(&self.digest.to_string())
+        }
+    }
+}
+
+fn agreed(question: &str, asked: impl Fn() -> String) -> Result<bool> {
+    if !io::stdin().is_terminal() {
+        let answer = "there is no terminal to ask on";
+        return Err(Error::new(ErrorKind::Usage, asked(), answer).advise("say --yes if it is meant"));
+    }
+    let mut line = String::new();
+    let mut stderr = io::stderr();
+    let answered = write!(stderr, "{question} [y/N] ")
+        .and_then(|()| stderr.flush())
+        .and_then(|()| io::stdin().lock().read_line(&mut line));
+    answered.map_err(|error| Error::io(asked(), &error))?;
+    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
+}

@@ -1,0 +1,61 @@
+//! Columns, and how sizes, ages and types are told to people.
+
+use indicatif::DecimalBytes;
+use jiff::Timestamp;
+
+use crate::client::Manifest;
+use crate::oci::{Digest, LinkKind, LinkKinds};
+
+const CONFIG_TYPES: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+const SHORT_DIGEST: usize = "sha256:".len() + 12;
+
+/// Lines of cells, each column as wide as its widest cell.
+pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<[String; N]> {
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or_default());
+    let pad = |row: &[String; N]| {
+        let mut cells = row.clone();
+        for (cell, width) in cells.iter_mut().zip(widths) {
+            *cell = format!("{cell:width$}");
+        }
+        cells
+    };
+    rows.iter().map(pad).collect()
+}
+
+pub(super) fn size(bytes: u64) -> String {
+    DecimalBytes(bytes).to_string()
+}
+
+/// How long ago a manifest says that it was made, in the largest unit that fits.
+pub(super) fn age(manifest: &Manifest, now: Timestamp) -> String {
+    let created = manifest.created().and_then(|created| created.parse::<Timestamp>().ok());
+    let Some(created) = created else { return "-".to_owned() };
+    let seconds = now.as_second().saturating_sub(created.as_second()).max(0);
+    let units = [(365 * 86_400, "y"), (86_400, "d"), (3_600, "h"), (60, "m")];
+    let unit = units.into_iter().find(|(length, _)| seconds >= *length).unwrap_or((1, "s"));
+    format!("{}{}", seconds / unit.0, unit.1)
+}
+
+/// What a manifest is, in a word where there is one.
+pub(super) fn kind_of_manifest(manifest: &Manifest) -> &str {
+    match manifest.artifact_type() {
+        Some(artifact_type) if !CONFIG_TYPES.contains(&artifact_type) => artifact_type,
+        Some(_) => "image",
+        None if manifest.is_index() => "index",
+        None => &manifest.media_type,
+    }
+}
+
+/// The kinds of link. That a list at a tag names it too is no news where the manifest says it itself.
+pub(super) fn kinds(kinds: LinkKinds) -> String {
+    let says_itself = kinds.intersects(LinkKind::Subject.into());
+    let told = kinds.iter().filter(|kind| !(says_itself && *kind == LinkKind::Fallback));
+    told.map(LinkKind::as_str).collect::<Vec<_>>().join(",")
+}
+
+pub(super) fn short(digest: &Digest) -> String {
+    digest.to_string().chars().take(SHORT_DIGEST).collect()
+}

@@ -1,0 +1,90 @@
+//! The client side: registries and OCI layouts as places that hold manifests, blobs and links, and what is
+//! done with them. Knows nothing of the server; [`crate::oci`] is what the two have in common.
+//!
+//! It speaks HTTP through reqwest and not through oci-client, which follows no pages, knows neither
+//! `/references` nor DELETE nor identity tokens, and whose errors do not tell who answered what.
+//! Manifests are kept as the bytes that they are: the links of the proposal stand in members that
+//! oci-spec's types would lose.
+
+mod artifact;
+mod blob;
+mod copy;
+mod credentials;
+mod error;
+mod graph;
+mod image;
+mod layout;
+mod manifest;
+mod progress;
+mod referrer;
+mod registry;
+mod repository;
+mod session;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use artifact::{Artifact, Field, FileToAttach, referring_copy};
+pub use blob::{BlobStream, write_file};
+pub use copy::{Copy, Report};
+pub use credentials::Credential;
+pub use error::{Error, ErrorKind, Result};
+pub use graph::{Node, walk};
+pub use image::{ImageName, InvalidImageName, Location, Target};
+pub use manifest::{Manifest, Part, Platform};
+pub use progress::Progress;
+pub use referrer::{AnnotationFilter, Referrer, Wanted};
+pub use repository::Repository;
+
+use layout::Layout;
+use registry::Registry;
+use session::Session;
+
+/// How registries are spoken to.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Credentials given by hand, and the host that they are for.
+    pub credential: Option<(String, Credential)>,
+    /// HTTP without TLS also to hosts that are not this machine.
+    pub plain_http: bool,
+    /// A further authority to trust, in PEM.
+    pub authority: Option<Vec<u8>>,
+    /// Trust every certificate.
+    pub insecure: bool,
+}
+
+/// All registries of one command: each host is logged in to once.
+#[derive(Debug, Default)]
+pub struct Client {
+    options: Options,
+    sessions: Mutex<HashMap<String, Arc<Session>>>,
+}
+
+impl Client {
+    /// A client that has spoken to nobody yet.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self { options, sessions: Mutex::default() }
+    }
+
+    /// The repository at a location. Nothing is asked yet.
+    pub fn open(&self, location: &Location) -> Result<Repository> {
+        match location {
+            Location::Layout(directory) => Ok(Repository::Layout(Arc::new(Layout::new(directory)))),
+            Location::Registry { host, name } => {
+                let session = self.session(host)?;
+                Ok(Repository::Registry(Arc::new(Registry::new(session, name.clone()))))
+            }
+        }
+    }
+
+    fn session(&self, host: &str) -> Result<Arc<Session>> {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = sessions.get(host) {
+            return Ok(Arc::clone(session));
+        }
+        let session = Arc::new(Session::new(host, &self.options)?);
+        sessions.insert(host.to_owned(), Arc::clone(&session));
+        Ok(session)
+    }
+}

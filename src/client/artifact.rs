@@ -1,0 +1,238 @@
+//! Manifests that this client makes: an artifact about an image, and a copy that refers to one.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use indexmap::IndexMap;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+use tokio::io::AsyncWriteExt as _;
+
+use super::blob::{Hasher, read};
+use super::manifest::CREATED;
+use super::{BlobStream, Error, Manifest, Part, Progress, Repository, Result};
+use crate::oci::{Algorithm, Descriptor, Digest, TagOrDigest, media_type};
+
+const TITLE: &str = "org.opencontainers.image.title";
+/// What stands where an artifact has no config (image-spec, `manifest.md`, "Guidance for an Empty Descriptor").
+const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
+const EMPTY: &[u8] = b"{}";
+const UNKNOWN_TYPE: &str = "application/octet-stream";
+const STANDARD_INPUT: &str = "-";
+
+/// A file to attach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileToAttach {
+    path: PathBuf,
+    media_type: String,
+}
+
+/// By which member an artifact says what it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// `reference` of the 2021 proposal.
+    Reference,
+    /// `subject` of OCI 1.1.
+    Subject,
+    /// Both, for old clients and new ones.
+    Both,
+}
+
+/// An artifact about an image.
+#[derive(Debug)]
+pub struct Artifact {
+    /// What it is about.
+    pub subject: Part,
+    /// What its files are.
+    pub artifact_type: String,
+    /// Of its manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// By which member it says what it is about.
+    pub field: Field,
+}
+
+impl FromStr for FileToAttach {
+    type Err = &'static str;
+
+    /// `FILE` or `FILE:media/type`; a file that has such a name itself is meant first.
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        let whole = Self { path: text.into(), media_type: UNKNOWN_TYPE.to_owned() };
+        match text.rsplit_once(':') {
+            Some((path, media_type)) if is_media_type(media_type) && !Path::new(text).exists() => {
+                Ok(Self { path: path.into(), media_type: media_type.to_owned() })
+            }
+            Some(_) | None if text.is_empty() => Err("a file is FILE or FILE:media/type"),
+            Some(_) | None => Ok(whole),
+        }
+    }
+}
+
+fn is_media_type(text: &str) -> bool {
+    let is_word = |word: &str| {
+        !word.is_empty()
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&byte))
+    };
+    text.split_once('/').is_some_and(|(kind, subtype)| is_word(kind) && is_word(subtype))
+}
+
+impl Artifact {
+    /// Puts the files, and then the manifest, which it gives back.
+    pub async fn push(
+        &self,
+        to: &Repository,
+        files: &[FileToAttach],
+        target: impl FnOnce(&Digest) -> TagOrDigest,
+        progress: &Progress,
+    ) -> Result<Manifest> {
+        let mut layers = Vec::new();
+        for file in files {
+            layers.push(file.push(to, progress).await?);
+        }
+        let config = part(EMPTY_TYPE, Digest::of(Algorithm::Sha256, EMPTY), EMPTY.len() as u64);
+        let empty = || async {
+            Ok(Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(EMPTY))])) as BlobStream)
+        };
+        to.put_blob(&config, empty, progress).await?;
+        let manifest = self.manifest(&config, &layers)?;
+        to.put_manifest(&target(&manifest.digest), &manifest).await?;
+        to.ensure_listed(std::slice::from_ref(&manifest)).await?;
+        Ok(manifest)
+    }
+
+    fn manifest(&self, config: &Part, layers: &[Part]) -> Result<Manifest> {
+        let mut annotations = self.annotations.clone();
+        annotations.entry(CREATED.to_owned()).or_insert_with(|| now().to_string());
+        let mut manifest = Map::from_iter([
+            ("schemaVersion".to_owned(), json!(2)),
+            ("mediaType".to_owned(), json!(media_type::IMAGE_MANIFEST)),
+            ("artifactType".to_owned(), json!(self.artifact_type)),
+            ("config".to_owned(), json!(config)),
+            ("layers".to_owned(), json!(layers)),
+            ("annotations".to_owned(), json!(annotations)),
+        ]);
+        let (reference, subject) = match self.field {
+            Field::Reference => (true, false),
+            Field::Subject => (false, true),
+            Field::Both => (true, true),
+        };
+        let members = [("reference", reference), ("subject", subject)];
+        for (member, _) in members.into_iter().filter(|(_, wanted)| *wanted) {
+            manifest.insert(member.to_owned(), json!(self.subject));
+        }
+        let manifest = Value::Object(manifest);
+        Manifest::new(Bytes::from(manifest.to_string()), Some(media_type::IMAGE_MANIFEST))
+    }
+}
+
+/// The time, to the second.
+fn now() -> jiff::Timestamp {
+    let now = jiff::Timestamp::now();
+    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+impl FileToAttach {
+    /// Whether it is no file but standard input.
+    #[must_use]
+    pub fn is_standard_input(&self) -> bool {
+        self.path.as_os_str() == STANDARD_INPUT
+    }
+
+    async fn push(&self, to: &Repository, progress: &Progress) -> Result<Part> {
+        let is_input = self.is_standard_input();
+        let kept = if is_input { Some(keep_standard_input().await?) } else { None };
+        let path = kept.as_ref().map_or(self.path.as_path(), tempfile::NamedTempFile::path);
+        let mut part = described(path, &self.media_type).await?;
+        let title = self.path.file_name().filter(|_| !is_input).and_then(|name| name.to_str());
+        if let Some(title) = title {
+            part.descriptor.annotations.insert(TITLE.to_owned(), title.to_owned());
+        }
+        progress.expect(part.descriptor.size);
+        to.put_blob(&part, || open(path), progress).await?;
+        Ok(part)
+    }
+}
+
+/// The digest has to be known before the content is sent, and input can be read only once.
+async fn keep_standard_input() -> Result<tempfile::NamedTempFile> {
+    let failed = |error: std::io::Error| Error::io("keeping standard input in a temporary file", &error);
+    let kept = tempfile::NamedTempFile::new().map_err(failed)?;
+    let mut file = tokio::fs::File::from_std(kept.reopen().map_err(failed)?);
+    tokio::io::copy(&mut tokio::io::stdin(), &mut file).await.map_err(failed)?;
+    file.flush().await.map_err(failed)?;
+    Ok(kept)
+}
+
+async fn open(path: &Path) -> Result<BlobStream> {
+    let file = tokio::fs::File::open(path).await;
+    let file = file.map_err(|error| Error::io(format!("reading {}", path.display()), &error))?;
+    Ok(read(&path.display().to_string(), file))
+}
+
+async fn described(path: &Path, media_type: &str) -> Result<Part> {
+    let mut content = open(path).await?;
+    let (mut hasher, mut size) = (Hasher::new(Algorithm::Sha256), 0);
+    while let Some(bytes) = content.next().await.transpose()? {
+        hasher.update(&bytes);
+        size += bytes.len() as u64;
+    }
+    Ok(part(media_type, hasher.finish(), size))
+}
+
+fn part(media_type: &str, digest: Digest, size: u64) -> Part {
+    let descriptor = Descriptor {
+        media_type: media_type.to_owned(),
+        digest,
+        size,
+        artifact_type: None,
+        annotations: BTreeMap::new(),
+        data: None,
+    };
+    descriptor.into()
+}
+
+/// The same manifest, but with `reference` to a subject, in place of one that it may have had. All else stays as
+/// it stands.
+pub fn referring_copy(manifest: &Manifest, subject: &Part) -> Result<Manifest> {
+    let failed =
+        |error: serde_json::Error| Error::failed(format!("changing {}", manifest.digest), error.to_string());
+    let mut members: IndexMap<String, Box<RawValue>> =
+        serde_json::from_slice(&manifest.bytes).map_err(failed)?;
+    members.insert("reference".to_owned(), serde_json::value::to_raw_value(subject).map_err(failed)?);
+    let bytes = serde_json::to_vec(&members).map_err(failed)?;
+    Manifest::new(bytes.into(), Some(&manifest.media_type))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, path: &str, media_type: &str) {
+        let expected = FileToAttach { path: path.into(), media_type: media_type.to_owned() };
+        assert_eq!(text.parse(), Ok(expected));
+    }
+
+    #[test]
+    fn a_file_may_have_its_media_type_behind_it() {
+        check("a.sig", "a.sig", "application/octet-stream");
+        check("a.sig:text/plain", "a.sig", "text/plain");
+        check("-:application/vnd.example+json", "-", "application/vnd.example+json");
+        check("dir/a:b", "dir/a:b", "application/octet-stream");
+        check("a:dir/b c", "a:dir/b c", "application/octet-stream");
+    }
+
+    #[test]
+    fn a_referring_copy_keeps_every_other_byte() {
+        let text = br#"{"schemaVersion":2,"zebra":[1,  2],"config":{"mediaType":"a/b","size":2,"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"},"annotations":{"b":"1","a":"2"}}"#;
+        let manifest = Manifest::new(Bytes::from_static(text), None).unwrap();
+        let subject = part("x/y", Digest::Sha256([0; 32]), 7);
+        let copy = referring_copy(&manifest, &subject).unwrap();
+        let copy = String::from_utf8(copy.bytes.to_vec()).unwrap();
+        let kept = std::str::from_utf8(text).unwrap().trim_end_matches('}');
+        assert!(copy.starts_with(kept), "{copy}");
+        assert!(copy[kept.len()..].contains(r#""reference":{"#), "{copy}");
+    }
+}

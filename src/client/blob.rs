@@ -1,0 +1,110 @@
+//! Blobs as streams that check themselves: the content ends in an error if it is not what its digest says.
+
+use std::path::Path;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use sha2::{Digest as _, Sha256, Sha512};
+use tokio::io::{AsyncRead, AsyncWriteExt as _};
+use tokio_util::io::ReaderStream;
+
+use super::manifest::mismatch;
+use super::{Error, Part, Result};
+use crate::oci::{Algorithm, Digest};
+
+/// The content of a blob, part by part.
+pub type BlobStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
+
+/// How much of a file is read at once, in bytes.
+const READ_SIZE: usize = 256 << 10;
+
+/// A digest in the making.
+pub(super) enum Hasher {
+    Sha256(Sha256),
+    Sha512(Box<Sha512>),
+}
+
+impl Hasher {
+    pub(super) fn new(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Sha256 => Self::Sha256(Sha256::new()),
+            Algorithm::Sha512 => Self::Sha512(Box::new(Sha512::new())),
+        }
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hasher) => hasher.update(bytes),
+            Self::Sha512(hasher) => hasher.update(bytes),
+        }
+    }
+
+    pub(super) fn finish(self) -> Digest {
+        match self {
+            Self::Sha256(hasher) => Digest::Sha256(hasher.finalize().into()),
+            Self::Sha512(hasher) => Digest::Sha512(hasher.finalize().into()),
+        }
+    }
+}
+
+/// The same content, which ends in an error where it is longer than, or not, what the descriptor says.
+pub(super) fn verified(content: BlobStream, part: &Part) -> BlobStream {
+    let (digest, size) = (part.descriptor.digest.clone(), part.descriptor.size);
+    let hasher = Hasher::new(digest.algorithm());
+    let checked = stream::try_unfold((content, Some(hasher), 0), move |(mut content, hasher, seen)| {
+        let digest = digest.clone();
+        async move {
+            let Some(mut hasher) = hasher else { return Ok(None) };
+            if let Some(bytes) = content.next().await.transpose()? {
+                hasher.update(&bytes);
+                let seen = seen + bytes.len() as u64;
+                if seen > size {
+                    return Err(wrong_size(&digest, size, "more"));
+                }
+                return Ok(Some((bytes, (content, Some(hasher), seen))));
+            }
+            if seen < size {
+                return Err(wrong_size(&digest, size, "less"));
+            }
+            let found = hasher.finish();
+            if found == digest { Ok(None) } else { Err(mismatch(&digest, &found)) }
+        }
+    });
+    Box::pin(checked)
+}
+
+fn wrong_size(digest: &Digest, size: u64, how: &str) -> Error {
+    Error::failed(
+        format!("checking {digest}"),
+        format!("there is {how} than the {size} bytes that its descriptor says"),
+    )
+}
+
+/// What a file, or something like it, holds.
+pub(super) fn read(name: &str, reader: impl AsyncRead + Send + 'static) -> BlobStream {
+    let asked = format!("reading {name}");
+    let content = ReaderStream::with_capacity(reader, READ_SIZE);
+    Box::pin(content.map(move |bytes| bytes.map_err(|error| Error::io(asked.as_str(), &error))))
+}
+
+/// Writes content to a file that appears under its name only when all of it is there.
+pub async fn write_file(path: &Path, mut content: BlobStream) -> Result<()> {
+    let asked = format!("writing {}", path.display());
+    let failed = |error: std::io::Error| Error::io(asked.as_str(), &error);
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let (file, temporary) = temporary_in(directory).map_err(failed)?.into_parts();
+    let mut file = tokio::fs::File::from_std(file);
+    while let Some(bytes) = content.next().await.transpose()? {
+        file.write_all(&bytes).await.map_err(failed)?;
+    }
+    file.flush().await.map_err(failed)?;
+    temporary.persist(path).map_err(|error| failed(error.error))
+}
+
+/// The process's mask applies to the file, as to any other.
+fn temporary_in(directory: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let permissions = std::fs::Permissions::from_mode(0o666);
+    tempfile::Builder::new().prefix(".refshim-").permissions(permissions).tempfile_in(directory)
+}

@@ -1,0 +1,145 @@
+//! Copies: the bytes of an image, and of all that hangs on it, to another place, so that the links hold there.
+//!
+//! Blobs first, then each manifest after what it lists and after what it is about, the tag last: whoever sees
+//! the tag finds everything. What is there already is not sent, so a copy that broke off goes on from
+//! where it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::Serialize;
+
+use super::repository::Arrival;
+use super::{Error, ErrorKind, Manifest, Node, Part, Progress, Repository, Result};
+use crate::oci::{Digest, Tag, TagOrDigest};
+
+/// From where to where, and how.
+#[derive(Debug)]
+pub struct Copy<'a> {
+    /// What has it.
+    pub from: &'a Repository,
+    /// What is to have it.
+    pub to: &'a Repository,
+    /// How many blobs, or manifests, are under way at a time.
+    pub jobs: usize,
+    /// Told of each byte.
+    pub progress: &'a Progress,
+}
+
+/// What a copy did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Manifests that were put there.
+    pub manifests: usize,
+    /// Manifests that were there.
+    pub manifests_already: usize,
+    /// Blobs that were sent.
+    pub blobs: usize,
+    /// Blobs that the registry took over from another of its repositories.
+    pub blobs_mounted: usize,
+    /// Blobs that were there.
+    pub blobs_already: usize,
+    /// Bytes of blobs that were sent.
+    pub bytes: u64,
+}
+
+/// Manifests by how many others have to be there before them.
+type Ranks = BTreeMap<usize, BTreeMap<Digest, Manifest>>;
+
+impl Copy<'_> {
+    /// Copies all that hangs on these, and then sets the tags.
+    pub async fn run(&self, images: &[(Node, Option<Tag>)]) -> Result<Report> {
+        let nodes = || images.iter().flat_map(|(node, _)| node.all());
+        self.refuse_incomplete(nodes())?;
+        let mut report = self.blobs(nodes()).await?;
+        let mut ranks = Ranks::new();
+        for (node, _) in images {
+            rank(node, 0, &mut ranks);
+        }
+        for (_, manifests) in ranks {
+            let puts: Vec<_> = manifests.values().map(|manifest| self.manifest(manifest)).collect();
+            let put: Vec<bool> = stream::iter(puts).buffer_unordered(self.jobs).try_collect().await?;
+            report.manifests += put.iter().filter(|put| **put).count();
+            report.manifests_already += put.iter().filter(|put| !**put).count();
+        }
+        let referrers: Vec<Manifest> =
+            nodes().filter(|node| !node.kinds.is_empty()).map(|node| node.manifest.clone()).collect();
+        self.to.ensure_listed(&referrers).await?;
+        let tags = nodes().filter_map(|node| Some((&node.manifest, node.tag.as_ref()?)));
+        for (manifest, tag) in
+            tags.chain(images.iter().filter_map(|(node, tag)| Some((&node.manifest, tag.as_ref()?))))
+        {
+            self.tag(manifest, tag).await?;
+        }
+        Ok(report)
+    }
+
+    /// Copies what these manifests consist of, without the manifests themselves.
+    pub async fn blobs<'n>(&self, nodes: impl Iterator<Item = &'n Node>) -> Result<Report> {
+        let mut parts: BTreeMap<&Digest, &Part> = BTreeMap::new();
+        for part in nodes.flat_map(|node| node.manifest.blobs()) {
+            parts.insert(&part.descriptor.digest, part);
+        }
+        self.progress.expect(parts.values().map(|part| part.descriptor.size).sum());
+        let copies: Vec<_> = parts.into_values().map(|part| self.blob(part)).collect();
+        let arrivals: Vec<Arrival> = stream::iter(copies).buffer_unordered(self.jobs).try_collect().await?;
+        let count = |sought: Arrival| arrivals.iter().filter(|arrival| **arrival == sought).count();
+        Ok(Report {
+            blobs: count(Arrival::Sent),
+            blobs_mounted: count(Arrival::Mounted),
+            blobs_already: count(Arrival::Already),
+            bytes: self.progress.sent(),
+            ..Report::default()
+        })
+    }
+
+    fn refuse_incomplete<'n>(&self, nodes: impl Iterator<Item = &'n Node>) -> Result<()> {
+        let missing: BTreeSet<String> =
+            nodes.flat_map(|node| &node.missing).map(|part| part.descriptor.digest.to_string()).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let missing: Vec<String> = missing.into_iter().collect();
+        let asked = format!("copying from {}", self.from.name());
+        let answer = format!("an index lists what is not there: {}", missing.join(", "));
+        Err(Error::new(ErrorKind::NotFound, asked, answer)
+            .advise("copy the platforms that are there, with --platform"))
+    }
+
+    async fn blob(&self, part: &Part) -> Result<Arrival> {
+        let arrival = self.to.take_blob(part, self.from, self.progress).await?;
+        match arrival {
+            Arrival::Sent => {}
+            Arrival::Already | Arrival::Mounted => self.progress.spare(part.descriptor.size),
+        }
+        Ok(arrival)
+    }
+
+    /// Whether it had to be put there.
+    async fn manifest(&self, manifest: &Manifest) -> Result<bool> {
+        if self.to.has_manifest(&manifest.digest).await? {
+            return Ok(false);
+        }
+        self.to.put_manifest(&TagOrDigest::Digest(manifest.digest.clone()), manifest).await?;
+        Ok(true)
+    }
+
+    async fn tag(&self, manifest: &Manifest, tag: &Tag) -> Result<()> {
+        let tag = TagOrDigest::Tag(tag.clone());
+        if self.to.digest(&tag).await?.as_ref() == Some(&manifest.digest) {
+            return Ok(());
+        }
+        self.to.put_manifest(&tag, manifest).await
+    }
+}
+
+/// Ranks a node after its children, at `least` or higher, and its referrers after it; gives the rank.
+fn rank(node: &Node, least: usize, ranks: &mut Ranks) -> usize {
+    let after_children = node.children.iter().map(|child| rank(child, least, ranks) + 1).max();
+    let rank_of_node = after_children.unwrap_or(least);
+    ranks.entry(rank_of_node).or_default().insert(node.manifest.digest.clone(), node.manifest.clone());
+    for referrer in &node.referrers {
+        rank(referrer, rank_of_node + 1, ranks);
+    }
+    rank_of_node
+}

@@ -1,0 +1,155 @@
+//! Why a command failed: what was asked of whom, what came back, and what to do about it.
+
+use std::fmt;
+use std::io;
+
+use http::StatusCode;
+use serde::Deserialize;
+
+/// What a client's command gives or fails with.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Which sort of failure it is; the exit code follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Something did not work.
+    Failed,
+    /// What was asked for cannot be meant.
+    Usage,
+    /// What was asked for is not there.
+    NotFound,
+    /// The credentials do not do.
+    Denied,
+}
+
+/// A failure, told in the words of the one who asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    kind: ErrorKind,
+    asked: String,
+    answer: String,
+    advice: Option<String>,
+}
+
+impl Error {
+    /// `asked` is what was tried ("reading hello:v1 at localhost:5000"), `answer` what came of it.
+    pub fn new(kind: ErrorKind, asked: impl Into<String>, answer: impl Into<String>) -> Self {
+        Self { kind, asked: asked.into(), answer: answer.into(), advice: None }
+    }
+
+    /// Something did not work.
+    pub fn failed(asked: impl Into<String>, answer: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Failed, asked, answer)
+    }
+
+    /// The same failure, with what to do about it.
+    #[must_use]
+    pub fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+
+    /// A file or directory that cannot be used.
+    pub fn io(asked: impl Into<String>, error: &io::Error) -> Self {
+        let of = error.kind();
+        let kind = if of == io::ErrorKind::NotFound {
+            ErrorKind::NotFound
+        } else if of == io::ErrorKind::PermissionDenied {
+            ErrorKind::Denied
+        } else {
+            ErrorKind::Failed
+        };
+        let failed = Self::new(kind, asked, error.to_string());
+        if matches!(
+            of,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+        ) {
+            failed.advise("make room; the same command again goes on from where this one ended")
+        } else {
+            failed
+        }
+    }
+
+    /// A registry's answer that is not the one hoped for.
+    pub(super) fn answered(asked: impl Into<String>, status: StatusCode, body: &[u8]) -> Self {
+        let kind = match status {
+            StatusCode::NOT_FOUND => ErrorKind::NotFound,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ErrorKind::Denied,
+            _ => ErrorKind::Failed,
+        };
+        let answered = Self::new(kind, asked, format!("answered {status}{}", told(body)));
+        match status {
+            StatusCode::NOT_FOUND => {
+                answered.advise("check the name; a registry also hides what you may not see")
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                answered.advise("log in (docker login), or give --username and --password-stdin")
+            }
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                answered.advise("wait a little and say it again")
+            }
+            _ => answered,
+        }
+    }
+
+    /// No answer at all.
+    pub(super) fn unreachable(asked: impl Into<String>, error: &reqwest::Error) -> Self {
+        let failed = Self::failed(asked, innermost(error));
+        if error.is_connect() {
+            failed.advise(
+                "is it up, and is it spoken to in the right way (--plain-http, --ca-file, --insecure)?",
+            )
+        } else {
+            failed.advise("say it again; what is there already is not sent twice")
+        }
+    }
+
+    /// Which sort of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// What to do about it, where that is known.
+    #[must_use]
+    pub fn advice(&self) -> Option<&str> {
+        self.advice.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.asked, self.answer)
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[derive(Deserialize)]
+struct Told {
+    errors: Vec<ToldError>,
+}
+
+#[derive(Deserialize)]
+struct ToldError {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// The first error of an OCI error body; nothing of a body that is none.
+fn told(body: &[u8]) -> String {
+    let told = serde_json::from_slice::<Told>(body).ok();
+    let first = told.and_then(|told| told.errors.into_iter().next());
+    first.map(|error| format!(", {}: {}", error.code, error.message)).unwrap_or_default()
+}
+
+/// The cause that says most: the last of the chain.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}

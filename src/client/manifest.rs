@@ -1,0 +1,246 @@
+//! Manifests as a client holds them: the bytes, and the members that name other content.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{Error, Result};
+use crate::oci::{Algorithm, Descriptor, Digest, ManifestLinks, Tag, links_of, media_type};
+
+/// The annotation that says when something was made (image-spec, `annotations.md`).
+pub(super) const CREATED: &str = "org.opencontainers.image.created";
+
+/// A manifest. Its bytes are never changed.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// The Content-Type that it is kept with.
+    pub media_type: String,
+    /// Of the bytes.
+    pub digest: Digest,
+    /// What it is.
+    pub bytes: Bytes,
+    members: Members,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Members {
+    #[serde(default)]
+    media_type: Option<String>,
+    #[serde(default)]
+    artifact_type: Option<String>,
+    #[serde(default)]
+    config: Option<Part>,
+    #[serde(default, deserialize_with = "or_default")]
+    layers: Vec<Part>,
+    #[serde(default, deserialize_with = "or_default")]
+    blobs: Vec<Part>,
+    #[serde(default, deserialize_with = "or_default")]
+    manifests: Vec<Part>,
+    #[serde(default)]
+    subject: Option<Subject>,
+    #[serde(default, deserialize_with = "or_default")]
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Subject {
+    digest: Digest,
+}
+
+/// Content that a manifest lists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Its type, size, digest and annotations.
+    #[serde(flatten)]
+    pub descriptor: Descriptor,
+    /// What an image of an index runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+    /// Where else it is; such content need not be in the registry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
+}
+
+/// `os/architecture` or `os/architecture/variant`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    architecture: String,
+    os: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    variant: Option<String>,
+}
+
+impl Manifest {
+    /// A manifest that came as these bytes. Without a Content-Type its own `mediaType` counts.
+    pub(super) fn new(bytes: Bytes, content_type: Option<&str>) -> Result<Self> {
+        Self::with_algorithm(Algorithm::Sha256, bytes, content_type)
+    }
+
+    /// The manifest that was asked for by this digest.
+    pub(super) fn verified(digest: &Digest, bytes: Bytes, content_type: Option<&str>) -> Result<Self> {
+        let manifest = Self::with_algorithm(digest.algorithm(), bytes, content_type)?;
+        if manifest.digest == *digest { Ok(manifest) } else { Err(mismatch(digest, &manifest.digest)) }
+    }
+
+    fn with_algorithm(algorithm: Algorithm, bytes: Bytes, content_type: Option<&str>) -> Result<Self> {
+        let digest = Digest::of(algorithm, &bytes);
+        let members: Members = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::failed(format!("reading the manifest {digest}"), error.to_string()))?;
+        let own =
+            if members.manifests.is_empty() { media_type::IMAGE_MANIFEST } else { media_type::IMAGE_INDEX };
+        let stated = members.media_type.as_deref().unwrap_or(own);
+        let media_type =
+            content_type.map(media_type::essence).filter(|given| is_manifest(given)).unwrap_or(stated);
+        Ok(Self { media_type: media_type.to_owned(), digest, bytes, members })
+    }
+
+    /// Other manifests that are parts of it.
+    #[must_use]
+    pub fn children(&self) -> &[Part] {
+        &self.members.manifests
+    }
+
+    /// The files of an artifact, the layers of an image.
+    #[must_use]
+    pub fn layers(&self) -> &[Part] {
+        if self.members.layers.is_empty() { &self.members.blobs } else { &self.members.layers }
+    }
+
+    /// Every blob that belongs to it: config and layers, but nothing that is kept elsewhere.
+    pub fn blobs(&self) -> impl Iterator<Item = &Part> {
+        self.members.config.iter().chain(self.layers()).filter(|part| part.urls.is_empty())
+    }
+
+    /// What `subject` says that it is about.
+    #[must_use]
+    pub fn subject(&self) -> Option<&Digest> {
+        self.members.subject.as_ref().map(|subject| &subject.digest)
+    }
+
+    /// Its annotations.
+    #[must_use]
+    pub fn annotations(&self) -> &BTreeMap<String, String> {
+        &self.members.annotations
+    }
+
+    /// When it says that it was made, RFC 3339.
+    #[must_use]
+    pub fn created(&self) -> Option<&str> {
+        self.members.annotations.get(CREATED).map(String::as_str)
+    }
+
+    /// By the derivation of the OCI specification: its own, or for an image manifest its config's media type.
+    #[must_use]
+    pub fn artifact_type(&self) -> Option<&str> {
+        let own = self.members.artifact_type.as_deref().filter(|own| !own.is_empty());
+        own.or_else(|| self.members.config.as_ref().map(|config| config.descriptor.media_type.as_str()))
+    }
+
+    /// Whether it has parts that are manifests.
+    #[must_use]
+    pub fn is_index(&self) -> bool {
+        media_type::is_index(&self.media_type)
+    }
+
+    /// Bytes of the manifest and of the blobs that it lists itself.
+    #[must_use]
+    pub fn content_size(&self) -> u64 {
+        self.size()
+            + self.members.config.iter().chain(self.layers()).map(|part| part.descriptor.size).sum::<u64>()
+    }
+
+    /// Bytes of the manifest.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// The links that it carries, pushed to this tag.
+    #[must_use]
+    pub fn links(&self, tag: Option<&Tag>) -> ManifestLinks {
+        links_of(&self.bytes, Some(&self.media_type), tag)
+    }
+
+    /// What a list of referrers says of it.
+    #[must_use]
+    pub fn descriptor(&self) -> Descriptor {
+        Descriptor {
+            media_type: self.media_type.clone(),
+            digest: self.digest.clone(),
+            size: self.size(),
+            artifact_type: self.artifact_type().map(str::to_owned),
+            annotations: self.members.annotations.clone(),
+            data: None,
+        }
+    }
+
+    /// The descriptor by which another manifest refers to it.
+    #[must_use]
+    pub fn as_subject(&self) -> Part {
+        let descriptor =
+            Descriptor { artifact_type: None, annotations: BTreeMap::new(), ..self.descriptor() };
+        descriptor.into()
+    }
+}
+
+/// Content that is not what its digest says.
+pub(super) fn mismatch(expected: &Digest, found: &Digest) -> Error {
+    Error::failed(
+        format!("checking {expected}"),
+        format!("the digest does not match: the content is {found}"),
+    )
+    .advise(
+        "do not use it; the registry, or something on the way, gives out other content than was asked for",
+    )
+}
+
+fn is_manifest(content_type: &str) -> bool {
+    content_type.contains("manifest") || content_type.contains("index")
+}
+
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    value: D,
+) -> std::result::Result<T, D::Error> {
+    Option::deserialize(value).map(Option::unwrap_or_default)
+}
+
+impl From<Descriptor> for Part {
+    fn from(descriptor: Descriptor) -> Self {
+        Self { descriptor, platform: None, urls: Vec::new() }
+    }
+}
+
+impl Platform {
+    /// Whether an image for `other` is what was asked for by this.
+    #[must_use]
+    pub fn takes(&self, other: &Self) -> bool {
+        self.os == other.os
+            && self.architecture == other.architecture
+            && (self.variant.is_none() || self.variant == other.variant)
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
+    }
+}
+
+impl FromStr for Platform {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let (os, architecture, variant) = match parts[..] {
+            [os, architecture] => (os, architecture, None),
+            [os, architecture, variant] => (os, architecture, Some(variant.to_owned())),
+            _ => return Err("a platform is os/architecture or os/architecture/variant"),
+        };
+        Ok(Self { architecture: architecture.to_owned(), os: os.to_owned(), variant })
+    }
+}

@@ -1,0 +1,101 @@
+//! How far long work has come, shown on a terminal.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::StreamExt as _;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{BlobStream, Part};
+
+const BLOB: &str = "{prefix:19} {bar:30} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>4}";
+const ALL: &str = "{prefix:19} {bar:30.green} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>4}";
+
+/// The bars of one command: one for each blob under way, and one for all.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    bars: MultiProgress,
+    all: ProgressBar,
+    sent: Arc<AtomicU64>,
+}
+
+/// The bar of one blob. It goes when it is dropped.
+#[derive(Debug)]
+pub(super) struct Bar {
+    blob: ProgressBar,
+    all: ProgressBar,
+    sent: Arc<AtomicU64>,
+}
+
+impl Progress {
+    /// Bars on standard error, or none at all.
+    #[must_use]
+    pub fn new(shown: bool) -> Self {
+        let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bars = MultiProgress::with_draw_target(target);
+        let all = bars.add(bar(0, ALL, "all"));
+        Self { bars, all, sent: Arc::default() }
+    }
+
+    /// So many bytes are to come.
+    pub fn expect(&self, bytes: u64) {
+        self.all.inc_length(bytes);
+    }
+
+    /// So many of them need not be moved.
+    pub(super) fn spare(&self, bytes: u64) {
+        self.all.set_length(self.all.length().unwrap_or_default().saturating_sub(bytes));
+    }
+
+    /// How many bytes of blobs were moved so far.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Takes the bars away.
+    pub fn finish(&self) {
+        self.all.finish_and_clear();
+    }
+
+    /// The same content, shown as it is read.
+    #[must_use]
+    pub fn watch(&self, part: &Part, content: BlobStream) -> BlobStream {
+        self.blob(part).watching(content)
+    }
+
+    pub(super) fn blob(&self, part: &Part) -> Bar {
+        let name: String = part.descriptor.digest.to_string().chars().take(19).collect();
+        let blob = self.bars.insert_before(&self.all, bar(part.descriptor.size, BLOB, name));
+        Bar { blob, all: self.all.clone(), sent: Arc::clone(&self.sent) }
+    }
+}
+
+impl Bar {
+    pub(super) fn advance(&self, bytes: u64) {
+        self.blob.inc(bytes);
+        self.all.inc(bytes);
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The same content, counted as it is read.
+    pub(super) fn watching(self, content: BlobStream) -> BlobStream {
+        Box::pin(content.inspect(move |bytes| {
+            if let Ok(bytes) = bytes {
+                self.advance(bytes.len() as u64);
+            }
+        }))
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.blob.finish_and_clear();
+    }
+}
+
+fn bar(length: u64, template: &str, name: impl Into<Cow<'static, str>>) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length).with_style(style).with_prefix(name)
+}

@@ -1,0 +1,145 @@
+//! A repository of a registry, over the distribution API.
+
+mod referrers;
+mod tag_list;
+mod upload;
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::stream;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, LINK};
+use http::{HeaderMap, Method};
+use reqwest::{Body, Request, Response, Url};
+
+use super::blob::verified;
+use super::session::{Ask, Scope, Session, chunk, header, read, request};
+use super::{BlobStream, Error, ErrorKind, Manifest, Part, Result};
+use crate::oci::{Digest, RepositoryName, Tag, TagOrDigest, media_type};
+
+const CONTENT_DIGEST: &str = "docker-content-digest";
+
+/// One repository.
+#[derive(Debug)]
+pub struct Registry {
+    session: Arc<Session>,
+    name: RepositoryName,
+}
+
+impl fmt::Display for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.session.host(), self.name)
+    }
+}
+
+impl Registry {
+    pub(super) fn new(session: Arc<Session>, name: RepositoryName) -> Self {
+        Self { session, name }
+    }
+
+    pub(super) fn repository(&self) -> &RepositoryName {
+        &self.name
+    }
+
+    /// Whether a blob of the other need not be sent to be here.
+    pub(super) fn can_mount_from(&self, other: &Self) -> bool {
+        self.session.host() == other.session.host()
+    }
+
+    pub(super) async fn manifest(&self, target: &TagOrDigest) -> Result<Option<Manifest>> {
+        let asked = format!("reading {target} of {self}");
+        let request = accepting(Method::GET, self.url(&format!("manifests/{target}"))?);
+        let Some(response) = self.session.find(self.pull(&asked, request)).await? else { return Ok(None) };
+        let content_type = header(response.headers(), CONTENT_TYPE.as_str()).map(str::to_owned);
+        let bytes = read(&asked, response).await?;
+        let manifest = match target {
+            TagOrDigest::Digest(digest) => Manifest::verified(digest, bytes, content_type.as_deref()),
+            TagOrDigest::Tag(_) => Manifest::new(bytes, content_type.as_deref()),
+        };
+        manifest.map(Some)
+    }
+
+    pub(super) async fn digest(&self, target: &TagOrDigest) -> Result<Option<Digest>> {
+        let asked = format!("looking for {target} in {self}");
+        let request = accepting(Method::HEAD, self.url(&format!("manifests/{target}"))?);
+        let Some(response) = self.session.find(self.pull(&asked, request)).await? else { return Ok(None) };
+        if let TagOrDigest::Digest(digest) = target {
+            return Ok(Some(digest.clone()));
+        }
+        match header(response.headers(), CONTENT_DIGEST).and_then(|digest| digest.parse().ok()) {
+            Some(digest) => Ok(Some(digest)),
+            None => Ok(self.manifest(target).await?.map(|manifest| manifest.digest)),
+        }
+    }
+
+    pub(super) async fn put_manifest(&self, target: &TagOrDigest, manifest: &Manifest) -> Result<()> {
+        let asked = format!("putting {target} into {self}");
+        let mut request = request(Method::PUT, self.url(&format!("manifests/{target}"))?);
+        let content_type = HeaderValue::try_from(&manifest.media_type)
+            .map_err(|_| Error::new(ErrorKind::Usage, asked.as_str(), "the media type cannot be sent"))?;
+        request.headers_mut().insert(CONTENT_TYPE, content_type);
+        *request.body_mut() = Some(Body::from(manifest.bytes.clone()));
+        self.session.succeed(self.push(&asked, request)).await?;
+        Ok(())
+    }
+
+    pub(super) async fn delete_manifest(&self, digest: &Digest) -> Result<()> {
+        let asked = format!("deleting {digest} of {self}");
+        let request = request(Method::DELETE, self.url(&format!("manifests/{digest}"))?);
+        let scope = Scope::delete(self.name.as_str());
+        self.session.succeed(Ask { asked: &asked, scope, request }).await?;
+        Ok(())
+    }
+
+    pub(super) async fn blob(&self, part: &Part) -> Result<BlobStream> {
+        let digest = &part.descriptor.digest;
+        let asked = format!("reading the blob {digest} of {self}");
+        let request = request(Method::GET, self.url(&format!("blobs/{digest}"))?);
+        let response = self.session.succeed(self.pull(&asked, request)).await?;
+        Ok(verified(body(asked, response), part))
+    }
+
+    fn url(&self, path: &str) -> Result<Url> {
+        self.session.url(&format!("{}/{path}", self.name))
+    }
+
+    fn pull<'a>(&self, asked: &'a str, request: Request) -> Ask<'a> {
+        Ask { asked, scope: Scope::pull(self.name.as_str()), request }
+    }
+
+    fn push<'a>(&self, asked: &'a str, request: Request) -> Ask<'a> {
+        Ask { asked, scope: Scope::push(self.name.as_str()), request }
+    }
+
+    /// Where the next page of a list is.
+    fn next_page(&self, page: &Url, headers: &HeaderMap) -> Result<Option<Url>> {
+        let Some(link) = header(headers, LINK.as_str()).filter(|link| link.contains("rel=\"next\"")) else {
+            return Ok(None);
+        };
+        let target = link.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
+        target.map(|(target, _)| self.session.resolve(page, target)).transpose()
+    }
+}
+
+fn accepting(method: Method, url: Url) -> Request {
+    let mut request = request(method, url);
+    request.headers_mut().insert(ACCEPT, HeaderValue::from_static(media_type::ACCEPT_EVERY_MANIFEST));
+    request
+}
+
+/// The body of an answer, part by part.
+fn body(asked: String, response: Response) -> BlobStream {
+    let parts = stream::try_unfold((asked, response), |(asked, mut response)| async move {
+        let part = chunk(&asked, &mut response).await?;
+        Ok(part.map(|part| (part, (asked, response))))
+    });
+    Box::pin(parts)
+}
+
+fn by_digest(digest: &Digest) -> TagOrDigest {
+    TagOrDigest::Digest(digest.clone())
+}
+
+fn by_tag(tag: Tag) -> TagOrDigest {
+    TagOrDigest::Tag(tag)
+}

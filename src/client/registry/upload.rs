@@ -1,0 +1,155 @@
+//! Blobs on their way to a registry: nothing is sent that is there, nothing that can be mounted, and nothing
+//! twice.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
+use http::{Method, StatusCode};
+use reqwest::{Body, Response, Url};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::Registry;
+use crate::client::progress::Bar;
+use crate::client::repository::Arrival;
+use crate::client::session::{Ask, SILENCE_LIMIT, Scope, header, request, silent};
+use crate::client::{BlobStream, Error, Part, Progress, Result};
+use crate::oci::{Digest, RepositoryName};
+
+/// How long the registry may take to store what it was sent.
+const STORING_LIMIT: Duration = Duration::from_secs(600);
+
+impl Registry {
+    /// Makes sure that a blob is here: it is, or is mounted from `mount`, or is sent.
+    pub(in crate::client) async fn take_blob<F: Future<Output = Result<BlobStream>>>(
+        &self,
+        part: &Part,
+        mount: Option<&RepositoryName>,
+        content: impl FnOnce() -> F,
+        progress: &Progress,
+    ) -> Result<Arrival> {
+        let digest = &part.descriptor.digest;
+        if self.has_blob(digest).await? {
+            return Ok(Arrival::Already);
+        }
+        let location = match self.begin(digest, mount).await? {
+            Begun::Mounted => return Ok(Arrival::Mounted),
+            Begun::At(location) => location,
+        };
+        let bar = progress.blob(part);
+        self.send(part, location, content().await?, bar).await?;
+        Ok(Arrival::Sent)
+    }
+
+    async fn has_blob(&self, digest: &Digest) -> Result<bool> {
+        let asked = format!("looking for the blob {digest} in {self}");
+        let request = request(Method::HEAD, self.url(&format!("blobs/{digest}"))?);
+        Ok(self.session.find(self.push(&asked, request)).await?.is_some())
+    }
+
+    async fn begin(&self, digest: &Digest, mount: Option<&RepositoryName>) -> Result<Begun> {
+        let asked = format!("beginning to send the blob {digest} to {self}");
+        let mut url = self.url("blobs/uploads/")?;
+        let mut scope = Scope::push(self.name.as_str());
+        if let Some(from) = mount {
+            url.query_pairs_mut()
+                .append_pair("mount", &digest.to_string())
+                .append_pair("from", from.as_str());
+            scope = scope.and_pull(from.as_str());
+        }
+        let request = request(Method::POST, url.clone());
+        let response = self.session.succeed(Ask { asked: &asked, scope, request }).await?;
+        if mount.is_some() && response.status() == StatusCode::CREATED {
+            return Ok(Begun::Mounted);
+        }
+        let location = header(response.headers(), LOCATION.as_str());
+        let location = location
+            .ok_or_else(|| Error::failed(asked.as_str(), "the answer does not say where to send it"))?;
+        self.session.resolve(&url, location).map(Begun::At)
+    }
+
+    async fn send(&self, part: &Part, mut location: Url, content: BlobStream, bar: Bar) -> Result<()> {
+        let digest = &part.descriptor.digest;
+        let asked = format!("sending the blob {digest} to {self}");
+        location.query_pairs_mut().append_pair("digest", &digest.to_string());
+        let mut request = request(Method::PUT, location);
+        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(part.descriptor.size));
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        let flow = Arc::new(Flow::default());
+        *request.body_mut() = Some(flow.body(content, bar));
+        let sent = self.session.send(self.push(&asked, request));
+        let answer = tokio::select! {
+            answer = sent => answer,
+            () = flow.dries_up() => Err(silent(&asked)),
+        };
+        self.stored(&asked, answer, &flow).await
+    }
+
+    /// Why the content broke off says more than that the registry was left waiting for the rest.
+    async fn stored(&self, asked: &str, answer: Result<Response>, flow: &Flow) -> Result<()> {
+        if let Some(broken) = flow.broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(broken);
+        }
+        let response = answer?;
+        if response.status() == StatusCode::CREATED {
+            Ok(())
+        } else {
+            Err(self.session.refused(asked, response).await)
+        }
+    }
+}
+
+enum Begun {
+    Mounted,
+    At(Url),
+}
+
+/// What is known of a body while it is sent.
+#[derive(Debug, Default)]
+struct Flow {
+    moved: Notify,
+    ended: Notify,
+    broken: Mutex<Option<Error>>,
+}
+
+impl Flow {
+    fn body(self: &Arc<Self>, content: BlobStream, bar: Bar) -> Body {
+        let flow = Arc::clone(self);
+        let end = Arc::clone(self);
+        let watched = content.map(move |bytes| match bytes {
+            Ok(bytes) => {
+                bar.advance(bytes.len() as u64);
+                flow.moved.notify_one();
+                Ok(bytes)
+            }
+            Err(error) => {
+                *flow.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
+                Err(error)
+            }
+        });
+        let ending = futures_util::stream::poll_fn(move |_| {
+            end.ended.notify_one();
+            std::task::Poll::Ready(None)
+        });
+        Body::wrap_stream(watched.chain(ending))
+    }
+
+    /// Ends when nothing has moved for too long: while bytes are due, and then while the answer is.
+    async fn dries_up(&self) {
+        loop {
+            let step = async {
+                tokio::select! {
+                    () = self.moved.notified() => false,
+                    () = self.ended.notified() => true,
+                }
+            };
+            match timeout(SILENCE_LIMIT, step).await {
+                Ok(false) => {}
+                Ok(true) => return tokio::time::sleep(STORING_LIMIT).await,
+                Err(_) => return,
+            }
+        }
+    }
+}

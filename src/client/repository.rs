@@ -1,0 +1,191 @@
+//! A place that holds manifests, blobs and links: a repository of a registry, or a directory.
+
+use std::sync::Arc;
+
+use super::layout::Layout;
+use super::registry::Registry;
+use super::{
+    BlobStream, Error, ErrorKind, Manifest, Part, Platform, Progress, Referrer, Result, Target, Wanted,
+};
+use crate::oci::{Digest, Tag, TagOrDigest};
+
+/// Either of the two kinds of place.
+#[derive(Clone, Debug)]
+pub enum Repository {
+    /// Over HTTP.
+    Registry(Arc<Registry>),
+    /// An OCI image layout.
+    Layout(Arc<Layout>),
+}
+
+/// How a blob came to be where it was wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// It was there.
+    Already,
+    /// The registry took it over from another of its repositories.
+    Mounted,
+    /// It was sent.
+    Sent,
+}
+
+impl Repository {
+    /// What it is called in messages.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Registry(registry) => registry.to_string(),
+            Self::Layout(layout) => layout.to_string(),
+        }
+    }
+
+    /// A manifest, checked against the digest if it was named by one.
+    pub async fn manifest(&self, target: &TagOrDigest) -> Result<Manifest> {
+        let found = self.find_manifest(target).await?;
+        found.ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("reading {target} of {}", self.name()),
+                "there is no such manifest",
+            )
+            .advise("check the name; a registry also hides what you may not see")
+        })
+    }
+
+    /// A manifest, if it is there.
+    pub async fn find_manifest(&self, target: &TagOrDigest) -> Result<Option<Manifest>> {
+        match self {
+            Self::Registry(registry) => registry.manifest(target).await,
+            Self::Layout(layout) => layout.manifest(target),
+        }
+    }
+
+    /// What a command's argument names; of an index, the one image for `platform` if that is given.
+    pub async fn image(&self, target: &Target, platform: Option<&Platform>) -> Result<Manifest> {
+        let named = match (self, target) {
+            (_, Target::Named(named)) => named.clone(),
+            (Self::Registry(_), Target::Unnamed) => TagOrDigest::Tag(Tag::latest()),
+            (Self::Layout(layout), Target::Unnamed) => layout.only_image()?,
+        };
+        let manifest = self.manifest(&named).await?;
+        match platform {
+            Some(platform) if manifest.is_index() => self.image_for(&manifest, platform).await,
+            Some(_) | None => Ok(manifest),
+        }
+    }
+
+    async fn image_for(&self, index: &Manifest, platform: &Platform) -> Result<Manifest> {
+        let fits = |part: &&Part| part.platform.as_ref().is_some_and(|other| platform.takes(other));
+        let Some(part) = index.children().iter().find(fits) else {
+            let there: Vec<String> = index
+                .children()
+                .iter()
+                .filter_map(|part| Some(part.platform.as_ref()?.to_string()))
+                .collect();
+            let asked = format!("looking for {platform} in {} of {}", index.digest, self.name());
+            let answer = format!("the index has only {}", there.join(", "));
+            return Err(Error::new(ErrorKind::NotFound, asked, answer));
+        };
+        self.manifest(&TagOrDigest::Digest(part.descriptor.digest.clone())).await
+    }
+
+    /// Which manifest a tag or digest leads to, if it is there.
+    pub async fn digest(&self, target: &TagOrDigest) -> Result<Option<Digest>> {
+        match self {
+            Self::Registry(registry) => registry.digest(target).await,
+            Self::Layout(layout) => Ok(layout.manifest(target)?.map(|manifest| manifest.digest)),
+        }
+    }
+
+    /// Whether a manifest is there, and everything that it needs to be found.
+    pub async fn has_manifest(&self, digest: &Digest) -> Result<bool> {
+        match self {
+            Self::Registry(registry) => {
+                Ok(registry.digest(&TagOrDigest::Digest(digest.clone())).await?.is_some())
+            }
+            Self::Layout(layout) => layout.lists(digest),
+        }
+    }
+
+    /// Puts a manifest there, by its digest or by a tag.
+    pub async fn put_manifest(&self, target: &TagOrDigest, manifest: &Manifest) -> Result<()> {
+        match self {
+            Self::Registry(registry) => registry.put_manifest(target, manifest).await,
+            Self::Layout(layout) => layout.put_manifest(target, manifest).await,
+        }
+    }
+
+    /// Takes a manifest away. Blobs stay until the place is tidied.
+    pub async fn delete_manifest(&self, digest: &Digest) -> Result<()> {
+        match self {
+            Self::Registry(registry) => registry.delete_manifest(digest).await,
+            Self::Layout(layout) => layout.delete_manifest(digest).await,
+        }
+    }
+
+    /// The content of a blob, checked on its way.
+    pub async fn blob(&self, part: &Part) -> Result<BlobStream> {
+        match self {
+            Self::Registry(registry) => registry.blob(part).await,
+            Self::Layout(layout) => layout.blob(part).await,
+        }
+    }
+
+    /// Puts a blob there that another place has, without its passing through here where that can be avoided.
+    pub async fn take_blob(&self, part: &Part, from: &Self, progress: &Progress) -> Result<Arrival> {
+        match (self, from) {
+            (Self::Registry(to), Self::Registry(other)) if to.can_mount_from(other) => {
+                to.take_blob(part, Some(other.repository()), || from.blob(part), progress).await
+            }
+            (Self::Registry(to), _) => to.take_blob(part, None, || from.blob(part), progress).await,
+            (Self::Layout(to), _) => to.take_blob(part, || from.blob(part), progress).await,
+        }
+    }
+
+    /// Puts a blob there.
+    pub async fn put_blob<F: Future<Output = Result<BlobStream>>>(
+        &self,
+        part: &Part,
+        content: impl FnOnce() -> F,
+        progress: &Progress,
+    ) -> Result<Arrival> {
+        match self {
+            Self::Registry(registry) => registry.take_blob(part, None, content, progress).await,
+            Self::Layout(layout) => layout.take_blob(part, content, progress).await,
+        }
+    }
+
+    /// What refers to a manifest, oldest first where that is known.
+    pub async fn referrers(&self, subject: &Digest, wanted: &Wanted) -> Result<Vec<Referrer>> {
+        let mut referrers = match self {
+            Self::Registry(registry) => registry.referrers(subject, wanted).await?,
+            Self::Layout(layout) => layout.referrers(subject)?,
+        };
+        referrers.retain(|referrer| wanted.takes(referrer));
+        Ok(referrers)
+    }
+
+    /// Makes sure that a manifest with a `subject` is found from it, if the place does not see to that.
+    pub async fn ensure_listed(&self, referrers: &[Manifest]) -> Result<()> {
+        match self {
+            Self::Registry(registry) => registry.ensure_listed(referrers).await,
+            Self::Layout(_) => Ok(()),
+        }
+    }
+
+    /// Takes a manifest off the list at the referrers tag of its subject, if there is one.
+    pub async fn unlist(&self, referrer: &Manifest) -> Result<()> {
+        match self {
+            Self::Registry(registry) => registry.unlist(referrer).await,
+            Self::Layout(_) => Ok(()),
+        }
+    }
+
+    /// All tags.
+    pub async fn tags(&self) -> Result<Vec<Tag>> {
+        match self {
+            Self::Registry(registry) => registry.tags().await,
+            Self::Layout(layout) => layout.tags(),
+        }
+    }
+}

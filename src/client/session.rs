@@ -1,0 +1,278 @@
+//! One registry as one user: sends requests, and logs in when the registry asks for it.
+//!
+//! Credentials go to the registry itself and to the token service that it names, and to no other host: neither
+//! to where a redirect leads nor to where an upload is sent on to.
+
+mod challenge;
+mod token;
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use http::{Method, StatusCode};
+use reqwest::{Body, Certificate, Request, Response, Url};
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use super::credentials::{self, Credential};
+use super::{Error, ErrorKind, Options, Result};
+use challenge::Challenge;
+use token::Token;
+
+/// How long a connection may take to come about.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a registry may be silent. A body as a whole may take as long as it likes.
+pub(super) const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+/// Nothing that is held in memory may be longer, in bytes.
+const ANSWER_LIMIT: usize = 64 << 20;
+const DOCKER_HUB: &str = "docker.io";
+const DOCKER_HUB_REGISTRY: &str = "registry-1.docker.io";
+
+/// A registry, spoken to as one user.
+#[derive(Debug)]
+pub(super) struct Session {
+    http: reqwest::Client,
+    host: String,
+    base: Url,
+    credential: OnceCell<Option<Credential>>,
+    login: Mutex<Login>,
+}
+
+/// How the registry wants to be told who is asking, as far as it has said so.
+#[derive(Debug, Default)]
+struct Login {
+    basic: Option<HeaderValue>,
+    tokens: HashMap<String, Token>,
+}
+
+/// What a request needs rights to: `repository:name:actions`, separated by spaces.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Scope(String);
+
+impl Scope {
+    pub(super) fn pull(name: &str) -> Self {
+        Self(format!("repository:{name}:pull"))
+    }
+
+    pub(super) fn push(name: &str) -> Self {
+        Self(format!("repository:{name}:pull,push"))
+    }
+
+    pub(super) fn delete(name: &str) -> Self {
+        Self(format!("repository:{name}:pull,push,delete"))
+    }
+
+    /// The right to pull from a second repository as well.
+    pub(super) fn and_pull(self, name: &str) -> Self {
+        Self(format!("{} repository:{name}:pull", self.0))
+    }
+}
+
+/// A request to be sent. `asked` says in words what it is for.
+#[derive(Debug)]
+pub(super) struct Ask<'a> {
+    pub(super) asked: &'a str,
+    pub(super) scope: Scope,
+    pub(super) request: Request,
+}
+
+impl Session {
+    pub(super) fn new(host: &str, options: &Options) -> Result<Self> {
+        let asked = || format!("setting up the connection to {host}");
+        let mut http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_LIMIT)
+            .user_agent(concat!("refshim/", env!("CARGO_PKG_VERSION")));
+        if let Some(pem) = &options.authority {
+            let authorities = Certificate::from_pem_bundle(pem)
+                .map_err(|error| Error::failed(asked(), error.to_string()))?;
+            http = http.tls_certs_merge(authorities);
+        }
+        if options.insecure {
+            http = http.tls_danger_accept_invalid_certs(true);
+        }
+        let tls_wanted = options.authority.is_some() || options.insecure;
+        let plain = options.plain_http || (is_this_machine(host) && !tls_wanted);
+        let (scheme, address) = (
+            if plain { "http" } else { "https" },
+            if host == DOCKER_HUB { DOCKER_HUB_REGISTRY } else { host },
+        );
+        let base = Url::parse(&format!("{scheme}://{address}/v2/"));
+        let given = options
+            .credential
+            .as_ref()
+            .filter(|(of, _)| of == host)
+            .map(|(_, credential)| credential.clone());
+        Ok(Self {
+            http: http.build().map_err(|error| Error::failed(asked(), error.to_string()))?,
+            host: host.to_owned(),
+            base: base.map_err(|error| Error::new(ErrorKind::Usage, asked(), error.to_string()))?,
+            credential: given.map_or_else(OnceCell::new, |given| OnceCell::new_with(Some(Some(given)))),
+            login: Mutex::default(),
+        })
+    }
+
+    /// The host as the user named it.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// A URL below `/v2/`.
+    pub(super) fn url(&self, path: &str) -> Result<Url> {
+        self.resolve(&self.base, path)
+    }
+
+    /// A URL that an answer to a request for `base` named.
+    pub(super) fn resolve(&self, base: &Url, reference: &str) -> Result<Url> {
+        base.join(reference).map_err(|error| {
+            Error::failed(format!("following {reference:?} of {}", self.host), error.to_string())
+        })
+    }
+
+    /// The answer, whatever its status. A 401 is answered by logging in, once; a request whose body is a
+    /// stream cannot be said twice, and is sent with the rights that a request before it won.
+    pub(super) async fn send(&self, ask: Ask<'_>) -> Result<Response> {
+        let Ask { asked, scope, mut request } = ask;
+        let is_ours = request.url().origin() == self.base.origin();
+        if is_ours && let Some(authorization) = self.authorization(&scope) {
+            request.headers_mut().insert(AUTHORIZATION, authorization);
+        }
+        let again = request.try_clone();
+        let response = self.execute(asked, request).await?;
+        let (StatusCode::UNAUTHORIZED, true, Some(mut again)) = (response.status(), is_ours, again) else {
+            return Ok(response);
+        };
+        let authorization = self.log_in(asked, &scope, response).await?;
+        again.headers_mut().insert(AUTHORIZATION, authorization);
+        self.execute(asked, again).await
+    }
+
+    /// The answer if it is a success.
+    pub(super) async fn succeed(&self, ask: Ask<'_>) -> Result<Response> {
+        let asked = ask.asked.to_owned();
+        let response = self.send(ask).await?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refused(&asked, response).await) }
+    }
+
+    /// The answer, or nothing if it is a 404.
+    pub(super) async fn find(&self, ask: Ask<'_>) -> Result<Option<Response>> {
+        let asked = ask.asked.to_owned();
+        let response = self.send(ask).await?;
+        match response.status() {
+            StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => Ok(Some(response)),
+            _ => Err(self.refused(&asked, response).await),
+        }
+    }
+
+    /// The failure that an answer is.
+    pub(super) async fn refused(&self, asked: &str, response: Response) -> Error {
+        let status = response.status();
+        let body = read(asked, response).await.unwrap_or_default();
+        Error::answered(asked, status, &body)
+    }
+
+    async fn execute(&self, asked: &str, request: Request) -> Result<Response> {
+        let waits = request.body().is_none_or(|body| body.as_bytes().is_some());
+        let sent = self.http.execute(request);
+        // A body that streams has a limit of its own, where it is made.
+        let answered =
+            if waits { timeout(SILENCE_LIMIT, sent).await.map_err(|_| silent(asked))? } else { sent.await };
+        answered.map_err(|error| Error::unreachable(asked, &error))
+    }
+
+    fn authorization(&self, scope: &Scope) -> Option<HeaderValue> {
+        let login = self.login();
+        let token = login.tokens.get(&scope.0).filter(|token| token.is_fresh());
+        token.map(Token::authorization).or_else(|| login.basic.clone())
+    }
+
+    /// Wins the rights that a 401 says are missing.
+    async fn log_in(&self, asked: &str, scope: &Scope, refused: Response) -> Result<HeaderValue> {
+        let challenge = Challenge::of(refused.headers().get_all(WWW_AUTHENTICATE));
+        let Some(challenge) = challenge else { return Err(self.refused(asked, refused).await) };
+        match (challenge, self.credential().await?) {
+            (Challenge::Basic, Some(Credential::Password { username, password })) => {
+                let basic = token::basic(username, password);
+                self.login().basic = Some(basic.clone());
+                Ok(basic)
+            }
+            (Challenge::Basic, None | Some(Credential::Identity(_))) => {
+                Err(self.refused(asked, refused).await)
+            }
+            (Challenge::Bearer(service), credential) => {
+                let realm = self.resolve(&self.base, &service.realm)?;
+                if self.base.scheme() == "https" && realm.scheme() != "https" {
+                    return Err(Error::failed(
+                        asked,
+                        format!(
+                            "{} wants the credentials sent to {realm}, which is not encrypted",
+                            self.host
+                        ),
+                    ));
+                }
+                let token = Token::ask(&self.http, realm, &service.service, scope, credential).await?;
+                let authorization = token.authorization();
+                self.login().tokens.insert(scope.0.clone(), token);
+                Ok(authorization)
+            }
+        }
+    }
+
+    async fn credential(&self) -> Result<Option<&Credential>> {
+        let host = self.host.clone();
+        let find = || async {
+            let found = tokio::task::spawn_blocking(move || credentials::stored(&host)).await;
+            found.unwrap_or_else(|error| Err(Error::failed("looking for credentials", error.to_string())))
+        };
+        Ok(self.credential.get_or_try_init(find).await?.as_ref())
+    }
+
+    fn login(&self) -> MutexGuard<'_, Login> {
+        self.login.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request; one that creates has a body, if an empty one.
+pub(super) fn request(method: Method, url: Url) -> Request {
+    let mut request = Request::new(method, url);
+    if matches!(*request.method(), Method::POST | Method::PUT) {
+        *request.body_mut() = Some(Body::from(Bytes::new()));
+    }
+    request
+}
+
+/// The whole body of an answer that is no blob.
+pub(super) async fn read(asked: &str, mut response: Response) -> Result<Bytes> {
+    let mut body = Vec::new();
+    while let Some(chunk) = chunk(asked, &mut response).await? {
+        if body.len() + chunk.len() > ANSWER_LIMIT {
+            return Err(Error::failed(asked, "the answer is longer than 64 MiB"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.into())
+}
+
+/// The next part of a body.
+pub(super) async fn chunk(asked: &str, response: &mut Response) -> Result<Option<Bytes>> {
+    let chunk = timeout(SILENCE_LIMIT, response.chunk()).await.map_err(|_| silent(asked))?;
+    chunk.map_err(|error| Error::unreachable(asked, &error))
+}
+
+pub(super) fn silent(asked: &str) -> Error {
+    Error::failed(asked, "no sign of life for 60 seconds")
+        .advise("say it again; what is there already is not sent twice")
+}
+
+/// A header of an answer, as text.
+pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn is_this_machine(host: &str) -> bool {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}

@@ -1,0 +1,116 @@
+//! Tokens (distribution, "Token Authentication", by GET and by OAuth).
+
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use form_urlencoded::Serializer;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use http::{Method, StatusCode};
+use reqwest::{Body, Request, Url};
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use super::{Credential, SILENCE_LIMIT, Scope, read, silent};
+use crate::client::{Error, Result};
+
+/// How long a token holds whose service does not say it.
+const DEFAULT_LIFE: u64 = 60;
+/// So long before its end a token is not begun with any more.
+const MARGIN: Duration = Duration::from_secs(10);
+const CLIENT_ID: &str = "refshim";
+
+/// A token and its end.
+pub(super) struct Token {
+    authorization: HeaderValue,
+    ends: Instant,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("ends", &self.ends).finish_non_exhaustive()
+    }
+}
+
+#[derive(Deserialize)]
+struct Given {
+    #[serde(default)]
+    token: String,
+    #[serde(default)]
+    access_token: String,
+    expires_in: Option<u64>,
+}
+
+impl Token {
+    /// Asks a service for a token with as much of the scope as it gives.
+    pub(super) async fn ask(
+        http: &reqwest::Client,
+        realm: Url,
+        service: &str,
+        scope: &Scope,
+        credential: Option<&Credential>,
+    ) -> Result<Self> {
+        let asked = format!("asking {} for the right to {}", realm.host_str().unwrap_or_default(), scope.0);
+        let request = request(realm, service, scope, credential);
+        let response = timeout(SILENCE_LIMIT, http.execute(request)).await.map_err(|_| silent(&asked))?;
+        let response = response.map_err(|error| Error::unreachable(asked.as_str(), &error))?;
+        let status = response.status();
+        let body = read(&asked, response).await?;
+        if status != StatusCode::OK {
+            // Some services say 400 to a refresh token that has ended.
+            let status = if status == StatusCode::BAD_REQUEST { StatusCode::UNAUTHORIZED } else { status };
+            return Err(Error::answered(asked, status, &body));
+        }
+        Self::given(&body).ok_or_else(|| Error::failed(asked, "the answer has no token in it"))
+    }
+
+    fn given(body: &[u8]) -> Option<Self> {
+        let given: Given = serde_json::from_slice(body).ok()?;
+        let token = if given.token.is_empty() { given.access_token } else { given.token };
+        let mut authorization = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+        authorization.set_sensitive(true);
+        let life = Duration::from_secs(given.expires_in.unwrap_or(DEFAULT_LIFE).max(DEFAULT_LIFE));
+        (!token.is_empty()).then_some(Self { authorization, ends: Instant::now() + life })
+    }
+
+    pub(super) fn authorization(&self) -> HeaderValue {
+        self.authorization.clone()
+    }
+
+    pub(super) fn is_fresh(&self) -> bool {
+        Instant::now() + MARGIN < self.ends
+    }
+}
+
+/// `Basic …`
+pub(super) fn basic(username: &str, password: &str) -> HeaderValue {
+    let encoded = STANDARD.encode(format!("{username}:{password}"));
+    let mut basic =
+        HeaderValue::try_from(format!("Basic {encoded}")).unwrap_or(HeaderValue::from_static("Basic"));
+    basic.set_sensitive(true);
+    basic
+}
+
+fn request(mut realm: Url, service: &str, scope: &Scope, credential: Option<&Credential>) -> Request {
+    if let Some(Credential::Identity(token)) = credential {
+        let mut form = Serializer::new(String::new());
+        form.append_pair("grant_type", "refresh_token").append_pair("refresh_token", token);
+        form.append_pair("service", service)
+            .append_pair("client_id", CLIENT_ID)
+            .append_pair("scope", &scope.0);
+        let mut request = Request::new(Method::POST, realm);
+        let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
+        request.headers_mut().insert(CONTENT_TYPE, form_type);
+        *request.body_mut() = Some(Body::from(form.finish()));
+        return request;
+    }
+    realm.query_pairs_mut().append_pair("service", service).append_pair("client_id", CLIENT_ID);
+    for scope in scope.0.split(' ') {
+        realm.query_pairs_mut().append_pair("scope", scope);
+    }
+    let mut request = Request::new(Method::GET, realm);
+    if let Some(Credential::Password { username, password }) = credential {
+        request.headers_mut().insert(AUTHORIZATION, basic(username, password));
+    }
+    request
+}
