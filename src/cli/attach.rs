@@ -14,7 +14,7 @@ use crate::oci::{Tag, TagOrDigest};
 pub(super) struct Attach {
     /// What the files are about: host/name[:tag][@digest] or oci:directory[:tag][@digest].
     subject: ImageName,
-    /// The files, each with its media type behind a colon; - is standard input.
+    /// The files, each with its media type behind a colon; - is standard input (with a media type: -- -:text/plain).
     #[arg(required = true, value_name = "FILE[:MEDIA-TYPE]")]
     files: Vec<FileToAttach>,
     /// What they are, a media type.

@@ -15,6 +15,7 @@ mod breakages;
 mod broken_off;
 mod clients;
 mod command;
+mod commands;
 mod comparison;
 mod durability;
 mod elsewhere;

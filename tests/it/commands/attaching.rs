@@ -1,0 +1,217 @@
+//! `attach`, `fetch`, `detach` and `ref`.
+
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use super::{Ended, SBOM, SIGNATURE, Scene, read};
+use crate::support::digest_of;
+
+#[tokio::test]
+async fn attached_files_are_found_by_old_clients_and_by_new_ones() {
+    let scene = Scene::new().await;
+    let image = scene.image("a", "v1").await;
+    scene.shell.write("sbom.json", r#"{"spdxVersion":"SPDX-2.3"}"#);
+    let name = scene.at("a:v1");
+    let attach =
+        ["attach", &name, "--artifact-type", SBOM, "--annotation", "org.example.by=me", "--tag", "sbom"];
+    let files = ["--", "sbom.json:application/json", "-:text/plain"];
+    let digest = scene.shell.run_with_input(&[&attach[..], &files].concat(), b"notes").ok();
+
+    let manifest = scene.manifest("a", "sbom").await;
+    assert_eq!(manifest.digest, digest);
+    let manifest = manifest.value;
+    assert_eq!(manifest["artifactType"], SBOM);
+    assert_eq!((&manifest["subject"], &manifest["reference"]), (&image.descriptor(), &image.descriptor()));
+    assert_eq!(manifest["config"]["mediaType"], "application/vnd.oci.empty.v1+json");
+    let titles: Vec<Value> = manifest["layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|layer| {
+            json!([
+                layer["mediaType"],
+                layer["digest"],
+                layer["annotations"]["org.opencontainers.image.title"],
+            ])
+        })
+        .collect();
+    assert_eq!(
+        titles,
+        [
+            json!(["application/json", digest_of(br#"{"spdxVersion":"SPDX-2.3"}"#), "sbom.json"]),
+            json!(["text/plain", digest_of(b"notes"), null]),
+        ]
+    );
+    assert_eq!(manifest["annotations"]["org.example.by"], "me");
+    assert!(manifest["annotations"]["org.opencontainers.image.created"].is_string());
+
+    let listed = scene
+        .client
+        .get(&format!("/v2/a/referrers/{}?artifactType={SBOM}", image.digest).replace('+', "%2B"))
+        .await;
+    assert_eq!(listed.json()["manifests"][0]["digest"], digest);
+    for kind in ["reference", "subject"] {
+        assert_eq!(scene.client.referrers("a", "v1", &format!("?kind={kind}")).await, [digest.clone()]);
+    }
+}
+
+#[tokio::test]
+async fn one_field_alone_is_written_where_that_is_wanted() {
+    let scene = Scene::new().await;
+    scene.image("a", "v1").await;
+    scene.shell.write("f", "f");
+    for (field, other) in [("reference", "subject"), ("subject", "reference")] {
+        let digest =
+            scene.shell.ok(&["attach", &scene.at("a:v1"), "f", "--artifact-type", SBOM, "--field", field]);
+        assert_eq!(scene.client.referrers("a", "v1", &format!("?kind={field}")).await, [digest.clone()]);
+        assert!(!scene.client.referrers("a", "v1", &format!("?kind={other}")).await.contains(&digest));
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_lists_no_referrers_gets_the_referrers_tag() {
+    let scene = Scene::new().await;
+    let image = scene.image("a", "v1").await;
+    scene.shell.write("f", "f");
+    let behind = scene.behind("a:v1");
+    let attach = |annotation| {
+        scene.shell.ok(&["attach", &behind, "f", "--artifact-type", SBOM, "--annotation", annotation])
+    };
+    let digests = [attach("n=1"), attach("n=2")];
+    let tag = image.digest.replace(':', "-");
+    let list = scene.manifest("a", &tag).await.value;
+    let listed: Vec<&str> =
+        list["manifests"].as_array().unwrap().iter().map(|one| one["digest"].as_str().unwrap()).collect();
+    assert_eq!(listed, digests);
+    assert_eq!(list["manifests"][0]["artifactType"], SBOM);
+
+    scene.shell.ok(&["detach", &behind, &digests[0], "--yes"]);
+    let list = scene.manifest("a", &tag).await.value;
+    assert_eq!(list["manifests"].as_array().unwrap().len(), 1);
+    // Through refshim nothing of that kind is needed.
+    scene.image("b", "v1").await;
+    scene.shell.ok(&["attach", &scene.at("b:v1"), "f", "--artifact-type", SBOM]);
+    assert_eq!(scene.client.get("/v2/b/tags/list").await.json()["tags"], json!(["v1"]));
+}
+
+#[tokio::test]
+async fn what_was_attached_is_fetched_as_it_was() {
+    let scene = Scene::new().await;
+    scene.image("a", "v1").await;
+    let name = scene.at("a:v1");
+    scene.shell.write("one/sig", "first");
+    scene.shell.write("two/sig", "second");
+    for file in ["one/sig", "two/sig"] {
+        scene.shell.ok(&["attach", &name, file, "--artifact-type", SIGNATURE]);
+    }
+    scene.shell.run_with_input(&["attach", &name, "-", "--artifact-type", SBOM], b"nameless").ok();
+    let paths = scene.shell.ok(&["fetch", &name, "--artifact-type", SIGNATURE, "-o", "out"]);
+    let mut contents: Vec<Vec<u8>> = paths.lines().map(|path| read(scene.shell.path(path))).collect();
+    contents.sort();
+    assert_eq!(contents, [b"first".to_vec(), b"second".to_vec()]);
+    assert!(paths.lines().all(|path| path.starts_with("out/sig")), "{paths}");
+
+    let path = scene.shell.ok(&["fetch", &name, "--artifact-type", SBOM]);
+    assert_eq!(path, format!("./{}", digest_of(b"nameless").trim_start_matches("sha256:")));
+    assert_eq!(read(scene.shell.path(&path)), b"nameless");
+    let none = scene.shell.run(&["fetch", &name, "--artifact-type", "application/none"]);
+    none.failed(3, &["application/none", &name, "nothing of that type refers to it"]);
+}
+
+#[tokio::test]
+async fn a_title_does_not_lead_out_of_the_directory() {
+    let scene = Scene::new().await;
+    let image = scene.image("a", "v1").await;
+    let digest = scene.client.push_blob("a", b"evil").await;
+    let evil = image.changed(|manifest| {
+        manifest["artifactType"] = json!(SBOM);
+        manifest["subject"] = image.descriptor();
+        manifest["layers"] = json!([
+            {"mediaType": "a/b", "digest": digest, "size": 4, "annotations": {"org.opencontainers.image.title": "../../evil"}},
+        ]);
+    });
+    scene.client.push("a", &evil).await;
+    let path = scene.shell.ok(&["fetch", &scene.at("a:v1"), "--artifact-type", SBOM, "-o", "deep/out"]);
+    assert_eq!(path, "deep/out/evil");
+}
+
+#[tokio::test]
+async fn detaching_takes_away_what_is_attached_and_nothing_else() {
+    let scene = Scene::new().await;
+    let image = scene.image("a", "v1").await;
+    let other = scene.image("b", "v1").await;
+    scene.shell.write("f", "f");
+    let name = scene.at("a:v1");
+    let digest = scene.shell.ok(&["attach", &name, "f", "--artifact-type", SBOM]);
+
+    scene.shell.run(&["detach", &name, &digest]).failed(2, &["there is no terminal to ask on", "--yes"]);
+    let foreign = scene.shell.run(&["detach", &name, &other.digest, "--yes"]);
+    foreign.failed(3, &[&other.digest, "does not refer to that image"]);
+    assert_eq!(scene.client.referrers("a", "v1", "").await, [digest.clone()]);
+
+    assert_eq!(scene.shell.ok(&["detach", &name, &digest, "--yes"]), digest);
+    assert_eq!(scene.client.referrers("a", "v1", "").await, Vec::<String>::new());
+    assert_eq!(scene.manifest("a", "v1").await.digest, image.digest);
+}
+
+#[tokio::test]
+async fn detaching_asks_on_a_terminal() {
+    let scene = Scene::new().await;
+    scene.image("a", "v1").await;
+    scene.shell.write("f", "f");
+    let name = scene.at("a:v1");
+    let digest = scene.shell.ok(&["attach", &name, "f", "--artifact-type", SBOM]);
+    let answered = |answer: &str| {
+        let typed = format!("{} detach {name} {digest}", env!("CARGO_BIN_EXE_refshim"));
+        let mut command = std::process::Command::new("script");
+        command
+            .args(["--quiet", "--return", "--command", &typed, "/dev/null"])
+            .current_dir(scene.shell.path(""));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), answer.as_bytes()).unwrap();
+        Ended::of(child)
+    };
+    let no = answered("n\n");
+    assert_eq!(no.code, 1, "{no:?}");
+    assert!(no.out.contains("[y/N]") && no.out.contains("nothing was deleted"), "{no:?}");
+    assert_eq!(scene.client.referrers("a", "v1", "").await.len(), 1);
+    assert_eq!(answered("y\n").code, 0);
+    assert_eq!(scene.client.referrers("a", "v1", "").await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_copy_that_refers_is_the_image_with_one_member_more() {
+    let scene = Scene::new().await;
+    let image = scene.image("ubuntu", "latest").await;
+    let digest = scene.shell.ok(&["ref", &scene.at("ubuntu"), &scene.at("ref-to-ubuntu")]);
+    let copy = scene.manifest("ref-to-ubuntu", "latest").await;
+    let expected = image.changed(|manifest| manifest["reference"] = image.descriptor());
+    assert_eq!((copy.value, copy.digest), (expected.value, digest.clone()));
+    let across = scene.client.referrers("ubuntu", "latest", "?scope=registry").await;
+    assert_eq!(across, [digest]);
+    let moving = scene.shell.run(&["ref", &scene.at("ubuntu"), &scene.at(&format!("x@{}", image.digest))]);
+    moving.failed(2, &["name a tag"]);
+}
+
+#[tokio::test]
+async fn an_index_and_another_image_can_be_made_to_refer_too() {
+    let scene = Scene::new().await;
+    let index = scene.graph("a").await;
+    let notes = scene.image("notes", "v1").await;
+    let (subject, from) = (scene.at("a:v1"), scene.at("notes:v1"));
+    let digest = scene.shell.ok(&["ref", &subject, &scene.at("a:notes"), "--from", &from]);
+    let expected = notes.changed(|manifest| manifest["reference"] = index.descriptor());
+    assert_eq!(scene.manifest("a", &digest).await.value, expected.value);
+    let kept = scene.client.referrers("a", "v1", "?kind=reference").await;
+    assert!(kept.contains(&digest), "{kept:?}");
+
+    let whole = scene.shell.ok(&["ref", &subject, &scene.at("elsewhere")]);
+    let copy = scene.manifest("elsewhere", &whole).await.value;
+    assert_eq!((&copy["manifests"], &copy["reference"]), (&index.value["manifests"], &index.descriptor()));
+    let one = scene.shell.ok(&["ref", &subject, &scene.at("one"), "--platform", "linux/arm64"]);
+    let one = scene.manifest("one", &one).await.value;
+    assert_eq!(one["reference"]["digest"], index.value["manifests"][1]["digest"]);
+    assert_eq!(one["reference"]["platform"], json!({"os": "linux", "architecture": "arm64"}));
+}
