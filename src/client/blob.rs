@@ -48,30 +48,56 @@ impl Hasher {
     }
 }
 
-/// The same content, which ends in an error where it is longer than, or not, what the descriptor says.
+/// The same content, with an error in place of its last part where it is longer than, or not, what the
+/// descriptor says. Whoever knows the size may not ask for more than that part.
 pub(super) fn verified(content: BlobStream, part: &Part) -> BlobStream {
-    let (digest, size) = (part.descriptor.digest.clone(), part.descriptor.size);
-    let hasher = Hasher::new(digest.algorithm());
-    let checked = stream::try_unfold((content, Some(hasher), 0), move |(mut content, hasher, seen)| {
-        let digest = digest.clone();
-        async move {
-            let Some(mut hasher) = hasher else { return Ok(None) };
-            if let Some(bytes) = content.next().await.transpose()? {
-                hasher.update(&bytes);
-                let seen = seen + bytes.len() as u64;
-                if seen > size {
-                    return Err(wrong_size(&digest, size, "more"));
-                }
-                return Ok(Some((bytes, (content, Some(hasher), seen))));
+    let check = Check {
+        hasher: Some(Hasher::new(part.descriptor.digest.algorithm())),
+        digest: part.descriptor.digest.clone(),
+        size: part.descriptor.size,
+        seen: 0,
+    };
+    let checked = stream::try_unfold((content, check), |(mut content, mut check)| async move {
+        match content.next().await.transpose()? {
+            Some(bytes) => {
+                check.take(&bytes)?;
+                Ok(Some((bytes, (content, check))))
             }
-            if seen < size {
-                return Err(wrong_size(&digest, size, "less"));
-            }
-            let found = hasher.finish();
-            if found == digest { Ok(None) } else { Err(mismatch(&digest, &found)) }
+            None => check.end().map(|()| None),
         }
     });
     Box::pin(checked)
+}
+
+struct Check {
+    /// Until all was seen that is due.
+    hasher: Option<Hasher>,
+    digest: Digest,
+    size: u64,
+    seen: u64,
+}
+
+impl Check {
+    fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        self.seen += bytes.len() as u64;
+        if self.seen > self.size {
+            return Err(wrong_size(&self.digest, self.size, "more"));
+        }
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+        if self.seen == self.size { self.compare() } else { Ok(()) }
+    }
+
+    fn end(&mut self) -> Result<()> {
+        if self.seen < self.size { Err(wrong_size(&self.digest, self.size, "less")) } else { self.compare() }
+    }
+
+    fn compare(&mut self) -> Result<()> {
+        let Some(hasher) = self.hasher.take() else { return Ok(()) };
+        let found = hasher.finish();
+        if found == self.digest { Ok(()) } else { Err(mismatch(&self.digest, &found)) }
+    }
 }
 
 fn wrong_size(digest: &Digest, size: u64, how: &str) -> Error {

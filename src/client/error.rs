@@ -49,6 +49,12 @@ impl Error {
         self
     }
 
+    /// The same failure, with the place where it was.
+    pub(super) fn at(mut self, place: &impl fmt::Display) -> Self {
+        self.asked = format!("{} of {place}", self.asked);
+        self
+    }
+
     /// A file or directory that cannot be used.
     pub fn io(asked: impl Into<String>, error: &io::Error) -> Self {
         let of = error.kind();

@@ -184,7 +184,9 @@ impl Layout {
 
     fn stored_manifest(&self, digest: &Digest, media_type: Option<&str>) -> Result<Option<Manifest>> {
         match std::fs::read(self.blob_path(digest)) {
-            Ok(bytes) => Manifest::verified(digest, bytes.into(), media_type).map(Some),
+            Ok(bytes) => {
+                Manifest::verified(digest, bytes.into(), media_type).map(Some).map_err(|error| error.at(self))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.failed("reading", &error)),
         }

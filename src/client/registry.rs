@@ -56,7 +56,7 @@ impl Registry {
             TagOrDigest::Digest(digest) => Manifest::verified(digest, bytes, content_type.as_deref()),
             TagOrDigest::Tag(_) => Manifest::new(bytes, content_type.as_deref()),
         };
-        manifest.map(Some)
+        manifest.map(Some).map_err(|error| error.at(self))
     }
 
     pub(super) async fn digest(&self, target: &TagOrDigest) -> Result<Option<Digest>> {

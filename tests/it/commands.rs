@@ -12,6 +12,8 @@ use crate::support::{Client, Content, IMAGE_INDEX, IMAGE_MANIFEST, Refshim, Regi
 
 mod attaching;
 mod copying;
+mod credentials;
+mod failures;
 mod listing;
 
 const SBOM: &str = "application/spdx+json";

@@ -78,7 +78,7 @@ impl Registry {
         request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(part.descriptor.size));
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         let flow = Arc::new(Flow::default());
-        *request.body_mut() = Some(flow.body(content, bar));
+        *request.body_mut() = Some(flow.body(content, part.descriptor.size, bar));
         let sent = self.session.send(self.push(&asked, request));
         let answer = tokio::select! {
             answer = sent => answer,
@@ -115,25 +115,20 @@ struct Flow {
 }
 
 impl Flow {
-    fn body(self: &Arc<Self>, content: BlobStream, bar: Bar) -> Body {
+    fn body(self: &Arc<Self>, content: BlobStream, size: u64, bar: Bar) -> Body {
         let flow = Arc::clone(self);
-        let end = Arc::clone(self);
-        let watched = content.map(move |bytes| match bytes {
+        let mut left = size;
+        let watched = content.inspect(move |bytes| match bytes {
             Ok(bytes) => {
                 bar.advance(bytes.len() as u64);
-                flow.moved.notify_one();
-                Ok(bytes)
+                left = left.saturating_sub(bytes.len() as u64);
+                if left == 0 { flow.ended.notify_one() } else { flow.moved.notify_one() }
             }
             Err(error) => {
                 *flow.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
-                Err(error)
             }
         });
-        let ending = futures_util::stream::poll_fn(move |_| {
-            end.ended.notify_one();
-            std::task::Poll::Ready(None)
-        });
-        Body::wrap_stream(watched.chain(ending))
+        Body::wrap_stream(watched)
     }
 
     /// Ends when nothing has moved for too long: while bytes are due, and then while the answer is.
