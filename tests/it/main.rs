@@ -31,6 +31,7 @@ mod operation;
 mod paging;
 mod pass_through;
 mod queries;
+mod readme;
 mod recording;
 mod referrers;
 mod support;
