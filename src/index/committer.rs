@@ -19,6 +19,7 @@ use super::record::{Record, Recorded, ReferrerKey};
 use super::shared::Shared;
 use super::sled::Store;
 use super::{Order, Referrer, Removed, Repository, Statistics, Version, WriteError};
+use crate::oci::Link;
 
 /// How many bytes of what waits go into one frame, about.
 const BATCH_BYTES: usize = 4 << 20;
@@ -159,26 +160,32 @@ impl Committer {
     }
 
     /// Records the referrer even if it is known: that makes a new version, so that a removal that was
-    /// decided before this PUT comes too late.
+    /// decided before this PUT comes too late. What only the tag says that it goes to is recorded with the
+    /// upstream's yes: whether the upstream has the manifest does not tell whether it took that tag.
     fn begin(&mut self, repository: Repository, referrer: Referrer, draft: &mut Draft) -> Put {
         let key = ReferrerKey { repository, digest: referrer.digest.clone() };
-        let (order, created) = match draft.find(&key) {
-            Found::Known(known) => (known.order, false),
-            Found::Unknown => (self.next_order(), true),
-            Found::Unseen => (self.next_order(), false),
+        let links = referrer.links.iter().filter(|link| link.kind.is_in_the_bytes());
+        let links: Vec<Link> = links.cloned().collect();
+        let (order, is_known, is_unknown) = match draft.find(&key) {
+            Found::Known(known) => (known.order, true, false),
+            Found::Unknown => (self.next_order(), false, true),
+            Found::Unseen => (self.next_order(), false, false),
         };
-        draft.push(recorded(&key, &referrer, order, true));
-        Put { mark: self.shared.in_flight.begin(key, created), referrer, order }
+        let is_recorded = is_known || !links.is_empty();
+        if is_recorded {
+            draft.push(recorded(&key, &referrer, links, order, true));
+        }
+        Put { mark: self.shared.in_flight.begin(key, is_unknown && is_recorded), referrer, order }
     }
 
     fn remove(&self, key: ReferrerKey, seen: Version, draft: &mut Draft) -> Removed {
         self.shared.watches.disturb(&key.repository);
+        let in_flight = self.shared.in_flight.doubt(&key);
         let stale = match draft.find(&key) {
             Found::Unknown => return Removed::Unknown,
             Found::Known(known) => known.version != seen,
             Found::Unseen => true,
         };
-        let in_flight = self.shared.in_flight.doubt(&key);
         if !stale && !in_flight {
             draft.push(Record::Removed(key));
             return Removed::Gone;
@@ -342,6 +349,7 @@ fn confirm(put: Put, draft: &mut Draft) {
     let key = mark.key();
     // The upstream may have taken the manifest before it deleted it: the next query asks.
     let doubted = mark.is_doubted();
+    let links = referrer.links.clone();
     let record = match draft.find(key) {
         Found::Known(known) if known.has(&referrer.links) => {
             if !known.pending || doubted {
@@ -350,10 +358,10 @@ fn confirm(put: Put, draft: &mut Draft) {
             if known.descriptor == referrer.descriptor {
                 Record::Confirmed(key.clone())
             } else {
-                recorded(key, &referrer, known.order, false)
+                recorded(key, &referrer, links, known.order, false)
             }
         }
-        Found::Known(_) | Found::Unknown | Found::Unseen => recorded(key, &referrer, order, doubted),
+        Found::Known(_) | Found::Unknown | Found::Unseen => recorded(key, &referrer, links, order, doubted),
     };
     draft.push(record);
 }
@@ -365,14 +373,14 @@ fn refuse(put: Put, draft: &mut Draft) {
     }
 }
 
-fn recorded(key: &ReferrerKey, referrer: &Referrer, order: Order, pending: bool) -> Record {
+fn recorded(key: &ReferrerKey, referrer: &Referrer, links: Vec<Link>, order: Order, pending: bool) -> Record {
     Record::Recorded(Recorded {
         referrer: key.clone(),
         order: order.0,
         pending,
         claimed: false,
         descriptor: referrer.descriptor.clone(),
-        links: referrer.links.clone(),
+        links,
     })
 }
 

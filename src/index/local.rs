@@ -247,6 +247,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::oci::{Link, LinkKind};
 
     #[tokio::test]
     async fn a_committer_that_panics_leaves_nobody_waiting() {
@@ -266,7 +267,8 @@ mod tests {
         let begin = || {
             let repository = Repository { upstream: 0, name: "a".parse().unwrap() };
             let descriptor = "{}".to_owned();
-            let referrer = Referrer { digest: Digest::Sha256([1; 32]), descriptor, links: Vec::new() };
+            let links = vec![Link { subject: Digest::Sha256([2; 32]), kind: LinkKind::Reference }];
+            let referrer = Referrer { digest: Digest::Sha256([1; 32]), descriptor, links };
             async { local.begin(repository, referrer).await.unwrap_err() }
         };
         let expected = WriteError::Failed(PANICKED.to_owned());

@@ -36,6 +36,15 @@ impl LinkKind {
     const ALL: [Self; 6] =
         [Self::Reference, Self::Subject, Self::Parent, Self::Attestation, Self::Cosign, Self::Fallback];
 
+    /// Whether a manifest's bytes alone say so; else it is where they are kept that does.
+    #[must_use]
+    pub fn is_in_the_bytes(self) -> bool {
+        match self {
+            Self::Reference | Self::Subject | Self::Parent | Self::Attestation => true,
+            Self::Cosign | Self::Fallback => false,
+        }
+    }
+
     /// The word for it in `?kind=`.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -8,22 +8,45 @@ use super::*;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Begin { referrer: u32, subjects: Vec<u32> },
-    Confirm { place: usize },
-    Refuse { place: usize },
-    Abandon { place: usize },
-    Learn { referrer: u32, subjects: Vec<u32>, removed: Option<u32> },
-    Settle { referrer: u32, seen: bool },
-    Remove { referrer: u32, seen: bool },
+    /// To a cosign tag of `tagged`.
+    Begin {
+        referrer: u32,
+        subjects: Vec<u32>,
+        tagged: Option<u32>,
+    },
+    Confirm {
+        place: usize,
+    },
+    Refuse {
+        place: usize,
+    },
+    Abandon {
+        place: usize,
+    },
+    Learn {
+        referrer: u32,
+        subjects: Vec<u32>,
+        removed: Option<u32>,
+    },
+    Settle {
+        referrer: u32,
+        seen: bool,
+    },
+    Remove {
+        referrer: u32,
+        seen: bool,
+    },
     Reopen,
     Rebuild,
+    /// What is on disk is all that is left.
+    Kill,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let referrer = || 10..14u32;
     prop_oneof![
-        4 => (referrer(), prop::collection::vec(0..3u32, 1..3))
-            .prop_map(|(referrer, subjects)| Step::Begin { referrer, subjects }),
+        4 => (referrer(), prop::collection::vec(0..3u32, 0..3), prop::option::of(0..3u32))
+            .prop_map(|(referrer, subjects, tagged)| Step::Begin { referrer, subjects, tagged }),
         3 => any::<usize>().prop_map(|place| Step::Confirm { place }),
         3 => any::<usize>().prop_map(|place| Step::Refuse { place }),
         1 => any::<usize>().prop_map(|place| Step::Abandon { place }),
@@ -33,6 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (referrer(), any::<bool>()).prop_map(|(referrer, seen)| Step::Remove { referrer, seen }),
         1 => Just(Step::Reopen),
         1 => Just(Step::Rebuild),
+        1 => Just(Step::Kill),
     ]
 }
 
@@ -61,19 +85,29 @@ struct Model {
 }
 
 impl Model {
-    fn record(&mut self, referrer: u32, subjects: &[u32], pending: bool) {
+    fn tick(&mut self) -> u32 {
         self.time += 1;
-        let fresh = Modelled { born: self.time, pending: true, subjects: HashSet::new() };
+        self.time
+    }
+
+    fn record(&mut self, born: u32, referrer: u32, subjects: &[u32], pending: bool) {
+        let fresh = Modelled { born, pending: true, subjects: HashSet::new() };
         let known = self.referrers.entry(referrer).or_insert(fresh);
         known.pending &= pending;
         known.subjects.extend(subjects);
     }
 
-    fn begin(&mut self, referrer: u32, subjects: &[u32]) {
+    /// Begins a PUT; when it would have made the referrer.
+    fn begin(&mut self, referrer: u32, subjects: &[u32]) -> u32 {
+        let is_known = self.referrers.contains_key(&referrer);
         let puts = self.puts.entry(referrer).or_insert(Puts { all_refused: true, ..Puts::default() });
         puts.in_flight += 1;
-        puts.made_it |= !self.referrers.contains_key(&referrer);
-        self.record(referrer, subjects, true);
+        puts.made_it |= !is_known && !subjects.is_empty();
+        let now = self.tick();
+        if is_known || !subjects.is_empty() {
+            self.record(now, referrer, subjects, true);
+        }
+        now
     }
 
     /// Ends a PUT; tells whether nothing but refused PUTs made the referrer.
@@ -91,19 +125,18 @@ impl Model {
 
     fn learn(&mut self, referrer: u32, subjects: &[u32], pending: bool) {
         if !subjects.is_empty() || self.referrers.contains_key(&referrer) {
-            self.record(referrer, subjects, pending);
+            let now = self.tick();
+            self.record(now, referrer, subjects, pending);
         }
     }
 
     fn remove(&mut self, referrer: u32, seen: bool) -> Removed {
-        let Some(known) = self.referrers.get_mut(&referrer) else { return Removed::Unknown };
         let puts = self.puts.get_mut(&referrer);
-        if seen && puts.is_none() {
+        let in_flight = puts.map(|puts| puts.doubted = true).is_some();
+        let Some(known) = self.referrers.get_mut(&referrer) else { return Removed::Unknown };
+        if seen && !in_flight {
             self.referrers.remove(&referrer);
             return Removed::Gone;
-        }
-        if let Some(puts) = puts {
-            puts.doubted = true;
         }
         known.pending = true;
         Removed::Doubted
@@ -129,26 +162,33 @@ async fn run(steps: Vec<Step>) {
     bench.settings.compact_bytes = 4000;
     let mut index = bench.open().await;
     let mut model = Model::default();
-    let mut puts: Vec<(u32, Vec<u32>, PutInFlight)> = Vec::new();
+    let mut killed = false;
+    let mut puts: Vec<(u32, u32, Vec<u32>, PutInFlight)> = Vec::new();
     for step in steps {
         let pick = |place: usize| (!puts.is_empty()).then(|| place % puts.len());
         match step {
-            Step::Begin { referrer, subjects } => {
-                model.begin(referrer, &subjects);
-                let put = begin(&index, referrer, &subjects).await;
-                puts.push((referrer, subjects, put));
+            Step::Begin { referrer: n, mut subjects, tagged } => {
+                let mut content = referrer(n, &subjects);
+                content.links.extend(tagged.map(|tagged| link(tagged, LinkKind::Cosign)));
+                if content.links.is_empty() {
+                    continue;
+                }
+                let born = model.begin(n, &subjects);
+                subjects.extend(tagged);
+                let put = index.begin(repository("a"), content).await.unwrap();
+                puts.push((n, born, subjects, put));
             }
             Step::Confirm { place } => {
                 let Some(place) = pick(place) else { continue };
-                let (referrer, subjects, put) = puts.swap_remove(place);
+                let (referrer, born, subjects, put) = puts.swap_remove(place);
                 put.confirm().await.unwrap();
                 let doubted = model.puts[&referrer].doubted;
-                model.record(referrer, &subjects, doubted);
+                model.record(born, referrer, &subjects, doubted);
                 model.end(referrer, false);
             }
             Step::Refuse { place } => {
                 let Some(place) = pick(place) else { continue };
-                let (referrer, _, put) = puts.swap_remove(place);
+                let (referrer, _, _, put) = puts.swap_remove(place);
                 put.refuse().await.unwrap();
                 if model.end(referrer, true)
                     && model.referrers.get(&referrer).is_some_and(|known| known.pending)
@@ -158,7 +198,7 @@ async fn run(steps: Vec<Step>) {
             }
             Step::Abandon { place } => {
                 let Some(place) = pick(place) else { continue };
-                let (referrer, _, put) = puts.swap_remove(place);
+                let (referrer, _, _, put) = puts.swap_remove(place);
                 drop(put);
                 model.end(referrer, false);
             }
@@ -193,6 +233,15 @@ async fn run(steps: Vec<Step>) {
                 }
                 index = bench.open().await;
             }
+            Step::Kill => {
+                let left = bench.after_crash();
+                puts.clear();
+                model.puts.clear();
+                index.close().await;
+                killed |= true;
+                bench = left;
+                index = bench.open().await;
+            }
         }
         for subject in 0..3 {
             assert_eq!(numbers(&index, subject).await, model.list(subject), "{subject}");
@@ -208,7 +257,7 @@ async fn run(steps: Vec<Step>) {
             (model.referrers.len() as u64, links as u64, pending as u64, model.puts.len() as u64),
         );
     }
-    assert_eq!(bench.rebuilds(), 0);
+    assert!(killed || bench.rebuilds() == 0);
 }
 
 proptest! {

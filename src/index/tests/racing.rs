@@ -63,6 +63,39 @@ async fn a_refused_put_takes_nothing_away_but_what_it_brought() {
     assert_eq!(numbers(&index, 4).await, [(13, false)]);
 }
 
+/// Whoever knows the bytes of a manifest may try to push them to any tag.
+#[tokio::test]
+async fn what_only_a_tag_says_is_recorded_with_the_upstreams_yes() {
+    let bench = Bench::new();
+    let index = bench.open().await;
+    let tagged = |n: u32, subjects: &[u32]| {
+        let mut referrer = referrer(n, subjects);
+        referrer.links.push(link(5, LinkKind::Cosign));
+        index.begin(repository("a"), referrer)
+    };
+    put(&index, 10, &[1]).await;
+    let put_again = tagged(10, &[1]).await.unwrap();
+    assert_eq!(numbers(&index, 5).await, []);
+    put_again.refuse().await.unwrap();
+    drop(tagged(10, &[1]).await.unwrap());
+    // Confirmed by somebody else's PUT of the same manifest.
+    let strangers = tagged(11, &[1]).await.unwrap();
+    put(&index, 11, &[1]).await;
+    strangers.refuse().await.unwrap();
+    assert_eq!(numbers(&index, 5).await, []);
+    assert_eq!(numbers(&index, 1).await, [(10, false), (11, false)]);
+
+    tagged(10, &[1]).await.unwrap().confirm().await.unwrap();
+    tagged(12, &[]).await.unwrap().confirm().await.unwrap();
+    assert_eq!(numbers(&index, 5).await, [(10, false), (12, false)]);
+    drop(tagged(13, &[]).await.unwrap());
+    assert_eq!(version(&index, 13).await, None);
+    let deleted = tagged(14, &[]).await.unwrap();
+    assert_eq!(remove(&index, 14, Version::UNKNOWN).await, Removed::Unknown);
+    deleted.confirm().await.unwrap();
+    assert_eq!(numbers(&index, 5).await, [(10, false), (12, false), (14, true)]);
+}
+
 #[tokio::test]
 async fn a_removal_takes_what_it_saw_and_nothing_newer() {
     let bench = Bench::new();
