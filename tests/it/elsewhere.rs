@@ -118,13 +118,7 @@ async fn a_repository_that_a_caller_may_not_read_leaves_no_trace() {
 
 /// A client with a token for these rights, from the service that the registry believes.
 async fn with_token(refshim: &Refshim, service: &TokenService, user: &str, scopes: &[&str]) -> Client {
-    let scopes = scopes.join("&scope=repository:");
-    let answer = service
-        .client()
-        .as_user(user, "password")
-        .get(&format!("/token?service=x&scope=repository:{scopes}"))
-        .await;
-    refshim.client().with_token(answer.json()["token"].as_str().unwrap())
+    refshim.client().with_token(&service.token(Some(user), scopes).await)
 }
 
 /// The proposal's demo, before a registry with rights for each repository.
@@ -139,7 +133,7 @@ async fn a_reference_from_another_repository_is_found_by_who_may_read_both_and_b
     let registry = Registry::variant().tokens_of(&service).start();
     let directory = tempfile::tempdir().unwrap();
     let refshim = Refshim::before(&registry, directory.path()).launch().await;
-    let both = ["ubuntu:pull,push", "ref-to-ubuntu:pull,push"];
+    let both = ["repository:ubuntu:pull,push", "repository:ref-to-ubuntu:pull,push"];
     let alice = with_token(&refshim, &service, "alice", &both).await;
     let bob = with_token(&refshim, &service, "bob", &both).await;
     let alice_in_ubuntu = with_token(&refshim, &service, "alice", &both[..1]).await;

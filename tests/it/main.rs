@@ -11,6 +11,7 @@
 )]
 
 mod access;
+mod access_matrix;
 mod breakages;
 mod broken_off;
 mod clients;

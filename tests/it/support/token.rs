@@ -135,6 +135,16 @@ impl TokenService {
         Client::new(self.address)
     }
 
+    /// A token for as much of these scopes as the user, or whoever shows no credentials, has rights to.
+    pub(crate) async fn token(&self, user: Option<&str>, scopes: &[&str]) -> String {
+        let client = match user {
+            Some(user) => self.client().as_user(user, &self.shared.rules.passwords[user]),
+            None => self.client(),
+        };
+        let answer = client.get(&format!("/token?service=x&scope={}", scopes.join("&scope="))).await;
+        answer.json()["token"].as_str().unwrap().to_owned()
+    }
+
     /// The certificate that the registry checks signatures by.
     pub(crate) fn certificate(&self) -> PathBuf {
         self.directory.path().join("token.crt")
