@@ -27,7 +27,7 @@ pub(crate) struct Start<'a> {
     upstream: String,
     data_dir: &'a Path,
     variables: Vec<(&'a str, String)>,
-    survives_limits: bool,
+    wrapper: Vec<String>,
 }
 
 impl Refshim {
@@ -42,7 +42,7 @@ impl Refshim {
 
     /// In front of whatever is at this URL.
     pub(crate) fn in_front_of<'a>(upstream: &str, data_dir: &'a Path) -> Start<'a> {
-        Start { upstream: upstream.to_owned(), data_dir, variables: Vec::new(), survives_limits: false }
+        Start { upstream: upstream.to_owned(), data_dir, variables: Vec::new(), wrapper: Vec::new() }
     }
 
     /// In front of this registry, whose certificate it trusts if there is one.
@@ -169,8 +169,13 @@ impl Start<'_> {
     }
 
     /// A write past [`Refshim::limit_file_size`] fails, and the process is not killed for it.
-    pub(crate) fn surviving_limits(mut self) -> Self {
-        self.survives_limits = true;
+    pub(crate) fn surviving_limits(self) -> Self {
+        self.under(&["bash", "-c", r#"trap "" XFSZ; exec "$0" "$@""#])
+    }
+
+    /// Started by this command, which gets refshim's as further arguments.
+    pub(crate) fn under(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
@@ -181,12 +186,21 @@ impl Start<'_> {
     }
 
     pub(crate) fn launch_unready(self) -> Refshim {
-        let mut command = if self.survives_limits {
-            let mut shell = Command::new("bash");
-            shell.args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#]).arg(binary());
-            shell
-        } else {
-            Command::new(binary())
+        let process = Logged::spawn(self.command());
+        let line = process.wait_for("\"serving\"");
+        let address = |key: &str| line[key].as_str().unwrap().parse().unwrap();
+        Refshim { address: address("listen"), admin: address("admin_listen"), process }
+    }
+
+    /// What starts it.
+    pub(crate) fn command(self) -> Command {
+        let mut command = match self.wrapper.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(binary());
+                command
+            }
+            None => Command::new(binary()),
         };
         command.arg("serve").arg("--upstream").arg(self.upstream);
         command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"]);
@@ -194,10 +208,7 @@ impl Start<'_> {
         for (name, value) in self.variables {
             command.env(format!("REFSHIM_{name}"), value);
         }
-        let process = Logged::spawn(command);
-        let line = process.wait_for("\"serving\"");
-        let address = |key: &str| line[key].as_str().unwrap().parse().unwrap();
-        Refshim { address: address("listen"), admin: address("admin_listen"), process }
+        command
     }
 }
 

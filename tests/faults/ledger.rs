@@ -1,0 +1,161 @@
+//! What was pushed, what the client was told of it, and what is listed after a fault.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use reqwest::{Method, StatusCode};
+use tokio::task::JoinSet;
+
+use crate::support::{Answer, Client, Content, about};
+use crate::table::Row;
+
+pub(crate) const REPOSITORY: &str = "a";
+
+/// Pushes of referrers of one subject.
+#[derive(Clone, Debug)]
+pub(crate) struct Ledger {
+    pub(crate) subject: Content,
+    pub(crate) acknowledged: BTreeSet<String>,
+    /// Sent without an answer, or with one that leaves it open.
+    pub(crate) unknown: Vec<Content>,
+    /// Answered with a 4xx.
+    pub(crate) refused: BTreeSet<String>,
+}
+
+/// What one push came to.
+enum Outcome {
+    Acknowledged,
+    Unknown,
+    Refused,
+}
+
+impl Ledger {
+    pub(crate) fn new(subject: Content) -> Self {
+        Self { subject, acknowledged: BTreeSet::new(), unknown: Vec::new(), refused: BTreeSet::new() }
+    }
+
+    /// A ledger about another manifest that has the image's blobs, which is pushed straight to the registry.
+    pub(crate) async fn about(registry: &Client, image: &Content, name: &str) -> Self {
+        let subject = image.changed(|manifest| manifest["annotations"] = serde_json::json!({"name": name}));
+        registry.push(REPOSITORY, &subject).await;
+        Self::new(subject)
+    }
+
+    /// The `n`th referrer of the subject.
+    pub(crate) fn referrer(&self, n: usize) -> Content {
+        about(&self.subject, &self.subject, &format!("{} {n}", self.subject.digest))
+    }
+
+    /// Pushes these by so many writers at a time; each writer ends at the first push without an answer.
+    /// `progress` counts the acknowledged ones.
+    pub(crate) async fn push(
+        &mut self,
+        client: &Client,
+        referrers: Vec<Content>,
+        writers: usize,
+        progress: &Arc<AtomicUsize>,
+    ) {
+        let referrers = Arc::new(referrers);
+        let next = Arc::new(AtomicUsize::new(0));
+        let mut tasks = JoinSet::new();
+        for _ in 0..writers {
+            let (client, referrers) = (client.clone(), Arc::clone(&referrers));
+            let (next, progress) = (Arc::clone(&next), Arc::clone(progress));
+            tasks.spawn(async move {
+                let mut outcomes = Vec::new();
+                while let Some(content) = referrers.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    let answer = put(&client, content).await;
+                    let gone = answer.is_none();
+                    let outcome = Outcome::of(answer.as_ref());
+                    if matches!(outcome, Outcome::Acknowledged) {
+                        progress.fetch_add(1, Ordering::SeqCst);
+                    }
+                    outcomes.push((content.clone(), outcome));
+                    if gone {
+                        break;
+                    }
+                }
+                outcomes
+            });
+        }
+        for (content, outcome) in tasks.join_all().await.into_iter().flatten() {
+            self.note(content, outcome);
+        }
+    }
+
+    /// Takes note of an answer, or that there was none.
+    pub(crate) fn take(&mut self, content: Content, answer: Option<&Answer>) {
+        self.note(content, Outcome::of(answer));
+    }
+
+    fn note(&mut self, content: Content, outcome: Outcome) {
+        match outcome {
+            Outcome::Acknowledged => drop(self.acknowledged.insert(content.digest)),
+            Outcome::Unknown => self.unknown.push(content),
+            Outcome::Refused => drop(self.refused.insert(content.digest)),
+        }
+    }
+
+    /// Asks for the list: acknowledged links are on it, and so is, of the others that were sent, just what
+    /// the registry has.
+    pub(crate) async fn check(&self, row: &mut Row, refshim: &Client, registry: &Client) {
+        let mut held = BTreeSet::new();
+        for content in &self.unknown {
+            if holds(registry, content).await {
+                held.insert(content.digest.clone());
+            }
+        }
+        let listed = refshim.referrers(REPOSITORY, &self.subject.digest, "").await;
+        let expected: BTreeSet<String> = self.acknowledged.union(&held).cloned().collect();
+        compare(row, &expected, &self.acknowledged, listed);
+    }
+}
+
+/// Notes what is not on the list, or should not be.
+pub(crate) fn compare(
+    row: &mut Row,
+    expected: &BTreeSet<String>,
+    acknowledged: &BTreeSet<String>,
+    listed: Vec<String>,
+) {
+    let count = listed.len();
+    let listed = BTreeSet::from_iter(listed);
+    if listed.len() != count {
+        row.mistake("listed twice".to_owned());
+    }
+    for digest in expected.difference(&listed) {
+        if acknowledged.contains(digest) {
+            row.lose(format!("{digest} was acknowledged and is not listed"));
+        } else {
+            row.mistake(format!("the registry has {digest}, and it is not listed"));
+        }
+    }
+    for digest in listed.difference(expected) {
+        row.mistake(format!("{digest} is listed"));
+    }
+}
+
+impl Outcome {
+    fn of(answer: Option<&Answer>) -> Self {
+        match answer.map(|answer| answer.status) {
+            Some(StatusCode::CREATED) => Self::Acknowledged,
+            Some(status) if status.is_client_error() => Self::Refused,
+            Some(_) | None => Self::Unknown,
+        }
+    }
+}
+
+/// Pushes a manifest by its digest; nothing if the connection broke.
+pub(crate) async fn put(client: &Client, content: &Content) -> Option<Answer> {
+    let path = format!("/v2/{REPOSITORY}/manifests/{}", content.digest);
+    let request = client.request(Method::PUT, &path).header("content-type", &content.media_type);
+    client.try_send(request.body(content.bytes.clone())).await.ok()
+}
+
+/// Whether the registry itself has it.
+async fn holds(registry: &Client, content: &Content) -> bool {
+    let path = format!("/v2/{REPOSITORY}/manifests/{}", content.digest);
+    let request = registry.request(Method::HEAD, &path).header("accept", &content.media_type);
+    registry.send(request).await.status == StatusCode::OK
+}
