@@ -6,6 +6,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     reason = "these are tests"
 )]
 
@@ -16,7 +17,10 @@ mod it {
 }
 use it::support;
 
+mod disk;
 mod kills;
 mod ledger;
+mod power;
 mod random;
+mod recording;
 mod table;

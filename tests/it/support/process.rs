@@ -170,12 +170,12 @@ impl Start<'_> {
 
     /// A write past [`Refshim::limit_file_size`] fails, and the process is not killed for it.
     pub(crate) fn surviving_limits(self) -> Self {
-        self.under(&["bash", "-c", r#"trap "" XFSZ; exec "$0" "$@""#])
+        self.under(["bash", "-c", r#"trap "" XFSZ; exec "$0" "$@""#])
     }
 
     /// Started by this command, which gets refshim's as further arguments.
-    pub(crate) fn under(mut self, wrapper: &[&str]) -> Self {
-        self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
+    pub(crate) fn under<S: Into<String>>(mut self, wrapper: impl IntoIterator<Item = S>) -> Self {
+        self.wrapper = wrapper.into_iter().map(Into::into).collect();
         self
     }
 

@@ -1,0 +1,195 @@
+//! Power loss and SIGKILL at each system call: recorded runs of refshim are cut at every step, and an index
+//! is opened on what a disk would hold then.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use refshim::index::{Index, Referrer, Repository, Scan, Settings, State};
+use refshim::oci::{Algorithm, Digest, Link, LinkKind};
+
+use crate::disk::{Loss, Tree, after_crash, plant, tree};
+use crate::ledger::{Ledger, REPOSITORY};
+use crate::random::Random;
+use crate::recording::{self, Step};
+use crate::support::{Content, Refshim, Registry, by_environment};
+use crate::table::Row;
+
+const WRITERS: usize = 4;
+
+/// One run of a refshim.
+struct Run {
+    base: Tree,
+    steps: Vec<Step>,
+    /// The ledger after it.
+    ledger: Ledger,
+    /// What was acknowledged before it.
+    before: BTreeSet<String>,
+}
+
+enum End {
+    Kill,
+    Stop,
+}
+
+/// Large enough that a few of them fill a segment.
+fn referrers(ledger: &Ledger, range: std::ops::Range<usize>) -> Vec<Content> {
+    let large = |n| {
+        ledger.referrer(n).changed(|manifest| {
+            manifest["annotations"]["filling"] = "x".repeat(4000).into();
+            if n % 7 == 0 {
+                // The registry does not have this layer, and refuses the manifest.
+                manifest["layers"][0]["digest"] = format!("sha256:{n:064x}").into();
+            }
+        })
+    };
+    range.map(large).collect()
+}
+
+async fn record(
+    registry: &Registry,
+    data_dir: &Path,
+    ledger: &mut Ledger,
+    range: std::ops::Range<usize>,
+    end: End,
+) -> Run {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("trace");
+    let (base, before) = (tree(data_dir), ledger.acknowledged.clone());
+    let refshim = Refshim::prepare(registry.address, data_dir)
+        .with("INDEX_SEGMENT_BYTES", "64KiB")
+        .with("INDEX_COMPACT_BYTES", "64KiB")
+        .with("INDEX_FLUSH_INTERVAL", "100ms")
+        .under(recording::wrapper(&file))
+        .launch()
+        .await;
+    let referrers = referrers(ledger, range);
+    ledger.push(&refshim.client(), referrers, WRITERS, &Arc::new(AtomicUsize::new(0))).await;
+    let pid = refshim.pid();
+    match end {
+        End::Kill => refshim.kill(),
+        End::Stop => assert!(refshim.stop().success()),
+    }
+    let steps = recording::read(&file, data_dir, pid).await;
+    let told: BTreeSet<String> = acknowledged(&steps).cloned().collect();
+    let expected: BTreeSet<String> = ledger.acknowledged.difference(&before).cloned().collect();
+    assert!(told.is_superset(&expected), "the recording has all acknowledgements");
+    Run { base, steps, ledger: ledger.clone(), before }
+}
+
+fn acknowledged(steps: &[Step]) -> impl Iterator<Item = &String> {
+    steps.iter().filter_map(|step| match step {
+        Step::Acknowledge { digest } => Some(digest),
+        _ => None,
+    })
+}
+
+/// A first start, a start after a kill, and a start without sled; each goes on until it compacted.
+async fn runs() -> Vec<Run> {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().canonicalize().unwrap();
+    let behind = registry.client();
+    let image = behind.image(REPOSITORY, "image").await;
+    let mut ledger = Ledger::about(&behind, &image, "subject").await;
+    let first = record(&registry, &data_dir, &mut ledger, 0..60, End::Kill).await;
+    let again = record(&registry, &data_dir, &mut ledger, 60..120, End::Stop).await;
+    std::fs::remove_dir_all(data_dir.join("sled")).unwrap();
+    let rebuilt = record(&registry, &data_dir, &mut ledger, 120..180, End::Kill).await;
+    vec![first, again, rebuilt]
+}
+
+fn settings(data_dir: &Path) -> Settings {
+    Settings {
+        data_dir: data_dir.to_owned(),
+        cache_bytes: 8 << 20,
+        flush_interval: Duration::from_secs(1),
+        segment_bytes: 64 << 10,
+        compact_bytes: 64 << 10,
+        repository_referrers: 1 << 20,
+    }
+}
+
+fn repository() -> Repository {
+    Repository { upstream: 0, name: REPOSITORY.parse().unwrap() }
+}
+
+/// What is listed of a subject, each with whether the registry has to be asked for it first.
+async fn listed(index: &Index, subject: &str) -> HashMap<String, bool> {
+    let scan =
+        Scan { after: None, max_entries: usize::MAX, max_bytes: usize::MAX, accepts: Box::new(|_| true) };
+    let page = index.referrers(repository(), subject.parse().unwrap(), scan).await.unwrap();
+    page.entries.into_iter().map(|entry| (entry.digest.to_string(), entry.pending)).collect()
+}
+
+/// Opens an index on what is left, and pushes one referrer more.
+async fn check(row: &mut Row, run: &Run, cut: usize, loss: Loss, random: &mut Random) {
+    let what = format!("{loss:?} at step {cut} of {}: {:?}", run.steps.len(), run.steps.get(cut).map(short));
+    let steps = &run.steps[..cut];
+    let directory = tempfile::tempdir().unwrap();
+    plant(&after_crash(&run.base, steps, loss, random), directory.path());
+    row.tried += 1;
+    let index = match Index::open(settings(directory.path())) {
+        Ok(index) => index,
+        Err(error) => return row.mistake(format!("{what}: {error}")),
+    };
+    index.opened().await;
+    if index.state() != State::Ready {
+        return row.mistake(format!("{what}: {:?}", index.state()));
+    }
+    let subject = &run.ledger.subject.digest;
+    let before = listed(&index, subject).await;
+    let told: BTreeSet<&String> = run.before.iter().chain(acknowledged(steps)).collect();
+    let told: Vec<_> = told.into_iter().filter(|digest| run.ledger.acknowledged.contains(*digest)).collect();
+    row.acknowledged += told.len() as u64;
+    for digest in told {
+        if before.get(digest) != Some(&false) {
+            row.lose(format!("{what}: {digest} is {:?}", before.get(digest)));
+        }
+    }
+    for (digest, pending) in &before {
+        if !pending && run.ledger.refused.contains(digest) {
+            row.mistake(format!("{what}: {digest} was refused and is listed"));
+        }
+    }
+    let new = Digest::of(Algorithm::Sha256, b"one more");
+    let links = vec![Link { subject: subject.parse().unwrap(), kind: LinkKind::Reference }];
+    let referrer = Referrer { digest: new.clone(), descriptor: "{}".to_owned(), links };
+    index.begin(repository(), referrer).await.unwrap().confirm().await.unwrap();
+    let mut after = listed(&index, subject).await;
+    if after.remove(&new.to_string()) != Some(false) || after != before {
+        row.mistake(format!("{what}: a further push was not added to the list"));
+    }
+    index.close().await;
+}
+
+/// A step, told in a line.
+fn short(step: &Step) -> String {
+    let mut text = format!("{step:?}");
+    text.truncate(120);
+    text
+}
+
+/// `FAULT_CUTS` is how many.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_power_cut_leaves_has_every_acknowledged_link() {
+    let runs = runs().await;
+    let mut random = Random::new(by_environment("FAULT_SEED", 1));
+    let mut cuts: Vec<(usize, usize, Loss)> = Vec::new();
+    for (place, run) in runs.iter().enumerate() {
+        let is_change = |step: &Step| *step != Step::Nothing;
+        let steps = (0..=run.steps.len()).filter(|cut| run.steps.get(*cut).is_none_or(is_change));
+        cuts.extend(steps.flat_map(|cut| Loss::ALL.map(|loss| (place, cut, loss))));
+    }
+    println!("{} steps to cut at", cuts.len());
+    let (mut kill, mut power) = (Row::new("kill at each system call"), Row::new("power cut"));
+    for _ in 0..by_environment("FAULT_CUTS", 120).min(cuts.len() as u64) {
+        let (place, cut, loss) = cuts.swap_remove(random.place(cuts.len() - 1));
+        let row = if loss == Loss::Nothing { &mut kill } else { &mut power };
+        check(row, &runs[place], cut, loss, &mut random).await;
+    }
+    kill.close();
+    power.close();
+}
