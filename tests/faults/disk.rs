@@ -24,8 +24,8 @@ pub(crate) enum Loss {
 }
 
 impl Loss {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Nothing, Self::Everything, Self::Torn, Self::Some, Self::Zeroed, Self::Noise];
+    /// What a power cut may do.
+    pub(crate) const POWER: [Self; 5] = [Self::Everything, Self::Torn, Self::Some, Self::Zeroed, Self::Noise];
 }
 
 /// All files and directories below one, by path; a directory is none.
@@ -79,7 +79,10 @@ pub(crate) fn after_crash(base: &Tree, steps: &[Step], loss: Loss, random: &mut 
     let names = disk.names_after(names, loss, random);
     let mut contents: Vec<Vec<u8>> =
         disk.files.into_iter().map(|file| file.after_crash(loss, random)).collect();
-    names.into_iter().map(|(path, file)| (path, file.map(|file| std::mem::take(&mut contents[file])))).collect()
+    names
+        .into_iter()
+        .map(|(path, file)| (path, file.map(|file| std::mem::take(&mut contents[file]))))
+        .collect()
 }
 
 impl<'a> Disk<'a> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reqwest::{Method, StatusCode};
+use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::support::{Answer, Client, Content, about};
@@ -110,6 +111,35 @@ impl Ledger {
         let expected: BTreeSet<String> = self.acknowledged.union(&held).cloned().collect();
         compare(row, &expected, &self.acknowledged, listed);
     }
+}
+
+impl Ledger {
+    /// Asks for the list of a refshim that may be unable to give it: it is whole, or it is no list.
+    pub(crate) async fn check_failing(&self, row: &mut Row, refshim: &Client) {
+        let path = format!("/v2/{REPOSITORY}/manifests/{}/references", self.subject.digest);
+        let Ok(answer) = refshim.try_send(refshim.request(Method::GET, &path)).await else {
+            row.ended += 1;
+            return;
+        };
+        match answer.status {
+            StatusCode::OK => {
+                let sent = self.unknown.iter().map(|content| &content.digest);
+                let sent: BTreeSet<String> = sent.chain(&self.acknowledged).cloned().collect();
+                let listed: BTreeSet<String> = digests(&answer.json()).collect();
+                listed.difference(&sent).for_each(|digest| row.mistake(format!("{digest} is listed")));
+                let missing = self.acknowledged.difference(&listed);
+                missing.for_each(|digest| row.lose(format!("{digest} is not on the list for now")));
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {}
+            _ => row.mistake(format!("{answer:?}")),
+        }
+    }
+}
+
+/// The digests that an image index lists.
+fn digests(index: &Value) -> impl Iterator<Item = String> {
+    let manifests = index["manifests"].as_array().unwrap().iter();
+    manifests.map(|descriptor| descriptor["digest"].as_str().unwrap().to_owned())
 }
 
 /// Notes what is not on the list, or should not be.

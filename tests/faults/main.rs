@@ -6,7 +6,6 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::print_stdout,
     reason = "these are tests"
 )]
 
@@ -18,9 +17,11 @@ mod it {
 use it::support;
 
 mod disk;
+mod full_disk;
 mod kills;
 mod ledger;
 mod power;
 mod random;
 mod recording;
+mod small_disk;
 mod table;

@@ -172,24 +172,29 @@ fn short(step: &Step) -> String {
     text
 }
 
-/// `FAULT_CUTS` is how many.
+/// Looks at so many of the cuts, chosen by chance.
+async fn sample(row: &mut Row, runs: &[Run], losses: &[Loss], count: u64, random: &mut Random) {
+    let mut cuts: Vec<(&Run, usize, Loss)> = Vec::new();
+    for run in runs {
+        let changes = |cut: &usize| run.steps.get(*cut).is_none_or(|step| *step != Step::Nothing);
+        let steps = (0..=run.steps.len()).filter(changes);
+        cuts.extend(steps.flat_map(|cut| losses.iter().map(move |loss| (run, cut, *loss))));
+    }
+    for _ in 0..count.min(cuts.len() as u64) {
+        let (run, cut, loss) = cuts.swap_remove(random.place(cuts.len() - 1));
+        check(row, run, cut, loss, random).await;
+    }
+}
+
+/// `FAULT_CALLS` and `FAULT_CUTS` are how many.
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_power_cut_leaves_has_every_acknowledged_link() {
+async fn whatever_a_kill_or_a_power_cut_leaves_has_every_acknowledged_link() {
     let runs = runs().await;
     let mut random = Random::new(by_environment("FAULT_SEED", 1));
-    let mut cuts: Vec<(usize, usize, Loss)> = Vec::new();
-    for (place, run) in runs.iter().enumerate() {
-        let is_change = |step: &Step| *step != Step::Nothing;
-        let steps = (0..=run.steps.len()).filter(|cut| run.steps.get(*cut).is_none_or(is_change));
-        cuts.extend(steps.flat_map(|cut| Loss::ALL.map(|loss| (place, cut, loss))));
-    }
-    println!("{} steps to cut at", cuts.len());
-    let (mut kill, mut power) = (Row::new("kill at each system call"), Row::new("power cut"));
-    for _ in 0..by_environment("FAULT_CUTS", 120).min(cuts.len() as u64) {
-        let (place, cut, loss) = cuts.swap_remove(random.place(cuts.len() - 1));
-        let row = if loss == Loss::Nothing { &mut kill } else { &mut power };
-        check(row, &runs[place], cut, loss, &mut random).await;
-    }
+    let mut kill = Row::new("kill at a system call of opening, writing, compacting or closing");
+    let mut power = Row::new("power cut: unsynced writes dropped, torn, reordered, zeroed or noise");
+    sample(&mut kill, &runs, &[Loss::Nothing], by_environment("FAULT_CALLS", 40), &mut random).await;
+    sample(&mut power, &runs, &Loss::POWER, by_environment("FAULT_CUTS", 80), &mut random).await;
     kill.close();
     power.close();
 }

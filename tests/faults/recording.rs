@@ -10,17 +10,38 @@ const CALLS: &str = "trace=openat,write,pwrite64,writev,sendto,fsync,fdatasync,r
 /// One step. Paths are below the data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    Create { path: PathBuf },
-    MakeDirectory { path: PathBuf },
-    Rename { from: PathBuf, to: PathBuf },
-    Remove { path: PathBuf },
+    Create {
+        path: PathBuf,
+    },
+    MakeDirectory {
+        path: PathBuf,
+    },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+    },
+    Remove {
+        path: PathBuf,
+    },
     /// Without an offset at the file's end.
-    Write { path: PathBuf, offset: Option<u64>, bytes: Vec<u8> },
-    SetLength { path: PathBuf, length: u64 },
+    Write {
+        path: PathBuf,
+        offset: Option<u64>,
+        bytes: Vec<u8>,
+    },
+    SetLength {
+        path: PathBuf,
+        length: u64,
+    },
     /// Everything that was done to the file or directory before step `began` is durable.
-    Sync { path: PathBuf, began: usize },
+    Sync {
+        path: PathBuf,
+        began: usize,
+    },
     /// An answer of 201 about this digest is on its way to the client.
-    Acknowledge { digest: String },
+    Acknowledge {
+        digest: String,
+    },
     /// Something that changes nothing.
     Nothing,
 }
@@ -92,9 +113,7 @@ impl<'a> Reader<'a> {
         };
         let mut path = || self.below(&strings.next().unwrap_or_default());
         match name {
-            "openat" if arguments.contains("O_TRUNC") => {
-                Some(Step::SetLength { path: path()?, length: 0 })
-            }
+            "openat" if arguments.contains("O_TRUNC") => Some(Step::SetLength { path: path()?, length: 0 }),
             "openat" if arguments.contains("O_CREAT") => Some(Step::Create { path: path()? }),
             "mkdir" => Some(Step::MakeDirectory { path: path()? }),
             "rename" => Some(Step::Rename { from: path()?, to: path()? }),
