@@ -70,23 +70,27 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal in `directory`, making it if there is none. Reads the whole last segment.
-    pub(crate) fn open(directory: &Path, segment_bytes: u64) -> Result<Self, JournalError> {
-        fs::create_dir_all(directory).map_err(|source| JournalError::io(directory, source))?;
+    /// Opens the journal in `directory`, if there is one. Reads the whole last segment.
+    pub(crate) fn open(directory: &Path, segment_bytes: u64) -> Result<Option<Self>, JournalError> {
+        if !directory.exists() {
+            return Ok(None);
+        }
         files::remove_unfinished(directory).map_err(|source| JournalError::io(directory, source))?;
         let mut listing = files::list(directory)?;
         drop_torn_segment(directory, &mut listing)?;
         if listing.segments.is_empty() && listing.snapshots.is_empty() {
-            return Self::create(directory, segment_bytes);
+            return Ok(None);
         }
         refuse_newer(directory, &listing)?;
         let snapshot = listing.snapshots.last().copied();
         let segments = needed_segments(directory, &listing)?;
-        Self::open_tail(directory, segment_bytes, snapshot, segments)
+        Self::open_tail(directory, segment_bytes, snapshot, segments).map(Some)
     }
 
-    fn create(directory: &Path, segment_bytes: u64) -> Result<Self, JournalError> {
+    /// Begins a journal in `directory`, which holds none.
+    pub(crate) fn create(directory: &Path, segment_bytes: u64) -> Result<Self, JournalError> {
         let io_error = |source| JournalError::io(directory, source);
+        fs::create_dir_all(directory).map_err(io_error)?;
         let identity = random_identity().map_err(io_error)?;
         let header = Header { identity, position: 0, last_order: 0 };
         let file = create_segment(directory, &header).map_err(io_error)?;
@@ -120,10 +124,11 @@ impl Journal {
                 file = %path.display(), offset = tail.length, bytes = last.length - tail.length,
                 "the journal ended in a write that a crash interrupted; cut it off"
             );
-            let cut = file.set_len(tail.length).and_then(|()| file.sync_all());
-            cut.map_err(|source| JournalError::io(&path, source))?;
+            file.set_len(tail.length).map_err(|source| JournalError::io(&path, source))?;
             last.length = tail.length;
         }
+        // What a killed process wrote may not be durable yet, and sled must not come to be ahead of it.
+        file.sync_all().map_err(|source| JournalError::io(&path, source))?;
         Ok(Self {
             directory: directory.to_owned(),
             identity: tail.header.identity,

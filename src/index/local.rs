@@ -10,8 +10,8 @@ use tokio::task::spawn_blocking;
 
 use super::command::{Command, Put, Reply, Write};
 use super::committer::{Committer, PANICKED};
-use super::journal::{Journal, JournalError, files};
-use super::opening::Opening;
+use super::journal::{Damage, Journal, JournalError, files};
+use super::opening::{DIRECTORY, Opening};
 use super::record::ReferrerKey;
 use super::shared::Shared;
 use super::sled::{Store, StoreError};
@@ -45,7 +45,7 @@ impl Local {
         let shared = Arc::new(Shared::new(lock(&settings.data_dir)?));
         finish_mending(&settings.data_dir)?;
         let (commands, receiver) = mpsc::channel(QUEUE);
-        let threads = match Journal::open(&settings.data_dir.join(JOURNAL), settings.segment_bytes) {
+        let threads = match open_journal(&settings) {
             Ok(journal) => start(&shared, journal, (commands.clone(), receiver), settings)?,
             Err(JournalError::Damaged(damage)) => {
                 shared.fail_writes(damage.to_string());
@@ -189,15 +189,28 @@ impl Drop for Local {
     }
 }
 
+/// The journal, a new one if there never was one.
+fn open_journal(settings: &Settings) -> Result<Journal, JournalError> {
+    let directory = settings.data_dir.join(JOURNAL);
+    match Journal::open(&directory, settings.segment_bytes)? {
+        Some(journal) => Ok(journal),
+        None if settings.data_dir.join(DIRECTORY).exists() => {
+            Err(Damage::new(&directory, 0, "it is gone, and sled, which was made from it, is not").into())
+        }
+        None => Journal::create(&directory, settings.segment_bytes),
+    }
+}
+
 fn start(
     shared: &Arc<Shared>,
     journal: Journal,
     (sender, receiver): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
     settings: Settings,
 ) -> Result<Vec<JoinHandle<()>>, OpenError> {
-    let history = journal.history();
+    let (history, end, last_order) = (journal.history(), journal.end(), journal.last_order());
     let committer = Committer::new(Arc::clone(shared), journal, receiver, settings.compact_bytes);
-    let opening = Opening { shared: Arc::clone(shared), settings, history, commands: sender };
+    let opening =
+        Opening { shared: Arc::clone(shared), settings, history, end, last_order, commands: sender };
     let committer = thread::Builder::new().name("index-committer".to_owned()).spawn(|| committer.run());
     let opening = thread::Builder::new().name("index-opening".to_owned()).spawn(|| opening.run());
     Ok(vec![committer.map_err(OpenError::Thread)?, opening.map_err(OpenError::Thread)?])

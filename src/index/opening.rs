@@ -1,5 +1,6 @@
 //! Bringing sled up to the journal, on a thread of its own: open it and read what it has not applied; or,
-//! if it is damaged, set it aside and build it anew.
+//! if it is damaged, set it aside and build it anew. A sled that has more than the journal tells that the
+//! journal is damaged.
 
 use std::fs;
 use std::io;
@@ -9,8 +10,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::command::Command;
-use super::journal::JournalError;
+use super::journal::files::segment_path;
+use super::journal::header::Header;
 use super::journal::history::History;
+use super::journal::{Damage, JournalError, create_segment};
 use super::shared::Shared;
 use super::sled::{Changes, Meta, Store, StoreError, guarded};
 use super::{Settings, Version};
@@ -41,6 +44,9 @@ pub(crate) struct Opening {
     pub(crate) shared: Arc<Shared>,
     pub(crate) settings: Settings,
     pub(crate) history: History,
+    /// Where the journal ended when it was opened, and the highest order in it.
+    pub(crate) end: u64,
+    pub(crate) last_order: u64,
     pub(crate) commands: mpsc::Sender<Command>,
 }
 
@@ -85,13 +91,25 @@ impl Opening {
     fn begin(&self, store: &Store) -> Result<(), OpeningError> {
         let meta = store.numbers().meta;
         match meta.applied {
-            Some(applied) if (self.history.oldest()..=self.shared.journal_end()).contains(&applied) => Ok(()),
+            Some(applied) if applied > self.end => Err(self.journal_lost_its_end(applied)?.into()),
+            Some(applied) if applied >= self.history.oldest() => Ok(()),
             None if meta == Meta::empty(self.history.identity()) => self.read_snapshot(store),
             Some(_) => {
                 Err(StoreError::Damaged("it is made up to a position that is not in the journal").into())
             }
             None => Err(StoreError::Damaged("it was not built to the end").into()),
         }
+    }
+
+    /// What sled was made from was durable before: the journal is damaged. A segment that begins where sled
+    /// ends keeps that known, whatever is written to the journal until it is told of.
+    fn journal_lost_its_end(&self, applied: u64) -> Result<JournalError, JournalError> {
+        let directory = self.history.directory();
+        let identity = self.history.identity();
+        let header = Header { identity, position: applied, last_order: self.last_order };
+        let path = segment_path(directory, applied);
+        create_segment(directory, &header).map_err(|source| JournalError::io(&path, source))?;
+        Ok(Damage::new(directory, self.end, "it ends before what sled was made from").into())
     }
 
     fn read_snapshot(&self, store: &Store) -> Result<(), OpeningError> {

@@ -30,6 +30,11 @@ pub(crate) struct History {
 }
 
 impl History {
+    /// Where its files are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Which journal it is.
     pub(crate) fn identity(&self) -> Identity {
         self.identity

@@ -92,8 +92,14 @@ impl Remains {
     ) -> Result<(), E> {
         let mut at = 0;
         for source in &self.sources {
-            if source.position > at && !source.is_snapshot {
-                take(Piece::Gap(source.gap(0, 0, "the files before it are missing")))?;
+            if source.position != at && !source.is_snapshot {
+                let missing = source.position > at;
+                let what = if missing {
+                    "the files before it are missing"
+                } else {
+                    "the file before it goes on too long"
+                };
+                take(Piece::Gap(source.gap(0, 0, what)))?;
             }
             self.read_source(source, &mut take)?;
             at = at.max(source.position + if source.is_snapshot { 0 } else { source.length });

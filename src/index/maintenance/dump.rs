@@ -206,7 +206,7 @@ fn fill(directory: &Path, input: impl BufRead) -> Result<u64, MaintenanceError> 
             return Err(MaintenanceError::Dump { line, what: "not the head of a dump".to_owned() });
         }
     };
-    let mut journal = Journal::open(directory, SEGMENT_BYTES)?;
+    let mut journal = Journal::create(directory, SEGMENT_BYTES)?;
     let mut append = |payload: &mut Vec<u8>, last_order| -> Result<(), MaintenanceError> {
         let write = |journal: &mut Journal| -> io::Result<()> {
             if journal.is_full() {

@@ -30,7 +30,9 @@ impl Parts {
     fn open(directory: tempfile::TempDir, device: Option<&str>) -> Self {
         let lock = fs::File::create(directory.path().join("lock")).unwrap();
         let shared = Arc::new(Shared::new(lock));
-        let mut journal = Journal::open(&directory.path().join("journal"), 1 << 20).unwrap();
+        let files = directory.path().join("journal");
+        let opened = Journal::open(&files, 1 << 20).unwrap();
+        let mut journal = opened.unwrap_or_else(|| Journal::create(&files, 1 << 20).unwrap());
         if let Some(device) = device {
             journal.write_to(fs::File::options().write(true).open(device).unwrap());
         }

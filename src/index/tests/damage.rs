@@ -115,30 +115,62 @@ async fn what_a_kill_while_sled_opened_left_is_in_nobodys_way() {
 }
 
 #[tokio::test]
-async fn a_sled_from_another_journal_is_built_anew() {
+async fn a_sled_from_another_journal_is_built_anew_and_only_the_newest_is_kept() {
     let (bench, expected) = filled().await;
-    let (other, _) = filled().await;
-    fs::remove_dir_all(bench.sled()).unwrap();
-    copy_directory(&other.sled(), &bench.sled());
+    for rebuilds in 1..4 {
+        let (other, _) = filled().await;
+        fs::remove_dir_all(bench.sled()).unwrap();
+        copy_directory(&other.sled(), &bench.sled());
+        let index = bench.open().await;
+        assert_eq!(answers(&index, 0..5).await, expected);
+        index.close().await;
+        assert_eq!(bench.rebuilds(), rebuilds);
+    }
+}
+
+/// A journal of one segment that lost what sled was made from.
+async fn check_lost_end(length: u64) {
+    let (bench, _) = filled().await;
+    fs::File::options().write(true).open(bench.last_segment()).unwrap().set_len(length).unwrap();
+    // It stays refused, also if it grew meanwhile.
+    for n in 0..3 {
+        let index = bench.try_open().unwrap();
+        let put = index.begin(repository("a"), referrer(300 + n, &[3])).await;
+        assert!(n == 0 || put.is_err());
+        index.opened().await;
+        let State::Damaged(reason) = index.state() else { panic!("{:?}", index.state()) };
+        assert!(reason.contains("refshim index rebuild"), "{reason}");
+        drop(put);
+        index.close().await;
+    }
+    let mended = crate::index::maintenance::rebuild(&bench.settings.data_dir).unwrap();
+    assert_eq!(mended.gaps.is_empty(), length < HEADER_BYTES);
     let index = bench.open().await;
-    assert_eq!(answers(&index, 0..5).await, expected);
-    assert_eq!(bench.rebuilds(), 1);
+    assert!(numbers(&index, 3).await.iter().all(|(_, pending)| *pending));
 }
 
 #[tokio::test]
-async fn a_sled_ahead_of_the_journal_is_built_anew_and_only_the_newest_is_kept() {
+async fn a_journal_that_ends_before_sled_is_refused_until_it_is_mended() {
     let (bench, _) = filled().await;
-    for rebuilds in 1..4 {
-        let earlier = bench.after_crash();
-        let index = bench.open().await;
-        put(&index, 300 + u32::try_from(rebuilds).unwrap(), &[6]).await;
-        index.close().await;
-        drop(index);
-        fs::copy(earlier.last_segment(), bench.last_segment()).unwrap();
-        let index = bench.open().await;
-        assert_eq!(numbers(&index, 6).await, []);
-        index.close().await;
-        assert_eq!(bench.rebuilds(), rebuilds);
+    let length = fs::metadata(bench.last_segment()).unwrap().len();
+    for length in [length - 1, length / 2, HEADER_BYTES, HEADER_BYTES - 1, 0] {
+        check_lost_end(length).await;
+    }
+}
+
+#[tokio::test]
+async fn a_journal_that_is_gone_is_refused_if_there_is_a_sled() {
+    let (bench, _) = filled().await;
+    let journal = bench.settings.data_dir.join("journal");
+    for removed in [bench.last_segment(), journal.clone()] {
+        if removed.is_dir() {
+            fs::remove_dir_all(removed).unwrap();
+        } else {
+            fs::remove_file(removed).unwrap();
+        }
+        for _ in 0..2 {
+            check_refused(&bench, &journal, "it is gone, and sled, which was made from it, is not").await;
+        }
     }
 }
 
