@@ -190,7 +190,7 @@ impl Naming<'_> {
             | Step::Write { path, .. }
             | Step::SetLength { path, .. }
             | Step::Sync { path, .. } => path,
-            Step::Acknowledge { .. } | Step::Nothing => unreachable!("names nothing"),
+            Step::Acknowledge { .. } | Step::Nothing => unreachable!("it names nothing"),
         }
     }
 
@@ -207,7 +207,10 @@ impl Naming<'_> {
             }
             Step::MakeDirectory { path } => drop(names.insert(path.clone(), None)),
             Step::Remove { path } => drop(names.remove(path)),
-            _ => drop(names.insert(self.path().to_owned(), Some(self.file))),
+            Step::Create { path } | Step::Write { path, .. } | Step::SetLength { path, .. } => {
+                names.insert(path.clone(), Some(self.file));
+            }
+            Step::Sync { .. } | Step::Acknowledge { .. } | Step::Nothing => {}
         }
     }
 }

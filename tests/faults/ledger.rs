@@ -25,6 +25,7 @@ pub(crate) struct Ledger {
 }
 
 /// What one push came to.
+#[derive(Clone, Copy)]
 enum Outcome {
     Acknowledged,
     Unknown,

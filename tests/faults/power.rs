@@ -80,10 +80,7 @@ async fn record(
 }
 
 fn acknowledged(steps: &[Step]) -> impl Iterator<Item = &String> {
-    steps.iter().filter_map(|step| match step {
-        Step::Acknowledge { digest } => Some(digest),
-        _ => None,
-    })
+    steps.iter().filter_map(|step| if let Step::Acknowledge { digest } = step { Some(digest) } else { None })
 }
 
 /// A first start, a start after a kill, and a start without sled; each goes on until it compacted.
