@@ -38,7 +38,10 @@ impl Bench {
     /// A copy of all files, as a crash at this moment would leave them.
     fn after_crash(&self) -> Self {
         let copy = Self::new();
-        copy_directory(&self.settings.data_dir, &copy.settings.data_dir);
+        // A compaction may take files away meanwhile.
+        while copy_directory(&self.settings.data_dir, &copy.settings.data_dir).is_err() {
+            fs::remove_dir_all(&copy.settings.data_dir).unwrap();
+        }
         let settings = Settings { data_dir: copy.settings.data_dir.clone(), ..self.settings.clone() };
         Self { directory: copy.directory, settings }
     }
@@ -85,16 +88,17 @@ fn files_in(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn copy_directory(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
+fn copy_directory(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
     for path in files_in(from) {
         let target = to.join(path.file_name().unwrap());
         if path.is_dir() {
-            copy_directory(&path, &target);
+            copy_directory(&path, &target)?;
         } else {
-            fs::copy(&path, &target).unwrap();
+            fs::copy(&path, &target)?;
         }
     }
+    Ok(())
 }
 
 fn repository(name: &str) -> Repository {

@@ -120,7 +120,7 @@ async fn a_sled_from_another_journal_is_built_anew_and_only_the_newest_is_kept()
     for rebuilds in 1..4 {
         let (other, _) = filled().await;
         fs::remove_dir_all(bench.sled()).unwrap();
-        copy_directory(&other.sled(), &bench.sled());
+        copy_directory(&other.sled(), &bench.sled()).unwrap();
         let index = bench.open().await;
         assert_eq!(answers(&index, 0..5).await, expected);
         index.close().await;

@@ -213,7 +213,7 @@ async fn a_missing_segment_is_named_and_the_others_are_kept() {
 async fn a_kill_while_a_mended_journal_is_put_in_place_loses_nothing() {
     let (bench, expected) = filled().await;
     let data_dir = &bench.settings.data_dir;
-    copy_directory(&data_dir.join("journal"), &data_dir.join("journal.mended"));
+    copy_directory(&data_dir.join("journal"), &data_dir.join("journal.mended")).unwrap();
     let index = bench.open().await;
     assert_eq!(answers(&index, 0..4).await, expected);
     index.close().await;
