@@ -16,7 +16,7 @@ pub struct Mistakes(Vec<Mistake>);
 
 impl Mistake {
     pub(super) fn new(place: impl Into<String>, problem: impl fmt::Display) -> Self {
-        Self { place: place.into(), problem: problem.to_string() }
+        Self { place: on_one_line(&place.into()), problem: on_one_line(&problem.to_string()) }
     }
 
     /// A name that nobody knows, with the known name that was probably meant.
@@ -48,6 +48,12 @@ impl fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
+/// A key of the file may hold any character.
+fn on_one_line(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
+}
+
 /// Whether two names differ in one place only, by up to two letters: left out, added, wrong or
 /// swapped.
 fn resembles(name: &str, known: &str) -> bool {
@@ -64,6 +70,12 @@ fn resembles(name: &str, known: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn is_one_line_whatever_a_key_says() {
+        let mistake = Mistake::new("refshim.toml:1: a\nb\u{1b}", "unknown\tkey");
+        assert_eq!(mistake.to_string(), r"refshim.toml:1: a\nb\u{1b}: unknown\tkey");
+    }
 
     #[track_caller]
     fn check(name: &str, known: &str, expected: bool) {
