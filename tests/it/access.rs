@@ -197,3 +197,78 @@ async fn a_write_that_passes_ends_what_is_remembered() {
     assert_eq!(asked().await, 3);
     assert!(!scene.refshim.logged("Basic"));
 }
+
+#[tokio::test]
+async fn nothing_but_a_200_is_a_yes() {
+    for others in [
+        "204 No Content",
+        "206 Partial Content",
+        "302 Found\r\nlocation: /v2/",
+        "304 Not Modified",
+        "400 Bad Request",
+        "410 Gone",
+        "500 Internal Server Error",
+        "504 Gateway Timeout",
+    ] {
+        let scene = scene(others, true).await;
+        let references = format!("/v2/a/manifests/{}/references", scene.image.digest);
+        for path in [
+            references.clone(),
+            format!("{references}?inline=true"),
+            references.clone(),
+            "/v2/a/manifests/sig/references".to_owned(),
+            format!("/v2/a/referrers/{}", scene.image.digest),
+        ] {
+            let answer = scene.stranger.get(&path).await;
+            assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{others}: {path}");
+            assert!(!String::from_utf8(answer.body).unwrap().contains(&scene.signature.digest));
+        }
+        assert_eq!(scene.alice.referrers("a", &scene.image.digest, "").await, [scene.signature.digest]);
+    }
+}
+
+#[tokio::test]
+async fn a_yes_of_one_upstream_is_none_of_another() {
+    let open = Scripted::answering("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    let closed =
+        Scripted::answering("HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("http://{}", closed.address);
+    let refshim = Refshim::prepare(open.address, directory.path())
+        .with("UPSTREAMS_CLOSED_URL", &url)
+        .with("UPSTREAMS_CLOSED_PREFIXES", "closed")
+        .with("UPSTREAMS_CLOSED_STRIP_PREFIX", "true")
+        .with("REFERENCES_ACCESS_TTL", "5m");
+    let refshim = refshim.launch().await;
+    let alice = refshim.client().as_user("alice", "a");
+    let of = |repository: &str| format!("/v2/{repository}/manifests/{}/references", digest_of(b"subject"));
+    for _ in 0..2 {
+        assert_eq!(alice.get(&of("a")).await.status, StatusCode::OK);
+        assert_eq!(alice.get(&of("closed/a")).await.status, StatusCode::UNAUTHORIZED);
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_of_another_repository_lists_nothing_of_it() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::start(registry.address, directory.path()).await;
+    let client = refshim.client();
+    let mut pushed = Vec::new();
+    for (repository, name) in [("a", "1"), ("b", "2"), ("a", "3"), ("b", "4"), ("a", "5")] {
+        let image = client.image(repository, "image").await;
+        client.push_as(repository, "latest", &image).await;
+        let signature = about(&image, &image, name);
+        client.push(repository, &signature).await;
+        pushed.push(signature.digest);
+    }
+    let first = client.get("/v2/a/manifests/latest/references?n=1").await;
+    let (_, last) = first.header("link").split_once("last=").unwrap();
+    let last = last.split_once('>').unwrap().0;
+    let behind = async |query: &str| client.referrers("b", "latest", &format!("?{query}last={last}")).await;
+    assert_eq!(behind("").await, [pushed[1].clone(), pushed[3].clone()]);
+    assert_eq!(behind("n=1&").await, [pushed[1].clone()]);
+    let forged = "scope=registry&beyond=00000000000000000000000000000000&";
+    let answer = client.get(&format!("/v2/b/manifests/latest/references?{forged}last={last}")).await;
+    assert_eq!((answer.status, answer.error_code().as_str()), (StatusCode::BAD_REQUEST, "UNSUPPORTED"));
+}

@@ -21,6 +21,7 @@ mod comparison;
 mod durability;
 mod elsewhere;
 mod gathering;
+mod injection;
 mod large;
 mod learning;
 mod limits;

@@ -104,6 +104,11 @@ impl Refshim {
         self.process.lines.lock().unwrap().iter().any(|line| line.contains(part))
     }
 
+    /// All lines that were logged so far.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.process.lines.lock().unwrap().clone()
+    }
+
     /// How many lines with this in them were logged so far.
     pub(crate) fn count(&self, part: &str) -> usize {
         self.process.lines.lock().unwrap().iter().filter(|line| line.contains(part)).count()
