@@ -202,6 +202,22 @@ impl Access {
         Ok(verdict)
     }
 
+    /// Whether the upstream gives one of these manifests to the caller even now, whatever is remembered: only
+    /// then does a 404 that came before mean that something is gone.
+    pub async fn still_reads(
+        &self,
+        caller: &Caller,
+        repository: &Repository,
+        manifests: impl Iterator<Item = TagOrDigest>,
+    ) -> bool {
+        for manifest in manifests.take(WITNESSES) {
+            if let Ok(Answer::Present(_)) = self.head(caller, repository, &manifest).await {
+                return true;
+            }
+        }
+        false
+    }
+
     /// The digest that a tag, or a digest, has in the repository now. A yes is remembered.
     pub async fn resolve(
         &self,

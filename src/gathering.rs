@@ -176,7 +176,8 @@ impl Gathering {
         memory.remember_api(asked, native.is_some());
         if memory.fingerprint(subject) != Some(fingerprint) {
             let known = self.known(repository, subject).await?;
-            self.ask_for_unlisted(caller, repository, &known, tag.as_deref(), native.as_deref()).await;
+            let of = (repository, subject);
+            self.ask_for_unlisted(caller, of, &known, tag.as_deref(), native.as_deref()).await;
             let listed = self.verified(caller, (repository, subject), &known, tag.unwrap_or_default());
             let mut learnt = match listed.await? {
                 Answer::Present(learnt) => learnt,
@@ -290,7 +291,7 @@ impl Gathering {
     async fn ask_for_unlisted(
         &self,
         caller: &Caller,
-        repository: &Repository,
+        (repository, subject): (&Repository, &Digest),
         known: &HashMap<Digest, Known>,
         tag: Option<&[Descriptor]>,
         native: Option<&[Descriptor]>,
@@ -306,14 +307,23 @@ impl Gathering {
         let unlisted: Vec<_> = unlisted.map(|(digest, known)| (digest.clone(), known.version)).collect();
         let questions = unlisted.into_iter().map(|(digest, seen)| async move {
             let manifest = TagOrDigest::Digest(digest.clone());
-            if let Ok(Answer::Absent) = self.access.head(caller, repository, &manifest).await
-                && let Err(error) = self.index.remove(repository.clone(), digest.clone(), seen).await
-            {
+            let answer = self.access.head(caller, repository, &manifest).await;
+            matches!(answer, Ok(Answer::Absent)).then_some((digest, seen))
+        });
+        let answers = stream::iter(questions).buffer_unordered(self.concurrency);
+        let gone: Vec<_> = answers.collect::<Vec<_>>().await.into_iter().flatten().collect();
+        let list = TagOrDigest::Tag(Tag::of_referrers(subject));
+        let others = listed.into_iter().map(|digest| TagOrDigest::Digest(digest.clone()));
+        let witnesses = [TagOrDigest::Digest(subject.clone()), list].into_iter().chain(others);
+        if gone.is_empty() || !self.access.still_reads(caller, repository, witnesses).await {
+            return;
+        }
+        for (digest, seen) in gone {
+            if let Err(error) = self.index.remove(repository.clone(), digest.clone(), seen).await {
                 tracing::warn!(repository = %repository.name, %digest, %error,
                     "a referrer that the registry no longer has could not be removed from the index");
             }
-        });
-        stream::iter(questions).buffer_unordered(self.concurrency).collect::<()>().await;
+        }
     }
 }
 

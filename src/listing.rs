@@ -95,6 +95,14 @@ pub enum Step<T> {
 /// An entry, and in which of the repositories it was found.
 type Placed = (usize, Entry);
 
+/// What the upstream says of an entry.
+enum Seen {
+    /// It has it; how it is listed.
+    There(String),
+    /// It does not have it, or does not give it to this caller.
+    Gone(Placed),
+}
+
 impl fmt::Debug for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wanted")
@@ -166,7 +174,7 @@ impl Listing {
                 (entries, within.or(behind))
             }
         };
-        Ok(match self.present(caller, &places, entries, wanted.inline).await? {
+        Ok(match self.present(caller, (&places, &subject), entries, wanted.inline).await? {
             Step::Go(descriptors) => Step::Go(Listed { subject, descriptors, next }),
             Step::Refused(response) => Step::Refused(response),
         })
@@ -235,47 +243,58 @@ impl Listing {
     async fn present(
         &self,
         caller: &Caller,
-        places: &[Repository],
+        (places, subject): (&[Repository], &Digest),
         entries: Vec<Placed>,
         inline: bool,
     ) -> Result<Step<Vec<String>>, Error> {
         let inlined =
             if inline { answer::what_fits(&entries, self.page_bytes) } else { vec![false; entries.len()] };
+        let all: Vec<(usize, Digest)> =
+            entries.iter().map(|(place, entry)| (*place, entry.digest.clone())).collect();
         let descriptors = entries.into_iter().zip(inlined).map(|((place, entry), inlined)| async move {
             let repository = places.get(place).ok_or(Error::Handler)?;
             let step = if inlined || entry.pending {
-                self.check(caller, repository, entry, inlined).await?
+                self.check(caller, repository, (place, entry), inlined).await?
             } else {
-                Step::Go(Some(entry.descriptor))
+                Step::Go(Seen::There(entry.descriptor))
             };
             Ok::<_, Error>(match step {
-                Step::Go(Some(descriptor)) if place > 0 => {
-                    Step::Go(Some(answer::with_repository(&descriptor, &repository.name)?))
+                Step::Go(Seen::There(descriptor)) if place > 0 => {
+                    Step::Go(Seen::There(answer::with_repository(&descriptor, &repository.name)?))
                 }
                 here @ (Step::Go(_) | Step::Refused(_)) => here,
             })
         });
-        let steps: Vec<Step<Option<String>>> =
+        let steps: Vec<Step<Seen>> =
             stream::iter(descriptors).buffered(self.concurrency).try_collect().await?;
-        let mut listed = Vec::with_capacity(steps.len());
+        let (mut listed, mut gone) = (Vec::with_capacity(steps.len()), Vec::new());
         for step in steps {
             match step {
-                Step::Go(descriptor) => listed.extend(descriptor),
+                Step::Go(Seen::There(descriptor)) => listed.push(descriptor),
+                Step::Go(Seen::Gone(placed)) => gone.push(placed),
                 Step::Refused(response) => return Ok(Step::Refused(response)),
             }
+        }
+        for (place, repository) in places.iter().enumerate() {
+            let gone: Vec<&Entry> =
+                gone.iter().filter(|(at, _)| *at == place).map(|(_, entry)| entry).collect();
+            let is_there = |digest: &Digest| !gone.iter().any(|entry| entry.digest == *digest);
+            let others = all.iter().filter(|(at, digest)| *at == place && is_there(digest));
+            let witnesses = std::iter::once(subject).chain(others.map(|(_, digest)| digest));
+            self.forget(caller, repository, &gone, witnesses).await;
         }
         Ok(Step::Go(listed))
     }
 
     /// Asks the upstream for a referrer: if it is there, its descriptor, with the manifest in it where
-    /// that is to be inlined; if not, it is forgotten.
+    /// that is to be inlined.
     async fn check(
         &self,
         caller: &Caller,
         repository: &Repository,
-        entry: Entry,
+        (place, entry): Placed,
         inlined: bool,
-    ) -> Result<Step<Option<String>>, Error> {
+    ) -> Result<Step<Seen>, Error> {
         let referrer = TagOrDigest::Digest(entry.digest.clone());
         let answer = if inlined {
             self.access.fetch(caller, repository, &referrer).await?.map(Some)
@@ -287,15 +306,12 @@ impl Listing {
                 if entry.pending {
                     self.confirm(repository, &entry).await;
                 }
-                Step::Go(Some(match manifest {
+                Step::Go(Seen::There(match manifest {
                     Some(manifest) => answer::with_data(entry, &manifest.bytes),
                     None => entry.descriptor,
                 }))
             }
-            Answer::Absent => {
-                self.forget(repository, &entry).await;
-                Step::Go(None)
-            }
+            Answer::Absent => Step::Go(Seen::Gone((place, entry))),
             Answer::Refused(response) => Step::Refused(response),
         })
     }
@@ -307,10 +323,23 @@ impl Listing {
         log_unwritten(repository, entry, written);
     }
 
-    /// Only for callers that were shown to be able to read the repository.
-    async fn forget(&self, repository: &Repository, entry: &Entry) {
-        let written = self.index.remove(repository.clone(), entry.digest.clone(), entry.version).await;
-        log_unwritten(repository, entry, written);
+    /// Forgets what is gone, if the upstream shows the caller a witness afterwards: a registry that hides
+    /// by 404, or lost its storage, says the same of everything.
+    async fn forget(
+        &self,
+        caller: &Caller,
+        repository: &Repository,
+        gone: &[&Entry],
+        witnesses: impl Iterator<Item = &Digest>,
+    ) {
+        let witnesses = witnesses.map(|digest| TagOrDigest::Digest(digest.clone()));
+        if gone.is_empty() || !self.access.still_reads(caller, repository, witnesses).await {
+            return;
+        }
+        for entry in gone {
+            let written = self.index.remove(repository.clone(), entry.digest.clone(), entry.version).await;
+            log_unwritten(repository, entry, written);
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod commands;
 mod comparison;
 mod durability;
 mod elsewhere;
+mod forgetting;
 mod gathering;
 mod injection;
 mod large;
