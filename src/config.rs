@@ -3,6 +3,8 @@
 //! module checks how a setting is written and must not know what it is used for.
 
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod load;
 mod mistake;
 mod registry_url;

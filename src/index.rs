@@ -19,6 +19,8 @@ mod committer;
 mod compaction;
 mod draft;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod in_flight;
 mod journal;
 mod known;

@@ -47,6 +47,9 @@ pub mod config;
 pub mod error;
 pub mod forward;
 pub mod framing;
+#[doc(hidden)]
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod gathering;
 pub mod index;
 pub mod learning;

@@ -1,7 +1,7 @@
 //! `GET /v2/<name>/manifests/<ref>/references` of the 2021 proposal: an image index of what refers to
 //! a manifest, in every way there is.
 
-mod query;
+pub(crate) mod query;
 
 use std::sync::Arc;
 use std::time::Instant;

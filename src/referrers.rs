@@ -1,7 +1,7 @@
 //! `GET /v2/<name>/referrers/<digest>` of OCI 1.1 (distribution-spec, "Listing Referrers"): an image index
 //! of the manifests that name a digest as their subject.
 
-mod query;
+pub(crate) mod query;
 
 use std::sync::Arc;
 use std::time::Instant;

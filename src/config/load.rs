@@ -82,7 +82,7 @@ fn put_all(said: Vec<Result<Said, Mistake>>, draft: &mut Draft) -> Vec<Mistake> 
     said.into_iter().filter_map(|said| said.and_then(|said| said.put_into(draft)).err()).collect()
 }
 
-fn settle(said: Vec<Result<Said, Mistake>>) -> Result<Config, Mistakes> {
+pub(super) fn settle(said: Vec<Result<Said, Mistake>>) -> Result<Config, Mistakes> {
     let mut draft = Draft::default();
     let mut mistakes = put_all(said, &mut draft);
     match draft.finish() {

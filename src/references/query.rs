@@ -12,7 +12,7 @@ use crate::oci::{Descriptor, Digest, LinkKind, LinkKinds, RepositoryName};
 
 /// What a caller wants to see. Repeats of a filter mean "or", different filters "and".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Query {
+pub(crate) struct Query {
     kinds: LinkKinds,
     artifact_types: Vec<String>,
     media_types: Vec<String>,
@@ -31,7 +31,7 @@ struct AnnotationFilter {
 
 impl Query {
     /// Parameters that are not refshim's are ignored.
-    pub(super) fn parse(query: &str) -> Result<Self, BadQuery> {
+    pub(crate) fn parse(query: &str) -> Result<Self, BadQuery> {
         let mut parsed = Self::default();
         let mut kinds: Vec<LinkKind> = Vec::new();
         let (mut inline, mut scope, mut beyond) = (None, None, None);
@@ -58,7 +58,7 @@ impl Query {
     }
 
     /// The names of the filters in force, for `OCI-Filters-Applied`.
-    pub(super) fn filters_applied(&self) -> Option<String> {
+    pub(crate) fn filters_applied(&self) -> Option<String> {
         let applied: Vec<&str> = [
             ("artifactType", !self.artifact_types.is_empty()),
             ("mediaType", !self.media_types.is_empty()),
@@ -72,7 +72,7 @@ impl Query {
     }
 
     /// What is wanted of the list.
-    pub(super) fn wanted(&self) -> Wanted {
+    pub(crate) fn wanted(&self) -> Wanted {
         let gathered: LinkKinds = [LinkKind::Subject, LinkKind::Fallback].into_iter().collect();
         Wanted {
             after: self.after,
@@ -99,7 +99,7 @@ impl Query {
 
     /// The target of `Link: rel="next"`. Names the digest, so that a tag
     /// that moves does not mix two lists.
-    pub(super) fn next(&self, repository: &RepositoryName, subject: &Digest, next: Next) -> String {
+    pub(crate) fn next(&self, repository: &RepositoryName, subject: &Digest, next: Next) -> String {
         let mut query = Serializer::new(String::new());
         for kind in self.kinds.iter() {
             query.append_pair("kind", kind.as_str());

@@ -11,7 +11,7 @@ use crate::oci::{Digest, LinkKinds, RepositoryName};
 
 /// What a caller wants to see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Query {
+pub(crate) struct Query {
     /// Repeats mean "or".
     artifact_types: Vec<String>,
     after: Option<Order>,
@@ -26,7 +26,7 @@ struct Typed {
 
 impl Query {
     /// An empty `artifactType` is none.
-    pub(super) fn parse(query: &str) -> Result<Self, BadQuery> {
+    pub(crate) fn parse(query: &str) -> Result<Self, BadQuery> {
         let mut parsed = Self::default();
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*key {
@@ -39,7 +39,7 @@ impl Query {
     }
 
     /// What is wanted of the list, of links of these kinds.
-    pub(super) fn wanted(&self, kinds: LinkKinds) -> Wanted {
+    pub(crate) fn wanted(&self, kinds: LinkKinds) -> Wanted {
         let artifact_types = self.artifact_types.clone();
         let is_wanted = move |entry: &Entry| {
             artifact_types.is_empty()
@@ -57,12 +57,12 @@ impl Query {
     }
 
     /// The filter in force, for `OCI-Filters-Applied`.
-    pub(super) fn filters_applied(&self) -> Option<String> {
+    pub(crate) fn filters_applied(&self) -> Option<String> {
         (!self.artifact_types.is_empty()).then(|| "artifactType".to_owned())
     }
 
     /// The target of `Link: rel="next"` behind the entry at `last`.
-    pub(super) fn next(&self, repository: &RepositoryName, subject: &Digest, last: Order) -> String {
+    pub(crate) fn next(&self, repository: &RepositoryName, subject: &Digest, last: Order) -> String {
         let mut query = Serializer::new(String::new());
         for artifact_type in &self.artifact_types {
             query.append_pair("artifactType", artifact_type);

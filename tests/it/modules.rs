@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Innermost first; a module names only those before it.
-const ORDER: [&str; 26] = [
+const ORDER: [&str; 27] = [
     "oci",
     "client",
     "limits",
@@ -30,6 +30,7 @@ const ORDER: [&str; 26] = [
     "app",
     "server",
     "cli",
+    "fuzzing",
 ];
 
 /// What may be named in which room only.

@@ -1,0 +1,27 @@
+//! What holds of any text in the place of the file.
+
+use std::path::Path;
+
+use super::load::settle;
+use super::{file, load};
+
+/// The text of a TOML file.
+pub fn configuration(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let contents = file::read(Path::new("refshim.toml"), text);
+    let is_whole = contents.is_whole;
+    let faults = contents.said.iter().filter(|said| said.is_err()).count();
+    assert!(is_whole || faults > 0, "what cannot be read is told");
+    let given = contents.said.iter().flatten().any(|said: &load::Said| said.setting.is_upstream());
+    match settle(contents.said) {
+        Ok(config) => {
+            assert!(is_whole && given && faults == 0);
+            assert!(!config.upstream.url.authority().host().is_empty());
+        }
+        Err(mistakes) => {
+            let told = mistakes.to_string();
+            assert!(!told.is_empty() || !given);
+            assert!(told.lines().all(|line| !line.contains(char::is_control)), "{told:?}");
+        }
+    }
+}

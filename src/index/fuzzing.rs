@@ -1,0 +1,58 @@
+//! What holds of any bytes that stand where the journal is to be.
+
+use std::io::Cursor;
+
+use super::Version;
+use super::journal::frame::{Found, Frames, next_intact, seal};
+use super::journal::header::Header;
+use super::known::Known;
+use super::record::{Record, Recorded};
+
+/// A journal's file, or the payload of a frame.
+pub fn records(bytes: &[u8]) {
+    if let Ok(header) = Header::decode(bytes) {
+        assert_eq!(header.encode(), bytes);
+    }
+    let end = bytes.len() as u64;
+    let mut frames = Frames::new(bytes, 0, end);
+    while let Found::Frame(payload) = frames.next().expect("reading from memory") {
+        payload_of(&payload);
+    }
+    payload_of(bytes);
+    // Whatever stands before it, an intact frame is found.
+    let frame = seal(bytes).expect("less than 4 GiB");
+    let file = [bytes, &frame].concat();
+    let end = file.len() as u64;
+    let mut from = 0;
+    while let Some(found) = next_intact(&mut Cursor::new(&file), from, end).expect("reading from memory") {
+        assert!(found >= from);
+        if found >= bytes.len() as u64 {
+            assert_eq!(found, bytes.len() as u64);
+            return;
+        }
+        from = found + 1;
+    }
+    panic!("the frame at the end is not found");
+}
+
+fn payload_of(bytes: &[u8]) {
+    let Ok(records) = Record::read_all(bytes) else { return };
+    let mut written = Vec::new();
+    for record in &records {
+        record.write_to(&mut written).expect("a record is JSON");
+    }
+    assert_eq!(written.split(|byte| *byte == b'\n').count(), records.len() + 1, "a line each");
+    assert_eq!(Record::read_all(&written).expect("its own form"), records);
+    let mut known = None;
+    for (version, record) in (1..).map(Version).zip(records) {
+        known = Known::after(known, record.clone(), version);
+        let again = Known::after(known.clone(), record.clone(), version);
+        assert_eq!(again, known, "once more changes nothing");
+        if let (Record::Recorded(recorded), Some(known)) = (record, &known) {
+            assert!(known.has(&recorded.links));
+            let whole = Recorded::of(recorded.referrer, known.clone());
+            let alone = Known::after(None, Record::Recorded(whole), version);
+            assert_eq!(alone.as_ref(), Some(known), "what a snapshot says");
+        }
+    }
+}
