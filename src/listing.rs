@@ -271,7 +271,7 @@ impl Listing {
         for step in steps {
             match step {
                 Step::Go(Seen::There(descriptor)) => listed.push(descriptor),
-                Step::Go(Seen::Gone(placed)) => gone.push(placed),
+                Step::Go(Seen::Gone(entry)) => gone.push(entry),
                 Step::Refused(response) => return Ok(Step::Refused(response)),
             }
         }

@@ -1,4 +1,5 @@
 //! What holds of any text in the place of the file.
+#![allow(clippy::missing_panics_doc, reason = "a panic is what these are for")]
 
 use std::path::Path;
 

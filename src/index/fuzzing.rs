@@ -1,4 +1,10 @@
 //! What holds of any bytes that stand where the journal is to be.
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic is what these are for"
+)]
 
 use std::io::Cursor;
 

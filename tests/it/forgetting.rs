@@ -143,13 +143,13 @@ async fn what_is_gone_is_forgotten_once_the_registry_shows_something_else() {
     assert!(metrics.contains("refshim_index_referrers 1"), "{metrics}");
 
     // The subject is gone as well: what else there is shows that the repository can be read.
-    let last = about(&image, &image, "last");
-    client.push("a", &last).await;
+    let newest = about(&image, &image, "newest");
+    client.push("a", &newest).await;
     for content in [&image, &kept] {
         behind.delete(&format!("/v2/a/manifests/{}", content.digest)).await;
     }
-    assert_eq!(client.referrers("a", &image.digest, "?inline=true").await, [last.digest.clone()]);
-    assert_eq!(client.referrers("a", &image.digest, "").await, [last.digest]);
+    assert_eq!(client.referrers("a", &image.digest, "?inline=true").await, [newest.digest.clone()]);
+    assert_eq!(client.referrers("a", &image.digest, "").await, [newest.digest]);
     assert_eq!(client.referrers("a", &digest_of(b"nothing"), "").await, Vec::<String>::new());
 }
 

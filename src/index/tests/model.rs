@@ -142,23 +142,6 @@ impl Model {
         Removed::Doubted
     }
 
-    /// The index says the same.
-    async fn check(&self, index: &Index) {
-        for subject in 0..3 {
-            assert_eq!(numbers(index, subject).await, self.list(subject), "{subject}");
-            let holders = index.repositories(0, digest(subject)).await.unwrap();
-            let expected = if self.list(subject).is_empty() { vec![] } else { vec![repository("a").name] };
-            assert_eq!(holders, expected, "{subject}");
-        }
-        let statistics = index.statistics();
-        let pending = self.referrers.values().filter(|known| known.pending).count();
-        let links: usize = self.referrers.values().map(|known| known.subjects.len()).sum();
-        assert_eq!(
-            (statistics.referrers, statistics.links, statistics.pending, statistics.in_flight),
-            (self.referrers.len() as u64, links as u64, pending as u64, self.puts.len() as u64),
-        );
-    }
-
     /// The referrers of `subject`, oldest first, with whether they are pending.
     fn list(&self, subject: u32) -> Vec<(u32, bool)> {
         let mut found: Vec<_> =
@@ -171,6 +154,22 @@ impl Model {
 /// The version that the referrer has, if it is to be the right one.
 async fn version_if(seen: bool, index: &Index, referrer: u32) -> Version {
     version(index, referrer).await.filter(|_| seen).unwrap_or(Version::UNKNOWN)
+}
+
+async fn compare(index: &Index, model: &Model) {
+    for subject in 0..3 {
+        assert_eq!(numbers(index, subject).await, model.list(subject), "{subject}");
+        let holders = index.repositories(0, digest(subject)).await.unwrap();
+        let expected = if model.list(subject).is_empty() { vec![] } else { vec![repository("a").name] };
+        assert_eq!(holders, expected, "{subject}");
+    }
+    let statistics = index.statistics();
+    let pending = model.referrers.values().filter(|known| known.pending).count();
+    let links: usize = model.referrers.values().map(|known| known.subjects.len()).sum();
+    assert_eq!(
+        (statistics.referrers, statistics.links, statistics.pending, statistics.in_flight),
+        (model.referrers.len() as u64, links as u64, pending as u64, model.puts.len() as u64),
+    );
 }
 
 async fn run(steps: Vec<Step>) {
@@ -260,7 +259,7 @@ async fn run(steps: Vec<Step>) {
                 index = bench.open().await;
             }
         }
-        model.check(&index).await;
+        compare(&index, &model).await;
     }
     assert!(killed || bench.rebuilds() == 0);
 }
