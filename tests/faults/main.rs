@@ -17,6 +17,7 @@ mod it {
 }
 use it::support;
 
+mod damage;
 mod disk;
 mod full_disk;
 mod kills;

@@ -98,7 +98,7 @@ async fn runs() -> Vec<Run> {
     vec![first, again, rebuilt]
 }
 
-fn settings(data_dir: &Path) -> Settings {
+pub(crate) fn settings(data_dir: &Path) -> Settings {
     Settings {
         data_dir: data_dir.to_owned(),
         cache_bytes: 8 << 20,
@@ -114,11 +114,21 @@ fn repository() -> Repository {
 }
 
 /// What is listed of a subject, each with whether the registry has to be asked for it first.
-async fn listed(index: &Index, subject: &str) -> HashMap<String, bool> {
+pub(crate) async fn listed(index: &Index, subject: &str) -> HashMap<String, bool> {
     let scan =
         Scan { after: None, max_entries: usize::MAX, max_bytes: usize::MAX, accepts: Box::new(|_| true) };
     let page = index.referrers(repository(), subject.parse().unwrap(), scan).await.unwrap();
     page.entries.into_iter().map(|entry| (entry.digest.to_string(), entry.pending)).collect()
+}
+
+/// Records a referrer whose descriptor is so long, about; its digest.
+pub(crate) async fn push(index: &Index, subject: &str, name: &str, length: usize) -> String {
+    let digest = Digest::of(Algorithm::Sha256, name.as_bytes());
+    let descriptor = format!(r#"{{"filling":"{}"}}"#, "x".repeat(length));
+    let links = vec![Link { subject: subject.parse().unwrap(), kind: LinkKind::Reference }];
+    let referrer = Referrer { digest: digest.clone(), descriptor, links };
+    index.begin(repository(), referrer).await.unwrap().confirm().await.unwrap();
+    digest.to_string()
 }
 
 /// Opens an index on what is left, and pushes one referrer more.
@@ -151,12 +161,9 @@ async fn check(row: &mut Row, run: &Run, cut: usize, loss: Loss, random: &mut Ra
             row.mistake(format!("{what}: {digest} was refused and is listed"));
         }
     }
-    let new = Digest::of(Algorithm::Sha256, b"one more");
-    let links = vec![Link { subject: subject.parse().unwrap(), kind: LinkKind::Reference }];
-    let referrer = Referrer { digest: new.clone(), descriptor: "{}".to_owned(), links };
-    index.begin(repository(), referrer).await.unwrap().confirm().await.unwrap();
+    let new = push(&index, subject, "one more", 0).await;
     let mut after = listed(&index, subject).await;
-    if after.remove(&new.to_string()) != Some(false) || after != before {
+    if after.remove(&new) != Some(false) || after != before {
         row.mistake(format!("{what}: a further push was not added to the list"));
     }
     index.close().await;
