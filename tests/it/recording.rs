@@ -367,23 +367,23 @@ async fn a_client_that_goes_away_does_not_stop_a_recording() {
 
 #[tokio::test]
 async fn the_digest_is_the_upstreams() {
-    let upstreams = format!("sha256:{}", "ab".repeat(32));
+    let image = Content::image("{}", "x");
+    let signature = about(&image, &image, "signature");
+    let (upstreams, ours) = (format!("sha256:{}", "ab".repeat(32)), signature.digest.clone());
     let answer = format!(
         "HTTP/1.1 201 Created\r\ndocker-content-digest: {upstreams}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
     );
     let upstream = Scripted::start(move |exchange| {
         exchange.read_body();
-        let answer = if exchange.request.line.starts_with("PUT") {
-            &answer
-        } else {
-            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-        };
-        exchange.answer(answer);
+        match exchange.request.line.as_str() {
+            line if line.starts_with("PUT") => exchange.answer(&answer),
+            line if line.contains(&ours) => exchange.answer_status("404 Not Found"),
+            _ => exchange.answer_status("200 OK"),
+        }
     });
     let directory = tempfile::tempdir().unwrap();
     let refshim = Refshim::start(upstream.address, directory.path()).await;
     let client = refshim.client();
-    let image = Content::image("{}", "x");
-    client.put_manifest("a", "tag", &about(&image, &image, "signature")).await;
+    client.put_manifest("a", "tag", &signature).await;
     assert_eq!(client.referrers("a", &image.digest, "").await, [upstreams]);
 }
