@@ -131,7 +131,7 @@ impl Ledger {
                 let missing = self.acknowledged.difference(&listed);
                 missing.for_each(|digest| row.lose(format!("{digest} is not on the list for now")));
             }
-            StatusCode::SERVICE_UNAVAILABLE => {}
+            status if status.is_server_error() => {}
             _ => row.mistake(format!("{answer:?}")),
         }
     }

@@ -27,3 +27,5 @@ mod random;
 mod recording;
 mod small_disk;
 mod table;
+mod unreliable;
+mod upstream;

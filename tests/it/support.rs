@@ -8,7 +8,7 @@ mod pattern;
 mod process;
 mod raw;
 mod registry;
-mod scripted;
+pub(crate) mod scripted;
 mod storage;
 mod tls;
 mod token;
