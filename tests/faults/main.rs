@@ -17,12 +17,14 @@ mod it {
 }
 use it::support;
 
+mod clients;
 mod damage;
 mod disk;
 mod full_disk;
 mod kills;
 mod ledger;
 mod power;
+mod process;
 mod random;
 mod recording;
 mod small_disk;
