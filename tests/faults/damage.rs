@@ -98,7 +98,9 @@ impl Recorded {
                 }
             }
             State::Damaged(_) if may_refuse => {}
-            state => row.mistake(format!("{what}: {state:?}")),
+            state @ (State::Opening | State::Damaged(_) | State::Closed) => {
+                row.mistake(format!("{what}: {state:?}"));
+            }
         }
         index.close().await;
     }

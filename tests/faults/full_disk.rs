@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicUsize;
 use reqwest::StatusCode;
 
 use crate::ledger::{Ledger, REPOSITORY, put};
+use crate::mounted::Mounted;
 use crate::random::Random;
-use crate::small_disk::SmallDisk;
 use crate::support::{Content, Refshim, Registry, by_environment};
 use crate::table::Row;
 
@@ -15,7 +15,7 @@ const DISK_BYTES: u64 = 8 << 20;
 /// How much room is left when the disk is filled, at most.
 const ROOM: u64 = 96 << 10;
 
-fn start(registry: &Registry, disk: &SmallDisk) -> Refshim {
+fn start(registry: &Registry, disk: &Mounted) -> Refshim {
     Refshim::prepare(registry.address, disk.path())
         .with("INDEX_SEGMENT_BYTES", "64KiB")
         .with("INDEX_COMPACT_BYTES", "128KiB")
@@ -54,7 +54,7 @@ async fn run_into_it(row: &mut Row, ledger: &mut Ledger, refshim: &Refshim, regi
 }
 
 async fn round(row: &mut Row, registry: &Registry, ledger: &mut Ledger, random: &mut Random) {
-    let disk = SmallDisk::new(DISK_BYTES);
+    let disk = Mounted::memory(DISK_BYTES);
     let refshim = start(registry, &disk);
     refshim.ready().await;
     let before = random.below(40);

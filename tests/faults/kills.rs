@@ -28,8 +28,13 @@ async fn start(registry: &Registry, data_dir: &Path) -> Refshim {
         .await
 }
 
-/// Pushes, and a kill in the midst of them.
-async fn killed_round(refshim: Refshim, mut ledger: Ledger, random: &mut Random) -> Ledger {
+/// Pushes, and a kill in the midst of them, right after `before`.
+pub(crate) async fn killed_round(
+    refshim: Refshim,
+    mut ledger: Ledger,
+    random: &mut Random,
+    before: impl FnOnce(),
+) -> Ledger {
     let client = refshim.client();
     let referrers: Vec<Content> = (0..REFERRERS).map(|n| ledger.referrer(n)).collect();
     let progress = Arc::new(AtomicUsize::new(0));
@@ -42,6 +47,7 @@ async fn killed_round(refshim: Refshim, mut ledger: Ledger, random: &mut Random)
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     tokio::time::sleep(Duration::from_micros(random.below(LOAD))).await;
+    before();
     refshim.kill();
     pushes.await.unwrap()
 }
@@ -80,7 +86,7 @@ async fn a_kill_under_load_loses_no_acknowledged_link_and_lists_what_the_registr
             ledger.check(row, &client, &behind).await;
         }
         let ledger = Ledger::about(&behind, &image, &format!("round {round}")).await;
-        let ledger = killed_round(refshim, ledger, &mut random).await;
+        let ledger = killed_round(refshim, ledger, &mut random, || ()).await;
         load.tried += 1;
         load.acknowledged += ledger.acknowledged.len() as u64;
         ledgers.push(ledger);

@@ -89,13 +89,12 @@ impl Unreliable {
 /// The registry's answer to the request, its head without the empty line at its end.
 fn ask(exchange: &Exchange<'_>, registry: SocketAddr) -> (String, Vec<u8>) {
     let mut stream = TcpStream::connect(registry).unwrap();
-    let mut head = format!("{}\r\nconnection: close\r\n", exchange.request.line);
-    for (name, value) in &exchange.request.headers {
-        if name != "connection" && name != "transfer-encoding" && name != "content-length" {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-    }
-    head.push_str(&format!("content-length: {}\r\n\r\n", exchange.request.body.len()));
+    let fields = exchange.request.headers.iter();
+    let fields = fields
+        .filter(|(name, _)| !["connection", "transfer-encoding", "content-length"].contains(&name.as_str()));
+    let fields: Vec<String> = fields.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let (line, fields, length) = (&exchange.request.line, fields.concat(), exchange.request.body.len());
+    let head = format!("{line}\r\nconnection: close\r\n{fields}content-length: {length}\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(&exchange.request.body).unwrap();
     let mut answer = Vec::new();

@@ -204,6 +204,8 @@ async fn the_journals_end_cut_off_costs_no_earlier_link() {
     let whole = std::fs::read(&segment).unwrap();
     for cut in (1..200).step_by(20) {
         std::fs::write(&segment, &whole[..whole.len() - cut]).unwrap();
+        // A crash in mid-write leaves no sled that is ahead of the journal.
+        std::fs::remove_dir_all(recorded.directory.path().join("sled")).unwrap();
         let refshim = Refshim::start(recorded.registry.address, recorded.directory.path()).await;
         let answer = refshim.client().references("a", &recorded.image.digest, "").await;
         assert!(answer.len() >= 4 && answer[..4] == recorded.answer[..4], "{cut} bytes cut off");
