@@ -116,7 +116,7 @@ async fn damaged_files_give_no_short_list() {
         ("journal", Row::new("the journal's files cut, flipped, overwritten, emptied or deleted")),
     ];
     for (directory, row) in &mut rows {
-        for _ in 0..by_environment("FAULT_DAMAGES", 4) {
+        for _ in 0..by_environment("FAULT_DAMAGES", 3) {
             for damage in Damage::ALL {
                 let path = recorded.file(directory, &mut random);
                 let mut files = recorded.files.clone();

@@ -96,7 +96,7 @@ async fn a_full_disk_loses_nothing_and_is_no_short_list() {
     let image = behind.image(REPOSITORY, "image").await;
     let mut random = Random::new(by_environment("FAULT_SEED", 1));
     let mut row = Row::new("disk full, and free again");
-    for n in 0..by_environment("FAULT_FULL_DISKS", 3) {
+    for n in 0..by_environment("FAULT_FULL_DISKS", 2) {
         let mut ledger = Ledger::about(&behind, &image, &format!("subject {n}")).await;
         round(&mut row, &registry, &mut ledger, &mut random).await;
         row.tried += 1;

@@ -70,7 +70,7 @@ async fn a_kill_under_load_loses_no_acknowledged_link_and_lists_what_the_registr
     let mut random = Random::new(by_environment("FAULT_SEED", 1));
     let (mut load, mut starting) = (Row::new("SIGKILL under load"), Row::new("SIGKILL while starting"));
     let mut ledgers: Vec<Ledger> = Vec::new();
-    let rounds = by_environment("FAULT_KILLS", 12);
+    let rounds = by_environment("FAULT_KILLS", 10);
     for round in 0..rounds {
         let kills = if round % 4 == 3 { 1 + random.below(3) } else { 0 };
         for _ in 0..kills {

@@ -197,8 +197,8 @@ async fn whatever_a_kill_or_a_power_cut_leaves_has_every_acknowledged_link() {
     let mut random = Random::new(by_environment("FAULT_SEED", 1));
     let mut kill = Row::new("kill at a system call of opening, writing, compacting or closing");
     let mut power = Row::new("power cut: unsynced writes dropped, torn, reordered, zeroed or noise");
-    sample(&mut kill, &runs, &[Loss::Nothing], by_environment("FAULT_CALLS", 40), &mut random).await;
-    sample(&mut power, &runs, &Loss::POWER, by_environment("FAULT_CUTS", 80), &mut random).await;
+    sample(&mut kill, &runs, &[Loss::Nothing], by_environment("FAULT_CALLS", 30), &mut random).await;
+    sample(&mut power, &runs, &Loss::POWER, by_environment("FAULT_CUTS", 60), &mut random).await;
     kill.close();
     power.close();
 }

@@ -26,7 +26,7 @@ async fn sigterm_during_uploads_lets_them_end_and_loses_nothing() {
     let image = behind.image(REPOSITORY, "image").await;
     let mut random = Random::new(by_environment("FAULT_SEED", 1));
     let mut row = Row::new("SIGTERM during uploads");
-    for round in 0..by_environment("FAULT_TERMS", 4) {
+    for round in 0..by_environment("FAULT_TERMS", 3) {
         let refshim = Refshim::start(registry.address, directory.path()).await;
         let client = refshim.client();
         let mut ledger = Ledger::about(&behind, &image, &format!("round {round}")).await;
@@ -88,7 +88,7 @@ async fn without_file_descriptors_it_stays_up_and_goes_on_when_there_are_some() 
     let mut random = Random::new(by_environment("FAULT_SEED", 1));
     let mut row = Row::new("no file descriptors left");
     let mut refshim = start_with_few_descriptors(&registry, directory.path()).await;
-    for round in 0..by_environment("FAULT_DESCRIPTORS", 3) {
+    for round in 0..by_environment("FAULT_DESCRIPTORS", 2) {
         let mut ledger = Ledger::about(&behind, &image, &format!("round {round}")).await;
         let connections = 10 + random.below(60);
         let held: Vec<TcpStream> =

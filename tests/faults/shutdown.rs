@@ -42,7 +42,7 @@ async fn an_ext4_that_is_shut_down_has_every_acknowledged_link() {
     let mut random = Random::new(by_environment("FAULT_SEED", 1));
     let mut row = Row::new("ext4 shut down during pushes");
     let mut ledgers: Vec<Ledger> = Vec::new();
-    for round in 0..by_environment("FAULT_SHUTDOWNS", 3) {
+    for round in 0..by_environment("FAULT_SHUTDOWNS", 2) {
         let Some(disk) = Mounted::ext4(&image_file) else {
             println!("this machine mounts no file: an ext4 that is shut down was not tried");
             return;
