@@ -131,18 +131,22 @@ impl Manifests {
             let seen = manifests.index.version(&repository, &digest).await.ok().flatten();
             let idle = manifests.upstream.body_idle();
             let request = request.map(|body| Body::from_client(body, idle));
-            let response = forward::send(&manifests.upstream, &origin, request).await?;
-            if response.status().is_success() {
-                manifests.gathering.forget(&repository);
-                manifests.learning.forget(&repository, &digest);
-                let name = repository.name.clone();
-                let seen = seen.unwrap_or(Version::UNKNOWN);
-                if let Err(error) = manifests.index.remove(repository, digest.clone(), seen).await {
-                    tracing::error!(repository = %name, %digest, %error,
-                        "a manifest was deleted, but its links could not be removed from the index");
-                }
+            let answer = forward::send(&manifests.upstream, &origin, request).await;
+            let seen = match &answer {
+                Ok(response) if response.status().is_success() => seen.unwrap_or(Version::UNKNOWN),
+                Ok(response) if response.status().is_client_error() => return answer,
+                Err(Error::Upstream(UpstreamError::Unreachable(_))) => return answer,
+                // Whether it was deleted is settled by the next query too.
+                Ok(_) | Err(_) => Version::UNKNOWN,
+            };
+            manifests.gathering.forget(&repository);
+            manifests.learning.forget(&repository, &digest);
+            let name = repository.name.clone();
+            if let Err(error) = manifests.index.remove(repository, digest.clone(), seen).await {
+                tracing::error!(repository = %name, %digest, %error,
+                    "a manifest was deleted, but its links could not be removed from the index");
             }
-            Ok(response)
+            answer
         });
         task.await.map_err(|_| Error::Handler)?
     }

@@ -82,7 +82,7 @@ async fn a_kill_under_load_loses_no_acknowledged_link_and_lists_what_the_registr
         row.tried += kills;
         let all = kills > 0 || round % REVIEW == 0;
         let looked_at = if all { 0 } else { ledgers.len().saturating_sub(1) };
-        for ledger in &ledgers[looked_at..] {
+        for ledger in &mut ledgers[looked_at..] {
             ledger.check(row, &client, &behind).await;
         }
         let ledger = Ledger::about(&behind, &image, &format!("round {round}")).await;
@@ -92,7 +92,7 @@ async fn a_kill_under_load_loses_no_acknowledged_link_and_lists_what_the_registr
         ledgers.push(ledger);
     }
     let refshim = start(&registry, directory.path()).await;
-    for ledger in &ledgers {
+    for ledger in &mut ledgers {
         ledger.check(&mut load, &refshim.client(), &behind).await;
     }
     starting.acknowledged = load.acknowledged;

@@ -20,6 +20,8 @@ pub(crate) struct Ledger {
     pub(crate) acknowledged: BTreeSet<String>,
     /// Sent without an answer, or with one that leaves it open.
     pub(crate) unknown: Vec<Content>,
+    /// What of that the registry turned out to have.
+    held: BTreeSet<String>,
     /// Answered with a 4xx.
     pub(crate) refused: BTreeSet<String>,
 }
@@ -34,7 +36,13 @@ enum Outcome {
 
 impl Ledger {
     pub(crate) fn new(subject: Content) -> Self {
-        Self { subject, acknowledged: BTreeSet::new(), unknown: Vec::new(), refused: BTreeSet::new() }
+        Self {
+            subject,
+            acknowledged: BTreeSet::new(),
+            unknown: Vec::new(),
+            held: BTreeSet::new(),
+            refused: BTreeSet::new(),
+        }
     }
 
     /// A ledger about another manifest that has the image's blobs, which is pushed straight to the registry.
@@ -101,15 +109,14 @@ impl Ledger {
 
     /// Asks for the list: acknowledged links are on it, and so is, of the others that were sent, just what
     /// the registry has.
-    pub(crate) async fn check(&self, row: &mut Row, refshim: &Client, registry: &Client) {
-        let mut held = BTreeSet::new();
-        for content in &self.unknown {
-            if holds(registry, content).await {
-                held.insert(content.digest.clone());
+    pub(crate) async fn check(&mut self, row: &mut Row, refshim: &Client, registry: &Client) {
+        for content in std::mem::take(&mut self.unknown) {
+            if holds(registry, &content).await {
+                self.held.insert(content.digest);
             }
         }
         let listed = refshim.referrers(REPOSITORY, &self.subject.digest, "").await;
-        let expected: BTreeSet<String> = self.acknowledged.union(&held).cloned().collect();
+        let expected: BTreeSet<String> = self.acknowledged.union(&self.held).cloned().collect();
         compare(row, &expected, &self.acknowledged, listed);
     }
 }
@@ -124,8 +131,9 @@ impl Ledger {
         };
         match answer.status {
             StatusCode::OK => {
-                let sent = self.unknown.iter().map(|content| &content.digest);
-                let sent: BTreeSet<String> = sent.chain(&self.acknowledged).cloned().collect();
+                let unknown = self.unknown.iter().map(|content| &content.digest);
+                let sent: BTreeSet<String> =
+                    unknown.chain(&self.held).chain(&self.acknowledged).cloned().collect();
                 let listed: BTreeSet<String> = digests(&answer.json()).collect();
                 listed.difference(&sent).for_each(|digest| row.mistake(format!("{digest} is listed")));
                 let missing = self.acknowledged.difference(&listed);

@@ -48,7 +48,7 @@ async fn an_ext4_that_is_shut_down_has_every_acknowledged_link() {
             return;
         };
         let refshim = start(&registry, &disk).await;
-        for ledger in &ledgers {
+        for ledger in &mut ledgers {
             ledger.check(&mut row, &refshim.client(), &behind).await;
         }
         let ledger = Ledger::about(&behind, &image, &format!("round {round}")).await;
@@ -60,7 +60,7 @@ async fn an_ext4_that_is_shut_down_has_every_acknowledged_link() {
     }
     let disk = Mounted::ext4(&image_file).unwrap();
     let refshim = start(&registry, &disk).await;
-    for ledger in &ledgers {
+    for ledger in &mut ledgers {
         ledger.check(&mut row, &refshim.client(), &behind).await;
     }
     assert!(refshim.stop().success());

@@ -189,3 +189,32 @@ async fn a_delete_counts_if_the_registry_did_it_and_else_not() {
     registry.says(None);
     assert_eq!(client.referrers("a", &image.digest, "").await, Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn a_delete_without_an_answer_is_asked_about() {
+    let image = Content::image("{}", "x");
+    let named = |content: &Content| (content.digest.clone(), content.clone());
+    let mut lost = 0;
+    for mood in MOODS {
+        let [kept, deleted] = ["kept", "deleted"].map(|name| about(&image, &image, name));
+        // It has what was deleted no more.
+        let registry = Moody::with(vec![named(&image), named(&kept)]);
+        let directory = tempfile::tempdir().unwrap();
+        let refshim = Refshim::start(registry.upstream.address, directory.path()).await;
+        let client = refshim.client();
+        for content in [&kept, &deleted] {
+            client.put_manifest("a", &content.digest, content).await;
+        }
+        registry.says(Some(mood));
+        client.delete(&format!("/v2/a/manifests/{}", deleted.digest)).await;
+        registry.says(None);
+        let listed = client.referrers("a", &image.digest, "").await;
+        if mood.starts_with('4') {
+            assert_eq!(listed, [kept.digest, deleted.digest], "{mood}");
+        } else {
+            assert_eq!(listed, [kept.digest], "{mood}");
+            lost += 1;
+        }
+    }
+    assert_eq!(lost, 5);
+}
