@@ -178,7 +178,7 @@ impl Worker {
         for (content, held) in &self.referrers {
             match (held, listed.contains(&content.digest)) {
                 (Held::Yes, false) => {
-                    self.found.lost.push(format!("{path}: {} is not listed", content.digest))
+                    self.found.lost.push(format!("{path}: {} is not listed", content.digest));
                 }
                 (Held::No, true) => self.found.wrong.push(format!("{path}: {} is listed", content.digest)),
                 (Held::Yes, true) | (Held::No, false) | (Held::Unknown, _) => {}
