@@ -95,10 +95,12 @@ impl Fetch {
     }
 }
 
-/// The file name that a title is, without any directory: what is fetched stays below the one named.
+/// The file name that a title is, without any directory: what is fetched stays below the one named. One
+/// that would command a terminal is none.
 fn name(part: &Part) -> String {
     let title = part.descriptor.annotations.get(TITLE).map(Path::new);
     let name = title.and_then(Path::file_name).and_then(|name| name.to_str());
+    let name = name.filter(|name| !name.contains(char::is_control));
     name.map_or_else(|| hex(&part.descriptor.digest), str::to_owned)
 }
 

@@ -35,14 +35,28 @@ pub(super) fn print(text: &str) -> Result<()> {
 
 pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value);
-    print(&text.map_err(|error| Error::failed("writing the output", error.to_string()))?)
+    let text = text.map_err(|error| Error::failed("writing the output", error.to_string()))?;
+    print(&escaped(&text, |character| character.is_control() && character != '\n'))
+}
+
+/// What others wrote, as it may be shown to a terminal, which takes control characters for commands.
+pub(super) fn printable(text: &str) -> String {
+    escaped(text, char::is_control)
+}
+
+/// The text with these characters as JSON escapes them.
+fn escaped(text: &str, escapes: impl Fn(char) -> bool) -> String {
+    let shown = |character: char| {
+        if escapes(character) { format!("\\u{:04x}", u32::from(character)) } else { character.to_string() }
+    };
+    text.chars().map(shown).collect()
 }
 
 /// Writes lines to standard error, each with the program's name.
 pub(super) fn tell(message: &str) {
     let mut stderr = io::stderr();
     // Nobody is left to tell if this fails.
-    let _told = message.lines().try_for_each(|line| writeln!(stderr, "refshim: {line}"));
+    let _told = message.lines().try_for_each(|line| writeln!(stderr, "refshim: {}", printable(line)));
 }
 
 pub(super) fn fail(code: u8, message: &str) -> ExitCode {
@@ -84,5 +98,18 @@ impl Styles {
         }
         let color = |color: AnsiColor| Style::new().fg_color(Some(color.into()));
         Self { strong: Style::new().bold(), faint: Style::new().dimmed(), kind: color(AnsiColor::Cyan) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_others_wrote_commands_a_terminal() {
+        assert_eq!(
+            printable("a\u{1b}[31m \u{9b}2J\u{7f}\n\u{e9}"),
+            "a\\u001b[31m \\u009b2J\\u007f\\u000a\u{e9}"
+        );
     }
 }

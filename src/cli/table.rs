@@ -3,6 +3,7 @@
 use indicatif::DecimalBytes;
 use jiff::Timestamp;
 
+use super::output::printable;
 use crate::client::Manifest;
 use crate::oci::{Digest, LinkKind, LinkKinds};
 
@@ -12,6 +13,7 @@ const SHORT_DIGEST: usize = "sha256:".len() + 12;
 
 /// Lines of cells, each column as wide as its widest cell.
 pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<[String; N]> {
+    let rows: Vec<[String; N]> = rows.iter().map(|row| row.clone().map(|cell| printable(&cell))).collect();
     let width =
         |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or_default());

@@ -175,7 +175,7 @@ async fn stopped() -> (Registry, tempfile::TempDir, Ledger) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_data_directory_has_one_owner_who_is_not_disturbed_by_others() {
-    let (registry, directory, mut ledger) = stopped().await;
+    let (registry, directory, ledger) = stopped().await;
     let mut row = Row::new("files locked by another process");
     row.acknowledged = ledger.acknowledged.len() as u64;
     let refshim = Refshim::start(registry.address, directory.path()).await;
@@ -201,7 +201,7 @@ async fn a_data_directory_has_one_owner_who_is_not_disturbed_by_others() {
 /// Needs root's rights, or the right to make namespaces of one's own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_data_directory_is_refused_and_told_and_left_as_it_was() {
-    let (registry, directory, mut ledger) = stopped().await;
+    let (registry, directory, ledger) = stopped().await;
     let mut row = Row::new("data directory read-only");
     row.acknowledged = ledger.acknowledged.len() as u64;
     let files = tree(directory.path());

@@ -107,17 +107,46 @@ impl Ledger {
         }
     }
 
-    /// Asks for the list: acknowledged links are on it, and so is, of the others that were sent, just what
-    /// the registry has.
-    pub(crate) async fn check(&mut self, row: &mut Row, refshim: &Client, registry: &Client) {
+    /// Asks the registry what it has, now that nothing is under way any more.
+    pub(crate) async fn settle(&mut self, registry: &Client) {
         for content in std::mem::take(&mut self.unknown) {
             if holds(registry, &content).await {
                 self.held.insert(content.digest);
             }
         }
-        let listed = refshim.referrers(REPOSITORY, &self.subject.digest, "").await;
-        let expected: BTreeSet<String> = self.acknowledged.union(&self.held).cloned().collect();
-        compare(row, &expected, &self.acknowledged, listed);
+    }
+
+    /// Asks for the list: acknowledged links are on it, and so is, of the others that were sent, just what
+    /// the registry has.
+    pub(crate) async fn check(&self, row: &mut Row, refshim: &Client, registry: &Client) {
+        for digest in self.check_acknowledged(row, refshim, registry).await {
+            row.mistake(format!("the registry has {digest}, and it is not listed"));
+        }
+    }
+
+    /// The same, but for what is not listed though the registry has it: that is returned.
+    pub(crate) async fn check_acknowledged(
+        &self,
+        row: &mut Row,
+        refshim: &Client,
+        registry: &Client,
+    ) -> Vec<String> {
+        let mut settled = self.clone();
+        settled.settle(registry).await;
+        let answer = refshim.referrers(REPOSITORY, &self.subject.digest, "").await;
+        let listed: BTreeSet<String> = answer.iter().cloned().collect();
+        if listed.len() != answer.len() {
+            row.mistake("listed twice".to_owned());
+        }
+        for digest in settled.acknowledged.difference(&listed) {
+            row.lose(format!("{digest} was acknowledged and is not listed"));
+        }
+        for digest in &listed {
+            if !settled.acknowledged.contains(digest) && !settled.held.contains(digest) {
+                row.mistake(format!("{digest} is listed"));
+            }
+        }
+        settled.held.difference(&listed).cloned().collect()
     }
 }
 
@@ -149,30 +178,6 @@ impl Ledger {
 fn digests(index: &Value) -> impl Iterator<Item = String> {
     let manifests = index["manifests"].as_array().unwrap().iter();
     manifests.map(|descriptor| descriptor["digest"].as_str().unwrap().to_owned())
-}
-
-/// Notes what is not on the list, or should not be.
-pub(crate) fn compare(
-    row: &mut Row,
-    expected: &BTreeSet<String>,
-    acknowledged: &BTreeSet<String>,
-    listed: Vec<String>,
-) {
-    let count = listed.len();
-    let listed = BTreeSet::from_iter(listed);
-    if listed.len() != count {
-        row.mistake("listed twice".to_owned());
-    }
-    for digest in expected.difference(&listed) {
-        if acknowledged.contains(digest) {
-            row.lose(format!("{digest} was acknowledged and is not listed"));
-        } else {
-            row.mistake(format!("the registry has {digest}, and it is not listed"));
-        }
-    }
-    for digest in listed.difference(expected) {
-        row.mistake(format!("{digest} is listed"));
-    }
 }
 
 impl Outcome {

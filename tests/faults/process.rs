@@ -58,7 +58,7 @@ async fn sigterm_during_uploads_lets_them_end_and_loses_nothing() {
         if let Ok(answer) = blob.await.unwrap() {
             assert_eq!(answer.status, StatusCode::ACCEPTED, "{answer:?}");
         }
-        let mut ledger = pushes.await.unwrap();
+        let ledger = pushes.await.unwrap();
         row.acknowledged += ledger.acknowledged.len() as u64;
         let refshim = Refshim::start(registry.address, directory.path()).await;
         ledger.check(&mut row, &refshim.client(), &behind).await;

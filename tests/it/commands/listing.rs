@@ -174,3 +174,37 @@ async fn tags_that_refer_in_a_circle_end_the_tree() {
     assert_eq!(tree.lines().count(), 2, "{tree}");
     assert!(tree.lines().nth(1).unwrap().contains(short(&two.digest)), "{tree}");
 }
+
+#[tokio::test]
+async fn what_a_registry_says_commands_no_terminal() {
+    let scene = Scene::new().await;
+    let image = scene.image("a", "v1").await;
+    let blob = scene.client.push_blob("a", b"{}").await;
+    let hostile = image.changed(|manifest| {
+        manifest["subject"] = image.descriptor();
+        manifest["artifactType"] = json!("a/b\u{1b}[2J\u{9b}2J\u{7}");
+        let annotations = json!({"org.opencontainers.image.title": "file\u{1b}]0;x\u{7}"});
+        manifest["layers"] =
+            json!([{"mediaType": SBOM, "size": 2, "digest": blob, "annotations": annotations}]);
+    });
+    let index = Content::index(&[&image]).changed(|index| {
+        index["manifests"][0]["platform"] = json!({"os": "linux\u{1b}[2J", "architecture": "x"});
+    });
+    scene.client.push("a", &hostile).await;
+    scene.client.push_as("a", "index", &index).await;
+    let mut said = String::new();
+    for name in [scene.at("a:v1"), scene.behind("a:v1"), scene.at("a:index")] {
+        for command in [&["tree"][..], &["references"], &["references", "--json"], &["tree", "--json"]] {
+            said += &scene.shell.ok(&[command, &[&name]].concat());
+        }
+    }
+    let output = ["fetch", &scene.at("a:v1"), "--artifact-type", "a/b\u{1b}[2J\u{9b}2J\u{7}", "-o", "found"];
+    said += &scene.shell.ok(&output);
+    said += &scene.shell.run(&["tree", &scene.at("a:no\u{1b}[2Jtag")]).err;
+    assert!(said.contains("a/b\\u001b[2J\\u009b2J"), "{said}");
+    assert!(said.contains("linux\\u001b[2J"), "{said}");
+    assert!(said.chars().all(|character| character == '\n' || !character.is_control()), "{said:?}");
+    let names = std::fs::read_dir(scene.shell.path("found")).unwrap();
+    let names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(names, [blob.trim_start_matches("sha256:")]);
+}
