@@ -29,8 +29,8 @@ const STORM: Duration = Duration::from_secs(1);
 /// How long connections that a storm ended may go on to be found dead.
 const AFTERMATH: Duration = Duration::from_millis(500);
 /// How much larger the last third may be than the second.
-const MEMORY_MARGIN: u64 = 8 << 20;
-const DESCRIPTOR_MARGIN: u64 = 32;
+const MEMORY_MARGIN: u64 = 24 << 20;
+const DESCRIPTOR_MARGIN: u64 = 64;
 
 /// Odd while connections break.
 #[derive(Default)]
