@@ -32,8 +32,11 @@ pub(super) fn lead_back(headers: &mut HeaderMap, upstream: &Upstream, origin: &O
 fn rewrite(headers: &mut HeaderMap, name: &HeaderName, change: impl Fn(&str) -> Option<String>) {
     let Entry::Occupied(mut values) = headers.entry(name) else { return };
     for value in values.iter_mut() {
-        let changed = value.to_str().ok().and_then(&change);
-        if let Some(changed) = changed.and_then(|changed| HeaderValue::try_from(changed).ok()) {
+        // Whatever the encoding, a byte is a character here: what is looked for is ASCII.
+        let text: String = value.as_bytes().iter().copied().map(char::from).collect();
+        let Some(changed) = change(&text) else { continue };
+        let bytes: Result<Vec<u8>, _> = changed.chars().map(u8::try_from).collect();
+        if let Some(changed) = bytes.ok().and_then(|bytes| HeaderValue::from_bytes(&bytes).ok()) {
             *value = changed;
         }
     }
@@ -120,7 +123,7 @@ fn port(authority: &Authority, default: u16) -> u16 {
 mod tests {
     use super::*;
 
-    fn with_addresses<T>(base_path: &str, mark: &str, look: impl Fn(&Addresses<'_>) -> T) -> T {
+    fn with_addresses<T>(base_path: &str, mark: &str, look: impl FnOnce(&Addresses<'_>) -> T) -> T {
         let upstream = "registry.internal:5000".parse().unwrap();
         let refshim = "Hub.example.com".parse().unwrap();
         look(&Addresses { upstream: &upstream, refshim: Some(&refshim), base_path, mark })
@@ -173,6 +176,14 @@ mod tests {
             r#"<http://registry.internal:5000/v2/_catalog?last=b&n=1>; rel="next", <https://x/>; rel="y""#;
         let expected = r#"</v2/_catalog?last=b&n=1>; rel="next", <https://x/>; rel="y""#;
         assert_eq!(with_addresses("", "", |ours| ours.relative_links(link)).as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn bytes_of_any_encoding_stay_as_they_are() {
+        let location = HeaderValue::from_bytes(b"http://registry.internal:5000/v2/\xc3\xa9\xff\xdf").unwrap();
+        let mut headers = HeaderMap::from_iter([(LOCATION, location)]);
+        with_addresses("", "", |ours| rewrite(&mut headers, &LOCATION, |uri| ours.relative(uri)));
+        assert_eq!(headers[LOCATION].as_bytes(), b"/v2/\xc3\xa9\xff\xdf");
     }
 
     #[track_caller]
