@@ -54,10 +54,14 @@ pub(crate) fn wrapper(file: &Path) -> Vec<String> {
 
 /// Waits until strace wrote the end of the process; the steps.
 pub(crate) async fn read(file: &Path, data_dir: &Path, pid: u32) -> Vec<Step> {
-    let end = format!("{pid} +++ ");
+    let pid = pid.to_string();
+    let is_end = |line: &str| {
+        line.split_once(' ')
+            .is_some_and(|(thread, rest)| thread == pid && rest.trim_start().starts_with("+++ "))
+    };
     loop {
         let text = std::fs::read_to_string(file).unwrap();
-        if text.lines().any(|line| line.starts_with(&end)) {
+        if text.lines().any(is_end) {
             return Reader { data_dir, steps: Vec::new(), unfinished: HashMap::new() }.read(&text);
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
