@@ -72,7 +72,7 @@ pub(crate) struct Journal {
 impl Journal {
     /// Opens the journal in `directory`, if there is one. Reads the whole last segment.
     pub(crate) fn open(directory: &Path, segment_bytes: u64) -> Result<Option<Self>, JournalError> {
-        if !directory.exists() {
+        if !directory.try_exists().map_err(|source| JournalError::io(directory, source))? {
             return Ok(None);
         }
         files::remove_unfinished(directory).map_err(|source| JournalError::io(directory, source))?;

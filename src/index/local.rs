@@ -192,13 +192,14 @@ impl Drop for Local {
 /// The journal, a new one if there never was one.
 fn open_journal(settings: &Settings) -> Result<Journal, JournalError> {
     let directory = settings.data_dir.join(JOURNAL);
-    match Journal::open(&directory, settings.segment_bytes)? {
-        Some(journal) => Ok(journal),
-        None if settings.data_dir.join(DIRECTORY).exists() => {
-            Err(Damage::new(&directory, 0, "it is gone, and sled, which was made from it, is not").into())
-        }
-        None => Journal::create(&directory, settings.segment_bytes),
+    if let Some(journal) = Journal::open(&directory, settings.segment_bytes)? {
+        return Ok(journal);
     }
+    let sled = settings.data_dir.join(DIRECTORY);
+    if sled.try_exists().map_err(|source| JournalError::io(&sled, source))? {
+        return Err(Damage::new(&directory, 0, "it is gone, and sled, which was made from it, is not").into());
+    }
+    Journal::create(&directory, settings.segment_bytes)
 }
 
 fn start(
@@ -219,7 +220,7 @@ fn start(
 pub(crate) fn create_data_dir(data_dir: &Path) -> Result<PathBuf, OpenError> {
     let create = || {
         let data_dir = std::path::absolute(data_dir)?;
-        if !data_dir.exists() {
+        if !data_dir.try_exists()? {
             fs::create_dir_all(&data_dir)?;
             data_dir.parent().map_or(Ok(()), files::sync_directory)?;
         }
@@ -231,11 +232,11 @@ pub(crate) fn create_data_dir(data_dir: &Path) -> Result<PathBuf, OpenError> {
 /// Does what is left to do of putting a mended journal in the place of a damaged one that is out of the way.
 pub(crate) fn finish_mending(data_dir: &Path) -> Result<(), OpenError> {
     let (mended, journal) = (data_dir.join(MENDED), data_dir.join(JOURNAL));
-    if !mended.exists() {
-        return Ok(());
-    }
     let finish = || {
-        if journal.exists() {
+        if !mended.try_exists()? {
+            return Ok(());
+        }
+        if journal.try_exists()? {
             return fs::remove_dir_all(&mended);
         }
         fs::rename(&mended, &journal)?;

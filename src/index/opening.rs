@@ -167,7 +167,7 @@ pub(crate) fn replay(
 /// Moves sled's directory out of the way, to be looked at; only the newest of these is kept.
 pub(crate) fn set_aside(data_dir: &Path) -> io::Result<()> {
     let directory = data_dir.join(DIRECTORY);
-    if !directory.exists() {
+    if !directory.try_exists()? {
         return Ok(());
     }
     let mut older = Vec::new();

@@ -1,0 +1,241 @@
+//! Every setting: its default, its field, and its place in the example file.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::super::settings::{Known, SETTINGS, Setting};
+use super::super::upstream::UPSTREAM_SETTINGS;
+use super::super::{
+    ClientAuth, Config, Given, Http2, Index, Limits, Log, LogFormat, Manifests, References, Referrers,
+    Timeouts, Tls, Upstream, UpstreamTls, file,
+};
+use super::{EXAMPLE, defaults, from_file, upstream};
+use crate::oci::LinkKind;
+
+#[test]
+fn an_upstream_is_enough() {
+    let config = defaults();
+    assert_eq!(config.upstream.url.to_string(), "https://registry.example");
+    assert_eq!(config.listen.to_string(), "127.0.0.1:5000");
+    assert_eq!(config.admin_listen.to_string(), "127.0.0.1:5001");
+    assert_eq!(config.data_dir, Path::new("./refshim-data"));
+}
+
+#[test]
+fn the_example_file_loads_as_it_stands() {
+    let given = Given { config: Some(PathBuf::from(EXAMPLE)), ..Given::default() };
+    assert_eq!(Config::load(&given, []), Ok(defaults()));
+}
+
+#[test]
+fn the_example_file_holds_every_setting_at_its_default() {
+    let text = fs::read_to_string(EXAMPLE).unwrap();
+    let uncommented = text.lines().map(|line| line_of(line, "#")).collect::<Vec<_>>().join("\n");
+    assert_eq!(from_file(&uncommented).load(), Ok(defaults()));
+}
+
+#[test]
+fn the_example_file_shows_every_setting() {
+    let text = fs::read_to_string(EXAMPLE).unwrap();
+    let shown = text.lines().map(|line| line_of(line_of(line, "# "), "#")).collect::<Vec<_>>().join("\n");
+    let contents = file::read(Path::new(EXAMPLE), &shown);
+    let (of_upstream, common): (Vec<Known>, Vec<Known>) = contents
+        .said
+        .into_iter()
+        .map(|said| said.unwrap().setting)
+        .partition(|setting| matches!(setting, Known::OfUpstream(..)));
+    let keys = |found: Vec<Known>| -> Vec<&str> {
+        let key = |known| match known {
+            Known::Common(setting) => setting.key,
+            Known::OfUpstream(_, setting) => setting.key,
+        };
+        found.into_iter().map(key).collect()
+    };
+    assert_eq!(keys(common), SETTINGS.iter().map(|setting| setting.key).collect::<Vec<_>>());
+    let expected: Vec<&str> = UPSTREAM_SETTINGS.iter().map(|setting| setting.key).collect();
+    assert_eq!(keys(of_upstream), expected);
+    assert!(from_file(&shown).load().is_ok());
+}
+
+/// A setting or a table behind this mark; any other line as it is.
+fn line_of<'a>(line: &'a str, mark: &str) -> &'a str {
+    let is_setting = |rest: &&str| {
+        let (key, _) = rest.split_once(" = ").unwrap_or((rest, ""));
+        let is_table = key.starts_with('[') && key.ends_with(']');
+        is_table
+            || (rest.contains(" = ")
+                && key.chars().all(|c| c.is_ascii_lowercase() || matches!(c, '_' | '0'..='9')))
+    };
+    line.strip_prefix(mark).filter(is_setting).unwrap_or(line)
+}
+
+#[test]
+fn every_setting_has_a_key_and_a_variable_of_its_own() {
+    let keys: BTreeSet<&str> = SETTINGS.iter().map(|setting| setting.key).collect();
+    let variables: BTreeSet<String> = SETTINGS.iter().map(Setting::variable).collect();
+    assert_eq!((keys.len(), variables.len()), (SETTINGS.len(), SETTINGS.len()));
+}
+
+#[test]
+fn every_setting_reaches_its_field() {
+    let text = r#"
+        upstream = "http://10.0.0.5"
+        listen = "[::]:0"
+        admin_listen = "0.0.0.0:0"
+        data_dir = "/data"
+        external_url = "https://hub.example.com"
+        trusted_proxies = ["10.0.0.0/8", "::1"]
+        tls = { certificate = ["a.crt", "b.crt"], key = "a.key, b.key", client_ca = "ca", client_auth = "optional", reload = "6s" }
+        timeouts.connect = "1s"
+        timeouts.response = "2s"
+        timeouts.body_idle = "3m"
+        timeouts.client_headers = "4h"
+        timeouts.pool_idle = "5ms"
+        timeouts.shutdown = "0s"
+        manifests = { max_bytes = 1, max_links_bytes = "2KiB", learn_bytes = 0 }
+        [references]
+        page_bytes = 0x1_0000
+        access_ttl = "0s"
+        concurrency = "9"
+        scope_repositories = 7
+        [referrers]
+        include = ["cosign", "parent"]
+        upstream_ttl = "3s"
+        [limits]
+        connections = 11
+        requests_per_client = 12
+        manifest_bytes = "13MiB"
+        questions = 14
+        repository_referrers = 15
+        [index]
+        cache_bytes = "1GiB"
+        flush_interval = "10ms"
+        segment_bytes = "65536"
+        compact_bytes = "3MiB"
+        [log]
+        format = "json"
+        filter = "debug"
+    "#;
+    let timeouts = Timeouts {
+        connect: Duration::from_secs(1),
+        response: Duration::from_secs(2),
+        body_idle: Duration::from_secs(3 * 60),
+        client_headers: Duration::from_secs(4 * 3600),
+        pool_idle: Duration::from_millis(5),
+        shutdown: Duration::ZERO,
+    };
+    let expected = Config {
+        upstream: upstream("default", "http://10.0.0.5", &timeouts),
+        further_upstreams: Vec::new(),
+        external_url: Some("https://hub.example.com".parse().unwrap()),
+        trusted_proxies: vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+        tls: Some(Tls {
+            certificates: vec!["a.crt".into(), "b.crt".into()],
+            keys: vec!["a.key".into(), "b.key".into()],
+            client_ca: Some("ca".into()),
+            client_auth: ClientAuth::Optional,
+        }),
+        tls_reload: Duration::from_secs(6),
+        listen: "[::]:0".parse().unwrap(),
+        admin_listen: "0.0.0.0:0".parse().unwrap(),
+        data_dir: PathBuf::from("/data"),
+        timeouts,
+        manifests: Manifests { max_bytes: 1, max_links_bytes: 2 << 10, learn_bytes: 0 },
+        references: References {
+            page_bytes: 1 << 16,
+            access_ttl: Duration::ZERO,
+            concurrency: 9,
+            scope_repositories: 7,
+        },
+        referrers: Referrers {
+            include: [LinkKind::Cosign, LinkKind::Parent].into_iter().collect(),
+            upstream_ttl: Duration::from_secs(3),
+        },
+        limits: Limits {
+            connections: 11,
+            requests_per_client: 12,
+            manifest_bytes: 13 << 20,
+            questions: 14,
+            repository_referrers: 15,
+        },
+        index: Index {
+            cache_bytes: 1 << 30,
+            flush_interval: Duration::from_millis(10),
+            segment_bytes: 1 << 16,
+            compact_bytes: 3 << 20,
+        },
+        log: Log { format: LogFormat::Json, filter: "debug".to_owned() },
+    };
+    assert_eq!(from_file(text).load(), Ok(expected));
+}
+
+#[test]
+fn every_setting_of_an_upstream_reaches_its_field() {
+    let text = r#"
+        upstream = "http://10.0.0.5"
+        timeouts.response = "9s"
+        [upstreams.default]
+        http2 = "auto"
+        [upstreams.hub]
+        url = "https://hub.example/base"
+        hosts = ["Hub.example.com", "hub:8443"]
+        namespaces = "docker.io"
+        prefixes = ["hub", "mirror/hub"]
+        strip_prefix = true
+        ca = "ca"
+        certificate = "crt"
+        key = "key"
+        server_name = "inside"
+        http2 = "always"
+        rewrite_realm = "true"
+        connect = "1s"
+        body_idle = "3s"
+        pool_idle = "4s"
+    "#;
+    let common = Timeouts { response: Duration::from_secs(9), ..Timeouts::default() };
+    let own = Timeouts {
+        connect: Duration::from_secs(1),
+        body_idle: Duration::from_secs(3),
+        pool_idle: Duration::from_secs(4),
+        ..common.clone()
+    };
+    let hub = Upstream {
+        hosts: vec!["hub.example.com".to_owned(), "hub:8443".to_owned()],
+        namespaces: vec!["docker.io".to_owned()],
+        prefixes: vec!["hub".parse().unwrap(), "mirror/hub".parse().unwrap()],
+        strip_prefix: true,
+        tls: UpstreamTls {
+            ca: Some("ca".into()),
+            certificate: Some("crt".into()),
+            key: Some("key".into()),
+            server_name: Some("inside".to_owned()),
+            insecure_skip_verify: false,
+        },
+        http2: Http2::Always,
+        rewrite_realm: true,
+        ..upstream("hub", "https://hub.example/base", &own)
+    };
+    let mut sources = from_file(text);
+    let config = sources.load().unwrap();
+    assert_eq!(config.further_upstreams, [hub]);
+    let expected = Upstream { http2: Http2::Auto, ..upstream("default", "http://10.0.0.5", &common) };
+    assert_eq!(config.upstream, expected);
+    sources.variables = vec![
+        ("REFSHIM_UPSTREAMS_HUB_SERVER_NAME".into(), "outside".into()),
+        ("REFSHIM_UPSTREAMS_HUB_HOSTS".into(), "a, b".into()),
+        ("REFSHIM_UPSTREAMS_DEFAULT_INSECURE_SKIP_VERIFY".into(), "true".into()),
+    ];
+    let config = sources.load().unwrap();
+    let hub = &config.further_upstreams[0];
+    assert_eq!(hub.tls.server_name.as_deref(), Some("outside"));
+    assert_eq!(hub.hosts, ["a", "b"]);
+    assert!(config.upstream.tls.insecure_skip_verify);
+}
+
+#[test]
+fn an_upstreams_number_follows_from_its_name_and_that_of_the_default_one_is_zero() {
+    let number = |name| upstream(name, "http://a", &Timeouts::default()).number();
+    assert_eq!((number("default"), number("hub")), (0, 0x08d3_3503));
+}
