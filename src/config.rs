@@ -107,6 +107,8 @@ pub struct Timeouts {
     pub pool_idle: Duration,
     /// How long requests may go on after the signal to stop. Default 30 seconds.
     pub shutdown: Duration,
+    /// How long the index may take for one read or write, as it does on a disk that hangs. Default 10 seconds.
+    pub index: Duration,
 }
 
 /// What is read of the manifests that pass through.
@@ -148,6 +150,9 @@ pub struct Referrers {
     /// How long it is believed what the upstream's referrers tags and its own referrers API list; zero
     /// asks each time. Default 2 seconds.
     pub upstream_ttl: Duration,
+    /// How long the last complete list answers queries while the upstream throttles (429, 503) or fails
+    /// (5xx) the questions that would renew it; zero never. Default 60 seconds.
+    pub stale_for: Duration,
 }
 
 /// How much at once. What is over a limit is answered with 429 or 503 and `Retry-After`.
@@ -159,6 +164,8 @@ pub struct Limits {
     pub requests_per_client: usize,
     /// Bytes of manifests that are held at once while they are pushed, for each upstream. Default 256 MiB.
     pub manifest_bytes: usize,
+    /// Bytes of answers of refshim's own (lists, errors) that clients have not taken yet. Default 256 MiB.
+    pub answer_bytes: usize,
     /// Questions of refshim's own at once, for each upstream. Default 256.
     pub questions: usize,
     /// Referrers that one repository may have in the index; what is pushed beyond passes through unrecorded.
@@ -179,6 +186,9 @@ pub struct Index {
     /// Bytes by which the journal may grow before it is compacted, or twice of what the last compaction
     /// left if that is more. Default 256 MiB.
     pub compact_bytes: u64,
+    /// How long the upstream must have answered nothing but 404 for a referrer before its links are
+    /// removed for good. Default 1 hour.
+    pub forget_after: Duration,
 }
 
 /// What is logged.
@@ -209,6 +219,7 @@ impl Default for Timeouts {
             client_headers: Duration::from_secs(75),
             pool_idle: Duration::from_secs(55),
             shutdown: Duration::from_secs(30),
+            index: Duration::from_secs(10),
         }
     }
 }
@@ -219,6 +230,7 @@ impl Default for Limits {
             connections: 10_000,
             requests_per_client: 1_000,
             manifest_bytes: 256 << 20,
+            answer_bytes: 256 << 20,
             questions: 256,
             repository_referrers: 1_000_000,
         }
@@ -244,7 +256,11 @@ impl Default for References {
 
 impl Default for Referrers {
     fn default() -> Self {
-        Self { include: LinkKinds::default(), upstream_ttl: Duration::from_secs(2) }
+        Self {
+            include: LinkKinds::default(),
+            upstream_ttl: Duration::from_secs(2),
+            stale_for: Duration::from_secs(60),
+        }
     }
 }
 
@@ -255,6 +271,7 @@ impl Default for Index {
             flush_interval: Duration::from_millis(500),
             segment_bytes: 64 << 20,
             compact_bytes: 256 << 20,
+            forget_after: Duration::from_secs(60 * 60),
         }
     }
 }

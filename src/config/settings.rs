@@ -99,6 +99,7 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     }),
     setting("timeouts.pool_idle", One, |to, text| put(&mut to.timeouts.pool_idle, duration(text, LIMIT))),
     setting("timeouts.shutdown", One, |to, text| put(&mut to.timeouts.shutdown, duration(text, 0..=HOUR))),
+    setting("timeouts.index", One, |to, text| put(&mut to.timeouts.index, duration(text, LIMIT))),
     setting("manifests.max_bytes", One, |to, text| {
         put(&mut to.manifests.max_bytes, size(text, 1..=64 * MIB))
     }),
@@ -124,12 +125,18 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     setting("referrers.upstream_ttl", One, |to, text| {
         put(&mut to.referrers.upstream_ttl, duration(text, 0..=5 * MINUTE))
     }),
+    setting("referrers.stale_for", One, |to, text| {
+        put(&mut to.referrers.stale_for, duration(text, 0..=HOUR))
+    }),
     setting("limits.connections", One, |to, text| put(&mut to.limits.connections, count(text, 1..=MILLION))),
     setting("limits.requests_per_client", One, |to, text| {
         put(&mut to.limits.requests_per_client, count(text, 1..=MILLION))
     }),
     setting("limits.manifest_bytes", One, |to, text| {
         put(&mut to.limits.manifest_bytes, size(text, MIB..=64 * GIB))
+    }),
+    setting("limits.answer_bytes", One, |to, text| {
+        put(&mut to.limits.answer_bytes, size(text, MIB..=64 * GIB))
     }),
     setting("limits.questions", One, |to, text| put(&mut to.limits.questions, count(text, 8..=MILLION))),
     setting("limits.repository_referrers", One, |to, text| {
@@ -144,6 +151,9 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     }),
     setting("index.compact_bytes", One, |to, text| {
         put(&mut to.index.compact_bytes, size(text, 64 * KIB..=256 * GIB))
+    }),
+    setting("index.forget_after", One, |to, text| {
+        put(&mut to.index.forget_after, duration(text, 100..=30 * 24 * HOUR))
     }),
     setting("log.format", One, |to, text| put(&mut to.log.format, log_format(text))),
     setting("log.filter", One, |to, text| put(&mut to.log.filter, log_filter(text))),

@@ -94,6 +94,7 @@ fn every_setting_reaches_its_field() {
         timeouts.client_headers = "4h"
         timeouts.pool_idle = "5ms"
         timeouts.shutdown = "0s"
+        timeouts.index = "6s"
         manifests = { max_bytes = 1, max_links_bytes = "2KiB", learn_bytes = 0 }
         [references]
         page_bytes = 0x1_0000
@@ -103,10 +104,12 @@ fn every_setting_reaches_its_field() {
         [referrers]
         include = ["cosign", "parent"]
         upstream_ttl = "3s"
+        stale_for = "4s"
         [limits]
         connections = 11
         requests_per_client = 12
         manifest_bytes = "13MiB"
+        answer_bytes = "17MiB"
         questions = 14
         repository_referrers = 15
         [index]
@@ -114,6 +117,7 @@ fn every_setting_reaches_its_field() {
         flush_interval = "10ms"
         segment_bytes = "65536"
         compact_bytes = "3MiB"
+        forget_after = "2h"
         [log]
         format = "json"
         filter = "debug"
@@ -125,6 +129,7 @@ fn every_setting_reaches_its_field() {
         client_headers: Duration::from_secs(4 * 3600),
         pool_idle: Duration::from_millis(5),
         shutdown: Duration::ZERO,
+        index: Duration::from_secs(6),
     };
     let expected = Config {
         upstream: upstream("default", "http://10.0.0.5", &timeouts),
@@ -152,11 +157,13 @@ fn every_setting_reaches_its_field() {
         referrers: Referrers {
             include: [LinkKind::Cosign, LinkKind::Parent].into_iter().collect(),
             upstream_ttl: Duration::from_secs(3),
+            stale_for: Duration::from_secs(4),
         },
         limits: Limits {
             connections: 11,
             requests_per_client: 12,
             manifest_bytes: 13 << 20,
+            answer_bytes: 17 << 20,
             questions: 14,
             repository_referrers: 15,
         },
@@ -165,6 +172,7 @@ fn every_setting_reaches_its_field() {
             flush_interval: Duration::from_millis(10),
             segment_bytes: 1 << 16,
             compact_bytes: 3 << 20,
+            forget_after: Duration::from_secs(2 * 3600),
         },
         log: Log { format: LogFormat::Json, filter: "debug".to_owned() },
     };
