@@ -187,7 +187,7 @@ impl App {
     /// The registry that a request is for; the request then says what that registry is to be asked.
     fn select<'a>(&'a self, origin: Origin, request: &mut Request<Incoming>) -> (&'a Registry, Origin) {
         let Some(target) = request.uri().path_and_query() else { return (&self.default, origin) };
-        let mut selected = self.selection.select(origin.host(), target);
+        let mut selected = self.selection.select(origin.requested_host(), target);
         if let Some(target) = selected.target.take() {
             *request.uri_mut() = Uri::from(target);
         }

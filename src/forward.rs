@@ -4,11 +4,15 @@
 
 mod addresses;
 mod origin;
+mod question;
 mod tunnel;
 
-pub use origin::{Clients, Origin, Peer, host_of};
+pub use origin::{Clients, Origin, Peer};
+pub use question::question_headers;
 
-use http::header::{CONNECTION, COOKIE, FORWARDED, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, COOKIE, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -21,10 +25,19 @@ use crate::upstream::Upstream;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
-const FORWARDED_PREFIX: &str = "x-forwarded-";
 
-static HOP_BY_HOP: [HeaderName; 7] =
-    [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE];
+/// Fields that end at the next hop. Proxy-Authorization is for refshim's address, not for the registry behind
+/// it (RFC 9110, section 11.7.2).
+static HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
 
 /// Passes a request on and its answer back, both bodies streaming. If the two sides agree on another
 /// protocol, what they say then passes in a task of `tasks`.
@@ -96,10 +109,13 @@ fn answer(upstream: &Upstream, response: Response<Incoming>) -> Response<Body> {
 
 fn prepare_request(request: &mut Request<Body>, origin: &Origin) {
     *request.version_mut() = Version::HTTP_11;
-    let headers = request.headers_mut();
-    strip(headers, |name| {
-        HOP_BY_HOP.contains(name) || (!origin.is_trusted && name.as_str().starts_with(FORWARDED_PREFIX))
-    });
+    prepare_headers(request.headers_mut(), origin);
+}
+
+/// A client's fields as the upstream gets them. For requests that are passed on and for refshim's own
+/// questions alike: were they prepared apart, a registry could be made to decide differently.
+fn prepare_headers(headers: &mut HeaderMap, origin: &Origin) {
+    strip(headers, |name| HOP_BY_HOP.contains(name) || !origin.may_tell(name));
     join_cookies(headers);
     headers.remove(FORWARDED);
     origin.tell(headers);

@@ -15,7 +15,7 @@ pub(super) fn lead_back(headers: &mut HeaderMap, upstream: &Upstream, origin: &O
     if !(headers.contains_key(LOCATION) || headers.contains_key(LINK) || rewrites_realm) {
         return;
     }
-    let refshim = origin.host().and_then(|host| host.parse::<Authority>().ok());
+    let refshim = origin.external_host().and_then(|host| host.parse::<Authority>().ok());
     let addresses = Addresses {
         upstream: upstream.authority(),
         refshim: refshim.as_ref(),

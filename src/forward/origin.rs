@@ -39,11 +39,13 @@ pub struct Origin {
     client: IpAddr,
     /// The client's address, behind those that a trusted proxy told.
     forwarded_for: HeaderValue,
-    pub(super) is_trusted: bool,
+    is_trusted: bool,
     /// `http` or `https`, as the client sees it.
     scheme: HeaderValue,
-    /// The name by which the client reached refshim.
-    host: Option<HeaderValue>,
+    /// The name that the request is for, which chooses the upstream.
+    requested_host: Option<HeaderValue>,
+    /// The name that clients and the upstream are told: `external_url` if there is one.
+    external_host: Option<HeaderValue>,
     /// What leads back to an upstream that was not chosen by the host.
     pub(super) mark: Option<Arc<str>>,
     /// The `ns=` by which the upstream was chosen.
@@ -87,11 +89,12 @@ impl Peer {
         let told = |name: &HeaderName| {
             if self.is_trusted { request.headers().get(name).cloned() } else { None }
         };
-        let (scheme, host) = match &self.clients.external {
+        let requested_host = told(&X_FORWARDED_HOST).or_else(|| host_of(request));
+        let (scheme, external_host) = match &self.clients.external {
             Some((scheme, host)) => (scheme.clone(), Some(host.clone())),
             None => (
                 told(&X_FORWARDED_PROTO).unwrap_or(HeaderValue::from_static(self.scheme)),
-                told(&X_FORWARDED_HOST).or_else(|| host_of(request)),
+                requested_host.clone(),
             ),
         };
         Origin {
@@ -99,7 +102,8 @@ impl Peer {
             forwarded_for: self.forwarded_for(request.headers()),
             is_trusted: self.is_trusted,
             scheme,
-            host,
+            requested_host,
+            external_host,
             mark: None,
             namespace: None,
         }
@@ -143,31 +147,72 @@ impl Origin {
         self.client
     }
 
-    /// The name by which the client reached refshim, or is to reach it.
+    /// The name that the request is for, whatever name clients are told: Host, `:authority`, or what a trusted
+    /// proxy says. A list of proxies is headed by what the client asked for.
     #[must_use]
-    pub fn host(&self) -> Option<&str> {
-        self.host.as_ref()?.to_str().ok()
+    pub fn requested_host(&self) -> Option<&str> {
+        let hosts = self.requested_host.as_ref()?.to_str().ok()?;
+        hosts.split(',').next().map(str::trim)
+    }
+
+    /// The name by which clients are to reach refshim.
+    pub(super) fn external_host(&self) -> Option<&str> {
+        self.external_host.as_ref()?.to_str().ok()
     }
 
     /// `https://hub.example.com`, as the client reaches refshim.
     pub(super) fn base(&self) -> Option<String> {
-        Some(format!("{}://{}", self.scheme.to_str().ok()?, self.host()?))
+        Some(format!("{}://{}", self.scheme.to_str().ok()?, self.external_host()?))
+    }
+
+    /// Whether the upstream may hear this field from the other end of the connection.
+    pub(super) fn may_tell(&self, name: &HeaderName) -> bool {
+        self.is_trusted || !is_proxys(name.as_str())
     }
 
     /// Tells the upstream.
     pub(super) fn tell(&self, headers: &mut HeaderMap) {
         headers.insert(X_FORWARDED_FOR, self.forwarded_for.clone());
         headers.insert(X_FORWARDED_PROTO, self.scheme.clone());
-        match &self.host {
+        match &self.external_host {
             Some(host) => headers.insert(X_FORWARDED_HOST, host.clone()),
             None => headers.remove(X_FORWARDED_HOST),
         };
     }
 }
 
+/// Whether only a proxy has the right to say this: where a request came from, and what it asked for before the
+/// proxy changed it. Registries, and the proxies in front of them, decide by these as by X-Forwarded-For.
+fn is_proxys(name: &str) -> bool {
+    name.starts_with("x-forwarded-")
+        || name.starts_with("x-original-")
+        || matches!(
+            name,
+            "x-real-ip"
+                | "true-client-ip"
+                | "cf-connecting-ip"
+                | "cf-connecting-ipv6"
+                | "cf-pseudo-ipv4"
+                | "client-ip"
+                | "fastly-client-ip"
+                | "forwarded-for"
+                | "proxy-client-ip"
+                | "wl-proxy-client-ip"
+                | "x-azure-clientip"
+                | "x-azure-socketip"
+                | "x-client-ip"
+                | "x-cluster-client-ip"
+                | "x-envoy-external-address"
+                | "x-forwarded"
+                | "x-proxyuser-ip"
+                | "x-remote-addr"
+                | "x-remote-ip"
+                | "x-rewrite-url"
+        )
+}
+
 /// The name that a request is for.
-#[must_use]
-pub fn host_of<B>(request: &Request<B>) -> Option<HeaderValue> {
+fn host_of<B>(request: &Request<B>) -> Option<HeaderValue> {
     match request.uri().authority() {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => request.headers().get(HOST).cloned(),
