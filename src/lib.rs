@@ -20,7 +20,7 @@
 //!
 //! # The modules, innermost first
 //! Each uses only those before it; a test holds the order.
-//! [`oci`] (names, digests, links; pure) → [`client`] (registries and layouts as a client sees them; used by
+//! [`oci`] (names, digests, links; pure) → [`link_header`] (pages of lists; pure) → [`client`] (registries and layouts as a client sees them; used by
 //! [`cli`] alone) → [`limits`] → [`body`] → [`framing`] → [`config`] → [`route`] (path to route; pure) →
 //! [`selection`] (request to upstream; pure) → [`index`] (journal and sled) → [`telemetry`] → [`tls`] →
 //! [`upstream`] → [`error`] → [`forward`] → [`access`] → [`reading`] (bytes of a manifest to what is kept) →
@@ -54,6 +54,7 @@ pub mod gathering;
 pub mod index;
 pub mod learning;
 pub mod limits;
+pub mod link_header;
 pub mod listing;
 pub mod manifests;
 pub mod oci;

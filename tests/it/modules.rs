@@ -3,8 +3,9 @@
 use std::path::Path;
 
 /// Innermost first; a module names only those before it.
-const ORDER: [&str; 27] = [
+const ORDER: [&str; 28] = [
     "oci",
+    "link_header",
     "client",
     "limits",
     "body",
