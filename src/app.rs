@@ -53,6 +53,7 @@ struct Registry {
     learning: Arc<Learning>,
     references: References,
     referrers: Referrers,
+    metrics: Arc<Metrics>,
 }
 
 impl App {
@@ -165,7 +166,7 @@ impl App {
             error.to_response()
         });
         forward::lead_back(&mut response, &registry.upstream, &origin);
-        self.metrics.request(class, response.status());
+        registry.metrics.request(class, response.status());
         log.answered(&response);
         response
     }
@@ -201,15 +202,16 @@ impl Registry {
         config: &Config,
         upstream: &Arc<Upstream>,
         index: &Index,
-        metrics: &Arc<Metrics>,
+        metrics: &Metrics,
         tasks: &TaskTracker,
     ) -> Self {
+        let metrics = Arc::new(metrics.of_upstream(upstream.name()));
         let config::References { access_ttl, concurrency, .. } = config.references;
         let questions = Budget::new(Limit::Questions, config.limits.questions);
         let access = Access::new(Arc::clone(upstream), access_ttl, config.manifests.max_bytes, questions);
         let access = Arc::new(access);
         let pushed = Budget::new(Limit::ManifestBytes, config.limits.manifest_bytes);
-        let reading = Reading::new(Arc::clone(metrics), &config.manifests, pushed);
+        let reading = Reading::new(Arc::clone(&metrics), &config.manifests, pushed);
         let gathering = Arc::new(Gathering::new(
             Arc::clone(&access),
             index.clone(),
@@ -221,7 +223,7 @@ impl Registry {
             Arc::clone(upstream),
             index.clone(),
             reading.clone(),
-            Arc::clone(metrics),
+            Arc::clone(&metrics),
             tasks.clone(),
             config.manifests.learn_bytes,
         ));
@@ -235,13 +237,14 @@ impl Registry {
                 Arc::clone(&learning),
                 index.clone(),
                 reading,
-                Arc::clone(metrics),
+                Arc::clone(&metrics),
                 tasks.clone(),
             ),
             learning,
-            references: References::new(Arc::clone(&access), Arc::clone(&listing), Arc::clone(metrics)),
-            referrers: Referrers::new(access, listing, Arc::clone(metrics), &config.referrers),
+            references: References::new(Arc::clone(&access), Arc::clone(&listing), Arc::clone(&metrics)),
+            referrers: Referrers::new(access, listing, Arc::clone(&metrics), &config.referrers),
             upstream: Arc::clone(upstream),
+            metrics,
         }
     }
 

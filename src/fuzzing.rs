@@ -189,8 +189,7 @@ static WAY: LazyLock<Way> = LazyLock::new(|| {
     ];
     let variables = variables.map(|(name, value)| (name.into(), value.into()));
     let config = Config::load(&Given::default(), variables).expect("a configuration");
-    let metrics = Arc::new(Metrics::new());
-    let upstream = Upstream::new(&config.upstream, metrics).expect("an upstream without TLS");
+    let upstream = Upstream::new(&config.upstream, &Metrics::new()).expect("an upstream without TLS");
     let clients = Arc::new(Clients::new(&config));
     let request = Request::builder().header("host", "hub.example.com").body(()).expect("a request");
     let origin = Peer::new(clients, [127, 0, 0, 1].into(), true).origin(&request);

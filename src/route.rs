@@ -1,10 +1,14 @@
 //! From method and path to a typed route. Pure, and the only place that looks at a path: what it does
 //! not recognise passes through.
 
+mod path;
+
 use http::Method;
 use percent_encoding::percent_decode_str;
 
 use crate::oci::{Digest, InvalidDigest, InvalidName, InvalidTag, RepositoryName, TagOrDigest};
+
+pub use path::{behind, has_dot_segment, is_api};
 
 /// What a request asks for, as far as refshim cares.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,7 +17,8 @@ pub enum Route {
     References { repository: RepositoryName, manifest: TagOrDigest },
     /// `GET|HEAD /v2/<name>/referrers/<digest>`
     Referrers { repository: RepositoryName, subject: Digest },
-    /// Any other method on the path of a query.
+    /// A method on the path of a query that it has no use for. OPTIONS is the upstream's to answer, as on all
+    /// other paths: browsers ask by it whether another site may query (Fetch, section 4.8).
     QueryMethod(RouteClass),
     /// The path of a query with a malformed part.
     QueryPath(RouteClass, MalformedPath),
@@ -121,10 +126,19 @@ impl Route {
         }
     }
 
+    /// What becomes of a request to the path of a query that is no query.
+    fn other_method(method: &Method, class: RouteClass) -> Option<Self> {
+        match *method {
+            Method::GET | Method::HEAD => None,
+            Method::OPTIONS => Some(Self::Pass(class)),
+            _ => Some(Self::QueryMethod(class)),
+        }
+    }
+
     fn referrers(method: &Method, name: &str, digest: &str) -> Self {
         let class = RouteClass::Referrers;
-        if *method != Method::GET && *method != Method::HEAD {
-            return Self::QueryMethod(class);
+        if let Some(other) = Self::other_method(method, class) {
+            return other;
         }
         match (name.parse(), digest.parse()) {
             (Ok(repository), Ok(subject)) => Self::Referrers { repository, subject },
@@ -135,8 +149,8 @@ impl Route {
 
     fn references(method: &Method, name: &str, manifest: &str) -> Self {
         let class = RouteClass::References;
-        if *method != Method::GET && *method != Method::HEAD {
-            return Self::QueryMethod(class);
+        if let Some(other) = Self::other_method(method, class) {
+            return other;
         }
         match (name.parse(), manifest.parse()) {
             (Ok(repository), Ok(manifest)) => Self::References { repository, manifest },
@@ -210,9 +224,16 @@ mod tests {
 
     #[test]
     fn other_methods_on_a_references_query_are_told_so() {
-        for method in [Method::PUT, Method::POST, Method::DELETE, Method::PATCH, Method::OPTIONS] {
+        for method in [Method::PUT, Method::POST, Method::DELETE, Method::PATCH] {
             check(&method, "/v2/a/manifests/latest/references", &Route::QueryMethod(RouteClass::References));
         }
+    }
+
+    #[test]
+    fn options_on_a_query_are_the_upstreams_to_tell() {
+        let pass = Route::Pass;
+        check(&Method::OPTIONS, "/v2/a/manifests/latest/references", &pass(RouteClass::References));
+        check(&Method::OPTIONS, "/v2/a/referrers/latest", &pass(RouteClass::Referrers));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! A client that follows a Location or a Link sends neither the `ns=` nor the prefix again. What leads
 //! back to an upstream that was chosen by one of them is therefore marked with the upstream's name,
-//! `/.refshim/<name>/v2/…`, and a marked path chooses before everything else.
+//! `/.refshim/<name>/v2/…`, and a marked path chooses before everything else. An upstream that is chosen by
+//! Host alone has no mark: who may not use that name cannot reach it by its path either.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,8 +12,10 @@ use std::sync::Arc;
 use form_urlencoded::{byte_serialize, parse};
 use http::uri::PathAndQuery;
 
-use crate::config::{Config, Upstream, UpstreamName};
+use crate::config::{Config, Upstream};
+use crate::route::{behind, has_dot_segment};
 
+/// `/.refshim/<name>`
 const MARK: &str = "/.refshim/";
 const API: &str = "/v2/";
 
@@ -25,7 +28,6 @@ pub struct Selection {
 
 #[derive(Debug)]
 struct Rules {
-    name: UpstreamName,
     mark: Arc<str>,
     hosts: Vec<String>,
     namespaces: Vec<String>,
@@ -70,11 +72,13 @@ impl Selection {
     }
 
     fn by_mark(&self, target: &PathAndQuery) -> Option<Selected> {
-        let (name, _) = target.as_str().strip_prefix(MARK)?.split_once('/')?;
-        let place = self.rules.iter().position(|rules| rules.name.as_str() == name)?;
-        let mark = &self.rules.get(place)?.mark;
-        let rest = target.as_str().strip_prefix(&**mark)?.parse().ok()?;
-        Some(Selected { place, target: Some(rest), mark: Some(Arc::clone(mark)), namespace: None })
+        behind(target.path(), MARK)?;
+        let marked = self.rules.iter().enumerate().filter(|(_, rules)| rules.gives_marks());
+        let (place, rules, rest) = marked
+            .filter_map(|(place, rules)| Some((place, rules, behind(target.as_str(), &rules.mark)?)))
+            .find(|(_, _, rest)| behind(rest, "/").is_some())?;
+        let target = absolute(rest)?;
+        Some(Selected { place, target: Some(target), mark: Some(Arc::clone(&rules.mark)), namespace: None })
     }
 
     fn by_host(&self, host: &str) -> Option<Selected> {
@@ -93,17 +97,19 @@ impl Selection {
         Some(Selected { place, target: None, mark, namespace: Some(namespace.into_owned()) })
     }
 
-    /// By the longest prefix.
+    /// By the longest prefix. A path that leads out of where it stands is under none.
     fn by_prefix(&self, target: &PathAndQuery) -> Option<Selected> {
-        let repository = target.path().strip_prefix(API)?;
-        let is_under =
-            |prefix: &str| repository.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
+        let repository = behind(target.path(), API)?;
+        let is_under = |prefix: &str| under(repository, prefix).is_some();
         let all = self.rules.iter().enumerate();
         let matching = all.flat_map(|(place, rules)| {
             let prefixes = rules.prefixes.iter().filter(|prefix| is_under(prefix));
             prefixes.map(move |prefix| (prefix, place, rules))
         });
         let (prefix, place, rules) = matching.max_by_key(|(prefix, ..)| prefix.len())?;
+        if has_dot_segment(target.path()) {
+            return None;
+        }
         let target = if rules.strip_prefix { Some(without_prefix(target, prefix)?) } else { None };
         Some(Selected { place, target, mark: Some(Arc::clone(&rules.mark)), namespace: None })
     }
@@ -113,7 +119,7 @@ impl Selection {
 /// which an upload is to be mounted (`from=`, distribution-spec, section "Mounting a blob from another
 /// repository") is named without it too.
 fn without_prefix(target: &PathAndQuery, prefix: &str) -> Option<PathAndQuery> {
-    let path = target.path().strip_prefix(API)?.strip_prefix(prefix)?.strip_prefix('/')?;
+    let path = under(behind(target.path(), API)?, prefix)?;
     let starts_upload = path.trim_end_matches('/').ends_with("/blobs/uploads");
     let query = target.query().map(|query| {
         let fields = query.split('&').map(|field| {
@@ -125,6 +131,16 @@ fn without_prefix(target: &PathAndQuery, prefix: &str) -> Option<PathAndQuery> {
     [API, path, query.as_deref().unwrap_or_default()].concat().parse().ok()
 }
 
+/// What a raw path has below a prefix.
+fn under<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    behind(path, prefix).and_then(|rest| behind(rest, "/"))
+}
+
+/// A raw path, whose first slash may be encoded, as the path of a request.
+fn absolute(path: &str) -> Option<PathAndQuery> {
+    ["/", behind(path, "/")?].concat().parse().ok()
+}
+
 /// One field of a query, if it is `from=` with a repository under the prefix, without the prefix.
 fn mounted_from(field: &str, prefix: &str) -> Option<String> {
     let (_, repository) = parse(field.as_bytes()).find(|(key, _)| key == "from")?;
@@ -133,9 +149,13 @@ fn mounted_from(field: &str, prefix: &str) -> Option<String> {
 }
 
 impl Rules {
+    /// Whether a client may have been given a path with the upstream's mark.
+    fn gives_marks(&self) -> bool {
+        !(self.namespaces.is_empty() && self.prefixes.is_empty())
+    }
+
     fn of(upstream: &Upstream) -> Self {
         Self {
-            name: upstream.name.clone(),
             mark: format!("{MARK}{}", upstream.name).into(),
             hosts: upstream.hosts.clone(),
             namespaces: upstream.namespaces.clone(),
@@ -164,6 +184,9 @@ mod tests {
             [upstreams.inner]
             url = "http://inner"
             prefixes = ["hub/inner", "team"]
+            [upstreams.own]
+            url = "http://own"
+            hosts = ["own.example.com"]
         "#;
         std::fs::write(&file, text).unwrap();
         Selection::new(&Config::load(&Given { config: Some(file), ..Given::default() }, []).unwrap())
@@ -206,8 +229,31 @@ mod tests {
         check("any", "/.refshim/hub/v2/a?x=%2F", (1, "/v2/a?x=%2F", HUB, None));
         check("any", "/.refshim/inner/outside", (2, "/outside", INNER, None));
         check("hub.example.com", "/.refshim/inner/", (2, "/", INNER, None));
-        check("any", "/.refshim/default/v2/hub/a", (0, "/v2/hub/a", Some("/.refshim/default"), None));
+        check("any", "/%2Erefshim%2fhu%62%2Fv2/a%2Fb", (1, "/v2/a%2Fb", HUB, None));
+        check("any", "/.refshim/hub/.refshim/inner/", (1, "/.refshim/inner/", HUB, None));
         check("any", "/.refshim/none/v2/", (0, "/.refshim/none/v2/", None, None));
         check("any", "/.refshim/hub", (0, "/.refshim/hub", None, None));
+        check("any", "/.refshim/hub?/", (0, "/.refshim/hub?/", None, None));
+    }
+
+    #[test]
+    fn an_upstream_that_gives_no_marks_is_not_reached_by_one() {
+        for name in ["own", "default"] {
+            let target = format!("/.refshim/{name}/v2/a");
+            check("any", &target, (0, &target, None, None));
+            check("own.example.com", &target, (3, &target, None, None));
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_the_same_in_any_encoding() {
+        check("any", "/%76%32/h%75b%2Flibrary/a", (1, "/v2/library/a", HUB, None));
+        check("any", "/v2/hub/inne%72/a%2Fb", (2, "/v2/hub/inne%72/a%2Fb", INNER, None));
+        check("any", "/v2/hub%252Fa", (0, "/v2/hub%252Fa", None, None));
+        check("any", "/v2/hub;x/a", (0, "/v2/hub;x/a", None, None));
+        check("any", "/v2/hub//a", (1, "/v2//a", HUB, None));
+        for target in ["/v2/hub/../team/a", "/v2/hub/%2e%2E%2fteam/a", "/v2/hub/./a"] {
+            check("any", target, (0, target, None, None));
+        }
     }
 }

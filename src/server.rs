@@ -128,7 +128,7 @@ impl Server {
                 tracing::warn!(upstream = %settings.name, "insecure_skip_verify: whoever answers in place of this \
                     upstream is believed, and gets all credentials");
             }
-            let upstream = Upstream::new(settings, Arc::clone(&metrics));
+            let upstream = Upstream::new(settings, &metrics);
             upstream.map(Arc::new).map_err(|error| StartError::Upstream(settings.name.clone(), error))
         };
         let upstreams = Upstreams {

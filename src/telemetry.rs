@@ -1,23 +1,27 @@
 //! Logs and metrics: how they are set up, and the numbers that refshim counts. Never an
 //! Authorization, a cookie, a token or a body.
 
-use std::fmt;
+mod labels;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 use tracing_subscriber::filter::{EnvFilter, ParseError};
 
-use crate::config::{Log, LogFormat};
+use crate::config::{Log, LogFormat, UpstreamName};
 use crate::index::{State, Statistics};
 use crate::limits::Limit;
 use crate::oci::LinkKind;
 use crate::route::RouteClass;
+
+pub use labels::{LinkOutcome, QueryRefused, Stale, Unrecorded};
 
 const SECONDS: [f64; 14] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];
@@ -36,20 +40,32 @@ pub fn start_logging(log: &Log) -> Result<(), ParseError> {
     Ok(())
 }
 
+/// What is counted of one upstream, or of requests before theirs was known. Cheap to make: all of them count in the
+/// same place.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    upstream: Option<UpstreamName>,
+    upstream_seconds: Histogram,
+    query_seconds: Histogram,
+    all: Arc<All>,
+}
+
 /// Everything that `/metrics` shows.
 #[derive(Debug)]
-pub struct Metrics {
+struct All {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
-    /// From sending a request to the header of the answer.
-    pub upstream_seconds: Histogram,
-    /// From a references query to its answer, the upstream's part included.
-    pub query_seconds: Histogram,
+    upstream_seconds: Seconds,
+    query_seconds: Seconds,
     links: Family<LinkLabels, Counter>,
     unrecorded: Family<UnrecordedLabels, Counter>,
+    queries_refused: Family<QueryRefusedLabels, Counter>,
+    queries_stale: Family<StaleLabels, Counter>,
     refused: Family<LimitLabels, Counter>,
     index: IndexGauges,
 }
+
+type Seconds = Family<UpstreamLabels, Histogram, fn() -> Histogram>;
 
 #[derive(Debug, Default)]
 struct IndexGauges {
@@ -62,51 +78,45 @@ struct IndexGauges {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UpstreamLabels {
+    upstream: UpstreamName,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
+    upstream: Option<UpstreamName>,
     class: RouteClass,
     status: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LinkLabels {
+    upstream: Option<UpstreamName>,
     kind: LinkKind,
     outcome: LinkOutcome,
 }
 
-/// What became of a link that passed in a manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LinkOutcome {
-    /// The upstream took the manifest, the link is listed.
-    Recorded,
-    /// The upstream's answer is not known; the next query asks again.
-    Pending,
-    /// The upstream refused the manifest.
-    Refused,
-    /// It was read from a manifest that was pulled.
-    Learnt,
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UnrecordedLabels {
+    upstream: Option<UpstreamName>,
+    reason: Unrecorded,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct UnrecordedLabels {
-    reason: Unrecorded,
+struct QueryRefusedLabels {
+    upstream: UpstreamName,
+    reason: QueryRefused,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StaleLabels {
+    upstream: UpstreamName,
+    reason: Stale,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LimitLabels {
     limit: Limit,
-}
-
-/// Why links were left out of the index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Unrecorded {
-    /// The manifest is longer than the limit; how many links it has is not known.
-    TooLong,
-    /// A link in it is malformed, or the whole manifest unreadable.
-    Malformed,
-    /// Its links and its descriptor together are too much.
-    TooMany,
-    /// Its repository has as many referrers as one may have.
-    RepositoryFull,
 }
 
 impl Default for Metrics {
@@ -115,68 +125,125 @@ impl Default for Metrics {
     }
 }
 
+impl All {
+    fn new() -> Self {
+        let mut registry = Registry::with_prefix("refshim");
+        let all = &mut registry;
+        Self {
+            requests: registered(all, "requests", "Requests by upstream, class of route, and status"),
+            upstream_seconds: seconds(all, "upstream_seconds", "Time until the upstream's answer begins"),
+            query_seconds: seconds(all, "query_seconds", "Time to answer a references query"),
+            links: registered(all, "links", "Links that passed in manifests"),
+            unrecorded: registered(all, "unrecorded", "Links, or manifests, left out of the index"),
+            queries_refused: registered(all, "queries_refused", "Queries that were answered with an error"),
+            queries_stale: registered(
+                all,
+                "queries_stale",
+                "Queries that were answered from what the registry said earlier",
+            ),
+            refused: registered(all, "refused", "Requests, or connections, over a limit"),
+            index: IndexGauges::new(all),
+            registry,
+        }
+    }
+}
+
+/// A metric with its own place in the registry.
+fn registered<M: Clone + Default + Metric>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn seconds(registry: &mut Registry, name: &str, help: &str) -> Seconds {
+    let seconds = Seconds::new_with_constructor(|| Histogram::new(SECONDS));
+    registry.register(name, help, seconds.clone());
+    seconds
+}
+
+impl IndexGauges {
+    fn new(registry: &mut Registry) -> Self {
+        Self {
+            referrers: registered(registry, "index_referrers", "Referrers in the index"),
+            links: registered(registry, "index_links", "Links in the index"),
+            pending: registered(
+                registry,
+                "index_pending",
+                "Referrers in the index that the registry has to be asked for when they are listed",
+            ),
+            journal_bytes: registered(registry, "index_journal_bytes", "Size of the journal"),
+            commits: registered(registry, "index_commits", "Group commits since the start"),
+            ready: registered(registry, "index_ready", "Whether queries are answered"),
+        }
+    }
+}
+
 impl Metrics {
     /// All counts at zero.
     #[must_use]
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("refshim");
-        let requests = Family::default();
-        registry.register("requests", "Requests by class of route and status", requests.clone());
-        let upstream_seconds = Histogram::new(SECONDS);
-        registry.register(
-            "upstream_seconds",
-            "Time until the upstream's answer begins",
-            upstream_seconds.clone(),
-        );
-        let query_seconds = Histogram::new(SECONDS);
-        registry.register("query_seconds", "Time to answer a references query", query_seconds.clone());
-        let links = Family::default();
-        registry.register("links", "Links that passed in manifests", links.clone());
-        let unrecorded = Family::default();
-        registry.register("unrecorded", "Links, or manifests, left out of the index", unrecorded.clone());
-        let refused = Family::default();
-        registry.register("refused", "Requests, or connections, over a limit", refused.clone());
-        let index = IndexGauges::default();
-        for (name, help, gauge) in [
-            ("index_referrers", "Referrers in the index", &index.referrers),
-            ("index_links", "Links in the index", &index.links),
-            (
-                "index_pending",
-                "Referrers in the index that the registry has to be asked for when they are listed",
-                &index.pending,
-            ),
-            ("index_journal_bytes", "Size of the journal", &index.journal_bytes),
-            ("index_commits", "Group commits since the start", &index.commits),
-            ("index_ready", "Whether queries are answered", &index.ready),
-        ] {
-            registry.register(name, help, gauge.clone());
-        }
-        Self { registry, requests, upstream_seconds, query_seconds, links, unrecorded, refused, index }
+        Self::counting(Arc::new(All::new()), None)
+    }
+
+    /// Counts for this upstream, in the same place.
+    #[must_use]
+    pub fn of_upstream(&self, upstream: &UpstreamName) -> Self {
+        Self::counting(Arc::clone(&self.all), Some(upstream.clone()))
+    }
+
+    fn counting(all: Arc<All>, upstream: Option<UpstreamName>) -> Self {
+        // Looked up once: both are counted with each request.
+        let seconds = |all: &Seconds| match &upstream {
+            Some(upstream) => all.get_or_create_owned(&UpstreamLabels { upstream: upstream.clone() }),
+            None => Histogram::new(SECONDS),
+        };
+        let (upstream_seconds, query_seconds) = (seconds(&all.upstream_seconds), seconds(&all.query_seconds));
+        Self { upstream, upstream_seconds, query_seconds, all }
     }
 
     /// Counts an answered request.
     pub fn request(&self, class: RouteClass, status: StatusCode) {
-        self.requests.get_or_create(&RequestLabels { class, status: status.as_u16() }).inc();
+        let labels = RequestLabels { upstream: self.upstream.clone(), class, status: status.as_u16() };
+        self.all.requests.get_or_create(&labels).inc();
     }
 
     /// Counts what became of links.
     pub fn links(&self, kinds: impl IntoIterator<Item = LinkKind>, outcome: LinkOutcome) {
         for kind in kinds {
-            self.links.get_or_create(&LinkLabels { kind, outcome }).inc();
+            let labels = LinkLabels { upstream: self.upstream.clone(), kind, outcome };
+            self.all.links.get_or_create(&labels).inc();
         }
     }
 
     /// Counts links, or a manifest, left out of the index.
     pub fn unrecorded(&self, reason: Unrecorded, count: usize) {
-        self.unrecorded.get_or_create(&UnrecordedLabels { reason }).inc_by(count as u64);
+        let labels = UnrecordedLabels { upstream: self.upstream.clone(), reason };
+        self.all.unrecorded.get_or_create(&labels).inc_by(count as u64);
+    }
+
+    /// Counts a query to this upstream that was answered with an error.
+    pub fn query_refused(&self, upstream: &UpstreamName, reason: QueryRefused) {
+        let labels = QueryRefusedLabels { upstream: upstream.clone(), reason };
+        self.all.queries_refused.get_or_create(&labels).inc();
+    }
+
+    /// Counts a query to this upstream that was answered from an earlier merge.
+    pub fn query_stale(&self, upstream: &UpstreamName, reason: Stale) {
+        let labels = StaleLabels { upstream: upstream.clone(), reason };
+        self.all.queries_stale.get_or_create(&labels).inc();
     }
 
     /// Counts what was refused because of a limit.
     pub fn refused(&self, limit: Limit) {
-        self.refused.get_or_create(&LimitLabels { limit }).inc();
+        self.all.refused.get_or_create(&LimitLabels { limit }).inc();
     }
 
-    /// Adds up the time of a query.
+    /// Adds up the time from sending a request to the head of the upstream's answer.
+    pub fn upstream_answered(&self, took: Duration) {
+        self.upstream_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Adds up the time from a query to its answer, the upstream's part included.
     pub fn query(&self, took: Duration) {
         self.query_seconds.observe(took.as_secs_f64());
     }
@@ -184,64 +251,17 @@ impl Metrics {
     /// The text that Prometheus reads, with the index as it is now.
     #[must_use]
     pub fn render(&self, index: &Statistics, state: &State) -> String {
+        let gauges = &self.all.index;
         let set = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        set(&self.index.referrers, index.referrers);
-        set(&self.index.links, index.links);
-        set(&self.index.pending, index.pending);
-        set(&self.index.journal_bytes, index.journal_bytes);
-        set(&self.index.commits, index.commits);
-        set(&self.index.ready, u64::from(matches!(state, State::Ready)));
+        set(&gauges.referrers, index.referrers);
+        set(&gauges.links, index.links);
+        set(&gauges.pending, index.pending);
+        set(&gauges.journal_bytes, index.journal_bytes);
+        set(&gauges.commits, index.commits);
+        set(&gauges.ready, u64::from(matches!(state, State::Ready)));
         let mut text = String::new();
         // Writing to a String cannot fail.
-        let _written = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        let _written = prometheus_client::encoding::text::encode(&mut text, &self.all.registry);
         text
-    }
-}
-
-impl EncodeLabelValue for RouteClass {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        self.as_str().encode(encoder)
-    }
-}
-
-impl EncodeLabelValue for LinkKind {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        self.as_str().encode(encoder)
-    }
-}
-
-impl EncodeLabelValue for LinkOutcome {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        let outcome = match self {
-            Self::Recorded => "recorded",
-            Self::Pending => "pending",
-            Self::Refused => "refused",
-            Self::Learnt => "learnt",
-        };
-        outcome.encode(encoder)
-    }
-}
-
-impl EncodeLabelValue for Limit {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        let limit = match self {
-            Self::Connections => "connections",
-            Self::RequestsPerClient => "requests_per_client",
-            Self::ManifestBytes => "manifest_bytes",
-            Self::Questions => "questions",
-        };
-        limit.encode(encoder)
-    }
-}
-
-impl EncodeLabelValue for Unrecorded {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        let reason = match self {
-            Self::TooLong => "too_long",
-            Self::Malformed => "malformed",
-            Self::TooMany => "too_many",
-            Self::RepositoryFull => "repository_full",
-        };
-        reason.encode(encoder)
     }
 }

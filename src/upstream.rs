@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::body::{Body, BodyError, Progress};
 use crate::config::{self, Http2, RegistryUrl};
 use crate::oci::{Digest, RepositoryName, TagOrDigest};
+use crate::route::is_api;
 use crate::telemetry::Metrics;
 use crate::tls::{Connector, Protocols, Reload as _, TlsError};
 
@@ -51,7 +52,7 @@ pub struct Upstream {
     rewrites_realm: bool,
     silence_limit: Duration,
     body_idle: Duration,
-    metrics: Arc<Metrics>,
+    metrics: Metrics,
     started: Instant,
     /// Milliseconds from `started` to the latest answer, plus one; zero before the first.
     answered: AtomicU64,
@@ -101,7 +102,7 @@ impl Upstream {
     ///
     /// # Errors
     /// TLS towards it cannot be set up.
-    pub fn new(settings: &config::Upstream, metrics: Arc<Metrics>) -> Result<Self, TlsError> {
+    pub fn new(settings: &config::Upstream, metrics: &Metrics) -> Result<Self, TlsError> {
         let protocols = match settings.http2 {
             Http2::Never => Protocols::Http1,
             Http2::Auto => Protocols::Either,
@@ -129,7 +130,7 @@ impl Upstream {
             rewrites_realm: settings.rewrite_realm,
             silence_limit: settings.timeouts.response,
             body_idle: settings.timeouts.body_idle,
-            metrics,
+            metrics: metrics.of_upstream(&settings.name),
             started: Instant::now(),
             answered: AtomicU64::new(0),
         })
@@ -239,7 +240,7 @@ impl Upstream {
         match answer {
             Ok(response) => {
                 let now = Instant::now();
-                self.metrics.upstream_seconds.observe((now - began).as_secs_f64());
+                self.metrics.upstream_answered(now - began);
                 let millis = u64::try_from((now - self.started).as_millis()).unwrap_or(0);
                 self.answered.store(millis + 1, Ordering::Relaxed);
                 Ok(response)
@@ -288,12 +289,6 @@ fn pool(timeouts: &config::Timeouts, connector: Connector, protocols: Protocols)
         .http2_keep_alive_interval(timeouts.pool_idle)
         .http2_keep_alive_timeout(timeouts.body_idle);
     builder.build(connector)
-}
-
-/// Whether a path is one of the registry's API, which is what stands below an upstream's base path.
-#[must_use]
-pub fn is_api(path: &str) -> bool {
-    path.strip_prefix("/v2").is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
 }
 
 /// More than any client sends, and than either side of the proxy refuses.

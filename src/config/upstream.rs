@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
@@ -67,9 +68,9 @@ pub enum Http2 {
     Always,
 }
 
-/// A lower-case letter, then lower-case letters and digits, as it must fit a variable's name.
+/// A lower-case letter, then lower-case letters and digits, as it must fit a variable's name. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct UpstreamName(Box<str>);
+pub struct UpstreamName(Arc<str>);
 
 /// The text does not follow the grammar of upstream names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

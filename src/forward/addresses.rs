@@ -7,7 +7,8 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::origin::Origin;
-use crate::upstream::{Upstream, is_api};
+use crate::route::is_api;
+use crate::upstream::Upstream;
 
 /// Makes an answer's addresses lead back the way the request came.
 pub(super) fn lead_back(headers: &mut HeaderMap, upstream: &Upstream, origin: &Origin) {

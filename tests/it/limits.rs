@@ -179,5 +179,7 @@ async fn a_repository_that_is_full_takes_pushes_without_their_links_and_says_so(
         client.push(repository, &third).await;
         assert!(client.referrers(repository, &image.digest, "").await.contains(&third.digest));
     }
-    assert!(metric(&refshim, r#"refshim_unrecorded_total{reason="repository_full"} 2"#).await);
+    assert!(
+        metric(&refshim, r#"refshim_unrecorded_total{upstream="default",reason="repository_full"} 2"#).await
+    );
 }

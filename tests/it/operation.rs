@@ -45,15 +45,15 @@ async fn metrics_count_requests_and_links() {
     client.referrers("a", &image.digest, "").await;
     let metrics = Client::new(refshim.admin).text("/metrics").await;
     for line in [
-        r#"refshim_requests_total{class="manifests",status="201"} 2"#,
-        r#"refshim_requests_total{class="manifests",status="400"} 1"#,
-        r#"refshim_requests_total{class="references",status="200"} 1"#,
-        r#"refshim_links_total{kind="reference",outcome="recorded"} 1"#,
-        r#"refshim_links_total{kind="reference",outcome="refused"} 1"#,
+        r#"refshim_requests_total{upstream="default",class="manifests",status="201"} 2"#,
+        r#"refshim_requests_total{upstream="default",class="manifests",status="400"} 1"#,
+        r#"refshim_requests_total{upstream="default",class="references",status="200"} 1"#,
+        r#"refshim_links_total{upstream="default",kind="reference",outcome="recorded"} 1"#,
+        r#"refshim_links_total{upstream="default",kind="reference",outcome="refused"} 1"#,
         "refshim_index_referrers 1",
         "refshim_index_links 1",
         "refshim_index_pending 0",
-        "refshim_query_seconds_count 1",
+        r#"refshim_query_seconds_count{upstream="default"} 1"#,
     ] {
         assert!(metrics.contains(line), "no {line} in\n{metrics}");
     }

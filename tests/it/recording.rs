@@ -157,7 +157,8 @@ async fn what_is_malformed_passes_unchanged_and_is_not_recorded() {
     assert!(refshim.logged("not a JSON object"));
     let metrics = Client::new(refshim.admin).text("/metrics").await;
     assert!(metrics.contains("refshim_index_referrers 0"));
-    let refused = format!("refshim_unrecorded_total{{reason=\"malformed\"}} {}", bodies.len());
+    let refused =
+        format!("refshim_unrecorded_total{{upstream=\"default\",reason=\"malformed\"}} {}", bodies.len());
     assert!(metrics.contains(&refused), "{metrics}");
 }
 
@@ -199,7 +200,10 @@ async fn a_manifest_over_the_limit_passes_unrecorded_and_is_counted() {
     client.push("a", &at_limit).await;
     assert_eq!(client.referrers("a", &image.digest, "").await, [at_limit.digest]);
     let metrics = Client::new(refshim.admin).text("/metrics").await;
-    assert!(metrics.contains(r#"refshim_unrecorded_total{reason="too_long"} 1"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"refshim_unrecorded_total{upstream="default",reason="too_long"} 1"#),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]

@@ -1,0 +1,91 @@
+//! How a path is read: each percent-encoding undone, once. What is taken off a path, or put in front of it,
+//! goes by the same reading as the route; otherwise a request could be recorded as one thing and sent as another.
+
+/// What a raw path has behind `prefix`, as it stands there, if it begins with that in any encoding.
+#[must_use]
+pub fn behind<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    let mut rest = path;
+    for expected in prefix.bytes() {
+        let (byte, behind) = first_byte(rest)?;
+        if byte != expected {
+            return None;
+        }
+        rest = behind;
+    }
+    Some(rest)
+}
+
+/// A raw path's first byte, and what comes behind it.
+fn first_byte(path: &str) -> Option<(u8, &str)> {
+    if let [b'%', high, low, ..] = path.as_bytes()
+        && let (Some(high), Some(low)) = (hex(*high), hex(*low))
+    {
+        return Some((high << 4 | low, path.get(3..)?));
+    }
+    Some((*path.as_bytes().first()?, path.get(1..)?))
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+/// Whether a raw path is one of the registry's API, which is what stands below an upstream's base path.
+#[must_use]
+pub fn is_api(path: &str) -> bool {
+    behind(path, "/v2")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('?') || behind(rest, "/").is_some())
+}
+
+/// Whether a segment of a raw path means another place than where it stands (RFC 3986, section 5.2.4).
+#[must_use]
+pub fn has_dot_segment(path: &str) -> bool {
+    let is_dots = |segment: &[u8]| matches!(segment, b"." | b"..");
+    if path.contains('%') {
+        let decoded: Vec<u8> = percent_encoding::percent_decode_str(path).collect();
+        return decoded.split(|byte| *byte == b'/').any(is_dots);
+    }
+    path.split('/').any(|segment| is_dots(segment.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_found_in_any_encoding_and_undone_once() {
+        for (path, prefix, expected) in [
+            ("/v2/a", "/v2/", Some("a")),
+            ("/%76%32/a%2Fb", "/v2/", Some("a%2Fb")),
+            ("%2fv2%2Fa", "/v2/", Some("a")),
+            ("/v2", "/v2/", None),
+            ("/%2576", "/v", None),
+            ("/%2576", "/%7", Some("6")),
+            ("/%zz", "/%z", Some("z")),
+            ("/%7", "/%", Some("7")),
+            ("/\u{e9}", "/", Some("\u{e9}")),
+            ("/x", "", Some("/x")),
+        ] {
+            assert_eq!(behind(path, prefix), expected, "{path} {prefix}");
+        }
+    }
+
+    #[test]
+    fn the_api_is_recognised_in_any_encoding() {
+        for path in ["/v2", "/v2/", "/v2?n=1", "/v2/a", "/%762", "/v2%2Fa", "%2Fv%32/"] {
+            assert!(is_api(path), "{path}");
+        }
+        for path in ["/", "/v2x", "/v2;x", "//v2/", "/v2%3Fx", "/x/v2/", "/%2576%32/", "*"] {
+            assert!(!is_api(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn dot_segments_are_seen_in_any_encoding() {
+        for path in ["/v2/../a", "/.", "/a/%2e%2E/b", "/a%2f..%2fb", "/a/.%2e"] {
+            assert!(has_dot_segment(path), "{path}");
+        }
+        for path in ["/", "/a/...", "/a..b/.c", "/%252e%252e/"] {
+            assert!(!has_dot_segment(path), "{path}");
+        }
+    }
+}
