@@ -17,6 +17,7 @@ use std::time::Duration;
 mod command;
 mod committer;
 mod compaction;
+mod decision;
 mod draft;
 mod error;
 #[cfg(any(test, fuzzing))]
@@ -29,6 +30,7 @@ mod local;
 pub mod maintenance;
 mod opening;
 mod record;
+mod retry;
 mod shared;
 mod sled;
 mod watches;
@@ -56,6 +58,10 @@ pub struct Settings {
     pub compact_bytes: u64,
     /// How many referrers one repository may have, about.
     pub repository_referrers: u64,
+    /// How long one look-up or write may take, waiting included.
+    pub timeout: Duration,
+    /// How long the upstream must have answered nothing but 404 for a referrer before it is forgotten.
+    pub forget_after: Duration,
 }
 
 /// What links are scoped to: a repository of one upstream.
@@ -100,7 +106,7 @@ pub struct InvalidOrder;
 
 /// Which state of a referrer somebody saw; every record of it makes a new one. Lets what was decided on
 /// what was seen come too late.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u64);
 
 /// One referrer of a subject, as a query finds it.
@@ -149,6 +155,9 @@ pub enum State {
     Opening,
     /// Yes.
     Ready,
+    /// No: sled failed for this reason, and is being built anew from the journal, again and again if that fails
+    /// too. The index can be written.
+    Rebuilding(String),
     /// No, for this reason, until somebody sees to it.
     Damaged(String),
     /// No, the index was closed.
@@ -160,7 +169,7 @@ pub enum State {
 pub enum Removed {
     /// The referrer is gone.
     Gone,
-    /// It is pending now: it may have been PUT again since it was seen.
+    /// It is pending: it may have been PUT again since it was seen, or has not been absent for long enough.
     Doubted,
     /// It was not known.
     Unknown,
@@ -194,12 +203,14 @@ pub struct Index {
     engine: Arc<Local>,
 }
 
-/// A PUT whose links are recorded as pending. Dropped, its outcome is unknown: they stay pending.
+/// A PUT that was recorded before its manifest goes upstream. Dropped, its outcome is unknown: the referrer
+/// becomes pending, so that the upstream is asked for it before it is listed.
 #[derive(Debug)]
 #[must_use = "dropped, the outcome of the PUT is unknown"]
 pub struct PutInFlight {
     engine: Arc<Local>,
-    put: Put,
+    /// None once its outcome is told.
+    put: Option<Put>,
 }
 
 /// Begun before the upstream is asked for what is to be learnt, so that nothing deleted in between is
@@ -253,21 +264,30 @@ impl Index {
         self.engine.state()
     }
 
-    /// Waits until the index is no longer [`State::Opening`].
+    /// Waits until the index is neither [`State::Opening`] nor [`State::Rebuilding`].
     pub async fn opened(&self) {
         self.engine.opened().await;
     }
 
-    /// Why nothing can be recorded any more, if that is so.
+    /// Why nothing can be recorded, if that is so. Writing is resumed as soon as the disk takes it, unless the
+    /// journal is damaged or its thread ended; then this says what to do.
     #[must_use]
     pub fn write_failure(&self) -> Option<String> {
         self.engine.write_failure()
     }
 
-    /// Records a referrer as pending, before its manifest goes upstream.
+    /// How often the index has failed so far: what was found of its health before counts only as long as this
+    /// stays the same.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.engine.failures()
+    }
+
+    /// Records a PUT before its manifest goes upstream. An unknown referrer becomes pending. A confirmed one stays
+    /// as it is but for its version: whoever PUTs may have no right to.
     pub async fn begin(&self, repository: Repository, referrer: Referrer) -> Result<PutInFlight, WriteError> {
         let put = self.engine.begin(repository, referrer).await?;
-        Ok(PutInFlight { engine: Arc::clone(&self.engine), put })
+        Ok(PutInFlight { engine: Arc::clone(&self.engine), put: Some(put) })
     }
 
     /// The state in which a referrer is, for [`Index::remove`].
@@ -289,7 +309,37 @@ impl Index {
         self.engine.settle_present(key(repository, referrer), seen).await
     }
 
-    /// Removes a referrer that the upstream does not have, if it is as it was `seen` and is not being PUT;
+    /// The upstream serves the referrer like `found`, as read from its bytes. If it is as it was `seen`, it is
+    /// confirmed, and what its bytes say takes the place of what was said of them before; links that tags or other
+    /// manifests tell of stay. Else nothing changes.
+    pub async fn settle(
+        &self,
+        repository: Repository,
+        seen: Version,
+        found: Referrer,
+    ) -> Result<(), WriteError> {
+        self.engine.settle(repository, seen, found).await
+    }
+
+    /// The upstream answered 404 for the referrer to somebody who was shown to be able to read the repository.
+    /// If it is as it was `seen` and is not being PUT, it is pending from the first such answer on, and removed
+    /// once there was no other for [`Settings::forget_after`]; else it becomes pending.
+    pub async fn absent(
+        &self,
+        repository: Repository,
+        referrer: Digest,
+        seen: Version,
+    ) -> Result<Removed, WriteError> {
+        self.engine.absent(key(repository, referrer), seen).await
+    }
+
+    /// Some client was answered 404 for the referrer, which says little: it becomes pending. If it is that
+    /// already, or is not known, this costs a look-up.
+    pub async fn doubt(&self, repository: Repository, referrer: Digest) -> Result<(), WriteError> {
+        self.engine.doubt(key(repository, referrer)).await
+    }
+
+    /// Removes a referrer that the upstream has deleted, if it is as it was `seen` and is not being PUT;
     /// else makes it pending.
     pub async fn remove(
         &self,
@@ -356,13 +406,24 @@ impl Index {
 
 impl PutInFlight {
     /// The upstream took the manifest.
-    pub async fn confirm(self) -> Result<(), WriteError> {
-        self.engine.confirm(self.put).await
+    pub async fn confirm(mut self) -> Result<(), WriteError> {
+        let Some(put) = self.put.take() else { return Ok(()) };
+        self.engine.confirm(put).await
     }
 
     /// The upstream refused the manifest.
-    pub async fn refuse(self) -> Result<(), WriteError> {
-        self.engine.refuse(self.put).await
+    pub async fn refuse(mut self) -> Result<(), WriteError> {
+        let Some(put) = self.put.take() else { return Ok(()) };
+        self.engine.refuse(put).await
+    }
+}
+
+impl Drop for PutInFlight {
+    fn drop(&mut self) {
+        // Its mark asks for a doubt, which the committer writes.
+        if self.put.take().is_some() {
+            self.engine.wake();
+        }
     }
 }
 

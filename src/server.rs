@@ -143,6 +143,8 @@ impl Server {
             segment_bytes: config.index.segment_bytes,
             compact_bytes: config.index.compact_bytes,
             repository_referrers: config.limits.repository_referrers as u64,
+            timeout: config.timeouts.index,
+            forget_after: config.index.forget_after,
         })?;
         let tasks = TaskTracker::new();
         let app = App::new(config, &upstreams, &index, Arc::clone(&metrics), tasks.clone());

@@ -1,34 +1,34 @@
 //! The one thread that writes: takes what waits, makes records of it, appends them as one frame, syncs
 //! once, applies them to sled, and only then answers everybody.
 
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
-use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use super::command::{Command, Put, Reply, Write};
-use super::compaction::{Compacting, Compaction, CompactionError};
-use super::draft::{Draft, Found};
+use super::command::{Command, Write};
+use super::compaction::Compactor;
+use super::decision::Decisions;
+use super::draft::Draft;
 use super::journal::Journal;
 use super::journal::files::Snapshot;
 use super::journal::header::Header;
-use super::learnt;
-use super::opening::replay;
-use super::record::{Record, Recorded, ReferrerKey};
+use super::opening::{Opener, OpeningError, replay};
+use super::retry::Retry;
 use super::shared::Shared;
-use super::sled::Store;
-use super::{Order, Referrer, Removed, Repository, Statistics, Version, WriteError};
-use crate::oci::Link;
+use super::sled::{Store, guarded};
+use super::{Order, ReadError, Statistics, WriteError};
 
 /// How many bytes of what waits go into one frame, about.
 const BATCH_BYTES: usize = 4 << 20;
+/// What is due is looked at this often at most.
+const BREATH: Duration = Duration::from_millis(20);
 
 /// What is said if the thread does not end as it should.
-pub(crate) const PANICKED: &str = "the thread that writes the index panicked";
-
-/// Sends one caller the answer.
-type Answer = Box<dyn FnOnce(Result<(), WriteError>)>;
+pub(crate) const PANICKED: &str = "the thread that writes the index panicked: restart refshim";
 
 /// The thread's state.
 #[derive(Debug)]
@@ -38,11 +38,15 @@ pub(crate) struct Committer {
     commands: mpsc::Receiver<Command>,
     /// None while sled is being opened, and when it failed.
     store: Option<Arc<Store>>,
-    last_order: Order,
-    compact_bytes: u64,
-    compaction: Option<Compacting>,
-    /// No compaction before the segments are this long; set when one failed.
-    compact_from: u64,
+    decisions: Decisions,
+    compactor: Compactor,
+    /// None in tests, which open sled themselves.
+    opener: Option<Opener>,
+    opening: Option<JoinHandle<()>>,
+    /// When sled, which failed, is opened again.
+    reopening: Retry,
+    /// When the journal, a write of which failed, is written again.
+    resuming: Retry,
 }
 
 impl Committer {
@@ -51,37 +55,71 @@ impl Committer {
         journal: Journal,
         commands: mpsc::Receiver<Command>,
         compact_bytes: u64,
+        forget_after: Duration,
     ) -> Self {
         let last_order = Order(journal.last_order());
         shared.set_journal_end(journal.end());
         Self {
+            decisions: Decisions::new(Arc::clone(&shared), last_order, forget_after),
             shared,
             journal,
             commands,
             store: None,
-            last_order,
-            compact_bytes,
-            compaction: None,
-            compact_from: 0,
+            compactor: Compactor::new(compact_bytes),
+            opener: None,
+            opening: None,
+            reopening: Retry::new(),
+            resuming: Retry::new(),
         }
+    }
+
+    /// Opens sled with this, and again whenever it fails.
+    pub(crate) fn opening_with(mut self, opener: Opener) -> Self {
+        self.opener = Some(opener);
+        self
     }
 
     /// Runs until the index is closed or nobody holds it any more.
     pub(crate) fn run(mut self) {
+        // Waits with a limit are all that it is for; without it, what failed is tried again with the next write.
+        let timer = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let timer = timer.inspect_err(|error| tracing::warn!(%error, "the index has no timer")).ok();
         self.note_statistics(0);
-        while let Some(first) = self.commands.blocking_recv() {
+        self.open_store(false);
+        while let Some(first) = self.next_command(timer.as_ref()) {
             let (writes, other) = self.drain(first);
-            if !writes.is_empty() {
+            if !writes.is_empty() || self.has_doubts() {
                 self.commit(writes);
             }
             match other {
                 Some(Command::Opened(store)) => self.take_over(store),
+                Some(Command::NotOpened(error)) => self.not_opened(&error),
+                Some(Command::Failed(store)) => self.store_failed(&store),
                 Some(Command::Close) => break,
-                Some(Command::Write(_)) | None => {}
+                Some(Command::Write(_) | Command::Wake) | None => {}
             }
+            self.try_again();
             self.compact_if_due();
         }
         self.finish();
+    }
+
+    /// Waits for a command, or for something to be due.
+    fn next_command(&mut self, timer: Option<&Runtime>) -> Option<Command> {
+        if self.has_doubts() {
+            return Some(self.commands.try_recv().unwrap_or(Command::Wake));
+        }
+        let due = [self.reopening.due(), self.resuming.due()].into_iter().flatten().min();
+        let (Some(due), Some(timer)) = (due, timer) else { return self.commands.blocking_recv() };
+        let wait = due.saturating_duration_since(Instant::now()).max(BREATH);
+        let commands = &mut self.commands;
+        let next = timer.block_on(async { tokio::time::timeout(wait, commands.recv()).await });
+        next.unwrap_or(Some(Command::Wake))
+    }
+
+    /// Whether there are doubts that can be written now.
+    fn has_doubts(&self) -> bool {
+        self.store.is_some() && self.shared.writable().is_ok() && self.shared.in_flight.has_doubts()
     }
 
     /// What waits, up to a command that is no write.
@@ -91,11 +129,17 @@ impl Committer {
         let mut next = Some(first);
         while let Some(command) = next {
             match command {
-                Command::Write(write) => {
-                    bytes += write.size();
-                    writes.push(*write);
+                // Nobody waits for it any more, and nothing was done on the strength of it.
+                Command::Write(queued) if queued.write.is_abandoned() => {}
+                Command::Write(queued) => {
+                    bytes += queued.write.size();
+                    writes.push(queued.write);
                 }
-                other @ (Command::Opened(_) | Command::Close) => return (writes, Some(other)),
+                Command::Wake => {}
+                other @ (Command::Opened(_)
+                | Command::NotOpened(_)
+                | Command::Failed(_)
+                | Command::Close) => return (writes, Some(other)),
             }
             next = if bytes < BATCH_BYTES { self.commands.try_recv().ok() } else { None };
         }
@@ -103,137 +147,137 @@ impl Committer {
     }
 
     fn commit(&mut self, writes: Vec<Write>) {
-        if self.journal.is_full() && self.shared.write_failure().is_none() {
+        if self.journal.is_full() && self.shared.writable().is_ok() {
             self.roll();
         }
         let mut draft = Draft::new(self.journal.end(), self.store.clone());
+        let doubts = if self.has_doubts() { self.shared.in_flight.take_doubts() } else { Default::default() };
+        for key in &doubts {
+            self.decisions.doubt(key.clone(), &mut draft);
+        }
         let mut must_write = false;
         let mut answers = Vec::with_capacity(writes.len());
         // After a failure the answers are the same, and what the commands hold is let go.
         for write in writes {
             must_write |= matches!(write, Write::Probe { .. });
-            answers.push(self.decide(write, &mut draft));
+            answers.push(self.decisions.decide(write, &mut draft));
         }
         let outcome = if must_write || !draft.is_empty() { self.write(draft) } else { Ok(()) };
-        let outcome = outcome.and_then(|()| self.writable());
+        let outcome = outcome.and_then(|()| self.shared.writable());
+        if outcome.is_err() {
+            doubts.into_iter().for_each(|key| self.shared.in_flight.doubt_later(key));
+        }
         for answer in answers {
-            answer(outcome.clone());
+            answer(outcome);
         }
-    }
-
-    fn writable(&self) -> Result<(), WriteError> {
-        self.shared.write_failure().map_or(Ok(()), |reason| Err(WriteError::Failed(reason.to_owned())))
-    }
-
-    /// Adds to the draft what a command asks for; gives what answers it.
-    fn decide(&mut self, write: Write, draft: &mut Draft) -> Answer {
-        match write {
-            Write::Begin { repository, referrer, reply } => {
-                let put = self.begin(repository, referrer, draft);
-                answer(reply, put)
-            }
-            Write::Confirm { put, reply } => {
-                confirm(put, draft);
-                answer(reply, ())
-            }
-            Write::Refuse { put, reply } => {
-                refuse(put, draft);
-                answer(reply, ())
-            }
-            Write::SettlePresent { key, seen, reply } => {
-                // What cannot be compared stays pending, and the next query asks again.
-                if matches!(draft.find(&key), Found::Known(known) if known.pending && known.version == seen) {
-                    draft.push(Record::Confirmed(key));
-                }
-                answer(reply, ())
-            }
-            Write::Remove { key, seen, reply } => {
-                let removed = self.remove(key, seen, draft);
-                answer(reply, removed)
-            }
-            Write::Learn { watch, learnt, reply } => {
-                learnt::record(&watch, learnt, draft, || self.next_order());
-                answer(reply, ())
-            }
-            Write::Probe { reply } => answer(reply, ()),
-        }
-    }
-
-    /// Records the referrer even if it is known: that makes a new version, so that a removal that was
-    /// decided before this PUT comes too late. What only the tag says that it goes to is recorded with the
-    /// upstream's yes: whether the upstream has the manifest does not tell whether it took that tag.
-    fn begin(&mut self, repository: Repository, referrer: Referrer, draft: &mut Draft) -> Put {
-        let key = ReferrerKey { repository, digest: referrer.digest.clone() };
-        let links = referrer.links.iter().filter(|link| link.kind.is_in_the_bytes());
-        let links: Vec<Link> = links.cloned().collect();
-        let (order, is_known, is_unknown) = match draft.find(&key) {
-            Found::Known(known) => (known.order, true, false),
-            Found::Unknown => (self.next_order(), false, true),
-            Found::Unseen => (self.next_order(), false, false),
-        };
-        let is_recorded = is_known || !links.is_empty();
-        if is_recorded {
-            draft.push(recorded(&key, &referrer, links, order, true));
-        }
-        Put { mark: self.shared.in_flight.begin(key, is_unknown && is_recorded), referrer, order }
-    }
-
-    fn remove(&self, key: ReferrerKey, seen: Version, draft: &mut Draft) -> Removed {
-        self.shared.watches.disturb(&key.repository);
-        let in_flight = self.shared.in_flight.doubt(&key);
-        let stale = match draft.find(&key) {
-            Found::Unknown => return Removed::Unknown,
-            Found::Known(known) => known.version != seen,
-            Found::Unseen => true,
-        };
-        if !stale && !in_flight {
-            draft.push(Record::Removed(key));
-            return Removed::Gone;
-        }
-        // Even if it is pending: the new version keeps it so when a query has just been told that it is there.
-        draft.push(Record::Doubted(key));
-        Removed::Doubted
-    }
-
-    fn next_order(&mut self) -> Order {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
-        self.last_order = Order(now.max(self.last_order.0.saturating_add(1)));
-        self.last_order
     }
 
     fn roll(&mut self) -> Option<Header> {
         let rolled = self.journal.roll();
         self.shared.set_journal_end(self.journal.end());
         let failed = |error| format!("a new segment of the journal cannot be begun: {error}");
-        rolled.map_err(|error| self.shared.fail_writes(failed(error))).ok()
+        rolled.map_err(|error| self.fail_writes(failed(error))).ok()
     }
 
     fn write(&mut self, draft: Draft) -> Result<(), WriteError> {
-        self.writable()?;
+        self.shared.writable()?;
         let records = draft.records();
         let written = draft
             .payload()
             .map_err(std::io::Error::other)
-            .and_then(|payload| self.journal.append(payload, self.last_order.0));
+            .and_then(|payload| self.journal.append(payload, self.decisions.last_order().0));
         if let Err(error) = written {
-            self.shared.fail_writes(format!("the journal cannot be written: {error}"));
-            return self.writable();
+            self.fail_writes(format!("the journal cannot be written: {error}"));
+            return self.shared.writable();
         }
         self.shared.set_journal_end(self.journal.end());
         if let Err(error) = draft.apply(self.journal.end()) {
-            self.lose_store(&error.to_string());
+            self.lose_store(error.to_string());
         }
         self.note_statistics(records);
         Ok(())
     }
 
-    /// What is written stays durable in the journal, and the next start builds the index anew.
-    fn lose_store(&mut self, error: &str) {
+    fn fail_writes(&mut self, reason: String) {
+        self.shared.fail_writes(reason, WriteError::Failed);
+        self.resuming.failed();
+    }
+
+    /// What is written stays durable in the journal, from which the index is built anew.
+    fn lose_store(&mut self, error: String) {
         if let Some(store) = self.store.take() {
             abandon(store);
         }
-        self.shared.damaged(format!("{error}; restart to build the index anew from the journal"));
+        self.shared.rebuilding(error);
+        self.reopening.failed();
+    }
+
+    /// A look-up came to an error.
+    fn store_failed(&mut self, failed: &Arc<Store>) {
+        if self.store.as_ref().is_some_and(|store| Arc::ptr_eq(store, failed)) {
+            self.lose_store("sled cannot be read".to_owned());
+        }
+    }
+
+    fn open_store(&mut self, anew: bool) {
+        let Some(opener) = &self.opener else { return };
+        match opener.start(Arc::clone(&self.shared), &self.journal, anew) {
+            Ok(opening) => self.opening = opening,
+            Err(error) => {
+                self.shared.rebuilding(format!("a thread that opens sled cannot be started: {error}"));
+                self.reopening.failed();
+            }
+        }
+    }
+
+    fn not_opened(&mut self, error: &OpeningError) {
+        self.opening = None;
+        if matches!(error, OpeningError::Stopped) {
+            return;
+        }
+        if error.may_pass() {
+            self.shared.rebuilding(error.to_string());
+            self.reopening.failed();
+        } else {
+            self.shared.damaged(&error.to_string());
+        }
+    }
+
+    /// Takes the store when the rest of the journal is applied to it; nothing is written meanwhile.
+    fn take_over(&mut self, store: Arc<Store>) {
+        self.opening = None;
+        match replay(&self.shared, &self.journal.history(), &store, self.journal.end()) {
+            Ok(()) => {
+                self.store = Some(Arc::clone(&store));
+                self.note_statistics(0);
+                self.shared.ready(store);
+            }
+            Err(error) => {
+                abandon(store);
+                self.not_opened(&error);
+            }
+        }
+    }
+
+    /// Does what is due of opening sled again and writing the journal again.
+    fn try_again(&mut self) {
+        // A compaction that ends takes files away that would have to be read. It ends soon: its store failed.
+        if !self.compactor.is_running() && self.opening.is_none() && self.reopening.take() {
+            self.open_store(true);
+        }
+        if self.resuming.take() {
+            match self.journal.resume() {
+                Ok(()) => {
+                    self.shared.set_journal_end(self.journal.end());
+                    self.shared.resume_writes();
+                    tracing::info!("the index can be written again");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the journal still cannot be written");
+                    self.resuming.failed();
+                }
+            }
+        }
     }
 
     fn note_statistics(&self, records: u64) {
@@ -256,50 +300,16 @@ impl Committer {
         });
     }
 
-    /// Takes the store when the rest of the journal is applied to it; nothing is written meanwhile.
-    fn take_over(&mut self, store: Arc<Store>) {
-        match replay(&self.shared, &self.journal.history(), &store, self.journal.end()) {
-            Ok(()) => {
-                self.store = Some(Arc::clone(&store));
-                self.note_statistics(0);
-                self.shared.ready(store);
-            }
-            Err(error) => {
-                abandon(store);
-                error.report(&self.shared);
-            }
-        }
-    }
-
     fn compact_if_due(&mut self) {
-        if let Some(compaction) = self.compaction.take_if(|compaction| compaction.is_finished()) {
-            self.end_compaction(compaction);
+        if let Some(snapshot) = self.compactor.ended(&self.journal) {
+            self.compacted(snapshot);
         }
-        let length = self.journal.segments_length();
-        let due = length > self.compact_bytes.max(2 * self.journal.snapshot_length());
         let Some(store) = self.store.clone() else { return };
-        if !due || length < self.compact_from || self.compaction.is_some() || self.writable().is_err() {
+        if !self.compactor.is_due(&self.journal) || self.shared.writable().is_err() {
             return;
         }
-        let Some(header) = self.roll() else { return };
-        let compaction = Compaction {
-            shared: Arc::clone(&self.shared),
-            store,
-            directory: self.journal.directory().to_owned(),
-            header,
-        };
-        match compaction.start() {
-            Ok(compaction) => self.compaction = Some(compaction),
-            Err(error) => self.put_off_compaction(&error.to_string()),
-        }
-    }
-
-    fn end_compaction(&mut self, compaction: Compacting) {
-        match compaction.join() {
-            Ok(Ok(snapshot)) => self.compacted(snapshot),
-            Ok(Err(CompactionError::Stopped)) => {}
-            Ok(Err(error)) => self.put_off_compaction(&error.to_string()),
-            Err(_) => self.put_off_compaction("it panicked"),
+        if let Some(header) = self.roll() {
+            self.compactor.start(Arc::clone(&self.shared), store, &self.journal, header);
         }
     }
 
@@ -310,17 +320,17 @@ impl Committer {
         tracing::info!(position = snapshot.position, bytes = snapshot.length, "compacted the journal");
     }
 
-    fn put_off_compaction(&mut self, reason: &str) {
-        self.compact_from = self.journal.segments_length().saturating_add(self.compact_bytes);
-        tracing::error!(reason, "the journal could not be compacted; nothing is lost, it only grows");
-    }
-
     fn finish(mut self) {
         self.shared.stop();
-        if let Some(compaction) = self.compaction.take() {
-            self.end_compaction(compaction);
-        }
         self.shared.closed();
+        // The thread that opens sled may be waiting for room.
+        self.commands.close();
+        if let Some(snapshot) = self.compactor.finish(&self.journal) {
+            self.compacted(snapshot);
+        }
+        if self.opening.take().is_some_and(|opening| opening.join().is_err()) {
+            tracing::error!("the thread that opens sled panicked");
+        }
         let Some(store) = self.store.take() else { return };
         if let Err(error) = store.flush() {
             tracing::warn!(%error, "sled could not be flushed; the next start reads more of the journal");
@@ -333,58 +343,19 @@ impl Drop for Committer {
     fn drop(&mut self) {
         if thread::panicking() {
             self.shared.stop();
-            self.shared.fail_writes(PANICKED.to_owned());
-            self.lose_store(PANICKED);
+            self.shared.fail_writes(PANICKED.to_owned(), WriteError::Ended);
+            self.shared.fail_reads(PANICKED.to_owned(), ReadError::Failed);
+            if let Some(store) = self.store.take() {
+                abandon(store);
+            }
         }
     }
 }
 
-/// Closing a sled that failed may panic or never end: it is kept until the process ends.
+/// Closing a sled that failed may panic or never end, so it is done elsewhere, and nobody waits for it.
 fn abandon(store: Arc<Store>) {
-    std::mem::forget(store);
-}
-
-fn confirm(put: Put, draft: &mut Draft) {
-    let Put { mark, referrer, order } = put;
-    let key = mark.key();
-    // The upstream may have taken the manifest before it deleted it: the next query asks.
-    let doubted = mark.is_doubted();
-    let links = referrer.links.clone();
-    let record = match draft.find(key) {
-        Found::Known(known) if known.has(&referrer.links) => {
-            if !known.pending || doubted {
-                return;
-            }
-            if known.descriptor == referrer.descriptor {
-                Record::Confirmed(key.clone())
-            } else {
-                recorded(key, &referrer, links, known.order, false)
-            }
-        }
-        Found::Known(_) | Found::Unknown | Found::Unseen => recorded(key, &referrer, links, order, doubted),
-    };
-    draft.push(record);
-}
-
-fn refuse(put: Put, draft: &mut Draft) {
-    let key = put.mark.key().clone();
-    if put.mark.refuse() && matches!(draft.find(&key), Found::Known(known) if known.pending) {
-        draft.push(Record::Removed(key));
-    }
-}
-
-fn recorded(key: &ReferrerKey, referrer: &Referrer, links: Vec<Link>, order: Order, pending: bool) -> Record {
-    Record::Recorded(Recorded {
-        referrer: key.clone(),
-        order: order.0,
-        pending,
-        claimed: false,
-        descriptor: referrer.descriptor.clone(),
-        links,
-    })
-}
-
-fn answer<T: 'static>(reply: Reply<T>, value: T) -> Answer {
-    // Whoever asked may have gone; what was done stays done.
-    Box::new(move |outcome| drop(reply.send(outcome.map(|()| value))))
+    // If there is no thread to be had, it is kept until the process ends.
+    let store = ManuallyDrop::new(store);
+    let close = move || drop(guarded(|| Ok(drop(ManuallyDrop::into_inner(store)))));
+    thread::Builder::new().name("index-abandoned".to_owned()).spawn(close).ok();
 }

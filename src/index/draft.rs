@@ -51,8 +51,8 @@ impl Draft {
         }
     }
 
-    /// Adds a record.
-    pub(crate) fn push(&mut self, record: Record) {
+    /// Adds a record; gives the version that it makes.
+    pub(crate) fn push(&mut self, record: Record) -> Version {
         if let Ok(payload) = &mut self.payload
             && let Err(error) = record.write_to(payload)
         {
@@ -63,6 +63,7 @@ impl Draft {
         if let (Some((store, changes)), None) = (&mut self.index, &self.error) {
             self.error = changes.apply(store, record, version).err();
         }
+        version
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -5,6 +5,11 @@
 //! before its position. A *position* counts the bytes of all segments from the journal's beginning on.
 //! Each file is a [`header`] and [`frame`]s. A bad frame at the very end is what a crash leaves and is
 //! cut off; everything else that is not intact is damage, and nothing is read or written then.
+//!
+//! After a write or a sync that failed nobody knows what is on the disk behind the last frame that was synced,
+//! and what the system shows of it need not be there: Linux reports a failed sync once and then takes the pages
+//! for clean. So that tail is never written to nor read again: [`Journal::resume`] cuts it off, syncs that, and
+//! goes on in a new file.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
@@ -67,6 +72,8 @@ pub(crate) struct Journal {
     segments: Vec<Segment>,
     last_order: u64,
     file: File,
+    /// Whether the last segment says that an older build wrote it, which could not read what this one appends.
+    is_older: bool,
 }
 
 impl Journal {
@@ -92,7 +99,7 @@ impl Journal {
         let io_error = |source| JournalError::io(directory, source);
         fs::create_dir_all(directory).map_err(io_error)?;
         let identity = random_identity().map_err(io_error)?;
-        let header = Header { identity, position: 0, last_order: 0 };
+        let header = Header::new(identity, 0, 0);
         let file = create_segment(directory, &header).map_err(io_error)?;
         directory.parent().map_or(Ok(()), files::sync_directory).map_err(io_error)?;
         Ok(Self {
@@ -103,6 +110,7 @@ impl Journal {
             segments: vec![Segment { base: 0, length: HEADER_BYTES }],
             last_order: 0,
             file,
+            is_older: false,
         })
     }
 
@@ -137,6 +145,7 @@ impl Journal {
             segments,
             last_order: tail.last_order,
             file,
+            is_older: tail.header.format < FORMAT,
         })
     }
 
@@ -177,25 +186,57 @@ impl Journal {
 
     /// Whether it is time for a new segment.
     pub(crate) fn is_full(&self) -> bool {
-        self.segments.last().is_some_and(|segment| segment.length >= self.segment_bytes)
+        self.is_older || self.segments.last().is_some_and(|segment| segment.length >= self.segment_bytes)
     }
 
     /// Begins a new segment, unless the last one is empty. Gives its header.
     pub(crate) fn roll(&mut self) -> io::Result<Header> {
-        let base = self.segments.last().map_or(0, |last| last.base);
-        let is_empty = self.end() == base + HEADER_BYTES;
-        let position = if is_empty { base } else { self.end() };
-        let header = Header { identity: self.identity, position, last_order: self.last_order };
-        if is_empty {
-            return Ok(header);
+        let (header, is_empty) = self.next_header();
+        if !is_empty || self.is_older {
+            self.begin_segment(&header, is_empty)?;
         }
-        self.file = create_segment(&self.directory, &header)?;
-        self.segments.push(Segment { base: header.position, length: HEADER_BYTES });
         Ok(header)
     }
 
+    /// The header of the segment to come, and whether the last one is empty, so that it takes its place.
+    fn next_header(&self) -> (Header, bool) {
+        let base = self.segments.last().map_or(0, |last| last.base);
+        let is_empty = self.end() == base + HEADER_BYTES;
+        let position = if is_empty { base } else { self.end() };
+        (Header::new(self.identity, position, self.last_order), is_empty)
+    }
+
+    fn begin_segment(&mut self, header: &Header, is_empty: bool) -> io::Result<()> {
+        self.file = create_segment(&self.directory, header).inspect_err(|_| {
+            // If this fails as well, the next opening does it.
+            files::discard_unfinished(&segment_path(&self.directory, header.position)).ok();
+        })?;
+        self.is_older = false;
+        if !is_empty {
+            self.segments.push(Segment { base: header.position, length: HEADER_BYTES });
+        }
+        Ok(())
+    }
+
+    /// Makes the journal one that can be appended to, after an error: cuts off what was not acknowledged, begins
+    /// a new segment, and proves by a frame without records that it is written and synced.
+    pub(crate) fn resume(&mut self) -> io::Result<()> {
+        let Some(last) = self.segments.last() else { return Err(io::ErrorKind::NotFound.into()) };
+        // A descriptor of its own: one that has seen a sync fail is told of no further failure.
+        let file = File::options().write(true).open(segment_path(&self.directory, last.base))?;
+        if file.metadata()?.len() < last.length {
+            return Err(io::Error::other("the last segment has lost its end"));
+        }
+        file.set_len(last.length)?;
+        // Before the new segment is there: a segment that goes on where the next one begins is damage.
+        file.sync_all()?;
+        let (header, is_empty) = self.next_header();
+        self.begin_segment(&header, is_empty)?;
+        self.append(&[], self.last_order)
+    }
+
     /// Appends one frame of records, the highest order among which is `last_order`, and makes it durable.
-    /// After an error nothing more may be written: what is on the disk is not known.
+    /// After an error nothing more may be written before [`Journal::resume`]: what is on the disk is not known.
     pub(crate) fn append(&mut self, payload: &[u8], last_order: u64) -> io::Result<()> {
         let frame = frame::seal(payload)?;
         self.file.write_all(&frame)?;

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 
 use super::record::{Record, Recorded};
 use super::{Order, Version};
-use crate::oci::{Digest, Link, LinkKinds};
+use crate::oci::{Digest, Link, LinkKind, LinkKinds};
 
 /// A referrer as the records so far make it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Known {
     pub(crate) order: Order,
     pub(crate) pending: bool,
+    /// Since when the upstream has answered nothing but 404 for it, in microseconds since 1970; then it is
+    /// pending.
+    pub(crate) absent_since: Option<u64>,
     pub(crate) version: Version,
     /// Whether the descriptor is another manifest's word.
     pub(crate) claimed: bool,
@@ -22,11 +25,39 @@ pub(crate) struct Known {
 impl Known {
     /// What is known after `record`, the one that makes `version`.
     pub(crate) fn after(before: Option<Self>, record: Record, version: Version) -> Option<Self> {
-        let with_pending = |pending| before.clone().map(|known| Self { pending, version, ..known });
+        // A snapshot may be ahead of the segments that are read after it: a record counts once.
+        if before.as_ref().is_some_and(|known| known.version >= version) {
+            return before;
+        }
+        let changed = |change: &dyn Fn(&mut Self)| {
+            let mut known = before.clone()?;
+            known.version = version;
+            change(&mut known);
+            Some(known)
+        };
         match record {
             Record::Recorded(recorded) => Some(Self::recorded(before, recorded, version)),
-            Record::Confirmed(_) => with_pending(false),
-            Record::Doubted(_) => with_pending(true),
+            // Whoever begins a PUT may be refused: what is confirmed is not touched by claims.
+            Record::Begun(_) if before.as_ref().is_some_and(|known| !known.pending) => changed(&|_| {}),
+            Record::Begun(recorded) => Some(Self::recorded(before, recorded, version)),
+            Record::Accepted(recorded) => match before {
+                Some(known) if known.pending => known.replaced(recorded, version),
+                before => Some(Self::recorded(before, recorded, version)),
+            },
+            Record::Settled(recorded) => match before {
+                Some(known) => known.replaced(recorded, version),
+                None if recorded.links.is_empty() => None,
+                None => Some(Self::recorded(None, recorded, version)),
+            },
+            Record::Confirmed(_) => changed(&|known| {
+                known.pending = false;
+                known.absent_since = None;
+            }),
+            Record::Doubted(_) => changed(&|known| known.pending = true),
+            Record::Absent { since, .. } => changed(&|known| {
+                known.pending = true;
+                known.absent_since = known.absent_since.or(Some(since));
+            }),
             Record::Removed(_) => None,
             Record::End { .. } => before,
         }
@@ -36,6 +67,7 @@ impl Known {
         let mut known = before.unwrap_or_else(|| Self {
             order: Order(recorded.order),
             pending: true,
+            absent_since: None,
             version,
             claimed: recorded.claimed,
             descriptor: recorded.descriptor.clone(),
@@ -53,12 +85,36 @@ impl Known {
             known.claimed = recorded.claimed;
         }
         known.pending &= recorded.pending;
+        known.absent_since = recorded.absent_since.filter(|_| known.pending);
         known.version = version;
-        for Link { subject, kind } in recorded.links {
-            let kinds = known.links.entry(subject).or_default();
+        known.add(recorded.links);
+        known
+    }
+
+    /// With this in the place of all that was said of its bytes so far. None if nothing is left.
+    fn replaced(mut self, recorded: Recorded, version: Version) -> Option<Self> {
+        for kinds in self.links.values_mut() {
+            *kinds = kinds.iter().filter(|kind| !is_own(*kind)).collect();
+        }
+        self.links.retain(|_, kinds| *kinds != LinkKinds::default());
+        self.add(recorded.links);
+        let Self { order, links, .. } = self;
+        let Recorded { pending, claimed, descriptor, .. } = recorded;
+        let known = Self { order, pending, absent_since: None, version, claimed, descriptor, links };
+        Some(known).filter(|known| !known.links.is_empty())
+    }
+
+    fn add(&mut self, links: Vec<Link>) {
+        for Link { subject, kind } in links {
+            let kinds = self.links.entry(subject).or_default();
             *kinds = LinkKinds::from_bits(kinds.bits() | LinkKinds::from(kind).bits());
         }
-        known
+    }
+
+    /// Whether its bytes are said to tell of nothing but these links.
+    pub(crate) fn is_within(&self, links: &[Link]) -> bool {
+        let own = |link: &Link| is_own(link.kind);
+        self.links().iter().filter(|link| own(link)).all(|link| links.contains(link))
     }
 
     /// Whether it has all of these links.
@@ -78,13 +134,21 @@ impl Known {
     }
 }
 
+/// Whether the referrer's own bytes say so. Other kinds are the word of another manifest (attestations, which
+/// the index names that lists them) or of a tag, and stay whatever the bytes turn out to be.
+pub(crate) fn is_own(kind: LinkKind) -> bool {
+    match kind {
+        LinkKind::Reference | LinkKind::Subject | LinkKind::Parent => true,
+        LinkKind::Attestation | LinkKind::Cosign | LinkKind::Fallback => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::index::Repository;
     use crate::index::record::ReferrerKey;
-    use crate::oci::LinkKind;
-    use crate::oci::LinkKind::{Parent, Reference};
+    use crate::oci::LinkKind::{Attestation, Parent, Reference};
 
     fn key() -> ReferrerKey {
         let repository = Repository { upstream: 0, name: "a".parse().unwrap() };
@@ -96,14 +160,24 @@ mod tests {
     }
 
     fn recorded(order: u64, pending: bool, descriptor: &str, to: &[(u8, LinkKind)]) -> Record {
-        let descriptor = descriptor.to_owned();
-        let claimed = false;
-        Record::Recorded(Recorded { referrer: key(), order, pending, claimed, descriptor, links: links(to) })
+        Record::Recorded(Recorded {
+            referrer: key(),
+            order,
+            pending,
+            claimed: false,
+            absent_since: None,
+            version: None,
+            descriptor: descriptor.to_owned(),
+            links: links(to),
+        })
+    }
+
+    fn inner(record: &Record) -> Recorded {
+        record.recorded().unwrap().clone()
     }
 
     fn claimed(record: Record) -> Record {
-        let Record::Recorded(recorded) = record else { panic!("{record:?}") };
-        Record::Recorded(Recorded { claimed: true, ..recorded })
+        Record::Recorded(Recorded { claimed: true, ..inner(&record) })
     }
 
     #[test]
@@ -161,6 +235,47 @@ mod tests {
         check(&[settled], None);
         check(&[doubted], None);
         check(&[removed], None);
+    }
+
+    #[test]
+    fn what_a_client_claims_gives_way_to_what_the_upstream_says() {
+        let claim = Record::Begun(inner(&recorded(1, true, "claim", &[(1, Parent), (2, Reference)])));
+        let told = recorded(2, true, "told", &[(3, Attestation)]);
+        let accepted = Record::Accepted(inner(&recorded(3, false, "fact", &[(4, Parent)])));
+        let other = Record::Accepted(inner(&recorded(4, false, "other", &[(5, Parent)])));
+        let settled = Record::Settled(inner(&recorded(5, false, "bytes", &[(6, Parent)])));
+        let nothing = Record::Settled(inner(&recorded(5, false, "bytes", &[])));
+        check(&[claim.clone(), accepted.clone()], Some((1, false, "fact", &[(4, Parent)])));
+        check(&[accepted.clone(), claim.clone()], Some((3, false, "fact", &[(4, Parent)])));
+        check(&[accepted.clone(), other.clone()], Some((3, false, "fact", &[(4, Parent), (5, Parent)])));
+        let bytes: &[_] = &[(3, Attestation), (6, Parent)];
+        check(&[claim.clone(), claimed(told.clone()), settled.clone()], Some((1, false, "bytes", bytes)));
+        check(&[accepted.clone(), other, settled.clone()], Some((3, false, "bytes", &[(6, Parent)])));
+        check(&[claim.clone(), nothing.clone()], None);
+        check(&[claim, told, nothing], Some((1, false, "bytes", &[(3, Attestation)])));
+        check(&[settled], Some((5, false, "bytes", &[(6, Parent)])));
+    }
+
+    #[test]
+    fn a_sign_of_life_ends_an_absence() {
+        let whole = recorded(1, false, "", &[(1, Parent)]);
+        let absent = |since| Record::Absent { referrer: key(), since };
+        let after = |records: &[Record]| {
+            let states = (0..).zip(records).fold(None, |known, (index, record)| {
+                Known::after(known, record.clone(), Version::of(0, index))
+            });
+            states.map(|known| (known.pending, known.absent_since))
+        };
+        let begun = Record::Begun(inner(&recorded(2, true, "", &[(1, Parent)])));
+        assert_eq!(after(&[absent(5)]), None);
+        assert_eq!(after(&[whole.clone(), absent(5)]), Some((true, Some(5))));
+        assert_eq!(after(&[whole.clone(), absent(5), absent(6)]), Some((true, Some(5))));
+        assert_eq!(after(&[whole.clone(), absent(5), Record::Doubted(key())]), Some((true, Some(5))));
+        assert_eq!(after(&[whole.clone(), absent(5), begun.clone()]), Some((true, None)));
+        assert_eq!(after(&[whole.clone(), absent(5), begun, absent(7)]), Some((true, Some(7))));
+        for alive in [whole.clone(), Record::Confirmed(key()), Record::Settled(inner(&whole))] {
+            assert_eq!(after(&[whole.clone(), absent(5), alive]), Some((false, None)));
+        }
     }
 
     fn all_but_last() -> [(u8, LinkKind); 2] {

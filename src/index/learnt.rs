@@ -16,24 +16,32 @@ pub(crate) fn record(
     let disturbed = watch.is_disturbed();
     for Learnt { referrer, claimed } in learnt {
         let key = ReferrerKey { repository: watch.repository().clone(), digest: referrer.digest };
-        let pending = disturbed || claimed;
-        let order = match draft.find(&key) {
+        let unsure = disturbed || claimed;
+        let (order, pending) = match draft.find(&key) {
             Found::Known(known) => {
-                let says_more =
-                    !known.has(&referrer.links) || (known.claimed && !claimed) || (known.pending && !pending);
+                // What is learnt need not be all that the bytes say. So it cannot confirm claims that it does not
+                // repeat: they stay pending until the manifest is asked for.
+                let pending = unsure || (known.pending && !known.is_within(&referrer.links));
+                let says_more = !known.has(&referrer.links)
+                    || (known.claimed && !claimed)
+                    || (known.pending && !pending)
+                    || (known.absent_since.is_some() && !unsure);
                 if !says_more {
                     continue;
                 }
-                known.order
+                (known.order, pending)
             }
             Found::Unknown | Found::Unseen if referrer.links.is_empty() => continue,
-            Found::Unknown | Found::Unseen => next_order(),
+            Found::Unknown => (next_order(), unsure),
+            Found::Unseen => (next_order(), true),
         };
         draft.push(Record::Recorded(Recorded {
             referrer: key,
             order: order.0,
             pending,
             claimed,
+            absent_since: None,
+            version: None,
             descriptor: referrer.descriptor,
             links: referrer.links,
         }));

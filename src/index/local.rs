@@ -4,14 +4,16 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
-use super::command::{Command, Put, Reply, Write};
-use super::committer::{Committer, PANICKED};
+use super::command::{Command, Put, Queued, Reply, Write};
+use super::committer::Committer;
 use super::journal::{Damage, Journal, JournalError, files};
-use super::opening::{DIRECTORY, Opening};
+use super::opening::{DIRECTORY, Opener, adopt};
 use super::record::ReferrerKey;
 use super::shared::Shared;
 use super::sled::{Store, StoreError};
@@ -22,8 +24,16 @@ use super::{
 };
 use crate::oci::{Digest, RepositoryName};
 
-/// How many writes may wait; further ones wait to wait.
+/// Capacity of the write queue; senders wait for room, each no longer than for its answer.
 const QUEUE: usize = 1024;
+/// How many KiB of records may wait in the queue. On a disk that hangs they stay there when those who sent them
+/// have given up.
+const QUEUE_KIB: u32 = 64 << 10;
+/// How many look-ups may run at once: fewer than there are threads for them (512), so that on a disk that hangs
+/// the rest waits where it can give up.
+const LOOK_UPS: usize = 256;
+/// How long the end of the threads is waited for. What they do not write is in the journal.
+const CLOSE_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) const JOURNAL: &str = "journal";
 /// A whole journal on its way to be [`JOURNAL`].
 pub(crate) const MENDED: &str = "journal.mended";
@@ -36,26 +46,38 @@ pub(crate) struct Local {
     commands: mpsc::Sender<Command>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     repository_referrers: u64,
+    /// How long a look-up or a write may take.
+    timeout: Duration,
+    look_ups: Arc<Semaphore>,
+    queue: Arc<Semaphore>,
 }
 
 impl Local {
     pub(crate) fn open(mut settings: Settings) -> Result<Self, OpenError> {
         settings.data_dir = create_data_dir(&settings.data_dir)?;
-        let repository_referrers = settings.repository_referrers;
+        let (repository_referrers, timeout) = (settings.repository_referrers, settings.timeout);
         let shared = Arc::new(Shared::new(lock(&settings.data_dir)?));
         finish_mending(&settings.data_dir)?;
+        adopt_sled(&settings.data_dir)?;
         let (commands, receiver) = mpsc::channel(QUEUE);
         let threads = match open_journal(&settings) {
-            Ok(journal) => start(&shared, journal, (commands.clone(), receiver), settings)?,
+            Ok(journal) => start(&shared, journal, (&commands, receiver), settings)?,
             Err(JournalError::Damaged(damage)) => {
-                shared.fail_writes(damage.to_string());
-                shared.damaged(damage.to_string());
+                shared.damaged(&damage.to_string());
                 Vec::new()
             }
             Err(JournalError::Io { path, source }) => return Err(OpenError::Io { path, source }),
             Err(error @ JournalError::Newer { .. }) => return Err(OpenError::Newer(error.to_string())),
         };
-        Ok(Self { shared, commands, threads: Mutex::new(threads), repository_referrers })
+        Ok(Self {
+            shared,
+            commands,
+            threads: Mutex::new(threads),
+            repository_referrers,
+            timeout,
+            look_ups: Arc::new(Semaphore::new(LOOK_UPS)),
+            queue: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
+        })
     }
 
     pub(crate) fn state(&self) -> State {
@@ -67,7 +89,11 @@ impl Local {
     }
 
     pub(crate) fn write_failure(&self) -> Option<String> {
-        self.shared.write_failure().map(ToOwned::to_owned)
+        self.shared.write_failure()
+    }
+
+    pub(crate) fn failures(&self) -> u64 {
+        self.shared.failures()
     }
 
     pub(crate) fn statistics(&self) -> Statistics {
@@ -88,6 +114,38 @@ impl Local {
 
     pub(crate) async fn settle_present(&self, key: ReferrerKey, seen: Version) -> Result<(), WriteError> {
         self.write(|reply| Write::SettlePresent { key, seen, reply }).await
+    }
+
+    pub(crate) async fn settle(
+        &self,
+        repository: Repository,
+        seen: Version,
+        found: Referrer,
+    ) -> Result<(), WriteError> {
+        self.write(|reply| Write::Settle { repository, seen, found, reply }).await
+    }
+
+    pub(crate) async fn absent(&self, key: ReferrerKey, seen: Version) -> Result<Removed, WriteError> {
+        self.write(|reply| Write::Absent { key, seen, reply }).await
+    }
+
+    /// Looks first, because anybody can have this asked for: a write costs a sync.
+    pub(crate) async fn doubt(&self, key: ReferrerKey) -> Result<(), WriteError> {
+        let referrer = key.clone();
+        match self.read(move |store| store.known(&referrer)).await {
+            Ok(Some(known)) if !known.pending => self.write(|reply| Write::Doubt { key, reply }).await,
+            Ok(_) => Ok(()),
+            Err(ReadError::Opening | ReadError::Rebuilding) => {
+                self.shared.in_flight.doubt_later(key);
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Has the committer look at what waits elsewhere. If the queue is full it does so anyway.
+    pub(crate) fn wake(&self) {
+        self.commands.try_send(Command::Wake).ok();
     }
 
     pub(crate) async fn remove(&self, key: ReferrerKey, seen: Version) -> Result<Removed, WriteError> {
@@ -135,12 +193,26 @@ impl Local {
     }
 
     async fn write<T>(&self, write: impl FnOnce(Reply<T>) -> Write) -> Result<T, WriteError> {
-        if let Some(reason) = self.shared.write_failure() {
-            return Err(WriteError::Failed(reason.to_owned()));
-        }
-        let (reply, mut answer) = oneshot::channel();
-        let sent = self.commands.send(Command::Write(Box::new(write(reply)))).await;
-        sent.map_err(|_| self.ended())?;
+        self.shared.writable()?;
+        let (reply, answer) = oneshot::channel();
+        let outcome = timeout(self.timeout, self.sent(write(reply), answer)).await;
+        outcome.unwrap_or_else(|_elapsed| {
+            self.shared.count_failure();
+            // A PUT that was given up leaves a doubt.
+            self.wake();
+            Err(WriteError::Slow)
+        })
+    }
+
+    /// Sends a write and waits for its answer.
+    async fn sent<T>(
+        &self,
+        write: Write,
+        mut answer: oneshot::Receiver<Result<T, WriteError>>,
+    ) -> Result<T, WriteError> {
+        let room = self.room_for(&write).await;
+        let queued = Command::Write(Box::new(Queued { write, _room: room }));
+        self.commands.send(queued).await.map_err(|_| self.ended())?;
         let answer = tokio::select! {
             biased;
             answer = &mut answer => answer.ok(),
@@ -150,11 +222,17 @@ impl Local {
         answer.unwrap_or_else(|| Err(self.ended()))
     }
 
+    async fn room_for(&self, write: &Write) -> Option<OwnedSemaphorePermit> {
+        let kibibytes = u32::try_from(write.size() >> 10).unwrap_or(u32::MAX).clamp(1, QUEUE_KIB);
+        // Fails only if the semaphore were closed, which nobody does.
+        Arc::clone(&self.queue).acquire_many_owned(kibibytes).await.ok()
+    }
+
     /// Why there is no committer any more.
     fn ended(&self) -> WriteError {
         match self.shared.state() {
             State::Closed => WriteError::Closed,
-            State::Opening | State::Ready | State::Damaged(_) => WriteError::Failed(PANICKED.to_owned()),
+            State::Opening | State::Ready | State::Rebuilding(_) | State::Damaged(_) => WriteError::Ended,
         }
     }
 
@@ -164,21 +242,55 @@ impl Local {
         read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, ReadError> {
         let store = self.shared.store()?;
-        let outcome = spawn_blocking(move || read(&store)).await;
-        outcome
-            .map_err(|error| ReadError::Failed(error.to_string()))?
-            .map_err(|error| ReadError::Failed(error.to_string()))
+        let read_from = Arc::clone(&store);
+        let look_up = async {
+            let permit = Arc::clone(&self.look_ups).acquire_owned().await;
+            spawn_blocking(move || {
+                // Until the look-up has ended, whether anybody still waits for it or not.
+                let _permit = permit;
+                read(&read_from)
+            })
+            .await
+        };
+        let Ok(outcome) = timeout(self.timeout, look_up).await else {
+            self.shared.count_failure();
+            return Err(ReadError::Slow);
+        };
+        let error = match outcome {
+            Ok(Ok(found)) => return self.shared.still_counts(&store).map(|()| found),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        // Many look-ups may come to this before it is known that sled failed.
+        self.shared.still_counts(&store)?;
+        tracing::error!(error, "the index cannot be read");
+        self.shared.count_failure();
+        self.commands.try_send(Command::Failed(store)).ok();
+        Err(ReadError::Failed)
     }
 
     pub(crate) async fn close(&self) {
         self.shared.stop();
         // The committer is gone already if the index was closed before.
-        self.commands.send(Command::Close).await.ok();
+        let close = timeout(self.timeout, self.commands.send(Command::Close));
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         let panicked = |thread: JoinHandle<()>| thread.join().is_err();
-        let joined = spawn_blocking(move || threads.into_iter().map(panicked).filter(|it| *it).count()).await;
-        if !matches!(joined, Ok(0)) {
-            tracing::error!("a thread of the index panicked");
+        let (ended, joined) = oneshot::channel();
+        // No thread of the runtime: that one would wait for it, however long a disk hangs.
+        let join = move || {
+            // Nobody may be waiting any more.
+            ended.send(threads.into_iter().map(panicked).filter(|it| *it).count()).ok();
+        };
+        let joining = thread::Builder::new().name("index-closing".to_owned()).spawn(join);
+        let joined = async {
+            close.await.ok();
+            joined.await
+        };
+        match timeout(CLOSE_LIMIT, joined).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(_)) => tracing::error!("a thread of the index panicked"),
+            Ok(Err(_)) => tracing::error!(error = ?joining.err(), "the index is not waited for"),
+            Err(_) => tracing::error!("the index did not close in time; the next start reads more of the journal"),
         }
     }
 }
@@ -205,16 +317,14 @@ fn open_journal(settings: &Settings) -> Result<Journal, JournalError> {
 fn start(
     shared: &Arc<Shared>,
     journal: Journal,
-    (sender, receiver): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
+    (sender, receiver): (&mpsc::Sender<Command>, mpsc::Receiver<Command>),
     settings: Settings,
 ) -> Result<Vec<JoinHandle<()>>, OpenError> {
-    let (history, end, last_order) = (journal.history(), journal.end(), journal.last_order());
-    let committer = Committer::new(Arc::clone(shared), journal, receiver, settings.compact_bytes);
-    let opening =
-        Opening { shared: Arc::clone(shared), settings, history, end, last_order, commands: sender };
+    let (compact_bytes, forget_after) = (settings.compact_bytes, settings.forget_after);
+    let committer = Committer::new(Arc::clone(shared), journal, receiver, compact_bytes, forget_after);
+    let committer = committer.opening_with(Opener { settings, commands: sender.downgrade() });
     let committer = thread::Builder::new().name("index-committer".to_owned()).spawn(|| committer.run());
-    let opening = thread::Builder::new().name("index-opening".to_owned()).spawn(|| opening.run());
-    Ok(vec![committer.map_err(OpenError::Thread)?, opening.map_err(OpenError::Thread)?])
+    Ok(vec![committer.map_err(OpenError::Thread)?])
 }
 
 pub(crate) fn create_data_dir(data_dir: &Path) -> Result<PathBuf, OpenError> {
@@ -245,6 +355,11 @@ pub(crate) fn finish_mending(data_dir: &Path) -> Result<(), OpenError> {
     finish().map_err(|source| OpenError::Io { path: mended.clone(), source })
 }
 
+/// Gives sled its usual name, should it have had another one because it was built anew while it was served.
+pub(crate) fn adopt_sled(data_dir: &Path) -> Result<(), OpenError> {
+    adopt(data_dir).map_err(|source| OpenError::Io { path: data_dir.join(DIRECTORY), source })
+}
+
 pub(crate) fn lock(data_dir: &Path) -> Result<File, OpenError> {
     let path = data_dir.join(LOCK);
     let file = File::options().create(true).write(true).truncate(false).open(&path);
@@ -258,9 +373,8 @@ pub(crate) fn lock(data_dir: &Path) -> Result<File, OpenError> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+    use crate::index::committer::PANICKED;
     use crate::oci::{Link, LinkKind};
 
     #[tokio::test]
@@ -273,6 +387,8 @@ mod tests {
             segment_bytes: 1 << 20,
             compact_bytes: 1 << 20,
             repository_referrers: 1 << 20,
+            timeout: Duration::from_secs(60),
+            forget_after: Duration::from_secs(3600),
         });
         let local = local.unwrap();
         local.opened().await;
@@ -285,14 +401,13 @@ mod tests {
             let referrer = Referrer { digest: Digest::Sha256([1; 32]), descriptor, links };
             async { local.begin(repository, referrer).await.unwrap_err() }
         };
-        let expected = WriteError::Failed(PANICKED.to_owned());
         let all = tokio::join!(begin(), begin(), begin());
-        assert_eq!(all, (expected.clone(), expected.clone(), expected.clone()));
-        assert_eq!(begin().await, expected);
+        assert_eq!(all, (WriteError::Ended, WriteError::Ended, WriteError::Ended));
+        assert_eq!(begin().await, WriteError::Ended);
         local.close().await;
         assert_eq!(local.write_failure().as_deref(), Some(PANICKED));
-        let State::Damaged(reason) = local.state() else { panic!("{:?}", local.state()) };
-        assert_eq!(local.probe().await, Err(ReadError::Damaged(reason).into()));
+        assert_eq!(local.state(), State::Damaged(PANICKED.to_owned()));
+        assert_eq!(local.probe().await, Err(ReadError::Failed.into()));
         assert_eq!(local.statistics().in_flight, 0);
     }
 }

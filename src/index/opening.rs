@@ -1,19 +1,24 @@
 //! Bringing sled up to the journal, on a thread of its own: open it and read what it has not applied; or,
 //! if it is damaged, set it aside and build it anew. A sled that has more than the journal tells that the
 //! journal is damaged.
+//!
+//! A sled that fails while it is served (a full disk, a file that is gone) is built anew too, in a directory of
+//! another name: its threads may go on for a while and write to files by their path. The next start gives that
+//! directory the usual name.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 use tokio::sync::mpsc;
 
 use super::command::Command;
-use super::journal::files::segment_path;
+use super::journal::files::{segment_path, sync_directory};
 use super::journal::header::Header;
 use super::journal::history::History;
-use super::journal::{Damage, JournalError, create_segment};
+use super::journal::{Damage, Journal, JournalError, create_segment};
 use super::shared::Shared;
 use super::sled::{Changes, Meta, Store, StoreError, guarded};
 use super::{Settings, Version};
@@ -24,6 +29,8 @@ const BATCH_BYTES: u64 = 1 << 20;
 const REST_BYTES: u64 = 1 << 20;
 pub(crate) const DIRECTORY: &str = "sled";
 const SET_ASIDE: &str = "sled.damaged-";
+/// What takes the place of a sled that failed while it was served.
+const ANEW: &str = "sled.anew-";
 
 /// Why sled could not be brought up to the journal.
 #[derive(Debug, thiserror::Error)]
@@ -38,45 +45,76 @@ pub(crate) enum OpeningError {
     Stopped,
 }
 
+/// What is needed to open sled, once and again.
+#[derive(Debug)]
+pub(crate) struct Opener {
+    pub(crate) settings: Settings,
+    /// Weak, so that the committer ends when nobody holds the index any more.
+    pub(crate) commands: mpsc::WeakSender<Command>,
+}
+
 /// What the thread works on.
 #[derive(Debug)]
-pub(crate) struct Opening {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) settings: Settings,
-    pub(crate) history: History,
-    /// Where the journal ended when it was opened, and the highest order in it.
-    pub(crate) end: u64,
-    pub(crate) last_order: u64,
-    pub(crate) commands: mpsc::Sender<Command>,
+struct Opening {
+    shared: Arc<Shared>,
+    settings: Settings,
+    history: History,
+    /// Where the journal ended when the thread was started, and the highest order in it.
+    end: u64,
+    last_order: u64,
+    commands: mpsc::Sender<Command>,
+    /// Whether sled failed before, in this process.
+    anew: bool,
+}
+
+impl Opener {
+    /// Starts the thread, which sends what it opened, or why it could not, as a command. None if nobody holds
+    /// the index any more.
+    pub(crate) fn start(
+        &self,
+        shared: Arc<Shared>,
+        journal: &Journal,
+        anew: bool,
+    ) -> io::Result<Option<JoinHandle<()>>> {
+        let Some(commands) = self.commands.upgrade() else { return Ok(None) };
+        let (settings, history) = (self.settings.clone(), journal.history());
+        let (end, last_order) = (journal.end(), journal.last_order());
+        let opening = Opening { shared, settings, history, end, last_order, commands, anew };
+        thread::Builder::new().name("index-opening".to_owned()).spawn(|| opening.run()).map(Some)
+    }
 }
 
 impl Opening {
     /// Hands the store to the committer when little is left to apply.
-    pub(crate) fn run(self) {
-        match self.store() {
-            // The committer is gone only if the index was closed.
-            Ok(store) => drop(self.commands.blocking_send(Command::Opened(Arc::new(store)))),
-            Err(error) => error.report(&self.shared),
-        }
+    fn run(self) {
+        let opened = match self.store() {
+            Ok(store) => Command::Opened(Arc::new(store)),
+            Err(error) => Command::NotOpened(error),
+        };
+        // The committer is gone only if the index was closed.
+        self.commands.blocking_send(opened).ok();
     }
 
     fn store(&self) -> Result<Store, OpeningError> {
+        let data_dir = &self.settings.data_dir;
         // Of damaged files even the closing may panic.
-        let attempt = || guarded(|| Ok(self.caught_up()))?;
-        match attempt() {
+        let attempt = |path: &Path| guarded(|| Ok(self.caught_up(path)))?;
+        if self.anew {
+            return attempt(&fresh_directory(data_dir).map_err(OpeningError::SetAside)?);
+        }
+        match attempt(&data_dir.join(DIRECTORY)) {
             Err(OpeningError::Store(error)) => {
                 tracing::warn!(%error, "the index in sled cannot be used; building it anew from the journal");
-                set_aside(&self.settings.data_dir).map_err(OpeningError::SetAside)?;
-                attempt()
+                set_aside(data_dir).map_err(OpeningError::SetAside)?;
+                attempt(&data_dir.join(DIRECTORY))
             }
             outcome => outcome,
         }
     }
 
-    fn caught_up(&self) -> Result<Store, OpeningError> {
-        let Settings { data_dir, cache_bytes, flush_interval, .. } = &self.settings;
-        let path = data_dir.join(DIRECTORY);
-        let store = Store::open(&path, *cache_bytes, *flush_interval, self.history.identity())?;
+    fn caught_up(&self, path: &Path) -> Result<Store, OpeningError> {
+        let Settings { cache_bytes, flush_interval, .. } = &self.settings;
+        let store = Store::open(path, *cache_bytes, *flush_interval, self.history.identity())?;
         self.begin(&store)?;
         loop {
             let end = self.shared.journal_end();
@@ -91,7 +129,7 @@ impl Opening {
     fn begin(&self, store: &Store) -> Result<(), OpeningError> {
         let meta = store.numbers().meta;
         match meta.applied {
-            Some(applied) if applied > self.end => Err(self.journal_lost_its_end(applied)?.into()),
+            Some(applied) if applied > self.end => Err(self.journal_lost_its_end(applied).into()),
             Some(applied) if applied >= self.history.oldest() => Ok(()),
             None if meta == Meta::empty(self.history.identity()) => self.read_snapshot(store),
             Some(_) => {
@@ -103,13 +141,14 @@ impl Opening {
 
     /// What sled was made from was durable before: the journal is damaged. A segment that begins where sled
     /// ends keeps that known, whatever is written to the journal until it is told of.
-    fn journal_lost_its_end(&self, applied: u64) -> Result<JournalError, JournalError> {
+    fn journal_lost_its_end(&self, applied: u64) -> JournalError {
         let directory = self.history.directory();
-        let identity = self.history.identity();
-        let header = Header { identity, position: applied, last_order: self.last_order };
-        let path = segment_path(directory, applied);
-        create_segment(directory, &header).map_err(|source| JournalError::io(&path, source))?;
-        Ok(Damage::new(directory, self.end, "it ends before what sled was made from").into())
+        let header = Header::new(self.history.identity(), applied, self.last_order);
+        if let Err(error) = create_segment(directory, &header) {
+            let path = segment_path(directory, applied);
+            tracing::error!(file = %path.display(), %error, "that the journal lost its end cannot be noted");
+        }
+        Damage::new(directory, self.end, "it ends before what sled was made from").into()
     }
 
     fn read_snapshot(&self, store: &Store) -> Result<(), OpeningError> {
@@ -117,7 +156,8 @@ impl Opening {
         self.history.read_snapshot(|records| {
             let mut changes = Changes::default();
             for record in records {
-                changes.apply(store, record, Version::of_snapshot(start))?;
+                let version = Version::in_snapshot(start, &record);
+                changes.apply(store, record, version)?;
             }
             store.write(changes, None)?;
             if self.shared.is_stopping() { Err(OpeningError::Stopped) } else { Ok(()) }
@@ -127,14 +167,12 @@ impl Opening {
 }
 
 impl OpeningError {
-    /// Ends reading; damage of the journal ends writing too.
-    pub(crate) fn report(self, shared: &Shared) {
+    /// Whether another attempt may come to another end.
+    pub(crate) fn may_pass(&self) -> bool {
         match self {
-            Self::Stopped => return,
-            Self::Journal(_) => shared.fail_writes(self.to_string()),
-            Self::Store(_) | Self::SetAside(_) => {}
+            Self::Store(_) | Self::SetAside(_) | Self::Journal(JournalError::Io { .. }) => true,
+            Self::Stopped | Self::Journal(JournalError::Newer { .. } | JournalError::Damaged(_)) => false,
         }
-        shared.damaged(self.to_string());
     }
 }
 
@@ -150,12 +188,13 @@ pub(crate) fn replay(
     let mut changes = Changes::default();
     for commit in history.commits(start, end) {
         let commit = commit?;
-        for (index, record) in (0..).zip(commit.records) {
-            changes.apply(store, record, Version::of(commit.position, index))?;
+        let commit_end = commit.end;
+        for (version, record) in commit.into_versions() {
+            changes.apply(store, record, version)?;
         }
-        if commit.end - written >= BATCH_BYTES {
-            store.write(std::mem::take(&mut changes), Some(commit.end))?;
-            written = commit.end;
+        if commit_end - written >= BATCH_BYTES {
+            store.write(std::mem::take(&mut changes), Some(commit_end))?;
+            written = commit_end;
         }
         if shared.is_stopping() {
             return Err(OpeningError::Stopped);
@@ -170,13 +209,57 @@ pub(crate) fn set_aside(data_dir: &Path) -> io::Result<()> {
     if !directory.try_exists()? {
         return Ok(());
     }
-    let mut older = Vec::new();
-    for entry in fs::read_dir(data_dir)? {
-        let name = entry?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(SET_ASIDE)?.parse::<u64>().ok());
-        older.extend(number);
-    }
+    let older = numbers(data_dir, SET_ASIDE)?;
     let number = older.iter().max().map_or(1, |newest| newest + 1);
     fs::rename(directory, data_dir.join(format!("{SET_ASIDE}{number}")))?;
     older.iter().try_for_each(|number| fs::remove_dir_all(data_dir.join(format!("{SET_ASIDE}{number}"))))
+}
+
+/// The name of a directory for a sled that takes the place of all others, which failed: they are removed. Whatever
+/// still has their files open goes on without their content, so that a full disk has room again.
+fn fresh_directory(data_dir: &Path) -> io::Result<PathBuf> {
+    let number = numbers(data_dir, ANEW)?.into_iter().max().unwrap_or(0);
+    remove_failed(&data_dir.join(DIRECTORY))?;
+    for number in numbers(data_dir, ANEW)? {
+        remove_failed(&data_dir.join(format!("{ANEW}{number}")))?;
+    }
+    Ok(data_dir.join(format!("{ANEW}{}", number + 1)))
+}
+
+fn remove_failed(directory: &Path) -> io::Result<()> {
+    if !directory.try_exists()? {
+        return Ok(());
+    }
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            File::options().write(true).open(entry.path())?.set_len(0)?;
+        }
+    }
+    fs::remove_dir_all(directory)
+}
+
+/// Gives a sled that took the place of one that failed, in a process before this one, the usual name.
+pub(crate) fn adopt(data_dir: &Path) -> io::Result<()> {
+    let mut numbers = numbers(data_dir, ANEW)?;
+    numbers.sort_unstable();
+    let Some(newest) = numbers.pop() else { return Ok(()) };
+    for number in numbers {
+        fs::remove_dir_all(data_dir.join(format!("{ANEW}{number}")))?;
+    }
+    let directory = data_dir.join(DIRECTORY);
+    if directory.try_exists()? {
+        fs::remove_dir_all(&directory)?;
+    }
+    fs::rename(data_dir.join(format!("{ANEW}{newest}")), directory)?;
+    sync_directory(data_dir)
+}
+
+fn numbers(data_dir: &Path, prefix: &str) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(data_dir)? {
+        let name = entry?.file_name();
+        numbers.extend(name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse::<u64>().ok()));
+    }
+    Ok(numbers)
 }

@@ -1,7 +1,8 @@
 //! What the journal says, record by record: JSON Lines, so that a person can read it.
 //!
-//! Records are idempotent: reading a stretch of the journal again, over a state that already has it,
-//! ends in the same state.
+//! Each record counts once: the state of a referrer carries the version of the last record that made it, and
+//! records up to that version change nothing. So a stretch of the journal may be read again, over a snapshot
+//! that has a part of it already, and ends in the same state.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,10 +24,19 @@ pub(crate) struct ReferrerKey {
 pub(crate) enum Record {
     /// The referrer has these links (too).
     Recorded(Recorded),
+    /// A PUT of it begins. What it claims is added if the referrer is unknown or pending: whoever begins a
+    /// PUT may have no right to it, so a confirmed referrer only gets a new version.
+    Begun(Recorded),
+    /// The upstream took a PUT of it. If the referrer was pending, this replaces what was claimed before.
+    Accepted(Recorded),
+    /// The upstream serves it like this; replaces what was claimed before.
+    Settled(Recorded),
     /// The upstream has it.
     Confirmed(ReferrerKey),
     /// Whether the upstream has it has to be asked.
     Doubted(ReferrerKey),
+    /// The upstream answers 404 for it, since `since` (microseconds since 1970) at the latest.
+    Absent { referrer: ReferrerKey, since: u64 },
     /// The upstream does not have it.
     Removed(ReferrerKey),
     /// A snapshot is complete and holds this many referrers; stands in snapshots alone.
@@ -42,6 +52,14 @@ pub(crate) struct Recorded {
     /// Whether the descriptor is another manifest's word. Not there in records of older builds.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) claimed: bool,
+    /// Since when the upstream has answered nothing but 404 for it, in microseconds since 1970; in snapshots
+    /// alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) absent_since: Option<u64>,
+    /// The version of the last record that this includes; in snapshots alone. Without it, records that the
+    /// snapshot includes already would count twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) version: Option<u64>,
     pub(crate) descriptor: String,
     pub(crate) links: Vec<Link>,
 }
@@ -76,6 +94,8 @@ impl Recorded {
             order: known.order.0,
             pending: known.pending,
             claimed: known.claimed,
+            absent_since: known.absent_since,
+            version: Some(known.version.0),
             links: known.links(),
             descriptor: known.descriptor,
         }
@@ -83,12 +103,37 @@ impl Recorded {
 }
 
 impl Record {
+    /// What it says of a referrer, if it is more than a change of state.
+    pub(crate) fn recorded(&self) -> Option<&Recorded> {
+        match self {
+            Self::Recorded(recorded)
+            | Self::Begun(recorded)
+            | Self::Accepted(recorded)
+            | Self::Settled(recorded) => Some(recorded),
+            Self::Confirmed(_)
+            | Self::Doubted(_)
+            | Self::Absent { .. }
+            | Self::Removed(_)
+            | Self::End { .. } => None,
+        }
+    }
+
+    /// The referrer that it is about; none if it ends a snapshot.
+    pub(crate) fn referrer(&self) -> Option<&ReferrerKey> {
+        match self {
+            Self::Recorded(recorded)
+            | Self::Begun(recorded)
+            | Self::Accepted(recorded)
+            | Self::Settled(recorded) => Some(&recorded.referrer),
+            Self::Confirmed(key) | Self::Doubted(key) | Self::Removed(key) => Some(key),
+            Self::Absent { referrer, .. } => Some(referrer),
+            Self::End { .. } => None,
+        }
+    }
+
     /// The order that the record gives to its referrer.
     pub(crate) fn order(&self) -> Option<Order> {
-        match self {
-            Self::Recorded(recorded) => Some(Order(recorded.order)),
-            Self::Confirmed(_) | Self::Doubted(_) | Self::Removed(_) | Self::End { .. } => None,
-        }
+        self.recorded().map(|recorded| Order(recorded.order))
     }
 
     /// Adds the record to the payload of a frame.
@@ -111,9 +156,10 @@ impl Version {
         Self(position + 1 + index)
     }
 
-    /// The version of what a snapshot at `position` tells; less than what any later record makes.
-    pub(crate) fn of_snapshot(position: u64) -> Self {
-        Self(position)
+    /// The version of what a record of a snapshot at `position` tells. Builds that wrote no version into
+    /// snapshots relied on records that may be read twice; theirs is less than what any later record makes.
+    pub(crate) fn in_snapshot(position: u64, record: &Record) -> Self {
+        Self(record.recorded().and_then(|recorded| recorded.version).unwrap_or(position))
     }
 }
 
@@ -141,22 +187,34 @@ mod tests {
         check(&Record::Doubted(key.clone()), &format!(r#"{{"doubted":{wire}}}"#));
         check(&Record::Removed(key.clone()), &format!(r#"{{"removed":{wire}}}"#));
         check(&Record::End { referrers: 3 }, r#"{"end":{"referrers":3}}"#);
+        check(
+            &Record::Absent { referrer: key.clone(), since: 8 },
+            &format!(r#"{{"absent":{{"referrer":{wire},"since":8}}}}"#),
+        );
         let recorded = Recorded {
             referrer: key,
             order: 5,
             pending: true,
             claimed: false,
+            absent_since: None,
+            version: None,
             descriptor: "{\"a\":\n1}".to_owned(),
             links: vec![Link { subject: digest(2), kind: LinkKind::Parent }],
         };
-        let expected = |claimed: &str| {
+        let expected = |kind: &str, more: &str| {
             format!(
-                r#"{{"recorded":{{"referrer":{wire},"order":5,"pending":true,{claimed}"descriptor":"{{\"a\":\n1}}","links":[{{"subject":"{}","kind":"parent"}}]}}}}"#,
+                r#"{{"{kind}":{{"referrer":{wire},"order":5,"pending":true,{more}"descriptor":"{{\"a\":\n1}}","links":[{{"subject":"{}","kind":"parent"}}]}}}}"#,
                 digest(2)
             )
         };
-        check(&Record::Recorded(recorded.clone()), &expected(""));
-        check(&Record::Recorded(Recorded { claimed: true, ..recorded }), &expected(r#""claimed":true,"#));
+        check(&Record::Recorded(recorded.clone()), &expected("recorded", ""));
+        check(&Record::Begun(recorded.clone()), &expected("begun", ""));
+        check(&Record::Accepted(recorded.clone()), &expected("accepted", ""));
+        check(&Record::Settled(recorded.clone()), &expected("settled", ""));
+        let claimed = Recorded { claimed: true, ..recorded.clone() };
+        check(&Record::Recorded(claimed), &expected("recorded", r#""claimed":true,"#));
+        let in_snapshot = Recorded { absent_since: Some(6), version: Some(7), ..recorded };
+        check(&Record::Recorded(in_snapshot), &expected("recorded", r#""absent_since":6,"version":7,"#));
     }
 
     #[test]

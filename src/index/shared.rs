@@ -2,21 +2,24 @@
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
 use super::in_flight::InFlight;
 use super::sled::Store;
 use super::watches::Watches;
-use super::{ReadError, State, Statistics};
+use super::{ReadError, State, Statistics, WriteError};
 
 /// How far the index is.
 #[derive(Clone, Debug)]
 pub(crate) enum Phase {
     Opening,
     Ready(Arc<Store>),
-    Damaged(String),
+    /// sled failed for this reason and is being built anew.
+    Rebuilding(String),
+    /// The journal is damaged, or what writes it has ended.
+    Damaged(String, ReadError),
     Closed,
 }
 
@@ -24,7 +27,9 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Shared {
     phase: watch::Sender<Phase>,
-    write_failure: OnceLock<String>,
+    write_failure: Mutex<Option<WriteFailure>>,
+    /// How often the index has failed so far.
+    failures: AtomicU64,
     statistics: Mutex<Statistics>,
     journal_end: AtomicU64,
     stop: AtomicBool,
@@ -34,11 +39,20 @@ pub(crate) struct Shared {
     _lock: File,
 }
 
+/// Why nothing is recorded.
+#[derive(Clone, Debug)]
+struct WriteFailure {
+    reason: String,
+    /// What clients are told.
+    error: WriteError,
+}
+
 impl Shared {
     pub(crate) fn new(lock: File) -> Self {
         Self {
             phase: watch::Sender::new(Phase::Opening),
-            write_failure: OnceLock::new(),
+            write_failure: Mutex::default(),
+            failures: AtomicU64::new(0),
             statistics: Mutex::default(),
             journal_end: AtomicU64::new(0),
             stop: AtomicBool::new(false),
@@ -53,7 +67,8 @@ impl Shared {
         match &*self.phase.borrow() {
             Phase::Opening => Err(ReadError::Opening),
             Phase::Ready(store) => Ok(Arc::clone(store)),
-            Phase::Damaged(reason) => Err(ReadError::Damaged(reason.clone())),
+            Phase::Rebuilding(_) => Err(ReadError::Rebuilding),
+            Phase::Damaged(_, error) => Err(*error),
             Phase::Closed => Err(ReadError::Closed),
         }
     }
@@ -62,16 +77,29 @@ impl Shared {
         match &*self.phase.borrow() {
             Phase::Opening => State::Opening,
             Phase::Ready(_) => State::Ready,
-            Phase::Damaged(reason) => State::Damaged(reason.clone()),
+            Phase::Rebuilding(reason) => State::Rebuilding(reason.clone()),
+            Phase::Damaged(reason, _) => State::Damaged(reason.clone()),
             Phase::Closed => State::Closed,
         }
     }
 
-    /// Waits until the state is another one than `Opening`.
+    /// Waits until the state is another one than `Opening` or `Rebuilding`.
     pub(crate) async fn opened(&self) {
         let mut phase = self.phase.subscribe();
         // Cannot fail: the sender lives as long as `self`.
-        phase.wait_for(|phase| !matches!(phase, Phase::Opening)).await.ok();
+        phase.wait_for(|phase| !matches!(phase, Phase::Opening | Phase::Rebuilding(_))).await.ok();
+    }
+
+    /// Whether what was read from this store just now counts. The files of one that failed are emptied, and
+    /// sled may take what it then finds for a shorter list.
+    pub(crate) fn still_counts(&self, read_from: &Arc<Store>) -> Result<(), ReadError> {
+        match &*self.phase.borrow() {
+            Phase::Ready(store) if Arc::ptr_eq(store, read_from) => Ok(()),
+            // Closing leaves the files as they are.
+            Phase::Closed => Ok(()),
+            Phase::Damaged(_, error) => Err(*error),
+            Phase::Opening | Phase::Rebuilding(_) | Phase::Ready(_) => Err(ReadError::Rebuilding),
+        }
     }
 
     pub(crate) fn ready(&self, store: Arc<Store>) {
@@ -82,21 +110,63 @@ impl Shared {
         self.phase.send_replace(Phase::Closed);
     }
 
+    /// The index cannot be read until it is built anew.
+    pub(crate) fn rebuilding(&self, reason: String) {
+        tracing::error!(reason, "the index cannot answer queries; building it anew from the journal");
+        self.count_failure();
+        self.phase.send_replace(Phase::Rebuilding(reason));
+    }
+
+    /// The journal is damaged: the index can neither be read nor written, for good.
+    pub(crate) fn damaged(&self, reason: &str) {
+        self.fail_reads(reason.to_owned(), ReadError::Damaged);
+        self.fail_writes(reason.to_owned(), WriteError::Damaged);
+    }
+
     /// The index cannot be read any more.
-    pub(crate) fn damaged(&self, reason: String) {
+    pub(crate) fn fail_reads(&self, reason: String, error: ReadError) {
         tracing::error!(reason, "the index cannot answer queries");
-        self.phase.send_replace(Phase::Damaged(reason));
+        self.count_failure();
+        self.phase.send_replace(Phase::Damaged(reason, error));
     }
 
-    /// The index cannot be written any more, for good.
-    pub(crate) fn fail_writes(&self, reason: String) {
-        tracing::error!(reason, "the index cannot be written any more");
-        // The first reason is the one that tells.
-        self.write_failure.set(reason).ok();
+    /// The index cannot be written, for good unless the error is [`WriteError::Failed`].
+    pub(crate) fn fail_writes(&self, reason: String, error: WriteError) {
+        tracing::error!(reason, "the index cannot be written");
+        self.count_failure();
+        let mut failure = self.lock_write_failure();
+        // Of those that last, the first reason is the one that tells.
+        if failure.as_ref().is_none_or(|failure| failure.error == WriteError::Failed) {
+            *failure = Some(WriteFailure { reason, error });
+        }
     }
 
-    pub(crate) fn write_failure(&self) -> Option<&str> {
-        self.write_failure.get().map(String::as_str)
+    /// The index can be written again.
+    pub(crate) fn resume_writes(&self) {
+        self.lock_write_failure().take_if(|failure| failure.error == WriteError::Failed);
+    }
+
+    /// Why nothing is recorded, for whoever runs the process.
+    pub(crate) fn write_failure(&self) -> Option<String> {
+        self.lock_write_failure().as_ref().map(|failure| failure.reason.clone())
+    }
+
+    /// Whether anything can be recorded.
+    pub(crate) fn writable(&self) -> Result<(), WriteError> {
+        self.lock_write_failure().as_ref().map_or(Ok(()), |failure| Err(failure.error))
+    }
+
+    fn lock_write_failure(&self) -> MutexGuard<'_, Option<WriteFailure>> {
+        self.write_failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often the index has failed so far.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_failure(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn statistics(&self) -> Statistics {

@@ -336,6 +336,8 @@ mod tests {
                 order: u64::from(n),
                 pending: false,
                 claimed: false,
+                absent_since: None,
+                version: None,
                 descriptor: "{}".to_owned(),
                 links: vec![Link { subject: Digest::Sha256([99; 32]), kind: LinkKind::Parent }],
             });

@@ -31,6 +31,8 @@ impl Bench {
             segment_bytes: 64 << 20,
             compact_bytes: 1 << 30,
             repository_referrers: 1 << 20,
+            timeout: Duration::from_secs(60),
+            forget_after: Duration::from_secs(3600),
         };
         Self { directory, settings }
     }
@@ -161,8 +163,13 @@ async fn version(index: &Index, n: u32) -> Option<Version> {
     index.version(&repository("a"), &digest(n)).await.unwrap()
 }
 
-async fn settle(index: &Index, n: u32, seen: Version) {
-    index.settle_present(repository("a"), digest(n), seen).await.unwrap();
+/// The upstream serves it with a `reference` to each subject.
+async fn settle(index: &Index, n: u32, subjects: &[u32], seen: Version) {
+    index.settle(repository("a"), seen, referrer(n, subjects)).await.unwrap();
+}
+
+async fn absent(index: &Index, n: u32, seen: Version) -> Removed {
+    index.absent(repository("a"), digest(n), seen).await.unwrap()
 }
 
 async fn remove(index: &Index, n: u32, seen: Version) -> Removed {
@@ -192,7 +199,7 @@ async fn lists_what_was_put_and_nothing_else() {
     assert_eq!(statistics.in_flight, 1);
     drop(pending);
     assert_eq!(index.statistics().in_flight, 0);
-    settle(&index, 11, version(&index, 11).await.unwrap()).await;
+    settle(&index, 11, &[1], version(&index, 11).await.unwrap()).await;
     assert_eq!(numbers(&index, 1).await, [(10, false), (11, false)]);
     assert_eq!(index.statistics().pending, 0);
 }
@@ -294,23 +301,34 @@ async fn a_closed_index_says_so() {
 }
 
 #[tokio::test]
-async fn a_failed_write_is_final_and_reads_go_on() {
+async fn a_failed_write_is_told_reads_go_on_and_writing_is_resumed_where_it_can_be() {
     let mut bench = Bench::new();
     bench.settings.segment_bytes = 1;
     let index = bench.open().await;
     put(&index, 10, &[1]).await;
     let pending = begin(&index, 11, &[1]).await;
+    let failures = index.failures();
     // The next segment cannot be created.
-    let journal = bench.settings.data_dir.join("journal");
-    fs::rename(&journal, bench.directory.path().join("away")).unwrap();
-    assert!(matches!(pending.confirm().await, Err(WriteError::Failed(_))));
-    fs::rename(bench.directory.path().join("away"), &journal).unwrap();
+    let (journal, away) = (bench.settings.data_dir.join("journal"), bench.directory.path().join("away"));
+    fs::rename(&journal, &away).unwrap();
+    assert_eq!(pending.confirm().await, Err(WriteError::Failed));
     let failed = index.begin(repository("a"), referrer(12, &[1])).await.unwrap_err();
-    assert_eq!(failed, WriteError::Failed(index.write_failure().unwrap()));
-    assert!(failed.to_string().contains("a new segment of the journal cannot be begun"));
+    assert_eq!(failed.to_string(), "the index cannot be written at the moment");
+    let reason = index.write_failure().unwrap();
+    assert!(reason.contains("a new segment of the journal cannot be begun"), "{reason}");
     assert_eq!(index.probe().await, Err(ProbeError::Write(failed)));
+    assert!(index.failures() > failures);
     assert_eq!(numbers(&index, 1).await, [(10, false), (11, true)]);
+    fs::rename(&away, &journal).unwrap();
+    while index.write_failure().is_some() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    index.probe().await.unwrap();
+    put(&index, 12, &[1]).await;
+    let expected = [(10, false), (11, true), (12, false)];
+    assert_eq!(numbers(&index, 1).await, expected);
     index.close().await;
     drop(index);
-    assert_eq!(numbers(&bench.open().await, 1).await, [(10, false), (11, true)]);
+    fs::remove_dir_all(bench.sled()).unwrap();
+    assert_eq!(numbers(&bench.open().await, 1).await, expected);
 }

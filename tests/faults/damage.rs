@@ -98,7 +98,7 @@ impl Recorded {
                 }
             }
             State::Damaged(_) if may_refuse => {}
-            state @ (State::Opening | State::Damaged(_) | State::Closed) => {
+            state @ (State::Opening | State::Rebuilding(_) | State::Damaged(_) | State::Closed) => {
                 row.mistake(format!("{what}: {state:?}"));
             }
         }

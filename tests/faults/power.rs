@@ -106,6 +106,8 @@ pub(crate) fn settings(data_dir: &Path) -> Settings {
         segment_bytes: 64 << 10,
         compact_bytes: 64 << 10,
         repository_referrers: 1 << 20,
+        timeout: Duration::from_secs(60),
+        forget_after: Duration::from_secs(3600),
     }
 }
 

@@ -1,10 +1,10 @@
 //! What each file of the journal begins with. Its layout is the same in every format version, so that a
-//! newer version is told from damage.
+//! newer version is told from damage. Format 2 has records that builds of format 1 do not know.
 
 use bytes::{Buf, BufMut};
 
 /// The format version that this build writes and reads.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 /// How long a header is.
 pub(crate) const HEADER_BYTES: u64 = 48;
 const MAGIC: [u8; 8] = *b"refshim\n";
@@ -17,6 +17,8 @@ pub(crate) struct Identity(pub(crate) [u8; 16]);
 /// The header of a segment or snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
+    /// The format version of the build that wrote it.
+    pub(crate) format: u32,
     pub(crate) identity: Identity,
     /// The position of the segment's first byte; of a snapshot, the position from which on segments
     /// have to be read after it.
@@ -33,14 +35,15 @@ pub(crate) enum Unusable {
 }
 
 impl Header {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        self.encode_as(FORMAT)
+    /// Of a file that this build writes.
+    pub(crate) fn new(identity: Identity, position: u64, last_order: u64) -> Self {
+        Self { format: FORMAT, identity, position, last_order }
     }
 
-    fn encode_as(&self, format: u32) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.put_slice(&MAGIC);
-        bytes.put_u32(format);
+        bytes.put_u32(self.format);
         bytes.put_slice(&self.identity.0);
         bytes.put_u64(self.position);
         bytes.put_u64(self.last_order);
@@ -62,7 +65,7 @@ impl Header {
         }
         let mut identity = Identity([0; 16]);
         content.copy_to_slice(&mut identity.0);
-        Ok(Self { identity, position: content.get_u64(), last_order: content.get_u64() })
+        Ok(Self { format, identity, position: content.get_u64(), last_order: content.get_u64() })
     }
 }
 
@@ -72,12 +75,12 @@ pub(crate) mod tests {
 
     /// A header that a later build might write.
     pub(crate) fn newer(header: &Header) -> Vec<u8> {
-        header.encode_as(FORMAT + 1)
+        Header { format: FORMAT + 1, ..*header }.encode()
     }
 
     #[test]
     fn comes_back_or_is_refused() {
-        let header = Header { identity: Identity([7; 16]), position: 1 << 40, last_order: 3 };
+        let header = Header::new(Identity([7; 16]), 1 << 40, 3);
         let bytes = header.encode();
         assert_eq!(bytes.len() as u64, HEADER_BYTES);
         assert_eq!(Header::decode(&bytes), Ok(header));

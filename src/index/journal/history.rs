@@ -7,6 +7,7 @@ use super::files::{self, Segment, Snapshot, segment_path, snapshot_path};
 use super::frame::{Found, Frames};
 use super::header::{HEADER_BYTES, Identity};
 use super::{Damage, JournalError};
+use crate::index::Version;
 use crate::index::record::Record;
 
 /// One group commit.
@@ -17,6 +18,22 @@ pub(crate) struct Commit {
     /// Where the next one begins.
     pub(crate) end: u64,
     pub(crate) records: Vec<Record>,
+    /// Of a snapshot: the position that it stands for.
+    pub(crate) snapshot: Option<u64>,
+}
+
+impl Commit {
+    /// The records, each with the version that it makes.
+    pub(crate) fn into_versions(self) -> impl Iterator<Item = (Version, Record)> {
+        let Self { position, records, snapshot, .. } = self;
+        (0..).zip(records).map(move |(index, record)| {
+            let version = match snapshot {
+                Some(position) => Version::in_snapshot(position, &record),
+                None => Version::of(position, index),
+            };
+            (version, record)
+        })
+    }
 }
 
 /// What has to be read to build the index anew: the snapshot, if there is one, and then the segments.
@@ -122,7 +139,7 @@ impl Commits {
                 continue;
             };
             self.at = segment.position();
-            return Ok(Some(Commit { position, end: self.at, records }));
+            return Ok(Some(Commit { position, end: self.at, records, snapshot: None }));
         }
         Ok(None)
     }

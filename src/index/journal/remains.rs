@@ -175,7 +175,8 @@ impl Source {
             run.referrers += (records.len() - records.iter().filter(is_end).count()) as u64;
             run.is_complete = records.last() == Some(&Record::End { referrers: run.referrers });
             let (position, end) = (self.position + start, self.position + run.offset);
-            take(Piece::Commit(Commit { position, end, records }))?;
+            let snapshot = self.is_snapshot.then_some(self.position);
+            take(Piece::Commit(Commit { position, end, records, snapshot }))?;
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Gap, MaintenanceError};
 use crate::index::journal::header::Identity;
 use crate::index::journal::remains::{Piece, Remains};
-use crate::index::local::{JOURNAL, lock};
+use crate::index::local::{JOURNAL, adopt_sled, lock};
 use crate::index::opening;
 use crate::index::sled::Store;
 
@@ -39,6 +39,7 @@ pub fn check(data_dir: &Path) -> Result<Report, MaintenanceError> {
         return Err(MaintenanceError::NoIndex(data_dir.to_owned()));
     }
     let _lock = lock(data_dir)?;
+    adopt_sled(data_dir)?;
     let remains = Remains::find(&journal)?;
     let mut report =
         Report { commits: 0, records: 0, gaps: Vec::new(), torn: None, sled: Err("not there".to_owned()) };

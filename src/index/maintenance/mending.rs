@@ -13,7 +13,7 @@ use crate::index::journal::header::Header;
 use crate::index::journal::remains::{Piece, Remains};
 use crate::index::journal::snapshot::SnapshotWriter;
 use crate::index::journal::{create_segment, files, random_identity};
-use crate::index::local::{JOURNAL, MENDED, finish_mending, lock};
+use crate::index::local::{JOURNAL, MENDED, adopt_sled, finish_mending, lock};
 use crate::index::opening::set_aside;
 use crate::index::record::{Record, Recorded};
 use crate::index::sled::{Changes, Store};
@@ -52,6 +52,7 @@ pub fn rebuild(data_dir: &Path) -> Result<Mended, MaintenanceError> {
         return Err(MaintenanceError::NoIndex(data_dir.to_owned()));
     }
     let _lock = lock(data_dir)?;
+    adopt_sled(data_dir)?;
     finish_mending(data_dir)?;
     let journal = data_dir.join(JOURNAL);
     if !journal.exists() {
@@ -67,12 +68,14 @@ pub fn rebuild(data_dir: &Path) -> Result<Mended, MaintenanceError> {
         changed: 0,
         end: 0,
         last_order: 0,
+        highest: 0,
+        shift: 0,
     };
     Remains::find(&journal)?.read(|piece| salvage.take(piece, &mut mended))?;
     salvage.write()?;
     mended.referrers = salvage.store.numbers().meta.referrers;
     if !mended.gaps.is_empty() {
-        let header = Header { identity, position: salvage.end, last_order: salvage.last_order };
+        let header = Header::new(identity, salvage.end, salvage.last_order);
         salvage.write_journal(&data_dir.join(MENDING), &header, &mut mended)?;
         let aside = free_name(data_dir);
         fs::rename(data_dir.join(MENDING), data_dir.join(MENDED)).map_err(failed("the mended journal"))?;
@@ -93,6 +96,11 @@ struct Salvage {
     changed: usize,
     end: u64,
     last_order: u64,
+    /// The highest version so far.
+    highest: u64,
+    /// What is added to versions since the last gap. Files may overlap there, and no record behind it may pass
+    /// for one that counted already.
+    shift: u64,
 }
 
 impl Salvage {
@@ -100,12 +108,14 @@ impl Salvage {
         match piece {
             Piece::Commit(commit) => {
                 self.end = self.end.max(commit.end);
-                for (index, record) in (0..).zip(commit.records) {
-                    self.apply(record, Version::of(commit.position, index), mended)?;
+                for (version, record) in commit.into_versions() {
+                    let version = self.shifted(version);
+                    self.apply(record, version, mended)?;
                 }
             }
             Piece::Gap(gap) => {
                 self.doubt_all()?;
+                self.shift = self.highest;
                 let before = Some(Order(self.last_order)).filter(|order| order.0 > 0);
                 mended.between.push((before, None));
                 mended.gaps.push(gap);
@@ -127,14 +137,11 @@ impl Salvage {
                 after.get_or_insert(order);
             }
         }
-        let key = match &record {
-            Record::Recorded(Recorded { referrer, .. }) => referrer,
-            Record::Confirmed(key) | Record::Doubted(key) | Record::Removed(key) => key,
-            Record::End { .. } => return Ok(()),
-        };
+        let Some(key) = record.referrer() else { return Ok(()) };
         let manifest = (key.repository.clone(), key.digest.clone());
         let is_known = self.changes.find(&self.store, key)?.is_some();
-        if is_known || mended.gaps.is_empty() || matches!(record, Record::Recorded(_) | Record::Removed(_)) {
+        let tells_all = record.recorded().is_some() || matches!(record, Record::Removed(_));
+        if is_known || mended.gaps.is_empty() || tells_all {
             mended.lost.remove(&manifest);
         } else {
             mended.lost.insert(manifest);
@@ -144,14 +151,22 @@ impl Salvage {
         if self.changed >= BATCH { self.write() } else { Ok(()) }
     }
 
+    fn shifted(&mut self, version: Version) -> Version {
+        let version = self.shift.saturating_add(version.0);
+        self.highest = self.highest.max(version);
+        Version(version)
+    }
+
     /// A removal may have been lost.
     fn doubt_all(&mut self) -> Result<(), MaintenanceError> {
         self.write()?;
+        self.highest = self.highest.saturating_add(1);
+        let version = Version(self.highest);
         let mut all = self.store.all().map(|known| known.map(|(referrer, _)| referrer)).peekable();
         while all.peek().is_some() {
             let mut changes = Changes::default();
             for referrer in all.by_ref().take(BATCH) {
-                changes.apply(&self.store, Record::Doubted(referrer?), Version(self.end))?;
+                changes.apply(&self.store, Record::Doubted(referrer?), version)?;
             }
             self.store.write(changes, None)?;
         }
@@ -179,7 +194,9 @@ impl Salvage {
             if known.pending {
                 *mended.doubted.entry(referrer.repository.clone()).or_default() += 1;
             }
-            writer.append(&Record::Recorded(Recorded::of(referrer, known))).map_err(&failed)?;
+            // Its versions are none of the new journal's.
+            let recorded = Recorded { version: None, ..Recorded::of(referrer, known) };
+            writer.append(&Record::Recorded(recorded)).map_err(&failed)?;
         }
         writer.finish().map_err(&failed)?;
         create_segment(directory, header).map_err(&failed)?;

@@ -33,11 +33,7 @@ impl Changes {
         record: Record,
         version: Version,
     ) -> Result<(), StoreError> {
-        let key = match &record {
-            Record::Recorded(recorded) => &recorded.referrer,
-            Record::Confirmed(key) | Record::Doubted(key) | Record::Removed(key) => key,
-            Record::End { .. } => return Ok(()),
-        };
+        let Some(key) = record.referrer() else { return Ok(()) };
         let change = self.change(store, key)?;
         change.after = Known::after(change.after.take(), record, version);
         Ok(())

@@ -7,7 +7,7 @@ use crate::index::journal::header::Identity;
 use crate::index::known::Known;
 
 /// The format of keys and values; another one is rebuilt.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 const CHECKSUM_BYTES: usize = 4;
 
 /// The index's own data.

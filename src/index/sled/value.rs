@@ -15,6 +15,8 @@ const PENDING: u8 = 1;
 const DESCRIPTOR_BACK: u8 = 2;
 /// The descriptor is another manifest's word.
 const CLAIMED: u8 = 4;
+/// Of a way back: it also says since when the upstream has answered 404.
+const ABSENT: u8 = 8;
 /// Up to how many bytes the descriptor is repeated in each link. Without a limit, a manifest of 4 MiB,
 /// half of it annotations and half of it references, would be stored as many gigabytes.
 const REPEATED_BYTES: usize = 64 << 10;
@@ -23,7 +25,12 @@ const REPEATED_BYTES: usize = 64 << 10;
 pub(super) fn entries(referrer: &ReferrerKey, known: &Known) -> Vec<(Vec<u8>, Vec<u8>)> {
     let repeats = known.links.len() * known.descriptor.len() <= REPEATED_BYTES || known.links.len() == 1;
     let descriptor_back = !repeats || known.links.is_empty();
-    let flags = [(known.pending, PENDING), (descriptor_back, DESCRIPTOR_BACK), (known.claimed, CLAIMED)];
+    let flags = [
+        (known.pending, PENDING),
+        (descriptor_back, DESCRIPTOR_BACK),
+        (known.claimed, CLAIMED),
+        (known.absent_since.is_some(), ABSENT),
+    ];
     let flags = flags.into_iter().filter_map(|(is_set, flag)| is_set.then_some(flag)).sum();
     let link = |(subject, kinds): (&Digest, &LinkKinds)| {
         let key = key::link(&referrer.repository, subject, known.order);
@@ -53,6 +60,9 @@ fn encode_back(flags: u8, known: &Known) -> Vec<u8> {
     let mut value = vec![flags];
     value.put_u64(known.order.0);
     value.put_u64(known.version.0);
+    if let Some(since) = known.absent_since {
+        value.put_u64(since);
+    }
     value.put_u32(u32::try_from(known.links.len()).unwrap_or(u32::MAX));
     for (subject, kinds) in &known.links {
         key::put_digest(&mut value, subject);
@@ -89,6 +99,7 @@ pub(super) fn decode_back(mut value: &[u8]) -> Option<Stored<Known>> {
     let flags = value.try_get_u8().ok()?;
     let order = Order(value.try_get_u64().ok()?);
     let version = Version(value.try_get_u64().ok()?);
+    let absent_since = if flags & ABSENT == 0 { None } else { Some(value.try_get_u64().ok()?) };
     let mut links = BTreeMap::new();
     for _ in 0..value.try_get_u32().ok()? {
         let subject = key::take_digest(&mut value)?;
@@ -96,7 +107,7 @@ pub(super) fn decode_back(mut value: &[u8]) -> Option<Stored<Known>> {
     }
     let descriptor = str::from_utf8(value).ok()?.to_owned();
     let (pending, claimed) = (flags & PENDING != 0, flags & CLAIMED != 0);
-    let known = Known { order, pending, version, claimed, descriptor, links };
+    let known = Known { order, pending, absent_since, version, claimed, descriptor, links };
     Some(Stored { value: known, has_descriptor: flags & DESCRIPTOR_BACK != 0 })
 }
 
@@ -114,7 +125,8 @@ mod tests {
         let links = (0..subjects).map(|n| (Digest::Sha512([n; 64]), LinkKinds::from_bits(n + 1))).collect();
         let descriptor = "d".repeat(descriptor);
         let (order, version, claimed) = (Order(5), Version(6), pending);
-        let known = Known { order, pending, version, claimed, descriptor, links };
+        let absent_since = pending.then_some(7);
+        let known = Known { order, pending, absent_since, version, claimed, descriptor, links };
         let mut entries = entries(&referrer, &known);
         let (_, back) = entries.pop().unwrap();
         let back = decode_back(&back).unwrap();

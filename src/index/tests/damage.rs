@@ -3,7 +3,7 @@
 use std::io::{Seek, SeekFrom, Write as _};
 
 use super::*;
-use crate::index::journal::header::{self, HEADER_BYTES, Header};
+use crate::index::journal::header::{self, FORMAT, HEADER_BYTES, Header};
 
 /// A closed index with pending, confirmed, removed and re-pushed referrers, and its answers.
 async fn filled() -> (Bench, BTreeMap<u32, Vec<Listed>>) {
@@ -208,9 +208,14 @@ async fn check_refused(bench: &Bench, file: &Path, what: &str) {
     assert!(reason.contains(file) && reason.contains(what), "{reason}");
     assert!(reason.contains("refshim index rebuild"), "{reason}");
     let read = index.referrers(repository("a"), digest(3), everything()).await;
-    assert_eq!(read, Err(ReadError::Damaged(reason.clone())));
+    assert_eq!(read, Err(ReadError::Damaged));
     let write = index.begin(repository("a"), referrer(10, &[1])).await.unwrap_err();
-    assert_eq!(write, WriteError::Failed(reason));
+    assert_eq!(write, WriteError::Damaged);
+    assert_eq!(index.write_failure(), Some(reason));
+    // Clients learn what is to be done, and of no file.
+    for told in [read.unwrap_err().to_string(), write.to_string()] {
+        assert!(told.contains("refshim index rebuild") && !told.contains('/'), "{told}");
+    }
     index.close().await;
 }
 
@@ -289,8 +294,9 @@ async fn a_newer_format_is_refused() {
     assert_eq!(
         error.to_string(),
         format!(
-            "{} has format version 2; this build reads versions up to 1: use a newer build",
-            path.display()
+            "{} has format version {}; this build reads versions up to {FORMAT}: use a newer build",
+            path.display(),
+            FORMAT + 1
         )
     );
 }

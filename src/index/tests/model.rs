@@ -1,17 +1,24 @@
 //! The index against a model of it, under random use.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use proptest::prelude::*;
 
 use super::*;
 
+/// What somebody says of a referrer: its subjects, and which of its descriptors is the right one.
+#[derive(Clone, Debug)]
+struct Said {
+    referrer: u32,
+    subjects: Vec<u32>,
+    variant: u8,
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     /// To a cosign tag of `tagged`.
     Begin {
-        referrer: u32,
-        subjects: Vec<u32>,
+        said: Said,
         tagged: Option<u32>,
     },
     Confirm {
@@ -24,17 +31,24 @@ enum Step {
         place: usize,
     },
     Learn {
-        referrer: u32,
-        subjects: Vec<u32>,
+        said: Said,
+        claimed: bool,
         removed: Option<u32>,
     },
     Settle {
-        referrer: u32,
+        said: Said,
         seen: bool,
     },
     Remove {
         referrer: u32,
         seen: bool,
+    },
+    Absent {
+        referrer: u32,
+        seen: bool,
+    },
+    Doubt {
+        referrer: u32,
     },
     Reopen,
     Rebuild,
@@ -42,30 +56,52 @@ enum Step {
     Kill,
 }
 
+fn referrer_number() -> std::ops::Range<u32> {
+    10..14
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    (referrer_number(), prop::collection::vec(0..3u32, 0..3), 0..3u8)
+        .prop_map(|(referrer, subjects, variant)| Said { referrer, subjects, variant })
+}
+
 fn step() -> impl Strategy<Value = Step> {
-    let referrer = || 10..14u32;
+    let place = any::<usize>;
+    let seen = || prop::bool::weighted(0.7);
     prop_oneof![
-        4 => (referrer(), prop::collection::vec(0..3u32, 0..3), prop::option::of(0..3u32))
-            .prop_map(|(referrer, subjects, tagged)| Step::Begin { referrer, subjects, tagged }),
-        3 => any::<usize>().prop_map(|place| Step::Confirm { place }),
-        3 => any::<usize>().prop_map(|place| Step::Refuse { place }),
-        1 => any::<usize>().prop_map(|place| Step::Abandon { place }),
-        3 => (referrer(), prop::collection::vec(0..3u32, 0..3), prop::option::of(referrer()))
-            .prop_map(|(referrer, subjects, removed)| Step::Learn { referrer, subjects, removed }),
-        2 => (referrer(), any::<bool>()).prop_map(|(referrer, seen)| Step::Settle { referrer, seen }),
-        3 => (referrer(), any::<bool>()).prop_map(|(referrer, seen)| Step::Remove { referrer, seen }),
+        5 => (said(), prop::option::of(0..3u32)).prop_map(|(said, tagged)| Step::Begin { said, tagged }),
+        3 => place().prop_map(|place| Step::Confirm { place }),
+        3 => place().prop_map(|place| Step::Refuse { place }),
+        2 => place().prop_map(|place| Step::Abandon { place }),
+        3 => (said(), any::<bool>(), prop::option::weighted(0.3, referrer_number()))
+            .prop_map(|(said, claimed, removed)| Step::Learn { said, claimed, removed }),
+        3 => (said(), seen()).prop_map(|(said, seen)| Step::Settle { said, seen }),
+        2 => (referrer_number(), seen()).prop_map(|(referrer, seen)| Step::Remove { referrer, seen }),
+        4 => (referrer_number(), seen()).prop_map(|(referrer, seen)| Step::Absent { referrer, seen }),
+        2 => referrer_number().prop_map(|referrer| Step::Doubt { referrer }),
         1 => Just(Step::Reopen),
         1 => Just(Step::Rebuild),
         1 => Just(Step::Kill),
     ]
 }
 
+fn described(said: &Said) -> Referrer {
+    let Said { referrer: number, subjects, variant } = said;
+    Referrer { descriptor: format!("{number} {variant}"), ..referrer(*number, subjects) }
+}
+
 /// What is known of a referrer, its place among the others by `born`.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Modelled {
     born: u32,
     pending: bool,
-    subjects: HashSet<u32>,
+    absent: bool,
+    claimed: bool,
+    variant: u8,
+    /// What its bytes refer to.
+    own: BTreeSet<u32>,
+    /// What a tag says that it refers to.
+    tagged: BTreeSet<u32>,
 }
 
 /// PUTs of a referrer that overlap.
@@ -75,13 +111,17 @@ struct Puts {
     made_it: bool,
     all_refused: bool,
     doubted: bool,
+    /// When the last of them began, if that was recorded.
+    began: Option<u32>,
 }
 
 #[derive(Debug, Default)]
 struct Model {
     time: u32,
-    referrers: BTreeMap<u32, Modelled>,
+    /// Each with when it was last recorded.
+    referrers: BTreeMap<u32, (u32, Modelled)>,
     puts: BTreeMap<u32, Puts>,
+    forgets_at_once: bool,
 }
 
 impl Model {
@@ -90,24 +130,90 @@ impl Model {
         self.time
     }
 
-    fn record(&mut self, born: u32, referrer: u32, subjects: &[u32], pending: bool) {
-        let fresh = Modelled { born, pending: true, subjects: HashSet::new() };
-        let known = self.referrers.entry(referrer).or_insert(fresh);
+    fn get(&self, referrer: u32) -> Option<Modelled> {
+        self.referrers.get(&referrer).map(|(_, known)| known.clone())
+    }
+
+    fn set(&mut self, referrer: u32, known: Option<Modelled>) {
+        let now = self.tick();
+        match known.filter(|known| !known.own.is_empty() || !known.tagged.is_empty()) {
+            Some(known) => self.referrers.insert(referrer, (now, known)),
+            None => self.referrers.remove(&referrer),
+        };
+    }
+
+    /// Adds what is said to what is known.
+    fn add(&mut self, born: u32, said: &Said, tagged: Option<u32>, (pending, claimed): (bool, bool)) {
+        let mut known = self.get(said.referrer).unwrap_or(Modelled {
+            born,
+            pending: true,
+            absent: false,
+            claimed,
+            variant: said.variant,
+            own: BTreeSet::new(),
+            tagged: BTreeSet::new(),
+        });
+        let better = if known.claimed == claimed { known.pending && !pending } else { known.claimed };
+        if better {
+            (known.variant, known.claimed) = (said.variant, claimed);
+        }
         known.pending &= pending;
-        known.subjects.extend(subjects);
+        known.absent = false;
+        known.own.extend(&said.subjects);
+        known.tagged.extend(tagged);
+        self.set(said.referrer, Some(known));
+    }
+
+    /// Puts what is said of the bytes in the place of what is known of them.
+    fn replace(&mut self, said: &Said, tagged: Option<u32>, pending: bool) {
+        let before = self.get(said.referrer).unwrap();
+        let own = said.subjects.iter().copied().collect();
+        let variant = said.variant;
+        let mut known = Modelled { pending, absent: false, claimed: false, variant, own, ..before.clone() };
+        known.tagged.extend(tagged);
+        if known != before {
+            self.set(said.referrer, Some(known));
+        }
     }
 
     /// Begins a PUT; when it would have made the referrer.
-    fn begin(&mut self, referrer: u32, subjects: &[u32]) -> u32 {
-        let is_known = self.referrers.contains_key(&referrer);
-        let puts = self.puts.entry(referrer).or_insert(Puts { all_refused: true, ..Puts::default() });
-        puts.in_flight += 1;
-        puts.made_it |= !is_known && !subjects.is_empty();
+    fn begin(&mut self, said: &Said) -> u32 {
         let now = self.tick();
-        if is_known || !subjects.is_empty() {
-            self.record(now, referrer, subjects, true);
+        let known = self.get(said.referrer);
+        match &known {
+            Some(known) if !known.pending => self.set(said.referrer, Some(known.clone())),
+            None if said.subjects.is_empty() => {}
+            Some(_) | None => self.add(now, said, None, (true, false)),
         }
+        let recorded = known.is_some() || !said.subjects.is_empty();
+        let fresh = Puts { all_refused: true, ..Puts::default() };
+        let puts = self.puts.entry(said.referrer).or_insert(fresh);
+        puts.in_flight += 1;
+        puts.made_it |= known.is_none() && recorded;
+        puts.began = if recorded { Some(self.time) } else { puts.began };
         now
+    }
+
+    fn confirm(&mut self, born: u32, said: &Said, tagged: Option<u32>) {
+        let doubted = self.puts[&said.referrer].doubted;
+        match self.get(said.referrer) {
+            Some(known) if known.pending => self.replace(said, tagged, doubted),
+            Some(known)
+                if said.subjects.iter().all(|subject| known.own.contains(subject))
+                    && tagged.is_none_or(|tagged| known.tagged.contains(&tagged)) => {}
+            Some(_) | None => self.add(born, said, tagged, (doubted, false)),
+        }
+        self.end(said.referrer, false);
+    }
+
+    fn refuse(&mut self, referrer: u32) {
+        let began = self.puts[&referrer].began;
+        if !self.end(referrer, true) {
+            return;
+        }
+        if self.referrers.get(&referrer).is_some_and(|(at, known)| known.pending && Some(*at) == began) {
+            self.set(referrer, None);
+        }
     }
 
     /// Ends a PUT; tells whether nothing but refused PUTs made the referrer.
@@ -123,31 +229,96 @@ impl Model {
         nothing_left
     }
 
-    fn learn(&mut self, referrer: u32, subjects: &[u32], pending: bool) {
-        if !subjects.is_empty() || self.referrers.contains_key(&referrer) {
-            let now = self.tick();
-            self.record(now, referrer, subjects, pending);
+    fn abandon(&mut self, referrer: u32) {
+        self.end(referrer, false);
+        self.doubt(referrer);
+    }
+
+    fn doubt(&mut self, referrer: u32) {
+        if let Some(known) = self.get(referrer).filter(|known| !known.pending) {
+            self.set(referrer, Some(Modelled { pending: true, ..known }));
         }
+    }
+
+    fn learn(&mut self, said: &Said, claimed: bool, disturbed: bool) {
+        let now = self.tick();
+        let unsure = claimed || disturbed;
+        let Some(known) = self.get(said.referrer) else {
+            if !said.subjects.is_empty() {
+                self.add(now, said, None, (unsure, claimed));
+            }
+            return;
+        };
+        let subjects: BTreeSet<u32> = said.subjects.iter().copied().collect();
+        let pending = unsure || (known.pending && !known.own.is_subset(&subjects));
+        let news = !subjects.is_subset(&known.own)
+            || (known.claimed && !claimed)
+            || (known.pending && !pending)
+            || (known.absent && !unsure);
+        if news {
+            self.add(now, said, None, (pending, claimed));
+        }
+    }
+
+    fn settle(&mut self, said: &Said, seen: bool) {
+        if seen && self.get(said.referrer).is_some() {
+            self.replace(said, None, false);
+        }
+    }
+
+    /// What may be removed; else what becomes of the removal.
+    fn unchanged(&mut self, referrer: u32, seen: bool) -> Result<Modelled, Removed> {
+        let puts = self.puts.get_mut(&referrer);
+        let in_flight = puts.map(|puts| puts.doubted = true).is_some();
+        let Some(known) = self.get(referrer) else { return Err(Removed::Unknown) };
+        if seen && !in_flight {
+            return Ok(known);
+        }
+        self.set(referrer, Some(Modelled { pending: true, ..known }));
+        Err(Removed::Doubted)
     }
 
     fn remove(&mut self, referrer: u32, seen: bool) -> Removed {
-        let puts = self.puts.get_mut(&referrer);
-        let in_flight = puts.map(|puts| puts.doubted = true).is_some();
-        let Some(known) = self.referrers.get_mut(&referrer) else { return Removed::Unknown };
-        if seen && !in_flight {
-            self.referrers.remove(&referrer);
-            return Removed::Gone;
+        if let Err(removed) = self.unchanged(referrer, seen) {
+            return removed;
         }
-        known.pending = true;
-        Removed::Doubted
+        self.set(referrer, None);
+        Removed::Gone
     }
 
-    /// The referrers of `subject`, oldest first, with whether they are pending.
-    fn list(&self, subject: u32) -> Vec<(u32, bool)> {
-        let mut found: Vec<_> =
-            self.referrers.iter().filter(|(_, known)| known.subjects.contains(&subject)).collect();
-        found.sort_by_key(|(_, known)| known.born);
-        found.into_iter().map(|(referrer, known)| (*referrer, known.pending)).collect()
+    fn absent(&mut self, referrer: u32, seen: bool) -> Removed {
+        match self.unchanged(referrer, seen) {
+            Ok(known) if !known.absent => {
+                self.set(referrer, Some(Modelled { pending: true, absent: true, ..known }));
+                Removed::Doubted
+            }
+            Ok(_) if self.forgets_at_once => {
+                self.set(referrer, None);
+                Removed::Gone
+            }
+            Ok(_) => Removed::Doubted,
+            Err(removed) => removed,
+        }
+    }
+
+    /// The referrers of `subject`, oldest first.
+    fn list(&self, subject: u32) -> Vec<(Digest, bool, String, LinkKinds)> {
+        let kinds = |known: &Modelled| -> LinkKinds {
+            let own = known.own.contains(&subject).then_some(LinkKind::Reference);
+            let tagged = known.tagged.contains(&subject).then_some(LinkKind::Cosign);
+            own.into_iter().chain(tagged).collect()
+        };
+        let mut found: Vec<_> = self
+            .referrers
+            .iter()
+            .map(|(number, (_, known))| (known.born, *number, known, kinds(known)))
+            .filter(|(_, _, _, kinds)| *kinds != LinkKinds::default())
+            .collect();
+        found.sort_by_key(|(born, ..)| *born);
+        let entry = |(_, number, known, kinds): (u32, u32, &Modelled, LinkKinds)| {
+            (digest(number), known.pending, format!("{number} {}", known.variant), kinds)
+        };
+        found.into_iter().map(entry).collect()
     }
 }
 
@@ -158,117 +329,169 @@ async fn version_if(seen: bool, index: &Index, referrer: u32) -> Version {
 
 async fn compare(index: &Index, model: &Model) {
     for subject in 0..3 {
-        assert_eq!(numbers(index, subject).await, model.list(subject), "{subject}");
+        let listed: Vec<_> = entries(index, subject)
+            .await
+            .into_iter()
+            .map(|entry| (entry.digest, entry.pending, entry.descriptor, entry.kinds))
+            .collect();
+        let expected = model.list(subject);
+        assert_eq!(listed, expected, "{subject}");
         let holders = index.repositories(0, digest(subject)).await.unwrap();
-        let expected = if model.list(subject).is_empty() { vec![] } else { vec![repository("a").name] };
+        let expected = if expected.is_empty() { vec![] } else { vec![repository("a").name] };
         assert_eq!(holders, expected, "{subject}");
     }
     let statistics = index.statistics();
-    let pending = model.referrers.values().filter(|known| known.pending).count();
-    let links: usize = model.referrers.values().map(|known| known.subjects.len()).sum();
+    let known = || model.referrers.values().map(|(_, known)| known);
+    let pending = known().filter(|known| known.pending).count();
+    let links: usize = known().map(|known| known.own.union(&known.tagged).count()).sum();
     assert_eq!(
         (statistics.referrers, statistics.links, statistics.pending, statistics.in_flight),
         (model.referrers.len() as u64, links as u64, pending as u64, model.puts.len() as u64),
     );
 }
 
-async fn run(steps: Vec<Step>) {
+/// A PUT that is under way.
+struct InFlight {
+    born: u32,
+    said: Said,
+    tagged: Option<u32>,
+    put: PutInFlight,
+}
+
+/// The index and the model, used alike.
+struct Pair {
+    bench: Bench,
+    index: Index,
+    model: Model,
+    puts: Vec<InFlight>,
+    killed: bool,
+}
+
+impl Pair {
+    fn take(&mut self, place: usize) -> Option<InFlight> {
+        (!self.puts.is_empty()).then(|| self.puts.swap_remove(place % self.puts.len()))
+    }
+
+    async fn begin(&mut self, said: Said, tagged: Option<u32>) {
+        let mut content = described(&said);
+        content.links.extend(tagged.map(|tagged| link(tagged, LinkKind::Cosign)));
+        if content.links.is_empty() {
+            return;
+        }
+        let born = self.model.begin(&said);
+        let put = self.index.begin(repository("a"), content).await.unwrap();
+        self.puts.push(InFlight { born, said, tagged, put });
+    }
+
+    async fn end(&mut self, step: Step) {
+        match step {
+            Step::Confirm { place } => {
+                let Some(InFlight { born, said, tagged, put }) = self.take(place) else { return };
+                put.confirm().await.unwrap();
+                self.model.confirm(born, &said, tagged);
+            }
+            Step::Refuse { place } => {
+                let Some(InFlight { said, put, .. }) = self.take(place) else { return };
+                put.refuse().await.unwrap();
+                self.model.refuse(said.referrer);
+            }
+            Step::Abandon { place } => {
+                let Some(InFlight { said, put, .. }) = self.take(place) else { return };
+                drop(put);
+                // The doubt is written by the next write at the latest.
+                self.index.probe().await.unwrap();
+                self.model.abandon(said.referrer);
+            }
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    async fn tell(&mut self, step: Step) {
+        let (index, model) = (&self.index, &mut self.model);
+        match step {
+            Step::Learn { said, claimed, removed } => {
+                let watch = index.watch(repository("a"));
+                if let Some(removed) = removed {
+                    let version = version_if(true, index, removed).await;
+                    assert_eq!(remove(index, removed, version).await, model.remove(removed, true));
+                }
+                index.learn(&watch, vec![Learnt { referrer: described(&said), claimed }]).await.unwrap();
+                model.learn(&said, claimed, removed.is_some());
+            }
+            Step::Settle { said, seen } => {
+                let version = version_if(seen, index, said.referrer).await;
+                index.settle(repository("a"), version, described(&said)).await.unwrap();
+                model.settle(&said, seen);
+            }
+            Step::Remove { referrer, seen } => {
+                let version = version_if(seen, index, referrer).await;
+                assert_eq!(remove(index, referrer, version).await, model.remove(referrer, seen));
+            }
+            Step::Absent { referrer, seen } => {
+                let version = version_if(seen, index, referrer).await;
+                assert_eq!(absent(index, referrer, version).await, model.absent(referrer, seen));
+            }
+            Step::Doubt { referrer } => {
+                index.doubt(repository("a"), digest(referrer)).await.unwrap();
+                model.doubt(referrer);
+            }
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    /// Opens the index again, from its files or from what a kill leaves of them.
+    async fn reopen(mut self, step: &Step) -> Self {
+        let left = matches!(step, Step::Kill).then(|| self.bench.after_crash());
+        let in_flight: HashSet<u32> = self.puts.drain(..).map(|put| put.said.referrer).collect();
+        self.index.close().await;
+        drop(self.index);
+        self.model.puts.clear();
+        match left {
+            Some(left) => {
+                self.killed = true;
+                self.bench = left;
+            }
+            // What was in flight has no outcome.
+            None => in_flight.into_iter().for_each(|referrer| self.model.doubt(referrer)),
+        }
+        if matches!(step, Step::Rebuild) {
+            fs::remove_dir_all(self.bench.sled()).unwrap();
+        }
+        self.index = self.bench.open().await;
+        self
+    }
+}
+
+async fn run(steps: Vec<Step>, forgets_at_once: bool) {
     let mut bench = Bench::new();
     bench.settings.segment_bytes = 1500;
     bench.settings.compact_bytes = 4000;
-    let mut index = bench.open().await;
-    let mut model = Model::default();
-    let mut killed = false;
-    let mut puts: Vec<(u32, u32, Vec<u32>, PutInFlight)> = Vec::new();
+    bench.settings.forget_after = if forgets_at_once { Duration::ZERO } else { Duration::MAX };
+    let index = bench.open().await;
+    let model = Model { forgets_at_once, ..Model::default() };
+    let mut pair = Pair { bench, index, model, puts: Vec::new(), killed: false };
     for step in steps {
-        let pick = |place: usize| (!puts.is_empty()).then(|| place % puts.len());
         match step {
-            Step::Begin { referrer: n, mut subjects, tagged } => {
-                let mut content = referrer(n, &subjects);
-                content.links.extend(tagged.map(|tagged| link(tagged, LinkKind::Cosign)));
-                if content.links.is_empty() {
-                    continue;
-                }
-                let born = model.begin(n, &subjects);
-                subjects.extend(tagged);
-                let put = index.begin(repository("a"), content).await.unwrap();
-                puts.push((n, born, subjects, put));
-            }
-            Step::Confirm { place } => {
-                let Some(place) = pick(place) else { continue };
-                let (referrer, born, subjects, put) = puts.swap_remove(place);
-                put.confirm().await.unwrap();
-                let doubted = model.puts[&referrer].doubted;
-                model.record(born, referrer, &subjects, doubted);
-                model.end(referrer, false);
-            }
-            Step::Refuse { place } => {
-                let Some(place) = pick(place) else { continue };
-                let (referrer, _, _, put) = puts.swap_remove(place);
-                put.refuse().await.unwrap();
-                if model.end(referrer, true)
-                    && model.referrers.get(&referrer).is_some_and(|known| known.pending)
-                {
-                    model.referrers.remove(&referrer);
-                }
-            }
-            Step::Abandon { place } => {
-                let Some(place) = pick(place) else { continue };
-                let (referrer, _, _, put) = puts.swap_remove(place);
-                drop(put);
-                model.end(referrer, false);
-            }
-            Step::Learn { referrer: n, subjects, removed } => {
-                let watch = index.watch(repository("a"));
-                if let Some(removed) = removed {
-                    let version = version_if(true, &index, removed).await;
-                    assert_eq!(remove(&index, removed, version).await, model.remove(removed, true));
-                }
-                let learnt = Learnt { referrer: referrer(n, &subjects), claimed: false };
-                index.learn(&watch, vec![learnt]).await.unwrap();
-                model.learn(n, &subjects, removed.is_some());
-            }
-            Step::Settle { referrer, seen } => {
-                let version = version_if(seen, &index, referrer).await;
-                settle(&index, referrer, version).await;
-                if let Some(known) = model.referrers.get_mut(&referrer) {
-                    known.pending &= !seen;
-                }
-            }
-            Step::Remove { referrer, seen } => {
-                let version = version_if(seen, &index, referrer).await;
-                assert_eq!(remove(&index, referrer, version).await, model.remove(referrer, seen));
-            }
-            Step::Reopen | Step::Rebuild => {
-                puts.clear();
-                model.puts.clear();
-                index.close().await;
-                drop(index);
-                if matches!(step, Step::Rebuild) {
-                    fs::remove_dir_all(bench.sled()).unwrap();
-                }
-                index = bench.open().await;
-            }
-            Step::Kill => {
-                let left = bench.after_crash();
-                puts.clear();
-                model.puts.clear();
-                index.close().await;
-                killed |= true;
-                bench = left;
-                index = bench.open().await;
-            }
+            Step::Begin { said, tagged } => pair.begin(said, tagged).await,
+            Step::Confirm { .. } | Step::Refuse { .. } | Step::Abandon { .. } => pair.end(step).await,
+            Step::Learn { .. }
+            | Step::Settle { .. }
+            | Step::Remove { .. }
+            | Step::Absent { .. }
+            | Step::Doubt { .. } => pair.tell(step).await,
+            Step::Reopen | Step::Rebuild | Step::Kill => pair = pair.reopen(&step).await,
         }
-        compare(&index, &model).await;
+        compare(&pair.index, &pair.model).await;
     }
-    assert!(killed || bench.rebuilds() == 0);
+    assert!(pair.killed || pair.bench.rebuilds() == 0);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn behaves_as_the_model(steps in prop::collection::vec(step(), 1..40)) {
-        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run(steps));
+    fn behaves_as_the_model(steps in prop::collection::vec(step(), 1..60), forgets_at_once in any::<bool>()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.unwrap().block_on(run(steps, forgets_at_once));
     }
 }
