@@ -1,5 +1,6 @@
 //! What all commands of the client have in common: how registries are reached, and how much is said.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +8,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output;
-use crate::client::{Client, Credential, Error, ErrorKind, Location, Options, Progress, Result};
+use crate::client::{Client, Credential, Error, ErrorKind, Location, Node, Options, Progress, Result};
+use crate::oci::Digest;
 use crate::tls;
 
 /// How registries are reached. Without a user name, credentials are those of `docker login` or `podman login`:
@@ -77,6 +79,24 @@ impl Connection {
     /// Bars, where somebody sees them.
     pub(super) fn progress(&self) -> Progress {
         Progress::new(self.output.tells() && io::stderr().is_terminal())
+    }
+
+    /// Warns of what is listed on any of these nodes and is not there: it is left out, and the rest goes on.
+    pub(super) fn warn_of_vanished(&self, node: &Node) {
+        let vanished: BTreeSet<&Digest> = node.all().flat_map(|node| &node.vanished).collect();
+        self.warn_that_vanished(vanished);
+    }
+
+    /// [`Connection::warn_of_vanished`] for what one list names.
+    pub(super) fn warn_that_vanished<'d>(&self, vanished: impl IntoIterator<Item = &'d Digest>) {
+        if self.output.quiet {
+            return;
+        }
+        for digest in vanished {
+            output::tell(&format!(
+                "warning: {digest} is listed as a referrer, but is not there; it is left out"
+            ));
+        }
     }
 
     /// Something that is not the result.

@@ -69,6 +69,9 @@ impl CopyImage {
         let (from, to) = (client.open(&self.source.location)?, client.open(&self.destination.location)?);
         let images =
             if self.all_tags { self.every_tag(&from).await? } else { vec![self.image(&from).await?] };
+        for (node, _) in &images {
+            self.connection.warn_of_vanished(node);
+        }
         let progress = self.connection.progress();
         let copy = Copy { from: &from, to: &to, jobs: self.jobs, progress: &progress };
         let report = copy.run(&images).await?;

@@ -30,7 +30,7 @@ impl Detach {
     pub(super) async fn run(self) -> Result<()> {
         let repository = self.connection.client(&self.image.location)?.open(&self.image.location)?;
         let image = repository.image(&self.image.target, self.platform.as_ref()).await?;
-        let referrers = repository.referrers(&image.digest, &Wanted::attached()).await?;
+        let referrers = repository.referrers(&image.digest, &Wanted::attached()).await?.found;
         let found = referrers.into_iter().find(|referrer| referrer.manifest.digest == self.digest);
         let asked = || format!("detaching {} from {}", self.digest, self.image);
         let Some(Referrer { manifest, .. }) = found else {

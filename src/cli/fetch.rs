@@ -8,7 +8,9 @@ use serde::Serialize;
 
 use super::connection::Connection;
 use super::output::{print, print_json};
-use crate::client::{Error, ErrorKind, ImageName, Manifest, Part, Platform, Result, Wanted, write_file};
+use crate::client::{
+    Error, ErrorKind, ImageName, Manifest, Part, Platform, Referrers, Result, Wanted, write_file,
+};
 use crate::oci::Digest;
 
 const TITLE: &str = "org.opencontainers.image.title";
@@ -20,7 +22,7 @@ const DISTINCT: usize = 12;
 pub(super) struct Fetch {
     /// host/name[:tag][@digest] or oci:directory[:tag][@digest].
     image: ImageName,
-    /// Only artifacts of this type (repeatable).
+    /// Only artifacts of this type, as refshim references calls it (repeatable).
     #[arg(long, value_name = "TYPE", required = true)]
     artifact_type: Vec<String>,
     /// Where the files go.
@@ -45,7 +47,8 @@ impl Fetch {
         let repository = self.connection.client(&self.image.location)?.open(&self.image.location)?;
         let image = repository.image(&self.image.target, self.platform.as_ref()).await?;
         let wanted = Wanted { artifact_types: self.artifact_type.clone(), ..Wanted::attached() };
-        let referrers = repository.referrers(&image.digest, &wanted).await?;
+        let Referrers { found: referrers, vanished } = repository.referrers(&image.digest, &wanted).await?;
+        self.connection.warn_that_vanished(&vanished);
         if referrers.is_empty() {
             let asked = format!("fetching {} of {}", self.artifact_type.join(", "), self.image);
             return Err(Error::new(ErrorKind::NotFound, asked, "nothing of that type refers to it")

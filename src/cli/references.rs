@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::connection::Connection;
 use super::output::{print, print_json};
-use super::table::{age, aligned, kind_of_manifest, kinds, size};
-use crate::client::{AnnotationFilter, ImageName, Platform, Referrer, Result, Wanted};
+use super::table::{age, aligned, kinds, size};
+use crate::client::{AnnotationFilter, ImageName, Platform, Referrer, Referrers, Result, Wanted};
 use crate::oci::{Descriptor, LinkKind};
 
 /// Lists what refers to an image, oldest first: from refshim's references query where there is one, else from
@@ -19,7 +19,7 @@ pub(super) struct References {
     /// Only links of this kind: reference, subject, parent, attestation, cosign or fallback (repeatable).
     #[arg(long, value_name = "KIND")]
     kind: Vec<LinkKind>,
-    /// Only artifacts of this type (repeatable).
+    /// Only artifacts of this type, as the table calls it: a media type, image or index (repeatable).
     #[arg(long, value_name = "TYPE")]
     artifact_type: Vec<String>,
     /// Only what has this annotation (repeatable).
@@ -55,7 +55,8 @@ impl References {
         let image = repository.image(&self.image.target, self.platform.as_ref()).await?;
         let wanted =
             Wanted { kinds: self.kind, artifact_types: self.artifact_type, annotations: self.annotation };
-        let referrers = repository.referrers(&image.digest, &wanted).await?;
+        let Referrers { found: referrers, vanished } = repository.referrers(&image.digest, &wanted).await?;
+        self.connection.warn_that_vanished(&vanished);
         match self.format {
             Format::Table if !self.connection.output.json => print_table(&referrers),
             Format::Table | Format::Json => print_json(&referrers.iter().map(entry).collect::<Vec<_>>()),
@@ -74,10 +75,9 @@ fn print_table(referrers: &[Referrer]) -> Result<()> {
     let now = Timestamp::now();
     let head = ["KIND", "TYPE", "SIZE", "AGE", "DIGEST"].map(str::to_owned);
     let rows = referrers.iter().map(|Referrer { manifest, kinds: of, .. }| {
-        let artifact_type = kind_of_manifest(manifest).to_owned();
         [
             kinds(*of),
-            artifact_type,
+            manifest.type_name().to_owned(),
             size(manifest.content_size()),
             age(manifest, now),
             manifest.digest.to_string(),

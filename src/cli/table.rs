@@ -7,8 +7,6 @@ use super::output::printable;
 use crate::client::Manifest;
 use crate::oci::{Digest, LinkKind, LinkKinds};
 
-const CONFIG_TYPES: [&str; 2] =
-    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 const SHORT_DIGEST: usize = "sha256:".len() + 12;
 
 /// Lines of cells, each column as wide as its widest cell.
@@ -39,16 +37,6 @@ pub(super) fn age(manifest: &Manifest, now: Timestamp) -> String {
     let units = [(365 * 86_400, "y"), (86_400, "d"), (3_600, "h"), (60, "m")];
     let unit = units.into_iter().find(|(length, _)| seconds >= *length).unwrap_or((1, "s"));
     format!("{}{}", seconds / unit.0, unit.1)
-}
-
-/// What a manifest is, in a word where there is one.
-pub(super) fn kind_of_manifest(manifest: &Manifest) -> &str {
-    match manifest.artifact_type() {
-        Some(artifact_type) if !CONFIG_TYPES.contains(&artifact_type) => artifact_type,
-        Some(_) => "image",
-        None if manifest.is_index() => "index",
-        None => &manifest.media_type,
-    }
 }
 
 /// The kinds of link. That a list at a tag names it too is no news where the manifest says it itself.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::connection::Connection;
 use super::output::{Styles, print, print_json};
-use super::table::{age, aligned, kind_of_manifest, kinds, short, size};
+use super::table::{age, aligned, kinds, short, size};
 use crate::client::{ImageName, Node, Platform, Result, walk};
 use crate::oci::{Descriptor, LinkKind};
 
@@ -47,6 +47,7 @@ impl Tree {
         let repository = self.connection.client(&self.image.location)?.open(&self.image.location)?;
         let image = repository.image(&self.image.target, self.platform.as_ref()).await?;
         let tree = walk(&repository, image, self.depth).await?;
+        self.connection.warn_of_vanished(&tree);
         if self.connection.output.json {
             return print_json(&json(&tree));
         }
@@ -69,10 +70,9 @@ fn json(node: &Node) -> JsonNode {
 /// Adds the rows of a node: its own, then those of all that hangs on it, behind `below`.
 fn draw(node: &Node, before: &str, below: &str, now: Timestamp, rows: &mut Vec<Row>) {
     let Node { manifest, platform, .. } = node;
-    let kind_of_manifest = || kind_of_manifest(manifest).to_owned();
     rows.push([
         before.to_owned(),
-        platform.as_ref().map_or_else(kind_of_manifest, ToString::to_string),
+        platform.as_ref().map_or_else(|| manifest.type_name().to_owned(), ToString::to_string),
         short(&manifest.digest),
         size(manifest.content_size()),
         age(manifest, now),

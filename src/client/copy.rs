@@ -1,6 +1,6 @@
 //! Copies: the bytes of an image, and of all that hangs on it, to another place, so that the links hold there.
 //!
-//! Blobs first, then each manifest after what it lists and after what it is about, the tag last: whoever sees
+//! Blobs first, then each manifest after all manifests that it names, the tag last: whoever sees
 //! the tag finds everything. What is there already is not sent, so a copy that broke off goes on from
 //! where it was.
 
@@ -43,21 +43,14 @@ pub struct Report {
     pub bytes: u64,
 }
 
-/// Manifests by how many others have to be there before them.
-type Ranks = BTreeMap<usize, BTreeMap<Digest, Manifest>>;
-
 impl Copy<'_> {
     /// Copies all that hangs on these, and then sets the tags.
     pub async fn run(&self, images: &[(Node, Option<Tag>)]) -> Result<Report> {
         let nodes = || images.iter().flat_map(|(node, _)| node.all());
         self.refuse_incomplete(nodes())?;
         let mut report = self.blobs(nodes()).await?;
-        let mut ranks = Ranks::new();
-        for (node, _) in images {
-            rank(node, 0, &mut ranks);
-        }
-        for (_, manifests) in ranks {
-            let puts: Vec<_> = manifests.values().map(|manifest| self.manifest(manifest)).collect();
+        for manifests in ranks(nodes().map(|node| &node.manifest)) {
+            let puts: Vec<_> = manifests.iter().map(|manifest| self.manifest(manifest)).collect();
             let put: Vec<bool> = stream::iter(puts).buffer_unordered(self.jobs).try_collect().await?;
             report.manifests += put.iter().filter(|put| **put).count();
             report.manifests_already += put.iter().filter(|put| !**put).count();
@@ -133,13 +126,22 @@ impl Copy<'_> {
     }
 }
 
-/// Ranks a node after its children, at `least` or higher, and its referrers after it; gives the rank.
-fn rank(node: &Node, least: usize, ranks: &mut Ranks) -> usize {
-    let after_children = node.children.iter().map(|child| rank(child, least, ranks) + 1).max();
-    let rank_of_node = after_children.unwrap_or(least);
-    ranks.entry(rank_of_node).or_default().insert(node.manifest.digest.clone(), node.manifest.clone());
-    for referrer in &node.referrers {
-        rank(referrer, rank_of_node + 1, ranks);
+/// The manifests in the order in which they can be put: each after all that it names. Those of one rank name none
+/// of each other. Digests make no circles, so the order follows from what the manifests say, in whatever way one
+/// was found from another.
+fn ranks<'m>(manifests: impl Iterator<Item = &'m Manifest>) -> Vec<Vec<&'m Manifest>> {
+    let mut left: BTreeMap<Digest, (&Manifest, BTreeSet<Digest>)> =
+        manifests.map(|manifest| (manifest.digest.clone(), (manifest, manifest.needs()))).collect();
+    let mut ranks = Vec::new();
+    while !left.is_empty() {
+        let waits: BTreeSet<Digest> = left.keys().cloned().collect();
+        let (next, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(|(digest, (_, needs))| {
+            needs.iter().all(|need| need == digest || !waits.contains(need))
+        });
+        left = rest.into_iter().collect();
+        // Digests of two algorithms could, on paper, name each other.
+        let next = if next.is_empty() { std::mem::take(&mut left).into_iter().collect() } else { next };
+        ranks.push(next.into_iter().map(|(_, (manifest, _))| manifest).collect());
     }
-    rank_of_node
+    ranks
 }

@@ -3,7 +3,7 @@
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 
-use super::{Manifest, Part, Platform, Referrer, Repository, Result, Wanted};
+use super::{Manifest, Part, Platform, Referrer, Referrers, Repository, Result, Wanted};
 use crate::oci::{Digest, LinkKind, LinkKinds, Tag, TagOrDigest};
 
 /// How many branches are followed at a time.
@@ -22,10 +22,13 @@ pub struct Node {
     pub tag: Option<Tag>,
     /// The manifests that an index lists, without those that are about another of them.
     pub children: Vec<Node>,
-    /// What the index lists and the place does not have.
+    /// What an index lists and the place does not have: of the children of this one, or of the attestations about
+    /// this one.
     pub missing: Vec<Part>,
     /// What refers to it.
     pub referrers: Vec<Node>,
+    /// What is listed as referring to it and is not there any more.
+    pub vanished: Vec<Digest>,
 }
 
 impl Node {
@@ -38,6 +41,7 @@ impl Node {
             children: Vec::new(),
             missing: Vec::new(),
             referrers: Vec::new(),
+            vanished: Vec::new(),
         }
     }
 
@@ -67,7 +71,7 @@ impl Walk<'_> {
         &self,
         mut node: Node,
         depth: usize,
-        attested: Vec<Digest>,
+        attested: Vec<Part>,
         above: Vec<Digest>,
     ) -> BoxFuture<'_, Result<Node>> {
         async move {
@@ -75,7 +79,10 @@ impl Walk<'_> {
             above.push(node.manifest.digest.clone());
             (node.children, node.missing) = self.children(&node.manifest, depth, &above).await?;
             if depth > 0 {
-                node.referrers = self.referrers(&node.manifest, depth - 1, &attested, &above).await?;
+                let (found, missing) = self.referrers(&node.manifest.digest, attested, &above).await?;
+                node.missing.extend(missing);
+                node.vanished = found.vanished;
+                node.referrers = self.nodes_of(found.found, depth - 1, &above).await?;
             }
             Ok(node)
         }
@@ -89,14 +96,21 @@ impl Walk<'_> {
         above: &[Digest],
     ) -> Result<(Vec<Node>, Vec<Part>)> {
         let attestations = index.links(None).attestations;
-        let about = |digest: &Digest| -> Vec<Digest> {
-            let told = attestations.iter().filter(|told| told.subject == *digest);
-            told.map(|told| told.referrer.digest.clone()).collect()
-        };
+        let lists = |digest: &Digest| index.children().iter().any(|part| part.descriptor.digest == *digest);
         let is_attestation =
-            |part: &Part| attestations.iter().any(|told| told.referrer.digest == part.descriptor.digest);
-        // Where referrers are not followed, an attestation is a child like any other.
-        let children = index.children().iter().filter(|part| depth == 0 || !is_attestation(part));
+            |digest: &Digest| attestations.iter().any(|told| told.referrer.digest == *digest);
+        let about = |digest: &Digest| -> Vec<Part> {
+            let told = attestations.iter().filter(|told| told.subject == *digest && lists(digest));
+            told.map(|told| told.referrer.clone().into()).collect()
+        };
+        // An attestation hangs on what it is about if that is a child. Where referrers are not followed, it is a
+        // child like any other.
+        let hangs_on_child = |digest: &Digest| {
+            let mut subjects = attestations.iter().filter(|told| told.referrer.digest == *digest);
+            subjects.any(|told| lists(&told.subject) && !is_attestation(&told.subject))
+        };
+        let children =
+            index.children().iter().filter(|part| depth == 0 || !hangs_on_child(&part.descriptor.digest));
         let children: Vec<_> = children
             .map(|part| self.child(part.clone(), depth, about(&part.descriptor.digest), above.to_vec()))
             .collect();
@@ -115,7 +129,7 @@ impl Walk<'_> {
         &self,
         part: Part,
         depth: usize,
-        attested: Vec<Digest>,
+        attested: Vec<Part>,
         above: Vec<Digest>,
     ) -> Result<std::result::Result<Node, Part>> {
         let named = TagOrDigest::Digest(part.descriptor.digest.clone());
@@ -124,27 +138,32 @@ impl Walk<'_> {
         self.node(node, depth, attested, above).await.map(Ok)
     }
 
+    /// What refers to a manifest, and which of the attestations about it are not there.
     async fn referrers(
         &self,
-        subject: &Manifest,
-        depth: usize,
-        attested: &[Digest],
+        subject: &Digest,
+        attested: Vec<Part>,
         above: &[Digest],
-    ) -> Result<Vec<Node>> {
-        let mut referrers = self.repository.referrers(&subject.digest, &self.wanted).await?;
-        for digest in attested {
-            if referrers.iter().any(|referrer| referrer.manifest.digest == *digest) {
+    ) -> Result<(Referrers, Vec<Part>)> {
+        let mut referrers = self.repository.referrers(subject, &self.wanted).await?;
+        let mut missing = Vec::new();
+        for part in attested {
+            let digest = &part.descriptor.digest;
+            if referrers.found.iter().any(|referrer| referrer.manifest.digest == *digest) {
                 continue;
             }
-            if let Some(manifest) =
-                self.repository.find_manifest(&TagOrDigest::Digest(digest.clone())).await?
-            {
-                referrers.push(Referrer { manifest, kinds: LinkKind::Attestation.into(), tag: None });
+            referrers.vanished.retain(|vanished| vanished != digest);
+            match self.repository.find_manifest(&TagOrDigest::Digest(digest.clone())).await? {
+                Some(manifest) => {
+                    let kinds = LinkKind::Attestation.into();
+                    referrers.found.push(Referrer { manifest, kinds, tag: None });
+                }
+                None => missing.push(part),
             }
         }
-        referrers.retain(|referrer| !above.contains(&referrer.manifest.digest));
+        referrers.found.retain(|referrer| !above.contains(&referrer.manifest.digest));
         // The same order at every place, whatever order these were put there in.
-        referrers.sort_by_cached_key(|referrer| {
+        referrers.found.sort_by_cached_key(|referrer| {
             let manifest = &referrer.manifest;
             (
                 manifest.created().map(str::to_owned),
@@ -152,6 +171,10 @@ impl Walk<'_> {
                 manifest.digest.clone(),
             )
         });
+        Ok((referrers, missing))
+    }
+
+    async fn nodes_of(&self, referrers: Vec<Referrer>, depth: usize, above: &[Digest]) -> Result<Vec<Node>> {
         let nodes: Vec<_> = referrers
             .into_iter()
             .map(|Referrer { manifest, kinds, tag }| {

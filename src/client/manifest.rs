@@ -1,6 +1,6 @@
 //! Manifests as a client holds them: the bytes, and the members that name other content.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -12,6 +12,12 @@ use crate::oci::{Algorithm, Descriptor, Digest, ManifestLinks, Tag, links_of, me
 
 /// The annotation that says when something was made (image-spec, `annotations.md`).
 pub(super) const CREATED: &str = "org.opencontainers.image.created";
+
+/// What images have as their config, whose media type is then their artifact type.
+const CONFIG_TYPES: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+const IMAGE: &str = "image";
+const INDEX: &str = "index";
 
 /// A manifest. Its bytes are never changed.
 #[derive(Clone, Debug)]
@@ -140,6 +146,30 @@ impl Manifest {
         own.or_else(|| self.members.config.as_ref().map(|config| config.descriptor.media_type.as_str()))
     }
 
+    /// What it is, in a word where there is one.
+    #[must_use]
+    pub fn type_name(&self) -> &str {
+        match self.artifact_type() {
+            Some(artifact_type) if !CONFIG_TYPES.contains(&artifact_type) => artifact_type,
+            Some(_) => IMAGE,
+            None if self.is_index() => INDEX,
+            None => &self.media_type,
+        }
+    }
+
+    /// Whether this names what it is: its artifact type, or its [`Manifest::type_name`]. Media types are the same
+    /// in any case (RFC 6838, 4.2).
+    #[must_use]
+    pub fn is_of_type(&self, name: &str) -> bool {
+        let is = |own: &str| own.eq_ignore_ascii_case(name);
+        self.artifact_type().is_some_and(is) || is(self.type_name())
+    }
+
+    /// Whether this can be the artifact type that a manifest states, and not only a [`Manifest::type_name`].
+    pub(super) fn could_state_type(name: &str) -> bool {
+        ![IMAGE, INDEX].iter().any(|word| word.eq_ignore_ascii_case(name)) && !is_manifest(name)
+    }
+
     /// Whether it has parts that are manifests.
     #[must_use]
     pub fn is_index(&self) -> bool {
@@ -157,6 +187,15 @@ impl Manifest {
     #[must_use]
     pub fn size(&self) -> u64 {
         self.bytes.len() as u64
+    }
+
+    /// The manifests that it names, and that have to be where it is put: those that it lists, for which every
+    /// registry looks, and those that it is about, for which some do.
+    #[must_use]
+    pub fn needs(&self) -> BTreeSet<Digest> {
+        let listed = self.children().iter().map(|part| part.descriptor.digest.clone());
+        let about = self.subject().cloned();
+        listed.chain(about).chain(self.links(None).links.into_iter().map(|link| link.subject)).collect()
     }
 
     /// The links that it carries, pushed to this tag.

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use form_urlencoded::Serializer;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Manifest;
 use crate::oci::{Digest, LinkKind, LinkKinds, Tag};
@@ -18,12 +18,21 @@ pub struct Referrer {
     pub tag: Option<Tag>,
 }
 
+/// All that refers to one manifest.
+#[derive(Clone, Debug, Default)]
+pub struct Referrers {
+    /// What is there, oldest first where that is known.
+    pub found: Vec<Referrer>,
+    /// What is listed, but answered with 404 when asked for: deleted behind the back of the list.
+    pub vanished: Vec<Digest>,
+}
+
 /// Filters. Repeats of one mean "or", different ones "and"; without any, everything is wanted.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     /// Links of these kinds.
     pub kinds: Vec<LinkKind>,
-    /// Equal to one of these.
+    /// Is one of these: artifact types, or the words by which [`Manifest::type_name`] calls common ones.
     pub artifact_types: Vec<String>,
     /// Has one of these.
     pub annotations: Vec<AnnotationFilter>,
@@ -87,24 +96,29 @@ impl Wanted {
         let kinds: LinkKinds = self.kinds.iter().copied().collect();
         (kinds.is_empty() || kinds.intersects(referrer.kinds))
             && (self.artifact_types.is_empty()
-                || self.artifact_types.iter().any(|wanted| manifest.artifact_type() == Some(wanted)))
+                || self.artifact_types.iter().any(|wanted| manifest.is_of_type(wanted)))
             && (self.annotations.is_empty() || self.annotations.iter().any(|wanted| wanted.matches(manifest)))
     }
 
-    /// The same as parameters of a references query.
+    /// The same as parameters of a references query. An artifact type that only [`Manifest::type_name`] knows
+    /// cannot be asked for; [`Wanted::takes`] sees to it when the list is there.
     pub(super) fn to_query(&self) -> String {
-        let mut query = Serializer::new(String::new());
-        query.append_pair("inline", "true");
+        let mut query = "inline=true".to_owned();
+        // Every "+" and blank as %XX: in a query some servers read "+" as itself, and some as a blank.
+        let mut add = |name: &str, value: &str| {
+            query.extend(["&", name, "="]);
+            query.extend(utf8_percent_encode(value, NON_ALPHANUMERIC));
+        };
         for kind in &self.kinds {
-            query.append_pair("kind", kind.as_str());
+            add("kind", kind.as_str());
         }
-        for artifact_type in &self.artifact_types {
-            query.append_pair("artifactType", artifact_type);
+        if self.artifact_types.iter().all(|wanted| Manifest::could_state_type(wanted)) {
+            self.artifact_types.iter().for_each(|wanted| add("artifactType", wanted));
         }
         for annotation in &self.annotations {
-            query.append_pair("annotation", &annotation.to_parameter());
+            add("annotation", &annotation.to_parameter());
         }
-        query.finish()
+        query
     }
 }
 
@@ -112,4 +126,30 @@ impl Wanted {
 pub(super) fn kinds_of(manifest: &Manifest, tag: Option<&Tag>, subject: &Digest) -> LinkKinds {
     let links = manifest.links(tag).links.into_iter();
     links.filter(|link| link.subject == *subject).map(|link| link.kind).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(artifact_types: &[&str], annotation: &str, expected: &str) {
+        let wanted = Wanted {
+            kinds: vec![LinkKind::Cosign],
+            artifact_types: artifact_types.iter().map(|&text| text.to_owned()).collect(),
+            annotations: vec![annotation.parse().unwrap()],
+        };
+        assert_eq!(wanted.to_query(), format!("inline=true&kind=cosign{expected}"));
+    }
+
+    #[test]
+    fn a_query_reads_the_same_whatever_a_plus_means() {
+        check(&["a/b+json"], "k=v", "&artifactType=a%2Fb%2Bjson&annotation=k%3Dv");
+        check(
+            &["a/b", "c/d"],
+            "a b=c+d&",
+            "&artifactType=a%2Fb&artifactType=c%2Fd&annotation=a%20b%3Dc%2Bd%26",
+        );
+        check(&["a/b", "image"], "k", "&annotation=k");
+    }
 }

@@ -1,5 +1,6 @@
 //! A repository of a registry, over the distribution API.
 
+mod pages;
 mod referrers;
 mod tag_list;
 mod upload;
@@ -8,8 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::stream;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, LINK};
-use http::{HeaderMap, Method};
+use http::Method;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use reqwest::{Body, Request, Response, Url};
 
 use super::blob::verified;
@@ -109,15 +110,6 @@ impl Registry {
 
     fn push<'a>(&self, asked: &'a str, request: Request) -> Ask<'a> {
         Ask { asked, scope: Scope::push(self.name.as_str()), request }
-    }
-
-    /// Where the next page of a list is.
-    fn next_page(&self, page: &Url, headers: &HeaderMap) -> Result<Option<Url>> {
-        let Some(link) = header(headers, LINK.as_str()).filter(|link| link.contains("rel=\"next\"")) else {
-            return Ok(None);
-        };
-        let target = link.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
-        target.map(|(target, _)| self.session.resolve(page, target)).transpose()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::layout::Layout;
 use super::registry::Registry;
 use super::{
-    BlobStream, Error, ErrorKind, Manifest, Part, Platform, Progress, Referrer, Result, Target, Wanted,
+    BlobStream, Error, ErrorKind, Manifest, Part, Platform, Progress, Referrers, Result, Target, Wanted,
 };
 use crate::oci::{Digest, Tag, TagOrDigest};
 
@@ -155,13 +155,13 @@ impl Repository {
         }
     }
 
-    /// What refers to a manifest, oldest first where that is known.
-    pub async fn referrers(&self, subject: &Digest, wanted: &Wanted) -> Result<Vec<Referrer>> {
+    /// What refers to a manifest.
+    pub async fn referrers(&self, subject: &Digest, wanted: &Wanted) -> Result<Referrers> {
         let mut referrers = match self {
             Self::Registry(registry) => registry.referrers(subject, wanted).await?,
-            Self::Layout(layout) => layout.referrers(subject)?,
+            Self::Layout(layout) => Referrers { found: layout.referrers(subject)?, vanished: Vec::new() },
         };
-        referrers.retain(|referrer| wanted.takes(referrer));
+        referrers.found.retain(|referrer| wanted.takes(referrer));
         Ok(referrers)
     }
 

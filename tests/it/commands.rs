@@ -11,10 +11,12 @@ use serde_json::{Value, json};
 use crate::support::{Client, Content, IMAGE_INDEX, IMAGE_MANIFEST, Refshim, Registry, digest_of};
 
 mod attaching;
+mod attestations;
 mod copying;
 mod credentials;
 mod failures;
 mod listing;
+mod pages;
 
 const SBOM: &str = "application/spdx+json";
 const SIGNATURE: &str = "application/vnd.example.signature";

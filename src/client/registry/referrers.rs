@@ -7,15 +7,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::pages::Pages;
 use super::{Registry, by_digest, by_tag};
 use crate::client::referrer::kinds_of;
-use crate::client::session::{header, read, request};
-use crate::client::{Error, Manifest, Part, Referrer, Result, Wanted};
+use crate::client::session::header;
+use crate::client::{Error, Manifest, Part, Referrer, Referrers, Result, Wanted};
 use crate::oci::{Descriptor, Digest, LinkKind, LinkKinds, Tag, media_type};
 
 /// How many manifests are asked for at a time.
@@ -29,15 +30,11 @@ struct List {
 }
 
 impl Registry {
-    pub(in crate::client) async fn referrers(
-        &self,
-        subject: &Digest,
-        wanted: &Wanted,
-    ) -> Result<Vec<Referrer>> {
+    pub(in crate::client) async fn referrers(&self, subject: &Digest, wanted: &Wanted) -> Result<Referrers> {
         let query = format!("manifests/{subject}/references?{}", wanted.to_query());
         if let Some(listed) = self.list(&query).await? {
             let mut referrers = self.of_references(subject, listed).await?;
-            self.complete(subject, wanted, &mut referrers).await?;
+            self.complete(subject, wanted, &mut referrers.found).await?;
             return Ok(referrers);
         }
         let mut referrers = match self.list(&format!("referrers/{subject}")).await? {
@@ -45,12 +42,13 @@ impl Registry {
             None => self.of_fallback(subject).await?,
         };
         for referrer in self.of_cosign_tags(subject).await? {
-            match referrers.iter_mut().find(|other| other.manifest.digest == referrer.manifest.digest) {
+            let same = |other: &&mut Referrer| other.manifest.digest == referrer.manifest.digest;
+            match referrers.found.iter_mut().find(same) {
                 Some(other) => {
                     other.kinds = other.kinds.iter().chain([LinkKind::Cosign]).collect();
                     other.tag = referrer.tag;
                 }
-                None => referrers.push(referrer),
+                None => referrers.found.push(referrer),
             }
         }
         Ok(referrers)
@@ -114,23 +112,20 @@ impl Registry {
     async fn list(&self, path: &str) -> Result<Option<Vec<Descriptor>>> {
         let asked = format!("asking {self} what refers to {}", path.split(['/', '?']).nth(1).unwrap_or(path));
         let mut listed = Vec::new();
-        let mut next = Some(self.url(path)?);
-        while let Some(url) = next {
-            let request = request(Method::GET, url.clone());
-            let response = self.session.send(self.pull(&asked, request)).await?;
-            let content_type = header(response.headers(), CONTENT_TYPE.as_str()).map(media_type::essence);
-            match response.status() {
-                StatusCode::OK if content_type == Some(media_type::IMAGE_INDEX) => {}
-                StatusCode::OK
-                | StatusCode::NOT_FOUND
-                | StatusCode::BAD_REQUEST
-                | StatusCode::METHOD_NOT_ALLOWED
-                | StatusCode::NOT_ACCEPTABLE
-                | StatusCode::NOT_IMPLEMENTED => return Ok(None),
-                _ => return Err(self.session.refused(&asked, response).await),
+        let mut pages = Pages::of(self, &asked, path)?;
+        while let Some(response) = pages.answer().await? {
+            let is_list = response.status() == StatusCode::OK
+                && header(response.headers(), CONTENT_TYPE.as_str()).map(media_type::essence)
+                    == Some(media_type::IMAGE_INDEX);
+            if !is_list {
+                // Once there is a list, a page that is missing is no end of it.
+                return if pages.is_first() && says_no_list(response.status()) {
+                    Ok(None)
+                } else {
+                    Err(self.session.refused(&asked, response).await)
+                };
             }
-            next = self.next_page(&url, response.headers())?;
-            let page: List = serde_json::from_slice(&read(&asked, response).await?)
+            let page: List = serde_json::from_slice(&pages.body(response).await?)
                 .map_err(|error| Error::failed(asked.as_str(), error.to_string()))?;
             listed.extend(page.manifests.unwrap_or_default());
         }
@@ -138,7 +133,7 @@ impl Registry {
     }
 
     /// What refshim lists, with the manifests it sent along.
-    async fn of_references(&self, subject: &Digest, listed: Vec<Descriptor>) -> Result<Vec<Referrer>> {
+    async fn of_references(&self, subject: &Digest, listed: Vec<Descriptor>) -> Result<Referrers> {
         let referrers = listed.into_iter().map(|descriptor| async move {
             let inline = descriptor.data.as_ref().and_then(|data| STANDARD.decode(data).ok());
             let manifest = match inline {
@@ -147,16 +142,15 @@ impl Registry {
                 }
                 None => self.manifest(&by_digest(&descriptor.digest)).await?,
             };
-            // One that is gone refers to nothing any more.
-            Ok(manifest.map(|manifest| Referrer {
-                kinds: kinds_of(&manifest, None, subject),
-                manifest,
-                tag: None,
-            }))
+            Ok(match manifest {
+                Some(manifest) => {
+                    let kinds = kinds_of(&manifest, None, subject);
+                    Listed::Referrer(Referrer { kinds, manifest, tag: None }.into())
+                }
+                None => Listed::Vanished(descriptor.digest),
+            })
         });
-        let referrers: Vec<Option<Referrer>> =
-            stream::iter(referrers).buffered(CONCURRENCY).try_collect().await?;
-        Ok(referrers.into_iter().flatten().collect())
+        Ok(sorted(stream::iter(referrers).buffered(CONCURRENCY).try_collect().await?))
     }
 
     /// The kinds that a manifest does not show by itself are asked for.
@@ -194,23 +188,23 @@ impl Registry {
         subject: &Digest,
         listed: Vec<Descriptor>,
         by: Option<LinkKind>,
-    ) -> Result<Vec<Referrer>> {
-        let fetched = listed.into_iter().map(|descriptor| async move {
-            let manifest = self.manifest(&by_digest(&descriptor.digest)).await?;
-            Ok::<_, Error>(manifest.filter(|manifest| manifest.subject() == Some(subject)))
+    ) -> Result<Referrers> {
+        let referrers = listed.into_iter().map(|descriptor| async move {
+            Ok(match self.manifest(&by_digest(&descriptor.digest)).await? {
+                Some(manifest) if manifest.subject() == Some(subject) => {
+                    let kinds = kinds_of(&manifest, None, subject).iter().chain(by).collect();
+                    Listed::Referrer(Referrer { manifest, kinds, tag: None }.into())
+                }
+                Some(_) => Listed::Unrelated,
+                None => Listed::Vanished(descriptor.digest),
+            })
         });
-        let fetched: Vec<Option<Manifest>> =
-            stream::iter(fetched).buffered(CONCURRENCY).try_collect().await?;
-        let referrer = |manifest: Manifest| {
-            let kinds = kinds_of(&manifest, None, subject).iter().chain(by).collect();
-            Referrer { manifest, kinds, tag: None }
-        };
-        Ok(fetched.into_iter().flatten().map(referrer).collect())
+        Ok(sorted(stream::iter(referrers).buffered(CONCURRENCY).try_collect().await?))
     }
 
-    async fn of_fallback(&self, subject: &Digest) -> Result<Vec<Referrer>> {
+    async fn of_fallback(&self, subject: &Digest) -> Result<Referrers> {
         let index = self.manifest(&by_tag(Tag::of_referrers(subject))).await?;
-        let Some(index) = index.filter(Manifest::is_index) else { return Ok(Vec::new()) };
+        let Some(index) = index.filter(Manifest::is_index) else { return Ok(Referrers::default()) };
         let listed = index.children().iter().map(|part: &Part| part.descriptor.clone()).collect();
         self.of_referrers(subject, listed, Some(LinkKind::Fallback)).await
     }
@@ -228,4 +222,37 @@ impl Registry {
         }
         Ok(found)
     }
+}
+
+/// What an entry of a list turned out to be.
+enum Listed {
+    Referrer(Box<Referrer>),
+    /// The manifest is about something else, whatever the list says.
+    Unrelated,
+    Vanished(Digest),
+}
+
+fn sorted(listed: Vec<Listed>) -> Referrers {
+    let mut referrers = Referrers::default();
+    for entry in listed {
+        match entry {
+            Listed::Referrer(referrer) => referrers.found.push(*referrer),
+            Listed::Unrelated => {}
+            Listed::Vanished(digest) => referrers.vanished.push(digest),
+        }
+    }
+    referrers
+}
+
+/// What registries answer that have no such list.
+fn says_no_list(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::OK
+            | StatusCode::NOT_FOUND
+            | StatusCode::BAD_REQUEST
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::NOT_ACCEPTABLE
+            | StatusCode::NOT_IMPLEMENTED
+    )
 }

@@ -1,10 +1,9 @@
 //! The tags of a repository.
 
-use http::Method;
 use serde::Deserialize;
 
 use super::Registry;
-use crate::client::session::{read, request};
+use super::pages::Pages;
 use crate::client::{Error, Result};
 use crate::oci::Tag;
 
@@ -17,12 +16,12 @@ impl Registry {
     pub(in crate::client) async fn tags(&self) -> Result<Vec<Tag>> {
         let asked = format!("listing the tags of {self}");
         let mut tags = Vec::new();
-        let mut next = Some(self.url("tags/list")?);
-        while let Some(url) = next {
-            let request = request(Method::GET, url.clone());
-            let response = self.session.succeed(self.pull(&asked, request)).await?;
-            next = self.next_page(&url, response.headers())?;
-            let page = read(&asked, response).await?;
+        let mut pages = Pages::of(self, &asked, "tags/list")?;
+        while let Some(response) = pages.answer().await? {
+            if !response.status().is_success() {
+                return Err(self.session.refused(&asked, response).await);
+            }
+            let page = pages.body(response).await?;
             let page: TagList = serde_json::from_slice(&page)
                 .map_err(|error| Error::failed(asked.as_str(), error.to_string()))?;
             for tag in page.tags.unwrap_or_default() {

@@ -1,0 +1,80 @@
+//! The pages of a list, each found by the `Link` of the one before it.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use http::{Method, Uri};
+use reqwest::{Response, Url};
+
+use super::Registry;
+use crate::client::session::{read, request};
+use crate::client::{Error, Result};
+use crate::link_header;
+
+/// Pages of one list, at most: 100 tags a page is what registries commonly give, and 200,000 tags is more
+/// than any repository has.
+const PAGES: usize = 2_000;
+/// Bytes of one list, at most.
+const LIST_BYTES: usize = 512 << 20;
+
+/// A list that is read page by page.
+#[derive(Debug)]
+pub(super) struct Pages<'a> {
+    registry: &'a Registry,
+    asked: &'a str,
+    next: Option<Url>,
+    /// A list that leads back to one of these never ends.
+    read: HashSet<Url>,
+    bytes: usize,
+}
+
+impl<'a> Pages<'a> {
+    /// The list whose first page is at this path. `asked` says in words what it is for.
+    pub(super) fn of(registry: &'a Registry, asked: &'a str, path: &str) -> Result<Self> {
+        let next = Some(registry.url(path)?);
+        Ok(Self { registry, asked, next, read: HashSet::new(), bytes: 0 })
+    }
+
+    /// Whether the answer that came last is the one for the first page.
+    pub(super) fn is_first(&self) -> bool {
+        self.read.len() == 1
+    }
+
+    /// The answer for the next page, whatever its status; nothing after the last page.
+    pub(super) async fn answer(&mut self) -> Result<Option<Response>> {
+        let Some(url) = self.next.take() else { return Ok(None) };
+        if !self.read.insert(url.clone()) {
+            return Err(Error::failed(self.asked, format!("the list leads back to a page before: {url}")));
+        }
+        if self.read.len() > PAGES {
+            return Err(Error::failed(self.asked, format!("the list does not end within {PAGES} pages")));
+        }
+        let request = request(Method::GET, url);
+        self.registry.session.send(self.registry.pull(self.asked, request)).await.map(Some)
+    }
+
+    /// The body of a page, after which [`Pages::answer`] gives the next one.
+    pub(super) async fn body(&mut self, response: Response) -> Result<Bytes> {
+        self.next = self.after(&response)?;
+        let page = read(self.asked, response).await?;
+        self.bytes += page.len();
+        if self.bytes > LIST_BYTES {
+            let limit = LIST_BYTES >> 20;
+            return Err(Error::failed(self.asked, format!("the list is longer than {limit} MiB")));
+        }
+        Ok(page)
+    }
+
+    /// Where the next page is: at the registry itself whatever host the link names, since registries behind a
+    /// proxy name the host that they know, and credentials must not go anywhere else.
+    fn after(&self, response: &Response) -> Result<Option<Url>> {
+        let failed = |error: &dyn std::fmt::Display| Error::failed(self.asked, error.to_string());
+        let page: Uri = response.url().as_str().parse().map_err(|error| failed(&error))?;
+        let Some(next) = link_header::next(response.headers(), &page) else { return Ok(None) };
+        let next = next.map_err(|error| failed(&error))?;
+        let target = next.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        // Not joined: a path that begins with two slashes would be another host.
+        let origin = self.registry.session.url("")?.origin().ascii_serialization();
+        Url::parse(&format!("{origin}{target}")).map(Some).map_err(|error| failed(&error))
+    }
+}
