@@ -176,7 +176,7 @@ impl Model {
         }
     }
 
-    /// Begins a PUT; when it would have made the referrer.
+    /// Begins a PUT; gives the place in the order that its referrer has, or would have.
     fn begin(&mut self, said: &Said) -> u32 {
         let now = self.tick();
         let known = self.get(said.referrer);
@@ -191,7 +191,7 @@ impl Model {
         puts.in_flight += 1;
         puts.made_it |= known.is_none() && recorded;
         puts.began = if recorded { Some(self.time) } else { puts.began };
-        now
+        known.map_or(now, |known| known.born)
     }
 
     fn confirm(&mut self, born: u32, said: &Said, tagged: Option<u32>) {
