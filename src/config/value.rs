@@ -279,7 +279,6 @@ mod tests {
             "info,verbose",
             "=?=[",
             "a=b=c",
-            "x]=info",
         ] {
             let wrong = log_filter(text).unwrap_err().to_string();
             assert!(wrong.contains("error, warn, info, debug, trace or off"), "{text}: {wrong}");
