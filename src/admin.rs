@@ -1,12 +1,14 @@
 //! The admin listener: is the process up, can it do its work, and the numbers. Never on the port that
 //! clients use.
 
+mod readiness;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -14,18 +16,17 @@ use tokio::time::Instant;
 use crate::body::Body;
 use crate::index::Index;
 use crate::telemetry::Metrics;
-use crate::upstream::{Upstream, Upstreams, question};
+use crate::upstream::Upstreams;
+use readiness::Readiness;
 
 /// For how long an answer of the upstream, or a write of the index, speaks for now.
 const FRESH: Duration = Duration::from_secs(10);
-/// How long a readiness probe waits for the upstream.
-const PROBE_WAIT: Duration = Duration::from_secs(5);
 
 /// What the admin listener looks at.
 #[derive(Debug)]
 pub struct Admin {
     index: Index,
-    upstreams: Upstreams,
+    upstreams: Vec<Readiness>,
     metrics: Arc<Metrics>,
     wrote: Mutex<Option<Instant>>,
 }
@@ -33,7 +34,8 @@ pub struct Admin {
 impl Admin {
     /// Looks at these.
     #[must_use]
-    pub fn new(index: Index, upstreams: Upstreams, metrics: Arc<Metrics>) -> Self {
+    pub fn new(index: Index, upstreams: &Upstreams, metrics: Arc<Metrics>) -> Self {
+        let upstreams = upstreams.iter().map(Readiness::of).collect();
         Self { index, upstreams, metrics, wrote: Mutex::new(None) }
     }
 
@@ -50,9 +52,14 @@ impl Admin {
         }
     }
 
-    /// Ready while there is something that can be done: the index works and an upstream answers.
+    /// Looks at each upstream once, so that the log says at the start which of them is no registry.
+    pub async fn look_at_upstreams(&self) {
+        join_all(self.upstreams.iter().map(Readiness::look)).await;
+    }
+
+    /// Ready while there is something that can be done: the index works and an upstream is a registry that answers.
     async fn readiness(&self) -> Response<Body> {
-        let upstreams = join_all(self.upstreams.iter().map(|upstream| answers(upstream)));
+        let upstreams = join_all(self.upstreams.iter().map(Readiness::look));
         let (index, upstreams) = tokio::join!(self.index_works(), upstreams);
         let ready = index.is_ok() && upstreams.iter().any(Result::is_ok);
         let line = |part: &str, state: Result<(), String>| match state {
@@ -61,7 +68,7 @@ impl Admin {
         };
         let mut lines = line("index", index);
         for (upstream, state) in self.upstreams.iter().zip(upstreams) {
-            let name = upstream.name();
+            let name = upstream.upstream.name();
             let part = if name.is_default() { "upstream".to_owned() } else { format!("upstream {name}") };
             lines += &line(&part, state);
         }
@@ -79,18 +86,6 @@ impl Admin {
             *wrote = Some(Instant::now());
         }
         Ok(())
-    }
-}
-
-async fn answers(upstream: &Upstream) -> Result<(), String> {
-    if upstream.answered_ago().is_some_and(|ago| ago < FRESH) {
-        return Ok(());
-    }
-    let ping = upstream.send(question(Method::GET, Uri::from_static("/v2/")));
-    match tokio::time::timeout(PROBE_WAIT, ping).await {
-        Ok(Ok(_any_answer)) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_elapsed) => Err(format!("no answer within {PROBE_WAIT:?}")),
     }
 }
 

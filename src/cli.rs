@@ -11,6 +11,7 @@ mod pages;
 mod reference;
 mod references;
 mod table;
+mod tagging;
 mod tree;
 
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::client::Result;
 use crate::config::{Config, Given};
 use crate::server::Server;
-use crate::telemetry;
+use crate::{telemetry, tls};
 use connection::run;
 use output::{EXIT_CODES, fail, failed};
 
@@ -103,7 +104,7 @@ impl Serve {
             data_dir: self.data_dir,
             config: self.config,
         };
-        let config = match Config::load(&given, std::env::vars_os()) {
+        let config = match Config::load_and_check(&given, std::env::vars_os(), &tls::checks()) {
             Ok(config) => config,
             Err(mistakes) => return fail(CONFIGURATION_ERROR, &mistakes.to_string()),
         };

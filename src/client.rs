@@ -36,6 +36,7 @@ pub use progress::Progress;
 pub use referrer::{AnnotationFilter, Referrer, Referrers, Wanted};
 pub use repository::Repository;
 
+use crate::tls::ClientTls;
 use layout::Layout;
 use registry::Registry;
 use session::Session;
@@ -47,8 +48,8 @@ pub struct Options {
     pub credential: Option<(String, Credential)>,
     /// HTTP without TLS also to hosts that are not this machine.
     pub plain_http: bool,
-    /// A further authority to trust, in PEM.
-    pub authority: Option<Vec<u8>>,
+    /// Whom to trust besides those whom the platform trusts.
+    pub tls: Option<ClientTls>,
     /// Trust every certificate.
     pub insecure: bool,
 }

@@ -9,6 +9,7 @@ mod load;
 mod mistake;
 mod registry_url;
 mod settings;
+mod tls_files;
 mod upstream;
 mod value;
 
@@ -26,6 +27,7 @@ use crate::oci::LinkKinds;
 pub use load::Given;
 pub use mistake::{Mistake, Mistakes};
 pub use registry_url::{InvalidRegistryUrl, RegistryUrl};
+pub use tls_files::TlsChecks;
 pub use upstream::{Http2, InvalidUpstreamName, Upstream, UpstreamName, UpstreamTls};
 
 /// Every setting, checked.
@@ -196,8 +198,8 @@ pub struct Index {
 pub struct Log {
     /// How a line is written. Default text.
     pub format: LogFormat,
-    /// Which events are logged, in the syntax of `tracing_subscriber::EnvFilter`; here it is only
-    /// known not to be empty. Default `info`.
+    /// Which events are logged: a level, or `target=level`, several with commas between them, in the syntax of
+    /// `tracing_subscriber::EnvFilter`. Default `info`.
     pub filter: String,
 }
 

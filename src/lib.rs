@@ -20,12 +20,12 @@
 //!
 //! # The modules, innermost first
 //! Each uses only those before it; a test holds the order.
-//! [`oci`] (names, digests, links; pure) → [`link_header`] (pages of lists; pure) → [`client`] (registries and layouts as a client sees them; used by
-//! [`cli`] alone) → [`limits`] → [`body`] → [`framing`] → [`config`] → [`route`] (path to route; pure) →
-//! [`selection`] (request to upstream; pure) → [`index`] (journal and sled) → [`telemetry`] → [`tls`] →
-//! [`upstream`] → [`error`] → [`forward`] → [`access`] → [`reading`] (bytes of a manifest to what is kept) →
-//! [`gathering`] → [`learning`] → [`manifests`] → [`listing`] → [`references`] → [`referrers`] →
-//! [`admin`] → [`app`] → [`server`] → [`cli`].
+//! [`oci`] (names, digests, links; pure) → [`link_header`] (pages of lists; pure) → [`limits`] → [`body`] →
+//! [`framing`] → [`config`] → [`route`] (path to route; pure) → [`selection`] (request to upstream; pure) →
+//! [`index`] (journal and sled) → [`telemetry`] → [`tls`] → [`client`] (registries and layouts as a client sees
+//! them; used by [`cli`] alone) → [`upstream`] → [`error`] → [`forward`] → [`access`] → [`reading`] (bytes of a
+//! manifest to what is kept) → [`gathering`] → [`learning`] → [`manifests`] → [`listing`] → [`references`] →
+//! [`referrers`] → [`admin`] → [`app`] → [`server`] → [`cli`].
 //!
 //! # What always holds
 //! - The bytes of a manifest are never changed, and a body is never sent twice.

@@ -148,7 +148,7 @@ impl Server {
         })?;
         let tasks = TaskTracker::new();
         let app = App::new(config, &upstreams, &index, Arc::clone(&metrics), tasks.clone());
-        let admin = Admin::new(index.clone(), upstreams.clone(), metrics);
+        let admin = Admin::new(index.clone(), &upstreams, metrics);
         Ok(Self {
             clients,
             admins,
@@ -195,9 +195,14 @@ impl Server {
                 async move { Ok::<_, Infallible>(admin.answer(&request).await) }
             })
         });
+        let first_look = async {
+            admin.look_at_upstreams().await;
+            std::future::pending().await
+        };
         tokio::select! {
             () = clients => {}
             () = admins => {}
+            () = first_look => {}
             () = self.tls.watch(hangup) => {}
             () = shutdown => {}
         }

@@ -2,13 +2,22 @@
 //! files is made again when they change; connections that are open go on as they are.
 
 mod acceptor;
+mod checks;
+mod client_tls;
 mod connector;
+mod mixed_up;
+mod peeked;
 mod pem;
 mod reloading;
+mod trust;
 
 pub use acceptor::{Acceptor, ClientStream};
+pub use checks::checks;
+pub use client_tls::ClientTls;
 pub use connector::{Connector, Protocols};
-pub use pem::PemError;
+pub use mixed_up::MixedUp;
+pub use peeked::Peeked;
+pub use pem::{PemError, PemProblem};
 pub use reloading::Reload;
 
 use std::sync::Arc;
@@ -21,12 +30,15 @@ pub enum TlsError {
     /// A file is not what it should be.
     #[error(transparent)]
     Pem(#[from] PemError),
+    /// What was given as PEM is not what it should be.
+    #[error(transparent)]
+    PemText(#[from] PemProblem),
     /// The platform's root certificates cannot be read.
     #[error("the platform's root certificates cannot be read: {0}")]
     PlatformRoots(#[source] std::io::Error),
-    /// A client certificate is to be checked, and cannot be.
-    #[error("the authorities for client certificates do not do: {0}")]
-    ClientAuthorities(#[from] rustls::client::VerifierBuilderError),
+    /// The other side's certificate is to be checked, and cannot be.
+    #[error("cannot use these authorities: {0}")]
+    Authorities(#[from] rustls::client::VerifierBuilderError),
     /// The configured name of the upstream is none.
     #[error("not a server name: {0:?}")]
     ServerName(String),

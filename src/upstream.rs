@@ -22,7 +22,7 @@ use crate::config::{self, Http2, RegistryUrl};
 use crate::oci::{Digest, RepositoryName, TagOrDigest};
 use crate::route::is_api;
 use crate::telemetry::Metrics;
-use crate::tls::{Connector, Protocols, Reload as _, TlsError};
+use crate::tls::{Connector, MixedUp, Protocols, Reload as _, TlsError};
 
 /// How much of a body is read from a connection at once, at most.
 pub const BUFFER_BYTES: usize = MAX_HEAD_BYTES as usize;
@@ -54,7 +54,7 @@ pub struct Upstream {
     body_idle: Duration,
     metrics: Metrics,
     started: Instant,
-    /// Milliseconds from `started` to the latest answer, plus one; zero before the first.
+    /// Milliseconds from `started` to the latest answer of a registry, plus one; zero before the first.
     answered: AtomicU64,
 }
 
@@ -177,7 +177,13 @@ impl Upstream {
         self.body_idle
     }
 
-    /// How long ago the upstream last answered anything.
+    /// Scheme, host and port.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        format!("{}://{}", self.scheme, self.url.authority())
+    }
+
+    /// How long ago the upstream last answered as registries do.
     #[must_use]
     pub fn answered_ago(&self) -> Option<Duration> {
         let answered = self.answered.load(Ordering::Relaxed).checked_sub(1)?;
@@ -241,11 +247,22 @@ impl Upstream {
             Ok(response) => {
                 let now = Instant::now();
                 self.metrics.upstream_answered(now - began);
-                let millis = u64::try_from((now - self.started).as_millis()).unwrap_or(0);
-                self.answered.store(millis + 1, Ordering::Relaxed);
+                if is_of_registry(&response) {
+                    let millis = u64::try_from((now - self.started).as_millis()).unwrap_or(0);
+                    self.answered.store(millis + 1, Ordering::Relaxed);
+                }
                 Ok(response)
             }
-            Err(error) => Err(UpstreamError::from(error)),
+            Err(error) => Err(self.explained(error.into())),
+        }
+    }
+
+    /// The same error, with what it comes from if plain HTTP was spoken to a port that speaks TLS.
+    fn explained(&self, error: UpstreamError) -> UpstreamError {
+        let UpstreamError::Broken(source) = error else { return error };
+        match MixedUp::of(&self.origin(), &*source) {
+            Some(mixed_up) => UpstreamError::Broken(mixed_up.into()),
+            None => UpstreamError::Broken(source),
         }
     }
 
@@ -295,6 +312,18 @@ fn pool(timeouts: &config::Timeouts, connector: Connector, protocols: Protocols)
 pub const MAX_HEADERS: usize = 512;
 /// How long a header may be, at most, on either side.
 pub const MAX_HEAD_BYTES: u32 = 512 * 1024;
+
+/// The header in which registries name their API.
+pub const API_VERSION: &str = "docker-distribution-api-version";
+
+/// Whether an answer shows that a registry gave it, and not a web server or a proxy in its place: those that add the
+/// header to their own errors add it to 400 and 5xx.
+fn is_of_registry(response: &Response<Incoming>) -> bool {
+    let status = response.status();
+    let names_api = response.headers().contains_key(API_VERSION);
+    let gives_manifest = status.is_success() && response.headers().contains_key("docker-content-digest");
+    gives_manifest || (names_api && !status.is_server_error() && status != http::StatusCode::BAD_REQUEST)
+}
 
 impl From<hyper_util::client::legacy::Error> for UpstreamError {
     fn from(error: hyper_util::client::legacy::Error) -> Self {

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::connection::Connection;
 use super::output::{print, print_json};
+use super::tagging::Tagging;
 use crate::client::{Artifact, Error, ErrorKind, Field, FileToAttach, ImageName, Platform, Result};
 use crate::oci::{Tag, TagOrDigest};
 
@@ -29,6 +30,8 @@ pub(super) struct Attach {
     /// Give the artifact this tag.
     #[arg(long)]
     tag: Option<Tag>,
+    #[command(flatten)]
+    tagging: Tagging,
     /// Of an index, the image for this platform.
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
@@ -69,6 +72,9 @@ impl Attach {
         let location = &self.subject.location;
         let repository = self.connection.client(location)?.open(location)?;
         let subject = repository.image(&self.subject.target, self.platform.as_ref()).await?;
+        if let Some(tag) = &self.tag {
+            self.tagging.check(&repository, tag, &subject.digest).await?;
+        }
         let artifact = Artifact {
             subject: subject.as_subject(),
             artifact_type: self.artifact_type,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Read as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -10,7 +10,7 @@ use clap::Args;
 use super::output;
 use crate::client::{Client, Credential, Error, ErrorKind, Location, Node, Options, Progress, Result};
 use crate::oci::Digest;
-use crate::tls;
+use crate::tls::{self, ClientTls};
 
 /// How registries are reached. Without a user name, credentials are those of `docker login` or `podman login`:
 /// the file named by `REGISTRY_AUTH_FILE`, else containers/auth.json, else ~/.docker/config.json, with their
@@ -27,7 +27,7 @@ pub(super) struct Connection {
     /// Speak HTTP without TLS, as is always done to this machine itself.
     #[arg(long, conflicts_with_all = ["ca_file", "insecure"])]
     plain_http: bool,
-    /// Trust this authority as well (PEM).
+    /// Trust this authority, or this certificate of a server, as well (PEM).
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// Trust any certificate.
@@ -52,10 +52,7 @@ impl Connection {
     /// A client; a user name and password given by hand are for this place alone.
     pub(super) fn client(&self, place: &Location) -> Result<Client> {
         tls::use_ring();
-        let authority = match &self.ca_file {
-            Some(file) => Some(read(file)?),
-            None => None,
-        };
+        let tls = self.ca_file.as_deref().map(trusting).transpose()?;
         let credential = match (&self.username, place.host()) {
             (Some(username), Some(host)) => {
                 let credential = Credential::Password { username: username.clone(), password: password()? };
@@ -63,12 +60,7 @@ impl Connection {
             }
             (Some(_) | None, _) => None,
         };
-        Ok(Client::new(Options {
-            credential,
-            plain_http: self.plain_http,
-            authority,
-            insecure: self.insecure,
-        }))
+        Ok(Client::new(Options { credential, plain_http: self.plain_http, tls, insecure: self.insecure }))
     }
 
     /// Whether standard input is the password.
@@ -113,8 +105,10 @@ impl Output {
     }
 }
 
-fn read(file: &PathBuf) -> Result<Vec<u8>> {
-    std::fs::read(file).map_err(|error| Error::io(format!("reading {}", file.display()), &error))
+fn trusting(file: &Path) -> Result<ClientTls> {
+    let reading = || format!("reading {}", file.display());
+    let pem = std::fs::read(file).map_err(|error| Error::io(reading(), &error))?;
+    ClientTls::trusting(&pem).map_err(|error| Error::new(ErrorKind::Usage, reading(), error.to_string()))
 }
 
 fn password() -> Result<String> {

@@ -14,7 +14,7 @@ const FAILURE: u8 = 1;
 const USAGE: u8 = 2;
 /// There is no such image, tag or referrer.
 const NOT_FOUND: u8 = 3;
-/// The credentials do not do.
+/// The credentials were rejected.
 const DENIED: u8 = 4;
 /// Ended by Ctrl-C: 128 and the number of SIGINT, as shells have it.
 const INTERRUPTED: u8 = 130;

@@ -5,6 +5,7 @@ use clap::Args;
 use super::connection::Connection;
 use super::copy::JOBS;
 use super::output::{print, print_json};
+use super::tagging::Tagging;
 use crate::client::{Copy, Error, ErrorKind, ImageName, Platform, Result, Target, referring_copy, walk};
 use crate::oci::{Tag, TagOrDigest};
 
@@ -18,6 +19,8 @@ pub(super) struct Ref {
     /// Push a copy of this image instead.
     #[arg(long, value_name = "IMAGE")]
     from: Option<ImageName>,
+    #[command(flatten)]
+    tagging: Tagging,
     /// Of an index, the image for this platform.
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
@@ -28,12 +31,13 @@ pub(super) struct Ref {
 impl Ref {
     pub(super) async fn run(self) -> Result<()> {
         let tag = self.tag()?;
-        self.connection.tell(&format!("creating a reference to image {} at {}", self.subject, self.at));
         let client = self.connection.client(&self.at.location)?;
         let platform = self.platform.as_ref();
         let subject = client.open(&self.subject.location)?.image(&self.subject.target, platform).await?;
         let from = self.from.as_ref().unwrap_or(&self.subject);
         let (source, at) = (client.open(&from.location)?, client.open(&self.at.location)?);
+        self.tagging.check(&at, &tag, &subject.digest).await?;
+        self.connection.tell(&format!("creating a reference to image {} at {}", self.subject, self.at));
         let image = source.image(&from.target, platform).await?;
         let mut described = subject.as_subject();
         described.platform.clone_from(&self.platform);

@@ -6,6 +6,8 @@ use std::io;
 use http::StatusCode;
 use serde::Deserialize;
 
+use crate::tls::MixedUp;
+
 /// What a client's command gives or fails with.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -18,7 +20,7 @@ pub enum ErrorKind {
     Usage,
     /// What was asked for is not there.
     NotFound,
-    /// The credentials do not do.
+    /// The credentials were rejected.
     Denied,
 }
 
@@ -92,21 +94,34 @@ impl Error {
                 answered.advise("log in (docker login), or give --username and --password-stdin")
             }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                answered.advise("wait a little and say it again")
+                answered.advise("wait a moment and retry")
             }
             _ => answered,
         }
     }
 
+    /// Plain HTTP and TLS were mixed up.
+    pub(super) fn mixed_up(asked: impl Into<String>, mixed_up: &MixedUp) -> Self {
+        let failed = Self::failed(asked, mixed_up.to_string());
+        match mixed_up {
+            MixedUp::SpeaksPlain(_) => failed.advise("give --plain-http, without --ca-file and --insecure"),
+            MixedUp::SpeaksTls(_) => failed.advise(
+                "leave out --plain-http; for a registry on this machine itself give --ca-file FILE or --insecure",
+            ),
+        }
+    }
+
     /// No answer at all.
     pub(super) fn unreachable(asked: impl Into<String>, error: &reqwest::Error) -> Self {
+        let url = error.url().map(|url| url.origin().ascii_serialization()).unwrap_or_default();
+        if let Some(mixed_up) = MixedUp::of(&url, error) {
+            return Self::mixed_up(asked, &mixed_up);
+        }
         let failed = Self::failed(asked, innermost(error));
         if error.is_connect() {
-            failed.advise(
-                "is it up, and is it spoken to in the right way (--plain-http, --ca-file, --insecure)?",
-            )
+            failed.advise("is it up, and is the connection right (--plain-http, --ca-file, --insecure)?")
         } else {
-            failed.advise("say it again; what is there already is not sent twice")
+            failed.advise("retry; what is there already is not sent twice")
         }
     }
 

@@ -12,8 +12,8 @@ use super::{BlobStream, Part};
 const BLOB: &str = "{prefix:19} {bar:30} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>4}";
 const ALL: &str = "{prefix:19} {bar:30.green} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>4}";
 
-/// The bars of one command: one for each blob under way, and one for all.
-#[derive(Clone, Debug)]
+/// The bars of one command: one for each blob under way, and one for all. They go when it is dropped.
+#[derive(Debug)]
 pub struct Progress {
     bars: MultiProgress,
     all: ProgressBar,
@@ -54,9 +54,13 @@ impl Progress {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Takes the bars away.
+    /// Takes the bars away, for good: what is still sent in the background draws no more, and what is written after
+    /// this stays the last line.
     pub fn finish(&self) {
         self.all.finish_and_clear();
+        // Nobody is left to tell if this fails.
+        let _cleared = self.bars.clear();
+        self.bars.set_draw_target(ProgressDrawTarget::hidden());
     }
 
     /// The same content, shown as it is read.
@@ -86,6 +90,12 @@ impl Bar {
                 self.advance(bytes.len() as u64);
             }
         }))
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.finish();
     }
 }
 

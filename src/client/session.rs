@@ -13,12 +13,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
-use reqwest::{Body, Certificate, Request, Response, Url};
+use reqwest::{Body, Request, Response, Url};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use super::credentials::{self, Credential};
 use super::{Error, ErrorKind, Options, Result};
+use crate::tls::MixedUp;
 use challenge::Challenge;
 use token::Token;
 
@@ -85,15 +86,12 @@ impl Session {
         let mut http = reqwest::Client::builder()
             .connect_timeout(CONNECT_LIMIT)
             .user_agent(concat!("refshim/", env!("CARGO_PKG_VERSION")));
-        if let Some(pem) = &options.authority {
-            let authorities = Certificate::from_pem_bundle(pem)
-                .map_err(|error| Error::failed(asked(), error.to_string()))?;
-            http = http.tls_certs_merge(authorities);
-        }
         if options.insecure {
             http = http.tls_danger_accept_invalid_certs(true);
+        } else if let Some(tls) = &options.tls {
+            http = http.tls_backend_preconfigured(tls.config());
         }
-        let tls_wanted = options.authority.is_some() || options.insecure;
+        let tls_wanted = options.tls.is_some() || options.insecure;
         let plain = options.plain_http || (is_this_machine(host) && !tls_wanted);
         let (scheme, address) = (
             if plain { "http" } else { "https" },
@@ -169,8 +167,11 @@ impl Session {
 
     /// The failure that an answer is.
     pub(super) async fn refused(&self, asked: &str, response: Response) -> Error {
-        let status = response.status();
+        let (status, url) = (response.status(), response.url().origin().ascii_serialization());
         let body = read(asked, response).await.unwrap_or_default();
+        if let Some(mixed_up) = MixedUp::told(&url, status, &body) {
+            return Error::mixed_up(asked, &mixed_up);
+        }
         Error::answered(asked, status, &body)
     }
 
@@ -264,7 +265,7 @@ pub(super) async fn chunk(asked: &str, response: &mut Response) -> Result<Option
 
 pub(super) fn silent(asked: &str) -> Error {
     Error::failed(asked, "no sign of life for 60 seconds")
-        .advise("say it again; what is there already is not sent twice")
+        .advise("retry; what is there already is not sent twice")
 }
 
 /// A header of an answer, as text.

@@ -14,7 +14,7 @@ pub fn configuration(bytes: &[u8]) {
     let faults = contents.said.iter().filter(|said| said.is_err()).count();
     assert!(is_whole || faults > 0, "what cannot be read is told");
     let given = contents.said.iter().flatten().any(|said: &load::Said| said.setting.is_upstream());
-    match settle(contents.said) {
+    match settle(contents.said, None) {
         Ok(config) => {
             assert!(is_whole && given && faults == 0);
             assert!(!config.upstream.url.authority().host().is_empty());

@@ -9,6 +9,7 @@ use super::Config;
 use super::file::{self, Contents};
 use super::mistake::{Mistake, Mistakes};
 use super::settings::{Draft, Known, SETTINGS, Setting};
+use super::tls_files::{Places, TlsChecks};
 
 const PREFIX: &str = "REFSHIM_";
 const FILE_VARIABLE: &str = "REFSHIM_CONFIG";
@@ -41,17 +42,34 @@ pub(super) struct Said {
 impl Config {
     /// The configuration out of the command line, the environment (`std::env::vars_os`), the file
     /// that one of them names, and the defaults. A value that another one overrides is checked as
-    /// well.
+    /// well. Files that it names are not looked at.
     pub fn load(
         given: &Given,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Mistakes> {
+        Self::load_with(given, variables, None)
+    }
+
+    /// [`Config::load`], and the files of TLS are read as well: what is wrong with them is told with the rest.
+    pub fn load_and_check(
+        given: &Given,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+        tls: &TlsChecks,
+    ) -> Result<Self, Mistakes> {
+        Self::load_with(given, variables, Some(tls))
+    }
+
+    fn load_with(
+        given: &Given,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+        tls: Option<&TlsChecks>,
     ) -> Result<Self, Mistakes> {
         let Contents { mut said, is_whole } = all_said(given, variables);
         let upstream_is_said = said.iter().flatten().any(|said| said.setting.is_upstream());
         if is_whole && !upstream_is_said {
             said.push(Err(no_upstream()));
         }
-        settle(said)
+        settle(said, tls)
     }
 
     /// `data_dir` alone, as [`Config::load`] finds it; whether the rest is there and goes together does not
@@ -62,7 +80,7 @@ impl Config {
     ) -> Result<PathBuf, Mistakes> {
         let mut draft = Draft::default();
         let said = all_said(given, variables).said;
-        let mistakes = put_all(said, &mut draft);
+        let mistakes = put_all(said, &mut draft, &mut Places::new());
         if mistakes.is_empty() { Ok(draft.data_dir) } else { Err(Mistakes::new(mistakes)) }
     }
 }
@@ -78,24 +96,29 @@ fn all_said(given: &Given, variables: impl IntoIterator<Item = (OsString, OsStri
     Contents { said, is_whole }
 }
 
-fn put_all(said: Vec<Result<Said, Mistake>>, draft: &mut Draft) -> Vec<Mistake> {
-    said.into_iter().filter_map(|said| said.and_then(|said| said.put_into(draft)).err()).collect()
+fn put_all(said: Vec<Result<Said, Mistake>>, draft: &mut Draft, places: &mut Places) -> Vec<Mistake> {
+    let mut put = |said: Said| {
+        let (key, place) = (said.setting.key(), said.place.clone());
+        said.put_into(draft)?;
+        places.insert(key, place);
+        Ok(())
+    };
+    said.into_iter().filter_map(|said| said.and_then(&mut put).err()).collect()
 }
 
-pub(super) fn settle(said: Vec<Result<Said, Mistake>>) -> Result<Config, Mistakes> {
-    let mut draft = Draft::default();
-    let mut mistakes = put_all(said, &mut draft);
+pub(super) fn settle(said: Vec<Result<Said, Mistake>>, tls: Option<&TlsChecks>) -> Result<Config, Mistakes> {
+    let (mut draft, mut places) = (Draft::default(), Places::new());
+    let mut mistakes = put_all(said, &mut draft, &mut places);
+    let of_files = tls.map_or_else(Vec::new, |tls| draft.tls_mistakes(tls, &places));
     match draft.finish() {
-        Ok(config) if mistakes.is_empty() => Ok(config),
-        // What does not go together may do so once each setting is right.
-        Ok(_) => Err(Mistakes::new(mistakes)),
+        Ok(config) if mistakes.is_empty() && of_files.is_empty() => return Ok(config),
         // Without an upstream there is a mistake: in the upstream, in the file or that nobody said it.
-        Err(_) if !mistakes.is_empty() => Err(Mistakes::new(mistakes)),
-        Err(unfit) => {
-            mistakes.extend(unfit);
-            Err(Mistakes::new(mistakes))
-        }
+        Err(unfit) if mistakes.is_empty() => mistakes.extend(unfit),
+        // What does not go together may do so once each setting is right.
+        Ok(_) | Err(_) => {}
     }
+    mistakes.extend(of_files);
+    Err(Mistakes::new(mistakes))
 }
 
 impl Said {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::mistake::Mistake;
+use super::tls_files::{Places, TlsChecks, TlsFiles};
 use super::upstream::{UPSTREAM_SETTINGS, UpstreamDraft, UpstreamName};
 use super::value::{
     GIB, HOUR, Invalid, KIB, MIB, MINUTE, address, client_auth, count, directory, duration, file, link_kind,
@@ -219,6 +220,14 @@ impl Known {
         })
     }
 
+    /// Its whole key, `upstreams.hub.ca`.
+    pub(super) fn key(&self) -> String {
+        match self {
+            Self::Common(setting) => setting.key.to_owned(),
+            Self::OfUpstream(name, setting) => format!("upstreams.{name}.{}", setting.key),
+        }
+    }
+
     /// What may stand for it in the file.
     pub(super) fn form(&self) -> SettingForm {
         match self {
@@ -276,6 +285,14 @@ impl Default for Draft {
 impl Draft {
     fn default_upstream(&mut self) -> &mut UpstreamDraft {
         self.upstreams.entry(UpstreamName::default_upstream()).or_default()
+    }
+
+    /// What is wrong with the files of TLS that the settings name.
+    pub(super) fn tls_mistakes(&self, checks: &TlsChecks, places: &Places) -> Vec<Mistake> {
+        let upstreams =
+            self.upstreams.iter().map(|(name, draft)| TlsFiles::towards_upstream(name, &draft.tls));
+        let all = std::iter::once(TlsFiles::towards_clients(&self.tls)).chain(upstreams);
+        all.flat_map(|files| files.mistakes(checks, places)).collect()
     }
 
     /// The configuration, if it has an upstream and its settings go together; else what does not.

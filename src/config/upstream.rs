@@ -85,7 +85,7 @@ pub(super) struct UpstreamDraft {
     namespaces: Vec<String>,
     prefixes: Vec<RepositoryName>,
     strip_prefix: bool,
-    tls: UpstreamTls,
+    pub(super) tls: UpstreamTls,
     http2: Http2,
     rewrite_realm: bool,
     connect: Option<Duration>,

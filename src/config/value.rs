@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::uri::Authority;
 use ipnet::IpNet;
+use tracing_subscriber::filter::{Directive, LevelFilter};
 
 use super::{ClientAuth, Http2, InvalidRegistryUrl, LogFormat};
 use crate::oci::{InvalidName, LinkKind, UnknownLinkKind};
@@ -174,10 +175,21 @@ pub(super) fn http2(text: &str) -> Result<Http2, Invalid> {
     }
 }
 
-/// The log filter, as long as there is one.
+/// The log filter. A single word that is no level would be taken for the name of a module, and everything else be
+/// silent; so each part is a level or ends in one.
 pub(super) fn log_filter(text: &str) -> Result<String, Invalid> {
-    let blank = text.trim().is_empty();
-    if blank { Err(form("a log filter", text, "info or warn,refshim=debug")) } else { Ok(text.to_owned()) }
+    let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    let is_level = |text: &str| !text.is_empty() && text.parse::<LevelFilter>().is_ok();
+    let is_sound = |part: &&str| {
+        let level = part.rsplit_once('=').map_or(*part, |(_, level)| level);
+        is_level(level) && part.parse::<Directive>().is_ok()
+    };
+    let example = "error, warn, info, debug, trace or off, or one of them for a module: warn,refshim=debug";
+    match parts.iter().find(|part| !is_sound(part)) {
+        Some(part) => Err(form("a log filter", part, example)),
+        None if parts.is_empty() => Err(form("a log filter", text, example)),
+        None => Ok(parts.join(",")),
+    }
 }
 
 /// A kind of link.
@@ -245,6 +257,31 @@ mod tests {
         for text in ["", "MiB", "4MB", "4M", "4 MiB", "0x10", "1_000"] {
             let message = format!("not a size: {text:?} (write 512KiB, 4MiB, 1GiB or a number of bytes)");
             check_size(text, Err(&message));
+        }
+    }
+
+    #[test]
+    fn a_log_filter_names_levels() {
+        let check = |text: &str, expected: &str| assert_eq!(log_filter(text), Ok(expected.to_owned()));
+        for text in
+            ["info", "OFF", "2", "warn,refshim=debug", "refshim::app[request]=trace", "[request{id=1}]=info"]
+        {
+            check(text, text);
+        }
+        check(" info , refshim=debug,", "info,refshim=debug");
+        for text in [
+            "",
+            ",",
+            "verbose",
+            "info,foo=bar",
+            "refshim",
+            "refshim=",
+            "info,verbose",
+            "=?=[",
+            "a=b=c",
+        ] {
+            let wrong = log_filter(text).unwrap_err().to_string();
+            assert!(wrong.contains("error, warn, info, debug, trace or off"), "{text}: {wrong}");
         }
     }
 

@@ -10,15 +10,20 @@ use rustls::crypto::ring::Ticketer;
 use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 
+use super::peeked::Peeked;
 use super::reloading::{Reload, Reloading};
 use super::{TlsError, pem, provider};
 use crate::config::{ClientAuth, Tls};
+use crate::oci::{ErrorBody, ErrorCode};
+
+/// How much of a plain request is read before the connection is closed.
+const PLAIN_BYTES: u64 = 64 << 10;
 
 /// A client's connection once both sides agreed on its keys.
-pub type ClientStream<S> = tokio_rustls::server::TlsStream<S>;
+pub type ClientStream<S> = tokio_rustls::server::TlsStream<Peeked<S>>;
 
 /// Takes clients' connections.
 #[derive(Debug)]
@@ -37,13 +42,35 @@ impl Acceptor {
         Ok(Self(Reloading::new("towards clients".to_owned(), files, make)?))
     }
 
-    /// The handshake with one client; takes as long as the client lets it.
+    /// The handshake with one client; takes as long as the client lets it. One that speaks plain HTTP is told so
+    /// in plain HTTP, since it could not read anything else.
     ///
     /// # Errors
     /// The client broke off, or the two do not agree.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<ClientStream<S>> {
+        let stream = Peeked::new(stream).await?;
+        // TLS begins with 0x16, every method of HTTP with a letter.
+        if stream.first().is_some_and(|first| first.is_ascii_alphabetic()) {
+            refuse_plain(stream).await?;
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "plain HTTP on a port that speaks TLS"));
+        }
         TlsAcceptor::from(self.0.current()).accept(stream).await
     }
+}
+
+/// Answers whatever a plain request may be, and reads what is left of it: a connection that is closed with bytes
+/// unread is reset, and the answer with it.
+async fn refuse_plain<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<()> {
+    let message = "this port speaks TLS: use https://";
+    let body = ErrorBody::new(ErrorCode::Unsupported, message).to_json();
+    let head = format!(
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), body.as_ref()].concat()).await?;
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream.take(PLAIN_BYTES), &mut tokio::io::sink()).await?;
+    Ok(())
 }
 
 impl Reload for Acceptor {

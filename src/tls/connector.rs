@@ -13,7 +13,6 @@ use hyper_rustls::{
 };
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -21,7 +20,9 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use tokio::net::TcpStream;
 use tower::Service;
 
+use super::mixed_up::MixedUp;
 use super::reloading::{Reload, Reloading};
+use super::trust::Trust;
 use super::{TlsError, pem, provider};
 use crate::config::{Upstream, UpstreamTls};
 
@@ -86,12 +87,22 @@ impl Service<Uri> for Connector {
         let mut made = HttpsConnector::clone(&self.made.current());
         let limit = self.limit;
         Box::pin(async move {
+            let url = origin(&uri);
             let connected = tokio::time::timeout(limit, made.call(uri)).await;
-            connected.unwrap_or_else(|_| {
+            let connected = connected.unwrap_or_else(|_| {
                 Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}")).into())
+            });
+            connected.map_err(|error| match MixedUp::of(&url, &*error) {
+                Some(mixed_up) => mixed_up.into(),
+                None => error,
             })
         })
     }
+}
+
+fn origin(uri: &Uri) -> String {
+    let authority = uri.authority().map_or("", http::uri::Authority::as_str);
+    format!("{}://{authority}", uri.scheme_str().unwrap_or_default())
 }
 
 fn https_connector(
@@ -127,9 +138,8 @@ fn client_config(settings: &UpstreamTls, https: bool) -> Result<ClientConfig, Tl
         let algorithms = provider().signature_verification_algorithms;
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(algorithms)))
     } else if let Some(file) = &settings.ca {
-        let roots = Arc::new(pem::authorities(file)?);
-        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider()).build()?;
-        builder.with_webpki_verifier(verifier)
+        let trust = Trust::new(pem::certificates(file)?, RootCertStore::empty())?;
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(trust))
     } else if https {
         builder.with_native_roots().map_err(TlsError::PlatformRoots)?
     } else {

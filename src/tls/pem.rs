@@ -14,40 +14,81 @@ use super::provider;
 #[error("{}: {problem}", path.display())]
 pub struct PemError {
     path: PathBuf,
-    problem: Problem,
+    problem: PemProblem,
 }
 
+/// What is wrong with PEM.
 #[derive(Debug, thiserror::Error)]
-enum Problem {
-    #[error("no certificate in it")]
-    Empty,
+pub enum PemProblem {
+    /// It cannot be read.
     #[error("{0}")]
-    Pem(#[from] pem::Error),
+    Io(std::io::Error),
+    /// It holds something else, or nothing.
+    #[error("no certificate in it (PEM, -----BEGIN CERTIFICATE-----)")]
+    NoCertificate,
+    /// It holds something else, or nothing.
+    #[error("no private key in it (PEM, -----BEGIN PRIVATE KEY-----)")]
+    NoKey,
+    /// Nobody could type in its password.
+    #[error("the private key is encrypted; write it without a password (openssl pkey)")]
+    EncryptedKey,
+    /// The key is another one's.
+    #[error("the private key is not that of the certificate")]
+    Mismatch,
+    /// It is broken off or otherwise malformed.
+    #[error("{0}")]
+    Pem(pem::Error),
+    /// TLS cannot use it.
     #[error("{0}")]
     Rustls(#[from] rustls::Error),
 }
 
-fn in_file<T, E: Into<Problem>>(path: &Path, result: Result<T, E>) -> Result<T, PemError> {
+fn in_file<T, E: Into<PemProblem>>(path: &Path, result: Result<T, E>) -> Result<T, PemError> {
     result.map_err(|problem| PemError { path: path.to_owned(), problem: problem.into() })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, PemError> {
+    in_file(path, std::fs::read(path).map_err(PemProblem::Io))
 }
 
 /// The certificates of a file, at least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
-    let certificates: Result<Vec<_>, pem::Error> =
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    let certificates = in_file(path, certificates)?;
-    if certificates.is_empty() { in_file(path, Err(Problem::Empty)) } else { Ok(certificates) }
+    in_file(path, certificates_of(&read(path)?))
+}
+
+/// The certificates of a text in PEM, at least one.
+pub(super) fn certificates_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemProblem> {
+    let certificates: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(pem).collect();
+    let certificates = certificates.map_err(PemProblem::Pem)?;
+    if certificates.is_empty() { Err(PemProblem::NoCertificate) } else { Ok(certificates) }
 }
 
 /// The private key of a file.
 pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
-    in_file(path, PrivateKeyDer::from_pem_file(path))
+    let pem = read(path)?;
+    let is_encrypted = || {
+        let text = String::from_utf8_lossy(&pem);
+        text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED")
+    };
+    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
+        _ if is_encrypted() => PemProblem::EncryptedKey,
+        pem::Error::NoItemsFound => PemProblem::NoKey,
+        error => PemProblem::Pem(error),
+    });
+    in_file(path, key)
 }
 
 /// A certificate with its chain and its key, which must belong together.
 pub(super) fn certified_key(certificate: &Path, key_file: &Path) -> Result<CertifiedKey, PemError> {
     let (chain, key) = (certificates(certificate)?, key(key_file)?);
-    in_file(key_file, CertifiedKey::from_der(chain, key, &provider()))
+    let certified = CertifiedKey::from_der(chain, key, &provider());
+    in_file(
+        key_file,
+        certified.map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => PemProblem::Mismatch,
+            error => PemProblem::Rustls(error),
+        }),
+    )
 }
 
 /// The authorities of a file.

@@ -17,6 +17,7 @@ mod credentials;
 mod failures;
 mod listing;
 mod pages;
+mod terminal;
 
 const SBOM: &str = "application/spdx+json";
 const SIGNATURE: &str = "application/vnd.example.signature";

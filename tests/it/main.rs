@@ -37,6 +37,7 @@ mod queries;
 mod readme;
 mod recording;
 mod referrers;
+mod self_signed;
 mod support;
 mod tls;
 mod upgrade;

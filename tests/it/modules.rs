@@ -6,7 +6,6 @@ use std::path::Path;
 const ORDER: [&str; 28] = [
     "oci",
     "link_header",
-    "client",
     "limits",
     "body",
     "framing",
@@ -16,6 +15,7 @@ const ORDER: [&str; 28] = [
     "index",
     "telemetry",
     "tls",
+    "client",
     "upstream",
     "error",
     "forward",

@@ -1,5 +1,6 @@
 //! What an operator sees: health, readiness, metrics, logs, and the end.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
@@ -29,6 +30,91 @@ async fn readiness_tells_of_the_upstream_and_health_does_not() {
     assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(String::from_utf8(ready.body).unwrap().contains("upstream: the registry cannot be reached"));
     assert_eq!(admin.get("/healthz").await.status, StatusCode::OK);
+}
+
+/// An upstream that answers `/v2/` with what stands here at the time.
+fn changing(answer: &Arc<Mutex<String>>) -> Scripted {
+    let answer = Arc::clone(answer);
+    Scripted::probed(move |exchange| {
+        let answer = answer.lock().unwrap().clone();
+        exchange.answer(&answer);
+    })
+}
+
+fn answer(head: &str, body: &str) -> String {
+    format!("HTTP/1.1 {head}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+}
+
+#[tokio::test]
+async fn only_a_registry_is_ready() {
+    let html = "200 OK\r\ncontent-type: text/html";
+    let api = "docker-distribution-api-version: registry/2.0";
+    for (head, body, ready) in [
+        (format!("200 OK\r\n{api}"), "{}", true),
+        (format!("401 Unauthorized\r\n{api}"), "", true),
+        ("401 Unauthorized\r\nwww-authenticate: Bearer realm=\"https://x\"".to_owned(), "{}", true),
+        ("401 Unauthorized\r\nwww-authenticate: Basic realm=\"x\"".to_owned(), "<html>", true),
+        ("200 OK\r\ncontent-type: application/json".to_owned(), "{}", true),
+        (html.to_owned(), "<html>Welcome to nginx!</html>", false),
+        (html.to_owned(), "", false),
+        ("401 Unauthorized\r\ncontent-type: text/html".to_owned(), "<html>log in</html>", false),
+        ("200 OK\r\ncontent-type: application/xml".to_owned(), "<ListBucketResult/>", false),
+        ("302 Found\r\nlocation: https://login.example/".to_owned(), "", false),
+        ("404 Not Found\r\ncontent-type: text/html".to_owned(), "<html>", false),
+        (format!("502 Bad Gateway\r\n{api}"), "", false),
+    ] {
+        let upstream = changing(&Arc::new(Mutex::new(answer(&head, body))));
+        let directory = tempfile::tempdir().unwrap();
+        let refshim = Refshim::start(upstream.address, directory.path()).await;
+        let admin = Client::new(refshim.admin);
+        for _ in 0..2 {
+            let found = admin.get("/readyz").await;
+            assert_eq!(found.status == StatusCode::OK, ready, "{head} {body}: {found:?}");
+        }
+        if !ready {
+            let line = refshim.logs("the upstream default is not ready", 1).await;
+            assert!(line.contains("WARN") && line.contains("answered /v2/ with"), "{line}");
+        }
+        // An answer that passed shows no more than one that was asked for.
+        refshim.client().get("/v2/").await;
+        assert_eq!(admin.get("/readyz").await.status == StatusCode::OK, ready, "{head} {body}");
+        assert_eq!(refshim.count("is not ready"), usize::from(!ready));
+    }
+}
+
+#[tokio::test]
+async fn the_log_tells_each_change_of_readiness() {
+    let (registry, page) = (answer("200 OK", "{}"), answer("200 OK\r\ncontent-type: text/html", "<html>"));
+    let says = Arc::new(Mutex::new(page.clone()));
+    let upstream = changing(&says);
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::start(upstream.address, directory.path()).await;
+    refshim.logs("the upstream default is not ready", 1).await;
+    let admin = Client::new(refshim.admin);
+    for round in 1..=3 {
+        for _ in 0..2 {
+            admin.get("/readyz").await;
+        }
+        registry.clone_into(&mut says.lock().unwrap());
+        for _ in 0..2 {
+            assert_eq!(admin.get("/readyz").await.status, StatusCode::OK);
+        }
+        assert_eq!(refshim.count("the upstream default is ready again"), round);
+        page.clone_into(&mut says.lock().unwrap());
+        assert_eq!(admin.get("/readyz").await.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(refshim.count("the upstream default is not ready"), round + 1);
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_wants_to_be_reached_over_https_is_ready() {
+    let upstream = Scripted::probed(|exchange| match exchange.request.header("x-forwarded-proto") {
+        Some("https") => exchange.answer(&answer("200 OK", "{}")),
+        _ => exchange.answer(&answer("308 Permanent Redirect\r\nlocation: https://x/v2/", "")),
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::start(upstream.address, directory.path()).await;
+    assert_eq!(Client::new(refshim.admin).get("/readyz").await.status, StatusCode::OK);
 }
 
 #[tokio::test]

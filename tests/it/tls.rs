@@ -174,7 +174,7 @@ async fn files_that_do_not_fit_leave_the_old_certificate_in_use_and_the_log_says
         std::fs::write(certificate, &whole).unwrap();
         std::fs::copy(&another.key, key).unwrap();
     };
-    refused(&other_key, key, "keys may not be consistent").await;
+    refused(&other_key, key, "not that of the certificate").await;
     refused(&|| std::fs::remove_file(key).unwrap(), key, "No such file").await;
 
     let renewed = scene.renew();

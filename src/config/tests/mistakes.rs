@@ -214,7 +214,9 @@ fn a_mistake_in_a_variable_is_named_by_it() {
     check_variable(
         "REFSHIM_LOG_FILTER",
         " ",
-        &["REFSHIM_LOG_FILTER: not a log filter: \" \" (write info or warn,refshim=debug)"],
+        &[
+            "REFSHIM_LOG_FILTER: not a log filter: \" \" (write error, warn, info, debug, trace or off, or one of them for a module: warn,refshim=debug)",
+        ],
     );
     check_variable("REFSHIM_LISEN", "", &["REFSHIM_LISEN: unknown variable, did you mean REFSHIM_LISTEN?"]);
     check_variable("REFSHIM_COLOR", "", &["REFSHIM_COLOR: unknown variable"]);

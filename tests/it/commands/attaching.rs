@@ -215,3 +215,58 @@ async fn an_index_and_another_image_can_be_made_to_refer_too() {
     assert_eq!(one["reference"]["digest"], index.value["manifests"][1]["digest"]);
     assert_eq!(one["reference"]["platform"], json!({"os": "linux", "architecture": "arm64"}));
 }
+
+/// Each way to give a tag away that is the subject's own, in a registry and in a layout.
+#[tokio::test]
+async fn the_subjects_own_tag_is_moved_only_by_force() {
+    let scene = Scene::new().await;
+    let index = scene.graph("a").await;
+    scene.image("plain", "latest").await;
+    scene.image("other", "v1").await;
+    scene.shell.write("f", "f");
+    scene.shell.ok(&["copy", &scene.at("a:v1"), "oci:layout:v1"]);
+    let (image, plain) = (scene.at("a:v1"), scene.at("plain"));
+    let by_digest = scene.at(&format!("a@{}", index.digest));
+    let child = scene.at(&format!("a@{}", index.value["manifests"][0]["digest"].as_str().unwrap()));
+    let attach = |image: &str, tag: &str| {
+        ["attach", image, "f", "--artifact-type", SBOM, "--tag", tag].map(str::to_owned).to_vec()
+    };
+    let refer = |subject: &str, at: &str| ["ref", subject, at].map(str::to_owned).to_vec();
+    let on_amd = |mut command: Vec<String>| {
+        command.extend(["--platform".to_owned(), "linux/amd64".to_owned()]);
+        command
+    };
+    let from_other = |mut command: Vec<String>| {
+        command.extend(["--from".to_owned(), scene.at("other:v1")]);
+        command
+    };
+    let commands = [
+        attach(&image, "v1"),
+        attach(&by_digest, "v1"),
+        attach(&child, "v1"),
+        on_amd(attach(&image, "v1")),
+        attach(&plain, "latest"),
+        attach("oci:layout:v1", "v1"),
+        on_amd(attach("oci:layout:v1", "v1")),
+        refer(&image, &image),
+        refer(&plain, &plain),
+        refer(&by_digest, &image),
+        on_amd(refer(&image, &image)),
+        from_other(refer(&image, &image)),
+        refer("oci:layout:v1", "oci:layout:v1"),
+    ];
+    for command in &commands {
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        scene.shell.run(&command).failed(2, &["tagging", "leads to the subject itself", "--force"]);
+    }
+    assert_eq!(scene.manifest("a", "v1").await.digest, index.digest);
+    // A tag that is somebody else's moves, as by any push, and so does this one when that is wanted.
+    scene.shell.ok(&["attach", &image, "f", "--artifact-type", SBOM, "--tag", "sbom"]);
+    let moved = scene.shell.ok(&["attach", &image, "f", "--artifact-type", SIGNATURE, "--tag", "sbom"]);
+    assert_eq!(scene.manifest("a", "sbom").await.digest, moved);
+    for _ in 0..2 {
+        scene.shell.ok(&["ref", &image, &scene.at("ref:v1")]);
+    }
+    let forced = scene.shell.ok(&["attach", &image, "f", "--artifact-type", SBOM, "--tag", "v1", "--force"]);
+    assert_eq!(scene.manifest("a", "v1").await.digest, forced);
+}

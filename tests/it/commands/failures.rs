@@ -66,8 +66,8 @@ fn the_answer_of_a_registry_is_told_with_what_to_do() {
     let denied = r#"{"errors":[{"code":"DENIED","message":"not you"}]}"#;
     check("403 Forbidden", denied, 4, &["403", "DENIED: not you", "docker login"]);
     check("401 Unauthorized", "", 4, &["401"]);
-    check("429 Too Many Requests", "slow", 1, &["429", "wait a little"]);
-    check("503 Service Unavailable", "", 1, &["503", "wait a little"]);
+    check("429 Too Many Requests", "slow", 1, &["429", "wait a moment"]);
+    check("503 Service Unavailable", "", 1, &["503", "wait a moment"]);
     check("500 Internal Server Error", "<html>", 1, &["500"]);
     check("200 OK", "no manifest", 1, &["reading the manifest"]);
     check("200 OK\r\ncontent-length: 9", "", 1, &["reading v1"]);

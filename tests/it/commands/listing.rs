@@ -208,3 +208,48 @@ async fn what_a_registry_says_commands_no_terminal() {
     let names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(names, [blob.trim_start_matches("sha256:")]);
 }
+
+#[tokio::test]
+async fn what_the_table_calls_a_type_finds_it() {
+    let scene = Scene::new().await;
+    let image = scene.image("a", "v1").await;
+    let index = Content::index(&[&image]).changed(|index| index["subject"] = image.descriptor());
+    let copy = about(&image, &image, "copy");
+    let sbom = image.changed(|manifest| {
+        manifest["artifactType"] = json!(SBOM);
+        manifest["subject"] = image.descriptor();
+    });
+    for content in [&copy, &index, &sbom] {
+        scene.client.push("a", content).await;
+    }
+    scene
+        .registry
+        .client()
+        .push_as("a", &image.digest.replace(':', "-"), &Content::index(&[&index, &sbom]))
+        .await;
+    let find = |name: &str, types: &[&str]| {
+        let types: Vec<&str> = types.iter().flat_map(|name| ["--artifact-type", name]).collect();
+        let kinds = ["--kind", "reference", "--kind", "subject", "--format", "digest"];
+        lines(&scene.shell.ok(&[&["references", name], &kinds[..], &types].concat()))
+    };
+    let digests = |contents: &[&Content]| contents.iter().map(|content| content.digest.clone()).collect();
+    let (at, behind) = (scene.at("a:v1"), scene.behind("a:v1"));
+    for (types, expected) in [
+        (&["image"][..], &[&copy][..]),
+        (&["Image"], &[&copy]),
+        (&["application/vnd.oci.image.config.v1+json"], &[&copy]),
+        (&["index"], &[&index]),
+        (&["index", SBOM], &[&index, &sbom]),
+        (&["image", "index"], &[&copy, &index]),
+        (&[SBOM], &[&sbom]),
+        (&["none/none"], &[]),
+    ] {
+        let expected: BTreeSet<String> = digests(expected);
+        assert_eq!(find(&at, types), expected, "{types:?}");
+        let subjects: BTreeSet<String> =
+            expected.into_iter().filter(|digest| *digest != copy.digest).collect();
+        assert_eq!(find(&behind, types), subjects, "{types:?}");
+    }
+    let fetched = ["fetch", &at, "--artifact-type", "image", "-o", "out"];
+    assert_eq!(scene.shell.ok(&fetched).lines().count(), 1);
+}

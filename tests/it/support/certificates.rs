@@ -28,6 +28,19 @@ impl Identity {
         Self::write(directory, "self-signed", &certificate, &key)
     }
 
+    /// [`Identity::of_its_own`], but no longer valid.
+    pub(crate) fn expired(directory: &Path, hosts: &[&str], is_ca: bool) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = named("expired", hosts);
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        if is_ca {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        let certificate = params.self_signed(&key).unwrap();
+        Self::write(directory, "expired", &certificate, &key)
+    }
+
     fn write(directory: &Path, name: &str, certificate: &Certificate, key: &KeyPair) -> Self {
         let identity = Self {
             certificate: directory.join(format!("{name}.crt")),

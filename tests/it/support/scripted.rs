@@ -20,7 +20,8 @@ pub(crate) struct Exchange<'a> {
     place: usize,
 }
 
-/// Serves one request a connection with whatever the script makes of it, and then hangs up.
+/// Serves one request a connection with whatever the script makes of it, and then hangs up. Whether it is a registry
+/// that answers is no question for the script, unless it wants to be asked.
 pub(crate) struct Scripted {
     pub(crate) address: SocketAddr,
     requests: Arc<Mutex<Vec<Request>>>,
@@ -29,6 +30,15 @@ pub(crate) struct Scripted {
 impl Scripted {
     /// The script gets each request without its body, which it may read.
     pub(crate) fn start(script: impl Fn(&mut Exchange<'_>) + Send + Sync + 'static) -> Self {
+        Self::serving(script, false)
+    }
+
+    /// The script gets the questions of the readiness probe as well.
+    pub(crate) fn probed(script: impl Fn(&mut Exchange<'_>) + Send + Sync + 'static) -> Self {
+        Self::serving(script, true)
+    }
+
+    fn serving(script: impl Fn(&mut Exchange<'_>) + Send + Sync + 'static, probed: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -36,7 +46,7 @@ impl Scripted {
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (script, kept) = (Arc::clone(&script), Arc::clone(&kept));
-                std::thread::spawn(move || serve(&*script, stream, &kept));
+                std::thread::spawn(move || serve(&*script, stream, &kept, probed));
             }
         });
         Self { address, requests }
@@ -56,8 +66,19 @@ impl Scripted {
     }
 }
 
-fn serve(script: &dyn Fn(&mut Exchange<'_>), mut stream: TcpStream, kept: &Mutex<Vec<Request>>) {
+const READY: &[u8] = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+fn serve(
+    script: &dyn Fn(&mut Exchange<'_>),
+    mut stream: TcpStream,
+    kept: &Mutex<Vec<Request>>,
+    probed: bool,
+) {
     let Some(request) = Request::read(&mut stream) else { return };
+    if !probed && request.header("user-agent").is_some_and(|agent| agent.ends_with("(readiness)")) {
+        let _gone = stream.write_all(READY);
+        return;
+    }
     let place = {
         let mut kept = kept.lock().unwrap();
         kept.push(request.clone());

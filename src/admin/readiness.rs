@@ -1,0 +1,198 @@
+//! Whether an upstream is ready: not only that something answers, but that a registry does. A web server in its
+//! place, a login page or a port that speaks TLS answer as well, and no pull would ever work.
+
+use std::error::Error as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Limited};
+
+use super::FRESH;
+use crate::tls::MixedUp;
+use crate::upstream::{API_VERSION, Upstream, UpstreamError, question};
+
+/// How long a probe waits for the upstream.
+const PROBE_WAIT: Duration = Duration::from_secs(5);
+/// How much of an answer is looked at. A registry's to `/v2/` is a few bytes long.
+const BODY_BYTES: usize = 16 << 10;
+const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("refshim/", env!("CARGO_PKG_VERSION"), " (readiness)"));
+
+/// An upstream, and whether it was ready when it was last looked at.
+#[derive(Debug)]
+pub(super) struct Readiness {
+    pub(super) upstream: Arc<Upstream>,
+    was_ready: Mutex<Option<bool>>,
+}
+
+impl Readiness {
+    pub(super) fn of(upstream: &Arc<Upstream>) -> Self {
+        Self { upstream: Arc::clone(upstream), was_ready: Mutex::new(None) }
+    }
+
+    /// Ready, or why not. A change is logged, and so is it if the first look finds no registry.
+    pub(super) async fn look(&self) -> Result<(), String> {
+        let found = self.ask().await;
+        let before = self.was_ready.lock().unwrap_or_else(PoisonError::into_inner).replace(found.is_ok());
+        let upstream = self.upstream.name();
+        match (&found, before) {
+            (Err(reason), None | Some(true)) => {
+                tracing::warn!(%upstream, reason, "the upstream {upstream} is not ready: {reason}");
+            }
+            (Ok(()), Some(false)) => tracing::info!(%upstream, "the upstream {upstream} is ready again"),
+            (Err(_), Some(false)) | (Ok(()), None | Some(true)) => {}
+        }
+        found
+    }
+
+    async fn ask(&self) -> Result<(), String> {
+        if self.upstream.answered_ago().is_some_and(|ago| ago < FRESH) {
+            return Ok(());
+        }
+        let probe = async {
+            match self.probe(None).await {
+                // What redirects to https whoever does not come from there may be what does so for clients too.
+                Err(Unready::Redirect(_)) => self.probe(Some(HeaderValue::from_static("https"))).await,
+                found => found,
+            }
+        };
+        let found = tokio::time::timeout(PROBE_WAIT, probe).await;
+        let found = found.unwrap_or_else(|_| Err(Unready::Other(format!("no answer within {PROBE_WAIT:?}"))));
+        found.map_err(|unready| match unready {
+            Unready::Redirect(status) => no_registry(status, "a redirect"),
+            Unready::Other(reason) => reason,
+        })
+    }
+
+    async fn probe(&self, forwarded_proto: Option<HeaderValue>) -> Result<(), Unready> {
+        let mut probe = question(Method::GET, Uri::from_static("/v2/"));
+        probe.headers_mut().insert(USER_AGENT, AGENT);
+        if let Some(proto) = forwarded_proto {
+            probe.headers_mut().insert("x-forwarded-proto", proto);
+        }
+        let answer = self.upstream.send(probe).await.map_err(|error| Unready::Other(told(&error)))?;
+        let (head, body) = answer.into_parts();
+        if head.status.is_redirection() {
+            return Err(Unready::Redirect(head.status));
+        }
+        // What is longer, or breaks off, is no registry's either.
+        let body = Limited::new(body, BODY_BYTES).collect().await.map(http_body_util::Collected::to_bytes);
+        let body = body.as_deref().unwrap_or(b"-");
+        if let Some(mixed_up) = MixedUp::told(&self.upstream.origin(), head.status, body) {
+            return Err(Unready::Other(mixed_up.to_string()));
+        }
+        judge(head.status, &head.headers, body).map_err(Unready::Other)
+    }
+}
+
+enum Unready {
+    Redirect(StatusCode),
+    Other(String),
+}
+
+/// Whether this is how registries answer `/v2/`: with 200, or with 401 and a challenge. Most name the API in a
+/// header; those that do not send no more than `{}`. With that header 403 and 429 are a registry's, too, that refuses
+/// this probe and not necessarily its clients.
+fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<(), String> {
+    let names_api = headers.contains_key(API_VERSION);
+    match status {
+        StatusCode::OK | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
+            if names_api =>
+        {
+            Ok(())
+        }
+        StatusCode::UNAUTHORIZED if asks_for_login(headers) => Ok(()),
+        StatusCode::UNAUTHORIZED => Err(no_registry(status, "no Basic or Bearer challenge")),
+        StatusCode::OK if is_nothing(headers, body) => Ok(()),
+        StatusCode::OK => {
+            let content = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            Err(no_registry(status, content.unwrap_or("something else than {}")))
+        }
+        _ => Err(no_registry(status, "that")),
+    }
+}
+
+fn no_registry(status: StatusCode, with: &str) -> String {
+    format!(
+        "it answered /v2/ with {status} and {with}, which no registry does (200 or 401); is the URL right?"
+    )
+}
+
+fn asks_for_login(headers: &HeaderMap) -> bool {
+    let challenges = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    let mut schemes = challenges.filter_map(|challenge| challenge.split_ascii_whitespace().next());
+    schemes.any(|scheme| ["basic", "bearer"].iter().any(|known| scheme.eq_ignore_ascii_case(known)))
+}
+
+/// An empty object or nothing, and no empty page.
+fn is_nothing(headers: &HeaderMap, body: &[u8]) -> bool {
+    let is_page = headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let value = value.to_str().unwrap_or_default().to_ascii_lowercase();
+        value.contains("html") || value.contains("xml")
+    });
+    let text: Vec<u8> = body.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    !is_page && (text.is_empty() || text == b"{}")
+}
+
+/// An error with what it comes from.
+fn told(error: &UpstreamError) -> String {
+    let mut told = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        told = format!("{told}: {error}");
+        cause = error.source();
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(status: u16, headers: &[(&'static str, &'static str)], body: &str, ready: bool) {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let found = judge(StatusCode::from_u16(status).unwrap(), &headers.collect(), body.as_bytes());
+        assert_eq!(found.is_ok(), ready, "{status} {body} {found:?}");
+    }
+
+    const API: (&str, &str) = ("docker-distribution-api-version", "registry/2.0");
+    const JSON: (&str, &str) = ("content-type", "application/json");
+    const HTML: (&str, &str) = ("content-type", "text/html; charset=utf-8");
+    const BASIC: (&str, &str) = ("www-authenticate", "Basic realm=\"x\"");
+    const BEARER: (&str, &str) = ("www-authenticate", "bearer realm=\"https://x/token\",service=\"x\"");
+
+    #[test]
+    fn registries_are_ready() {
+        check(200, &[API, JSON], "{}", true);
+        check(200, &[API, HTML], "true", true);
+        check(200, &[JSON], "{ }\n", true);
+        check(200, &[], "", true);
+        check(401, &[API], "", true);
+        check(401, &[BEARER, JSON], r#"{"errors":[]}"#, true);
+        check(401, &[("www-authenticate", "Negotiate"), BASIC, HTML], "<html>", true);
+        check(429, &[API], "", true);
+        check(403, &[API], "", true);
+    }
+
+    #[test]
+    fn what_is_no_registry_is_not() {
+        check(200, &[HTML], "<html>Welcome to nginx!</html>", false);
+        check(200, &[HTML], "", false);
+        check(200, &[("content-type", "application/xml")], "", false);
+        check(200, &[JSON], r#"{"error":"log in"}"#, false);
+        check(200, &[], "pong", false);
+        check(401, &[HTML], "<html>log in</html>", false);
+        check(401, &[("www-authenticate", "Negotiate")], "", false);
+        for status in [204, 301, 400, 403, 404, 405, 429, 500, 502, 503] {
+            check(status, &[JSON], "{}", false);
+        }
+        for status in [400, 404, 500, 502, 503] {
+            check(status, &[API], "", false);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The files of TLS, each with the place that names it. What stands in them is read by others: this only sees to it
+//! that a file that cannot be used is a mistake like any other, in its line and beside all others.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::UpstreamTls;
+use super::mistake::Mistake;
+
+/// Reads a file; says what is wrong with it.
+type Check = fn(&Path) -> Result<(), String>;
+
+/// How the files are read.
+#[derive(Clone, Copy, Debug)]
+pub struct TlsChecks {
+    /// A certificate with its chain.
+    pub certificate: Check,
+    /// A private key.
+    pub key: Check,
+    /// A certificate and a private key, each of them sound, that must belong together.
+    pub pair: fn(&Path, &Path) -> Result<(), String>,
+    /// Authorities, or certificates that are trusted by themselves.
+    pub authorities: Check,
+}
+
+/// Where each setting was said that is in force, by its key.
+pub(super) type Places = BTreeMap<String, String>;
+
+/// The files of one table, `tls` or `upstreams.<name>`.
+pub(super) struct TlsFiles<'a> {
+    table: String,
+    certificates: Vec<&'a PathBuf>,
+    keys: Vec<&'a PathBuf>,
+    /// The key of the setting that names them, and the file.
+    authorities: Option<(&'static str, &'a PathBuf)>,
+}
+
+impl<'a> TlsFiles<'a> {
+    pub(super) fn towards_clients(tls: &'a super::Tls) -> Self {
+        Self {
+            table: "tls".to_owned(),
+            certificates: tls.certificates.iter().collect(),
+            keys: tls.keys.iter().collect(),
+            authorities: tls.client_ca.as_ref().map(|file| ("client_ca", file)),
+        }
+    }
+
+    pub(super) fn towards_upstream(name: &super::UpstreamName, tls: &'a UpstreamTls) -> Self {
+        Self {
+            table: format!("upstreams.{name}"),
+            certificates: tls.certificate.iter().collect(),
+            keys: tls.key.iter().collect(),
+            authorities: tls.ca.as_ref().map(|file| ("ca", file)),
+        }
+    }
+
+    /// All that is wrong with them.
+    pub(super) fn mistakes(&self, checks: &TlsChecks, places: &Places) -> Vec<Mistake> {
+        let mistake = |key: &str, problem: String| {
+            let key = format!("{}.{key}", self.table);
+            let place = places.get(&key).cloned().unwrap_or(key);
+            Mistake::new(place, problem)
+        };
+        let certificates: Vec<_> = self.certificates.iter().map(|file| (checks.certificate)(file)).collect();
+        let keys: Vec<_> = self.keys.iter().map(|file| (checks.key)(file)).collect();
+        let mut mistakes = Vec::new();
+        // Which belongs to which cannot be told when there are not as many.
+        if certificates.len() == keys.len() {
+            let sound = certificates.iter().zip(&keys).map(|(one, other)| one.is_ok() && other.is_ok());
+            for ((certificate, key), _) in
+                self.certificates.iter().zip(&self.keys).zip(sound).filter(|(_, sound)| *sound)
+            {
+                mistakes.extend((checks.pair)(certificate, key).err().map(|problem| mistake("key", problem)));
+            }
+        }
+        let wrong = |key: &'static str, found: Vec<Result<(), String>>| {
+            found.into_iter().filter_map(Result::err).map(move |problem| (key, problem))
+        };
+        let authorities = self
+            .authorities
+            .iter()
+            .filter_map(|(key, file)| (checks.authorities)(file).err().map(|problem| (*key, problem)));
+        let wrong = wrong("certificate", certificates).chain(wrong("key", keys)).chain(authorities);
+        mistakes.extend(wrong.map(|(key, problem)| mistake(key, problem)));
+        mistakes
+    }
+}

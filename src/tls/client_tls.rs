@@ -1,0 +1,35 @@
+//! TLS of the client commands, where they are told whom to trust.
+
+use rustls::{ClientConfig, RootCertStore};
+
+use super::trust::Trust;
+use super::{TlsError, pem, provider};
+
+/// Trusts whom the platform trusts, and further certificates.
+#[derive(Clone, Debug)]
+pub struct ClientTls(ClientConfig);
+
+impl ClientTls {
+    /// Trusts these as well, in PEM: authorities, or certificates that servers show.
+    ///
+    /// # Errors
+    /// There is no certificate in it, or one that cannot be used.
+    pub fn trusting(pem: &[u8]) -> Result<Self, TlsError> {
+        let mut roots = RootCertStore::empty();
+        // What the platform has and cannot be read is missed when a server needs it.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let trust = Trust::new(pem::certificates_of(pem)?, roots)?;
+        let builder =
+            ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        let builder = builder.dangerous().with_custom_certificate_verifier(std::sync::Arc::new(trust));
+        let mut config = builder.with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self(config))
+    }
+
+    /// As the HTTP client takes it.
+    #[must_use]
+    pub fn config(&self) -> ClientConfig {
+        self.0.clone()
+    }
+}

@@ -1,0 +1,128 @@
+//! Which server certificates are believed: those of known authorities, and those that are known themselves.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+
+use super::{TlsError, provider};
+
+/// Believes a server that shows one of the pinned certificates, and else one whom an authority vouches for.
+///
+/// Certificates that `openssl req -x509` makes say that they are an authority's, and webpki takes none of those from
+/// a server. Whoever names such a file means this very certificate; so did curl's users.
+#[derive(Debug)]
+pub(super) struct Trust {
+    pinned: Vec<CertificateDer<'static>>,
+    by_authority: Arc<WebPkiServerVerifier>,
+}
+
+impl Trust {
+    /// The certificates of a file are both: authorities, and certificates of servers. `others` are authorities alone.
+    pub(super) fn new(pinned: Vec<CertificateDer<'static>>, others: RootCertStore) -> Result<Self, TlsError> {
+        let mut roots = others;
+        for certificate in &pinned {
+            roots.add(certificate.clone())?;
+        }
+        let by_authority =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build()?;
+        Ok(Self { pinned, by_authority })
+    }
+}
+
+impl ServerCertVerifier for Trust {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if !self.pinned.iter().any(|pinned| pinned.as_ref() == end_entity.as_ref()) {
+            return self.by_authority.verify_server_cert(end_entity, intermediates, name, ocsp, now);
+        }
+        check_use(end_entity, now)?;
+        check_name(end_entity, name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_authority.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_authority.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.by_authority.supported_verify_schemes()
+    }
+}
+
+/// Checks the period for which a pinned certificate is valid, and that it may be a server's. That it is an
+/// authority's, or that its issuer is not known, is no objection: webpki looks at the period before it says so.
+fn check_use(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustls::Error> {
+    let malformed = |_| CertificateError::BadEncoding;
+    let anchor = anchor_from_trusted_cert(certificate).map_err(malformed)?;
+    let end_entity = EndEntityCert::try_from(certificate).map_err(malformed)?;
+    let algorithms = provider().signature_verification_algorithms.all;
+    let anchors = [anchor];
+    let verified =
+        end_entity.verify_for_usage(algorithms, &anchors, &[], now, KeyUsage::server_auth(), None, None);
+    match verified {
+        Ok(_) | Err(webpki::Error::CaUsedAsEndEntity | webpki::Error::UnknownIssuer) => Ok(()),
+        Err(webpki::Error::CertExpired { time, not_after }) => {
+            Err(CertificateError::ExpiredContext { time, not_after }.into())
+        }
+        Err(webpki::Error::CertNotValidYet { time, not_before }) => {
+            Err(CertificateError::NotValidYetContext { time, not_before }.into())
+        }
+        Err(error) => Err(rustls::Error::General(format!("invalid peer certificate: {error}"))),
+    }
+}
+
+/// A certificate without any alternative name is for its common name, as `openssl req -x509 -subj` makes them; the
+/// exact certificate is known, so nobody else can have chosen that name.
+fn check_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), rustls::Error> {
+    let parsed = ParsedCertificate::try_from(certificate)?;
+    match verify_server_name(&parsed, name) {
+        Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext {
+            presented,
+            ..
+        })) if presented.is_empty() && has_common_name(certificate, &name.to_str()) => Ok(()),
+        verified => verified,
+    }
+}
+
+fn has_common_name(certificate: &CertificateDer<'_>, name: &str) -> bool {
+    /// The attribute type `commonName` (2.5.4.3) in DER.
+    const COMMON_NAME: [u8; 5] = [0x06, 0x03, 0x55, 0x04, 0x03];
+    let Ok(end_entity) = EndEntityCert::try_from(certificate) else { return false };
+    let subject = end_entity.subject();
+    let mut rest = subject;
+    while let Some(at) = rest.windows(COMMON_NAME.len()).position(|window| window == COMMON_NAME) {
+        rest = rest.get(at + COMMON_NAME.len()..).unwrap_or_default();
+        // Tag and length of the string; names of hosts have less than 128 bytes here, or do not match.
+        let [_tag, length, value @ ..] = rest else { return false };
+        if value.get(..usize::from(*length)).is_some_and(|value| value.eq_ignore_ascii_case(name.as_bytes()))
+        {
+            return true;
+        }
+    }
+    false
+}
