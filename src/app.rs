@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use http::{HeaderValue, Request, Response, Uri};
 use hyper::body::Incoming;
@@ -11,13 +12,11 @@ use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceBuilder};
 use tower_http::request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
 
-use crate::access::Access;
 use crate::body::Body;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::error::Error;
 use crate::forward::{self, Origin, Peer};
 use crate::framing::LastHead;
-use crate::gathering::Gathering;
 use crate::index::{Index, Repository};
 use crate::learning::Learning;
 use crate::limits::{Budget, Limit, Requests};
@@ -27,6 +26,7 @@ use crate::oci::RepositoryName;
 use crate::reading::Reading;
 use crate::references::References;
 use crate::referrers::Referrers;
+use crate::registry::{Caller, Merging, Registry, Visit};
 use crate::route::{Route, RouteClass};
 use crate::selection::Selection;
 use crate::telemetry::Metrics;
@@ -36,9 +36,9 @@ use crate::upstream::{Upstream, Upstreams};
 #[derive(Debug)]
 pub struct App {
     selection: Selection,
-    default: Registry,
+    default: Handlers,
     /// In the order of the configuration.
-    further: Vec<Registry>,
+    further: Vec<Handlers>,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     requests: Arc<Requests>,
@@ -47,8 +47,9 @@ pub struct App {
 
 /// One upstream and what handles the requests for it.
 #[derive(Debug)]
-struct Registry {
+struct Handlers {
     upstream: Arc<Upstream>,
+    registry: Arc<Registry>,
     manifests: Manifests,
     learning: Arc<Learning>,
     references: References,
@@ -66,11 +67,11 @@ impl App {
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
     ) -> Self {
-        let registry = |upstream: &Arc<Upstream>| Registry::new(config, upstream, index, &metrics, &tasks);
+        let handlers = |upstream: &Arc<Upstream>| Handlers::new(config, upstream, index, &metrics, &tasks);
         Self {
             selection: Selection::new(config),
-            default: registry(&upstreams.default),
-            further: upstreams.further.iter().map(registry).collect(),
+            default: handlers(&upstreams.default),
+            further: upstreams.further.iter().map(handlers).collect(),
             metrics,
             tasks,
             requests: Requests::new(config.limits.requests_per_client),
@@ -130,43 +131,58 @@ impl App {
 
     async fn handle(&self, origin: Origin, mut request: Request<Incoming>) -> Response<Body> {
         let log = RequestLog::of(&request);
-        let (registry, origin) = self.select(origin, &mut request);
+        let (handlers, origin) = self.select(origin, &mut request);
         let route = Route::parse(request.method(), request.uri().path());
         let class = route.class();
+        // Who sent a query.
+        let mut caller = None;
         // All boxed: what the layers hand on stays small, and no request pays for the largest of these.
         let result = match route {
             Route::Pass(_) => {
-                Box::pin(forward::pass(&registry.upstream, &origin, &self.tasks, request)).await
+                Box::pin(forward::pass(&handlers.upstream, &origin, &self.tasks, request)).await
             }
             Route::GetManifest { repository, manifest } => {
-                let repository = registry.repository(repository);
-                Box::pin(registry.learning.get(repository, manifest, origin.clone(), request)).await
+                let repository = handlers.repository(repository);
+                Box::pin(handlers.learning.get(repository, manifest, origin.clone(), request)).await
+            }
+            Route::HeadManifest { repository, digest } => {
+                let repository = handlers.repository(repository);
+                Box::pin(handlers.learning.head(repository, digest, origin.clone(), request)).await
             }
             Route::PutManifest { repository, manifest } => {
-                let repository = registry.repository(repository);
-                Box::pin(registry.manifests.put(repository, manifest, origin.clone(), request)).await
+                let repository = handlers.repository(repository);
+                Box::pin(handlers.manifests.put(repository, manifest, origin.clone(), request)).await
             }
-            Route::DeleteManifest { repository, digest } => {
-                let repository = registry.repository(repository);
-                Box::pin(registry.manifests.delete(repository, digest, origin.clone(), request)).await
+            Route::DeleteManifest { repository, manifest } => {
+                let repository = handlers.repository(repository);
+                Box::pin(handlers.manifests.delete(repository, manifest, origin.clone(), request)).await
             }
             Route::References { repository, manifest } => {
-                Box::pin(registry.references.answer(registry.repository(repository), manifest, &request))
-                    .await
+                let visit = handlers.visit(repository, &origin, &request);
+                caller = Some(Arc::clone(&visit.caller));
+                Box::pin(handlers.references.answer(visit, manifest, &request)).await
             }
             Route::Referrers { repository, subject } => {
-                Box::pin(registry.referrers.answer(registry.repository(repository), subject, &request)).await
+                let visit = handlers.visit(repository, &origin, &request);
+                caller = Some(Arc::clone(&visit.caller));
+                Box::pin(handlers.referrers.answer(visit, subject, &request)).await
             }
             Route::QueryMethod(_) => Err(Error::QueryMethod),
             Route::QueryPath(_, malformed) => Err(Error::Path(malformed)),
         };
+        if matches!(class, RouteClass::References | RouteClass::Referrers) {
+            handlers.count_query(log.began, &result);
+        }
         let mut response = result.unwrap_or_else(|error| {
             log.failure(&error);
             self.count_refused(&error);
             error.to_response()
         });
-        forward::lead_back(&mut response, &registry.upstream, &origin);
-        registry.metrics.request(class, response.status());
+        if let Some(caller) = &caller {
+            handlers.let_origins_read(&mut response, caller);
+        }
+        forward::lead_back(&mut response, &handlers.upstream, &origin);
+        handlers.metrics.request(class, response.status());
         log.answered(&response);
         response
     }
@@ -180,13 +196,13 @@ impl App {
     }
 
     fn count_refused(&self, error: &Error) {
-        if let Error::Limit(limit) = error {
+        if let Error::Limit(limit) = error.root() {
             self.metrics.refused(*limit);
         }
     }
 
     /// The registry that a request is for; the request then says what that registry is to be asked.
-    fn select<'a>(&'a self, origin: Origin, request: &mut Request<Incoming>) -> (&'a Registry, Origin) {
+    fn select<'a>(&'a self, origin: Origin, request: &mut Request<Incoming>) -> (&'a Handlers, Origin) {
         let Some(target) = request.uri().path_and_query() else { return (&self.default, origin) };
         let mut selected = self.selection.select(origin.requested_host(), target);
         if let Some(target) = selected.target.take() {
@@ -197,7 +213,7 @@ impl App {
     }
 }
 
-impl Registry {
+impl Handlers {
     fn new(
         config: &Config,
         upstream: &Arc<Upstream>,
@@ -206,34 +222,28 @@ impl Registry {
         tasks: &TaskTracker,
     ) -> Self {
         let metrics = Arc::new(metrics.of_upstream(upstream.name()));
-        let config::References { access_ttl, concurrency, .. } = config.references;
-        let questions = Budget::new(Limit::Questions, config.limits.questions);
-        let access = Access::new(Arc::clone(upstream), access_ttl, config.manifests.max_bytes, questions);
-        let access = Arc::new(access);
+        let registry = Arc::new(Registry::new(Arc::clone(upstream), config, (*metrics).clone()));
         let pushed = Budget::new(Limit::ManifestBytes, config.limits.manifest_bytes);
         let reading = Reading::new(Arc::clone(&metrics), &config.manifests, pushed);
-        let gathering = Arc::new(Gathering::new(
-            Arc::clone(&access),
-            index.clone(),
-            reading.clone(),
-            config.referrers.upstream_ttl,
-            concurrency,
-        ));
         let learning = Arc::new(Learning::new(
-            Arc::clone(upstream),
+            Arc::clone(&registry),
             index.clone(),
             reading.clone(),
             Arc::clone(&metrics),
             tasks.clone(),
             config.manifests.learn_bytes,
         ));
-        let listing =
-            Listing::new(Arc::clone(&access), Arc::clone(&gathering), index.clone(), &config.references);
-        let listing = Arc::new(listing);
+        let merging = Merging::new(Arc::clone(&registry), index.clone(), reading.clone(), config);
+        let listing = Arc::new(Listing::new(
+            Arc::clone(&registry),
+            merging,
+            reading.clone(),
+            index.clone(),
+            &config.references,
+        ));
         Self {
             manifests: Manifests::new(
-                Arc::clone(upstream),
-                gathering,
+                Arc::clone(&registry),
                 Arc::clone(&learning),
                 index.clone(),
                 reading,
@@ -241,10 +251,37 @@ impl Registry {
                 tasks.clone(),
             ),
             learning,
-            references: References::new(Arc::clone(&access), Arc::clone(&listing), Arc::clone(&metrics)),
-            referrers: Referrers::new(access, listing, Arc::clone(&metrics), &config.referrers),
+            references: References::new(Arc::clone(&listing)),
+            referrers: Referrers::new(listing, &config.referrers),
             upstream: Arc::clone(upstream),
+            registry,
             metrics,
+        }
+    }
+
+    /// A query's caller at its repository.
+    fn visit(&self, name: RepositoryName, origin: &Origin, request: &Request<Incoming>) -> Visit {
+        let caller = self.registry.caller(request, origin);
+        self.registry.visit(&caller, self.repository(name))
+    }
+
+    fn count_query(&self, began: Instant, result: &Result<Response<Body>, Error>) {
+        match result {
+            Ok(_) => self.metrics.query(began.elapsed()),
+            Err(error) => self.metrics.query_refused(self.upstream.name(), error.query_refused()),
+        }
+    }
+
+    /// Pages of other origins may read refshim's own answers as far as they may read the registry's (Fetch,
+    /// section 3.2).
+    fn let_origins_read(&self, response: &mut Response<Body>, caller: &Caller) {
+        let Some(fields) = self.registry.access_control(caller) else { return };
+        let headers = response.headers_mut();
+        // A refusal of the registry has its own already.
+        let missing = |name: &http::HeaderName| !headers.contains_key(name);
+        let missing: Vec<_> = fields.iter().filter(|(name, _)| missing(name)).collect();
+        for (name, value) in missing {
+            headers.append(name, value.clone());
         }
     }
 
@@ -258,7 +295,7 @@ struct RequestLog {
     method: http::Method,
     uri: http::Uri,
     request_id: Option<HeaderValue>,
-    began: std::time::Instant,
+    began: Instant,
 }
 
 impl RequestLog {
@@ -267,7 +304,7 @@ impl RequestLog {
             method: request.method().clone(),
             uri: request.uri().clone(),
             request_id: request.headers().get("x-request-id").cloned(),
-            began: std::time::Instant::now(),
+            began: Instant::now(),
         }
     }
 

@@ -1,5 +1,9 @@
 //! Everything that can go wrong with a request, and the one place that gives each its status and its
-//! OCI error body. An answer of the upstream is never an error here: it is passed on.
+//! OCI error body. An answer of the upstream to a client's own request is never an error here: it is passed on.
+
+mod rejection;
+
+use std::sync::Arc;
 
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
@@ -10,7 +14,10 @@ use crate::index::{ReadError, WriteError};
 use crate::limits::Limit;
 use crate::oci::{ErrorBody, ErrorCode};
 use crate::route::MalformedPath;
+use crate::telemetry::{QueryRefused, Stale};
 use crate::upstream::UpstreamError;
+
+pub use rejection::Rejection;
 
 /// Why a request is answered by refshim with an error.
 #[derive(Debug, thiserror::Error)]
@@ -39,9 +46,16 @@ pub enum Error {
     /// The upstream gave no answer.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// The upstream's answer to a question of refshim's own says neither yes nor no.
-    #[error("the registry answered {0} where refshim had to know whether a manifest is there")]
+    /// The upstream refused a question of refshim's own.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The upstream's answer to a question of refshim's own says neither yes nor no. A 200 is none either if
+    /// no manifest came with it: login pages do that.
+    #[error("the registry answered {0} and no manifest where refshim had to know whether one is there")]
     Undecided(StatusCode),
+    /// The upstream's own list of referrers does not come to an end.
+    #[error("the registry's own list of referrers has more than {0} pages")]
+    EndlessList(usize),
     /// The upstream's body ended early, or was longer than a manifest may be.
     #[error("the registry's answer could not be read whole")]
     UpstreamBody,
@@ -57,6 +71,9 @@ pub enum Error {
     /// There is too much at once.
     #[error("{0}, try again later")]
     Limit(#[from] Limit),
+    /// A question that several requests were waiting for failed.
+    #[error(transparent)]
+    Shared(#[from] Arc<Error>),
     /// Something that handles requests ended before it answered.
     #[error("refshim failed to handle the request")]
     Handler,
@@ -120,8 +137,11 @@ impl Error {
             Self::RequestBody(BodyError::Broken(_)) | Self::Upstream(UpstreamError::RequestBody(_)) => {
                 (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid)
             }
-            Self::Upstream(UpstreamError::Unreachable(_) | UpstreamError::Broken(_))
+            Self::Upstream(
+                UpstreamError::Unreachable(_) | UpstreamError::Broken(_) | UpstreamError::Redirect,
+            )
             | Self::Undecided(_)
+            | Self::EndlessList(_)
             | Self::UpstreamBody => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
             Self::Upstream(UpstreamError::Silent(_)) => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
             Self::Limit(Limit::RequestsPerClient) => {
@@ -130,6 +150,8 @@ impl Error {
             Self::Limit(_) | Self::Record(_) | Self::Gather(_) | Self::LookUp(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable)
             }
+            Self::Rejected(rejection) => (rejection.status(), ErrorCode::Unavailable),
+            Self::Shared(error) => error.status_and_code(),
             Self::Handler => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
         }
     }
@@ -137,6 +159,9 @@ impl Error {
     /// The answer that the client gets.
     #[must_use]
     pub fn to_response(&self) -> Response<Body> {
+        if let Self::Rejected(rejection) = self.root() {
+            return rejection.to_response();
+        }
         let (status, code) = self.status_and_code();
         let mut response = error_response(status, code, &self.to_string());
         if status == StatusCode::METHOD_NOT_ALLOWED {
@@ -145,10 +170,77 @@ impl Error {
         if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status) {
             response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
         }
-        if matches!(self, Self::Limit(Limit::Connections)) {
+        if matches!(self.root(), Self::Limit(Limit::Connections)) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+
+    /// The error itself, if several requests share it.
+    #[must_use]
+    pub fn root(&self) -> &Self {
+        match self {
+            Self::Shared(error) => error.root(),
+            error => error,
+        }
+    }
+
+    /// The status with which the upstream refused a question, if it did.
+    #[must_use]
+    pub fn rejected(&self) -> Option<StatusCode> {
+        match self.root() {
+            Self::Rejected(rejection) => Some(rejection.status()),
+            _ => None,
+        }
+    }
+
+    /// Whether the upstream said that this caller may not.
+    #[must_use]
+    pub fn is_about_rights(&self) -> bool {
+        matches!(self.root(), Self::Rejected(rejection) if rejection.is_about_rights())
+    }
+
+    /// Whether it says nothing but that the upstream cannot answer now, so that what it said a moment ago may
+    /// stand in; and why.
+    #[must_use]
+    pub fn stands_in(&self) -> Option<Stale> {
+        match self.root() {
+            Self::Rejected(rejection) if !rejection.is_about_rights() => Some(Stale::Throttled),
+            Self::Limit(_) => Some(Stale::Throttled),
+            Self::Undecided(status) if status.is_server_error() => Some(Stale::Failed),
+            Self::UpstreamBody | Self::EndlessList(_) => Some(Stale::Failed),
+            Self::Upstream(UpstreamError::Redirect | UpstreamError::Target) => None,
+            Self::Upstream(_) => Some(Stale::Unreachable),
+            _ => None,
+        }
+    }
+
+    /// What a query that ends with it is counted as.
+    #[must_use]
+    pub fn query_refused(&self) -> QueryRefused {
+        match self.root() {
+            Self::Rejected(rejection) => match rejection.status() {
+                StatusCode::UNAUTHORIZED => QueryRefused::Unauthorized,
+                StatusCode::FORBIDDEN => QueryRefused::Denied,
+                StatusCode::TOO_MANY_REQUESTS => QueryRefused::Throttled,
+                _ => QueryRefused::Unavailable,
+            },
+            Self::Undecided(status) if status.is_server_error() => QueryRefused::Unavailable,
+            Self::Undecided(_) | Self::UpstreamBody | Self::EndlessList(_) | Self::Shared(_) => {
+                QueryRefused::Undecided
+            }
+            Self::Upstream(UpstreamError::Silent(_)) => QueryRefused::Timeout,
+            Self::Upstream(_) => QueryRefused::Unreachable,
+            Self::Record(_) | Self::Gather(_) | Self::LookUp(_) | Self::Handler => QueryRefused::Index,
+            Self::Limit(_) => QueryRefused::Limit,
+            Self::TagUnknown => QueryRefused::Unknown,
+            Self::Path(_)
+            | Self::Query(_)
+            | Self::QueryMethod
+            | Self::Ambiguous(_)
+            | Self::Method(_)
+            | Self::RequestBody(_) => QueryRefused::Malformed,
+        }
     }
 
     /// Whether the client itself could have avoided it.

@@ -48,7 +48,10 @@ pub fn route(bytes: &[u8]) {
         Route::GetManifest { repository, manifest } | Route::PutManifest { repository, manifest } => {
             Some(format!("/v2/{repository}/manifests/{manifest}"))
         }
-        Route::DeleteManifest { repository, digest } => Some(format!("/v2/{repository}/manifests/{digest}")),
+        Route::DeleteManifest { repository, manifest } => {
+            Some(format!("/v2/{repository}/manifests/{manifest}"))
+        }
+        Route::HeadManifest { repository, digest } => Some(format!("/v2/{repository}/manifests/{digest}")),
         Route::QueryMethod(_) | Route::QueryPath(..) | Route::Pass(_) => None,
     };
     if let Some(canonical) = canonical {

@@ -10,9 +10,9 @@
 //!   the [`index`] as pending, it goes upstream as it came, and the upstream's yes confirms them.
 //! - The GET of a manifest goes through [`learning`]: it is copied on its way, and its links are recorded
 //!   once it has passed.
-//! - A query ([`references`], [`referrers`]) is answered by [`listing`] from the index, after [`access`] has
-//!   had the upstream show that this caller may read the repository, and after [`gathering`] has put into
-//!   the index what the upstream itself lists.
+//! - A query ([`references`], [`referrers`]) is answered by [`listing`] from the index, after [`registry`] has
+//!   had the upstream show that this caller may read the repository, and has put into the index what the
+//!   upstream itself lists.
 //!
 //! # The way of a command
 //! Every other command than `serve` is a client's: [`cli`] reads it, [`client`] opens the registries and OCI
@@ -20,12 +20,13 @@
 //!
 //! # The modules, innermost first
 //! Each uses only those before it; a test holds the order.
-//! [`oci`] (names, digests, links; pure) → [`link_header`] (pages of lists; pure) → [`limits`] → [`body`] →
-//! [`framing`] → [`config`] → [`route`] (path to route; pure) → [`selection`] (request to upstream; pure) →
-//! [`index`] (journal and sled) → [`telemetry`] → [`tls`] → [`client`] (registries and layouts as a client sees
-//! them; used by [`cli`] alone) → [`upstream`] → [`error`] → [`forward`] → [`access`] → [`reading`] (bytes of a
-//! manifest to what is kept) → [`gathering`] → [`learning`] → [`manifests`] → [`listing`] → [`references`] →
-//! [`referrers`] → [`admin`] → [`app`] → [`server`] → [`cli`].
+//! [`oci`] (names, digests, links; pure) → [`link_header`] (pages of lists; pure) → [`coding`] (content codings;
+//! pure) → [`limits`] → [`body`] → [`framing`] → [`config`] → [`route`] (path to route; pure) → [`selection`]
+//! (request to upstream; pure) → [`index`] (journal and sled) → [`telemetry`] → [`tls`] → [`client`] (registries
+//! and layouts as a client sees them; used by [`cli`] alone) → [`upstream`] → [`error`] → [`forward`] →
+//! [`reading`] (bytes of a manifest to what is kept) → [`registry`] (refshim's own questions, and what is
+//! remembered of the answers) → [`learning`] → [`manifests`] → [`listing`] → [`references`] → [`referrers`] →
+//! [`admin`] → [`app`] → [`server`] → [`cli`].
 //!
 //! # What always holds
 //! - The bytes of a manifest are never changed, and a body is never sent twice.
@@ -37,12 +38,12 @@
 //! - What a list at a referrers tag says counts only where the manifest it names says so itself.
 //! - Nothing but manifests is held in memory, and those only up to a limit.
 
-pub mod access;
 pub mod admin;
 pub mod app;
 pub mod body;
 pub mod cli;
 pub mod client;
+pub mod coding;
 pub mod config;
 pub mod error;
 pub mod forward;
@@ -50,7 +51,6 @@ pub mod framing;
 #[doc(hidden)]
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-pub mod gathering;
 pub mod index;
 pub mod learning;
 pub mod limits;
@@ -61,6 +61,7 @@ pub mod oci;
 pub mod reading;
 pub mod references;
 pub mod referrers;
+pub mod registry;
 pub mod route;
 pub mod selection;
 pub mod server;

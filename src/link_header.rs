@@ -116,8 +116,10 @@ fn unquoted(text: &str) -> (Cow<'_, str>, &str) {
     (Cow::Owned(value), characters.as_str())
 }
 
-/// A reference as seen from the request (RFC 3986, 5.2), without a fragment.
-fn resolved(reference: &str, request: &Uri) -> Option<Uri> {
+/// A reference as seen from the request (RFC 3986, 5.2), without a fragment; none if it leads to something that
+/// is not HTTP.
+#[must_use]
+pub fn resolved(reference: &str, request: &Uri) -> Option<Uri> {
     let path = request.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let base = match (request.scheme(), request.authority()) {
         (Some(scheme), Some(authority)) => format!("{scheme}://{authority}{path}"),

@@ -8,16 +8,14 @@ mod elsewhere;
 use std::fmt;
 use std::sync::Arc;
 
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use http::Response;
-
-use crate::access::{Access, Answer, Caller, Verdict};
-use crate::body::Body;
 use crate::config;
 use crate::error::Error;
-use crate::gathering::Gathering;
 use crate::index::{Entry, Index, Order, Page, Repository, Scan};
 use crate::oci::{Digest, TagOrDigest};
+use crate::reading::Reading;
+use crate::registry::{Answer, Fetched, Merging, Question, Registry, Verdict, Visit};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use http::StatusCode;
 
 pub use answer::render;
 pub use elsewhere::{Beyond, REPOSITORY_ANNOTATION};
@@ -26,8 +24,9 @@ use elsewhere::{Elsewhere, merge};
 /// Lists referrers.
 #[derive(Debug)]
 pub struct Listing {
-    access: Arc<Access>,
-    gathering: Arc<Gathering>,
+    registry: Arc<Registry>,
+    merging: Merging,
+    reading: Reading,
     index: Index,
     page_bytes: usize,
     concurrency: usize,
@@ -83,24 +82,17 @@ pub struct Next {
     pub beyond: Option<Beyond>,
 }
 
-/// What a step of the query gives: its value, or the upstream's refusal to be passed on.
-#[derive(Debug)]
-pub enum Step<T> {
-    /// Go on with this.
-    Go(T),
-    /// The answer to be passed on.
-    Refused(Response<Body>),
-}
-
 /// An entry, and in which of the repositories it was found.
 type Placed = (usize, Entry);
 
-/// What the upstream says of an entry.
+/// What the registry says of an entry.
 enum Seen {
     /// It has it; how it is listed.
     There(String),
-    /// It does not have it, or does not give it to this caller.
-    Gone(Placed),
+    /// It does not have it, or does not show it to this caller.
+    Hidden,
+    /// It has it, and by its bytes it is not what is wanted.
+    Unwanted,
 }
 
 impl fmt::Debug for Wanted {
@@ -113,232 +105,241 @@ impl fmt::Debug for Wanted {
 }
 
 impl Listing {
-    /// Lists from `index` to whom `access` lets.
+    /// Lists from `index` what `registry` lets its callers see.
     #[must_use]
     pub fn new(
-        access: Arc<Access>,
-        gathering: Arc<Gathering>,
+        registry: Arc<Registry>,
+        merging: Merging,
+        reading: Reading,
         index: Index,
         settings: &config::References,
     ) -> Self {
         let config::References { page_bytes, concurrency, scope_repositories, .. } = *settings;
         let elsewhere = Elsewhere::new(scope_repositories, concurrency, page_bytes);
-        Self { access, gathering, index, page_bytes, concurrency, elsewhere }
+        Self { registry, merging, reading, index, page_bytes, concurrency, elsewhere }
     }
 
     /// One page. A client that goes away ends it wherever it is; nothing is lost by that.
-    pub async fn page(
-        &self,
-        caller: &Caller,
-        repository: &Repository,
-        manifest: TagOrDigest,
-        wanted: &Wanted,
-    ) -> Result<Step<Listed>, Error> {
-        let (subject, proven) = match manifest {
-            TagOrDigest::Digest(subject) => match self.access.may_read(caller, repository, &subject).await? {
-                Verdict::Readable => (subject, true),
-                Verdict::Unproven => (subject, false),
-                Verdict::Refused(response) => return Ok(Step::Refused(response)),
-            },
-            tag @ TagOrDigest::Tag(_) => match self.access.resolve(caller, repository, &tag).await? {
-                Answer::Present(subject) => (subject, true),
-                Answer::Absent => return Err(Error::TagUnknown),
-                Answer::Refused(response) => return Ok(Step::Refused(response)),
-            },
-        };
-        let mut places = vec![repository.clone()];
-        let here = match self.here(caller, repository, &subject, proven, wanted).await? {
-            Step::Go(page) => page,
-            Step::Refused(response) => return Ok(Step::Refused(response)),
-        };
+    pub async fn page(&self, visit: Visit, manifest: TagOrDigest, wanted: &Wanted) -> Result<Listed, Error> {
+        let (question, verdict) = self.open(visit, manifest).await?;
+        let here = self.here(&question, verdict, wanted).await?;
+        let mut questions = Vec::new();
         let (entries, next) = match wanted.scope {
             Scope::Repository => {
                 let last = here.entries.last().filter(|_| here.more);
                 let next = last.map(|last| Next { after: Some(last.order), beyond: None });
+                questions.push(question);
                 (here.entries.into_iter().map(|entry| (0, entry)).collect(), next)
             }
             Scope::Registry(beyond) => {
-                let found = self.elsewhere.pages(self, caller, repository, &subject, wanted).await?;
-                let found = match found {
-                    Step::Go(found) => found,
-                    Step::Refused(response) => return Ok(Step::Refused(response)),
-                };
+                let found = self.elsewhere.pages(self, &question, wanted).await?;
+                questions.push(question);
                 let mut pages = vec![here];
-                for (repository, page) in found.pages {
-                    places.push(repository);
+                for (question, page) in found.pages {
+                    questions.push(question);
                     pages.push(page);
                 }
-                let (entries, last) = merge(pages, &places, self.page_bytes, wanted.count);
+                let names: Vec<_> =
+                    questions.iter().map(|question| &question.visit.repository.name).collect();
+                let (entries, last) = merge(pages, &names, self.page_bytes, wanted.count);
                 let within = last.map(|last| Next { after: Some(last), beyond });
                 let behind = found.beyond.map(|beyond| Next { after: None, beyond: Some(beyond) });
                 (entries, within.or(behind))
             }
         };
-        Ok(match self.present(caller, (&places, &subject), entries, wanted.inline).await? {
-            Step::Go(descriptors) => Step::Go(Listed { subject, descriptors, next }),
-            Step::Refused(response) => Step::Refused(response),
-        })
+        let descriptors = self.present(&questions, &entries, wanted).await?;
+        let subject = questions.swap_remove(0).subject;
+        Ok(Listed { subject, descriptors, next })
+    }
+
+    /// The question, once its subject is known, and what is known of the caller's right to ask it.
+    async fn open(&self, visit: Visit, manifest: TagOrDigest) -> Result<(Question, Verdict), Error> {
+        match manifest {
+            TagOrDigest::Digest(subject) => {
+                let question = Question { visit, subject };
+                let verdict = self.registry.may_read(&question).await?;
+                Ok((question, verdict))
+            }
+            tag @ TagOrDigest::Tag(_) => match self.registry.find(&visit, &tag).await? {
+                Answer::Present(found) => {
+                    let verdict = if found.is_proof { Verdict::Readable } else { Verdict::Unproven };
+                    Ok((Question { visit, subject: found.digest }, verdict))
+                }
+                Answer::Absent => Err(Error::TagUnknown),
+                Answer::Odd(status) => Err(Error::Undecided(status)),
+            },
+        }
+    }
+
+    /// The same question about another repository.
+    fn elsewhere(&self, question: &Question, repository: Repository) -> Question {
+        let visit = self.registry.visit(&question.visit.caller, repository);
+        Question { visit, subject: question.subject.clone() }
     }
 
     /// The page of the repository that was asked, as far as the caller may know.
-    async fn here(
-        &self,
-        caller: &Caller,
-        repository: &Repository,
-        subject: &Digest,
-        proven: bool,
-        wanted: &Wanted,
-    ) -> Result<Step<Page>, Error> {
+    async fn here(&self, question: &Question, verdict: Verdict, wanted: &Wanted) -> Result<Page, Error> {
         let nothing = Page { entries: Vec::new(), more: false };
         if matches!(wanted.scope, Scope::Registry(Some(_))) {
-            return Ok(Step::Go(nothing));
+            return Ok(nothing);
         }
         // Later pages go on in what the first one brought into the index.
         let gathers = wanted.gathers && wanted.after.is_none();
-        if proven {
-            if gathers
-                && let Answer::Refused(response) = self.gathering.refresh(caller, repository, subject).await?
-            {
-                return Ok(Step::Refused(response));
+        if verdict == Verdict::Readable {
+            if gathers {
+                self.merging.refresh(question, true).await?;
             }
-            return Ok(Step::Go(self.scan(repository, subject, wanted, self.page_bytes).await?));
+            return self.scan(question, wanted, self.page_bytes).await;
         }
-        let page = self.scan(repository, subject, wanted, self.page_bytes).await?;
+        let page = self.scan(question, wanted, self.page_bytes).await?;
         let witnesses = page.entries.iter().map(|entry| entry.digest.clone());
-        let gathered = async {
-            if !gathers {
-                return Ok(Answer::Absent);
-            }
-            self.gathering.refresh_if_shown(caller, repository, subject).await
-        };
-        let readable = self.access.may_read_one_of(caller, repository, witnesses);
-        Ok(match tokio::try_join!(readable, gathered)? {
-            (Verdict::Refused(response), _) | (_, Answer::Refused(response)) => Step::Refused(response),
-            (Verdict::Readable | Verdict::Unproven, Answer::Present(())) => {
-                Step::Go(self.scan(repository, subject, wanted, self.page_bytes).await?)
-            }
-            (Verdict::Readable, Answer::Absent) => Step::Go(page),
-            (Verdict::Unproven, Answer::Absent) => Step::Go(nothing),
-        })
+        let merged = async { if gathers { self.merging.refresh(question, false).await } else { Ok(false) } };
+        let readable = self.registry.may_read_one_of(&question.visit, witnesses);
+        match tokio::try_join!(readable, merged)? {
+            (_, true) => self.scan(question, wanted, self.page_bytes).await,
+            (Verdict::Readable, false) => Ok(page),
+            (Verdict::Unproven, false) => match verdict {
+                // A login page is not the 404 of a subject that was never pushed.
+                Verdict::Odd(status) => Err(Error::Undecided(status)),
+                Verdict::Readable | Verdict::Unproven => Ok(nothing),
+            },
+            (Verdict::Odd(status), false) => Err(Error::Undecided(status)),
+        }
     }
 
-    async fn scan(
-        &self,
-        repository: &Repository,
-        subject: &Digest,
-        wanted: &Wanted,
-        max_bytes: usize,
-    ) -> Result<Page, Error> {
+    /// The entries that are wanted. What is pending is looked at whatever is wanted: what is known of it is
+    /// somebody's claim, by which nothing may be left out.
+    async fn scan(&self, question: &Question, wanted: &Wanted, max_bytes: usize) -> Result<Page, Error> {
         let accepts = Arc::clone(&wanted.accepts);
         let scan = Scan {
             after: wanted.after,
             max_entries: wanted.count.unwrap_or(usize::MAX),
             max_bytes,
-            accepts: Box::new(move |entry| accepts(entry)),
+            accepts: Box::new(move |entry| entry.pending || accepts(entry)),
         };
+        let Question { visit: Visit { repository, .. }, subject } = question;
         self.index.referrers(repository.clone(), subject.clone(), scan).await.map_err(Error::LookUp)
     }
 
     /// The descriptors of a page: pending entries settled, manifests inlined where asked for.
     async fn present(
         &self,
-        caller: &Caller,
-        (places, subject): (&[Repository], &Digest),
-        entries: Vec<Placed>,
-        inline: bool,
-    ) -> Result<Step<Vec<String>>, Error> {
-        let inlined =
-            if inline { answer::what_fits(&entries, self.page_bytes) } else { vec![false; entries.len()] };
-        let all: Vec<(usize, Digest)> =
-            entries.iter().map(|(place, entry)| (*place, entry.digest.clone())).collect();
-        let descriptors = entries.into_iter().zip(inlined).map(|((place, entry), inlined)| async move {
-            let repository = places.get(place).ok_or(Error::Handler)?;
-            let step = if inlined || entry.pending {
-                self.check(caller, repository, (place, entry), inlined).await?
-            } else {
-                Step::Go(Seen::There(entry.descriptor))
-            };
-            Ok::<_, Error>(match step {
-                Step::Go(Seen::There(descriptor)) if place > 0 => {
-                    Step::Go(Seen::There(answer::with_repository(&descriptor, &repository.name)?))
-                }
-                here @ (Step::Go(_) | Step::Refused(_)) => here,
-            })
+        questions: &[Question],
+        entries: &[Placed],
+        wanted: &Wanted,
+    ) -> Result<Vec<String>, Error> {
+        let inlined = if wanted.inline {
+            answer::what_fits(entries, self.page_bytes)
+        } else {
+            vec![false; entries.len()]
+        };
+        let looks: Vec<_> = entries
+            .iter()
+            .zip(inlined)
+            .map(|(placed, inlined)| self.look(questions, placed, inlined, wanted))
+            .collect();
+        let shown: Vec<Seen> = stream::iter(looks).buffered(self.concurrency).try_collect().await?;
+        for (place, question) in questions.iter().enumerate() {
+            let here = entries.iter().zip(&shown).filter(|((at, _), _)| *at == place);
+            let (hidden, others): (Vec<_>, Vec<_>) = here
+                .map(|((_, entry), seen)| (entry, seen))
+                .partition(|(_, seen)| matches!(seen, Seen::Hidden));
+            let hidden: Vec<&Entry> = hidden.into_iter().map(|(entry, _)| entry).collect();
+            let others = others.into_iter().map(|(entry, _)| &entry.digest);
+            self.doubt(question, &hidden, std::iter::once(&question.subject).chain(others)).await;
+        }
+        let listed = shown.into_iter().filter_map(|seen| match seen {
+            Seen::There(descriptor) => Some(descriptor),
+            Seen::Hidden | Seen::Unwanted => None,
         });
-        let steps: Vec<Step<Seen>> =
-            stream::iter(descriptors).buffered(self.concurrency).try_collect().await?;
-        let (mut listed, mut gone) = (Vec::with_capacity(steps.len()), Vec::new());
-        for step in steps {
-            match step {
-                Step::Go(Seen::There(descriptor)) => listed.push(descriptor),
-                Step::Go(Seen::Gone(entry)) => gone.push(entry),
-                Step::Refused(response) => return Ok(Step::Refused(response)),
-            }
-        }
-        for (place, repository) in places.iter().enumerate() {
-            let gone: Vec<&Entry> =
-                gone.iter().filter(|(at, _)| *at == place).map(|(_, entry)| entry).collect();
-            let is_there = |digest: &Digest| !gone.iter().any(|entry| entry.digest == *digest);
-            let others = all.iter().filter(|(at, digest)| *at == place && is_there(digest));
-            let witnesses = std::iter::once(subject).chain(others.map(|(_, digest)| digest));
-            self.forget(caller, repository, &gone, witnesses).await;
-        }
-        Ok(Step::Go(listed))
+        Ok(listed.collect())
     }
 
-    /// Asks the upstream for a referrer: if it is there, its descriptor, with the manifest in it where
-    /// that is to be inlined.
-    async fn check(
+    /// How an entry is listed. Only what is pending, or is to be inlined, is asked for.
+    async fn look(
         &self,
-        caller: &Caller,
-        repository: &Repository,
-        (place, entry): Placed,
+        questions: &[Question],
+        (place, entry): &Placed,
         inlined: bool,
-    ) -> Result<Step<Seen>, Error> {
-        let referrer = TagOrDigest::Digest(entry.digest.clone());
-        let answer = if inlined {
-            self.access.fetch(caller, repository, &referrer).await?.map(Some)
+        wanted: &Wanted,
+    ) -> Result<Seen, Error> {
+        let question = questions.get(*place).ok_or(Error::Handler)?;
+        let seen = if inlined || entry.pending {
+            self.check(question, entry, inlined, wanted).await?
         } else {
-            self.access.head(caller, repository, &referrer).await?.map(|_| None)
+            Seen::There(entry.descriptor.clone())
         };
-        Ok(match answer {
-            Answer::Present(manifest) => {
-                if entry.pending {
-                    self.confirm(repository, &entry).await;
-                }
-                Step::Go(Seen::There(match manifest {
-                    Some(manifest) => answer::with_data(entry, &manifest.bytes),
-                    None => entry.descriptor,
-                }))
+        Ok(match seen {
+            Seen::There(descriptor) if *place > 0 => {
+                Seen::There(answer::with_repository(&descriptor, &question.visit.repository.name)?)
             }
-            Answer::Absent => Step::Go(Seen::Gone((place, entry))),
-            Answer::Refused(response) => Step::Refused(response),
+            seen @ (Seen::There(_) | Seen::Hidden | Seen::Unwanted) => seen,
         })
     }
 
-    /// The answer does not depend on whether this can be written down: the next query asks again.
-    async fn confirm(&self, repository: &Repository, entry: &Entry) {
-        let written =
-            self.index.settle_present(repository.clone(), entry.digest.clone(), entry.version).await;
-        log_unwritten(repository, entry, written);
+    /// Asks the registry for a referrer.
+    async fn check(
+        &self,
+        question: &Question,
+        entry: &Entry,
+        inlined: bool,
+        wanted: &Wanted,
+    ) -> Result<Seen, Error> {
+        let visit = &question.visit;
+        if self.registry.was_just_missing(visit, &entry.digest) {
+            return Ok(Seen::Hidden);
+        }
+        let manifest = TagOrDigest::Digest(entry.digest.clone());
+        let fetched = match self.registry.fetch(visit, &manifest).await? {
+            Answer::Present(fetched) => fetched,
+            Answer::Absent | Answer::Odd(StatusCode::GONE) => return Ok(Seen::Hidden),
+            Answer::Odd(status) => return Err(Error::Undecided(status)),
+        };
+        let bytes = fetched.bytes.clone();
+        let settled = if entry.pending { Some(self.settle(question, entry, fetched).await?) } else { None };
+        let entry = settled.as_ref().unwrap_or(entry);
+        if entry.kinds.is_empty() || !(wanted.accepts)(entry) {
+            return Ok(Seen::Unwanted);
+        }
+        let descriptor = entry.descriptor.clone();
+        Ok(Seen::There(if inlined { answer::with_data(&descriptor, &bytes)? } else { descriptor }))
     }
 
-    /// Forgets what is gone, if the upstream shows the caller a witness afterwards: a registry that hides
-    /// by 404, or lost its storage, says the same of everything.
-    async fn forget(
-        &self,
-        caller: &Caller,
-        repository: &Repository,
-        gone: &[&Entry],
-        witnesses: impl Iterator<Item = &Digest>,
-    ) {
+    /// What somebody claimed of a referrer becomes what its bytes say, as the registry serves them. The answer
+    /// does not depend on whether this can be written down: the next query asks again.
+    async fn settle(&self, question: &Question, entry: &Entry, fetched: Fetched) -> Result<Entry, Error> {
+        let Question { visit: Visit { repository, .. }, subject } = question;
+        let manifest = TagOrDigest::Digest(entry.digest.clone());
+        let (algorithm, content_type) = (entry.digest.algorithm(), fetched.content_type.as_deref());
+        let read = self.reading.read(repository, &manifest, algorithm, &fetched.bytes, content_type).await?;
+        let own = read.referrer.links.iter().filter(|link| link.subject == *subject).map(|link| link.kind);
+        let told = entry.kinds.iter().filter(|kind| !kind.is_in_own_bytes());
+        let settled = Entry {
+            kinds: own.chain(told).collect(),
+            descriptor: read.referrer.descriptor.clone(),
+            pending: false,
+            ..entry.clone()
+        };
+        let written = self.index.settle(repository.clone(), entry.version, read.referrer).await;
+        log_unwritten(repository, entry, written);
+        Ok(settled)
+    }
+
+    /// Notes that the registry does not show these, if it shows the caller a witness afterwards: a registry
+    /// that hides by 404, or lost its storage, says the same of everything.
+    async fn doubt(&self, question: &Question, hidden: &[&Entry], witnesses: impl Iterator<Item = &Digest>) {
+        let visit = &question.visit;
+        let asked = hidden.iter().filter(|entry| !self.registry.was_just_missing(visit, &entry.digest));
+        let asked: Vec<&&Entry> = asked.collect();
         let witnesses = witnesses.map(|digest| TagOrDigest::Digest(digest.clone()));
-        if gone.is_empty() || !self.access.still_reads(caller, repository, witnesses).await {
+        if asked.is_empty() || !self.registry.still_reads(visit, witnesses).await {
             return;
         }
-        for entry in gone {
-            let written = self.index.remove(repository.clone(), entry.digest.clone(), entry.version).await;
-            log_unwritten(repository, entry, written);
+        for entry in asked {
+            self.registry.note_missing(visit, &entry.digest);
+            let (repository, digest) = (visit.repository.clone(), entry.digest.clone());
+            let written = self.index.absent(repository, digest, entry.version).await;
+            log_unwritten(&visit.repository, entry, written);
         }
     }
 }

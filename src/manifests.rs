@@ -5,21 +5,20 @@
 use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, EXPECT, TRAILER, WARNING};
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
-use crate::access::content_digest;
 use crate::body::{Body, Read, read_up_to};
 use crate::error::Error;
 use crate::forward::{self, Origin};
-use crate::gathering::Gathering;
 use crate::index::{Index, Learnt, PutInFlight, Referrer, Repository, Version, Watch};
 use crate::learning::Learning;
 use crate::limits::BudgetGuard;
 use crate::oci::{Algorithm, Descriptor, Digest, LinkKind, TagOrDigest};
 use crate::reading::{ReadManifest, Reading};
+use crate::registry::{Registry, content_digest};
 use crate::telemetry::{LinkOutcome, Metrics};
 use crate::upstream::{Upstream, UpstreamError};
 
@@ -31,7 +30,7 @@ const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 #[derive(Clone, Debug)]
 pub struct Manifests {
     upstream: Arc<Upstream>,
-    gathering: Arc<Gathering>,
+    registry: Arc<Registry>,
     learning: Arc<Learning>,
     index: Index,
     reading: Reading,
@@ -52,15 +51,14 @@ impl Manifests {
     /// Tasks that outlive their client run on `tasks`.
     #[must_use]
     pub fn new(
-        upstream: Arc<Upstream>,
-        gathering: Arc<Gathering>,
+        registry: Arc<Registry>,
         learning: Arc<Learning>,
         index: Index,
         reading: Reading,
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
     ) -> Self {
-        Self { upstream, gathering, learning, index, reading, metrics, tasks }
+        Self { upstream: registry.upstream(), registry, learning, index, reading, metrics, tasks }
     }
 
     /// `PUT /v2/<name>/manifests/<ref>`.
@@ -72,7 +70,6 @@ impl Manifests {
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Error> {
         let (mut head, body) = request.into_parts();
-        self.gathering.forget(&repository);
         let room = self.reading.room_for(&body.size_hint())?;
         let read = read_up_to(body, self.reading.max_bytes(), self.upstream.body_idle()).await;
         let bytes = match read.map_err(Error::RequestBody)? {
@@ -111,44 +108,72 @@ impl Manifests {
         request: Request<Body>,
     ) -> Result<Response<Body>, Error> {
         let answer = forward::send(&self.upstream, origin, request).await;
-        self.gathering.forget(repository);
+        self.note(repository, &answer);
         answer
     }
 
-    /// `DELETE /v2/<name>/manifests/<digest>`: what the manifest referred to goes with it, what
-    /// refers to it stays.
+    /// What is remembered of a repository is forgotten before the client learns that it was written to. A
+    /// refused write changed nothing: whoever may not write must not make refshim ask everything anew.
+    fn note(&self, repository: &Repository, answer: &Result<Response<Body>, Error>) {
+        let was_refused = match answer {
+            Ok(response) => response.status().is_client_error(),
+            Err(Error::Upstream(UpstreamError::Unreachable(_))) => true,
+            Err(_) => false,
+        };
+        if !was_refused {
+            self.registry.forget(repository);
+        }
+    }
+
+    /// `DELETE /v2/<name>/manifests/<ref>`: what a manifest referred to goes with it, what refers to it stays.
     pub async fn delete(
         &self,
         repository: Repository,
-        digest: Digest,
+        manifest: TagOrDigest,
         origin: Origin,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Error> {
-        self.gathering.forget(&repository);
         let manifests = self.clone();
         let task = self.tasks.spawn(async move {
-            // What could not be looked up, or is not known yet, is settled by the next query.
-            let seen = manifests.index.version(&repository, &digest).await.ok().flatten();
             let idle = manifests.upstream.body_idle();
             let request = request.map(|body| Body::from_client(body, idle));
-            let answer = forward::send(&manifests.upstream, &origin, request).await;
-            let seen = match &answer {
-                Ok(response) if response.status().is_success() => seen.unwrap_or(Version::UNKNOWN),
-                Ok(response) if response.status().is_client_error() => return answer,
-                Err(Error::Upstream(UpstreamError::Unreachable(_))) => return answer,
-                // Whether it was deleted is settled by the next query too.
-                Ok(_) | Err(_) => Version::UNKNOWN,
-            };
-            manifests.gathering.forget(&repository);
-            manifests.learning.forget(&repository, &digest);
-            let name = repository.name.clone();
-            if let Err(error) = manifests.index.remove(repository, digest.clone(), seen).await {
-                tracing::error!(repository = %name, %digest, %error,
-                    "a manifest was deleted, but its links could not be removed from the index");
+            match manifest {
+                TagOrDigest::Tag(_) => manifests.send(&repository, &origin, request).await,
+                TagOrDigest::Digest(digest) => {
+                    manifests.delete_digest(repository, digest, &origin, request).await
+                }
             }
-            answer
         });
         task.await.map_err(|_| Error::Handler)?
+    }
+
+    async fn delete_digest(
+        &self,
+        repository: Repository,
+        digest: Digest,
+        origin: &Origin,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Error> {
+        // What could not be looked up, or is not known yet, is settled by the next query.
+        let seen = self.index.version(&repository, &digest).await.ok().flatten();
+        let answer = self.send(&repository, origin, request).await;
+        let seen = match answer {
+            Ok(response) if response.status() == StatusCode::NOT_FOUND => {
+                return self.learning.heard(&repository, &TagOrDigest::Digest(digest), response).await;
+            }
+            Ok(ref response) if response.status().is_client_error() => return answer,
+            Ok(ref response) if response.status().is_success() => seen.unwrap_or(Version::UNKNOWN),
+            Err(Error::Upstream(UpstreamError::Unreachable(_))) => return answer,
+            // Whether it was deleted is settled by the next query too.
+            Ok(_) | Err(_) => Version::UNKNOWN,
+        };
+        self.learning.forget(&repository, &digest);
+        let name = repository.name.clone();
+        if let Err(error) = self.index.remove(repository, digest.clone(), seen).await {
+            tracing::error!(repository = %name, %digest, %error,
+                "a manifest was deleted, but its links could not be removed from the index");
+        }
+        answer
     }
 
     async fn record(&self, recording: Recording) -> Result<Response<Body>, Error> {
@@ -179,7 +204,7 @@ impl Manifests {
             }
         };
         self.metrics.links(kinds, outcome);
-        self.gathering.forget(&repository);
+        self.note(&repository, &answer);
         answer
     }
 

@@ -127,15 +127,20 @@ impl Reading {
         if has_room || links == 0 {
             return read;
         }
-        tracing::warn!(repository = %repository.name, digest = %read.referrer.digest, links,
-            "the repository has as many referrers as one may have, links are not recorded");
-        self.metrics.unrecorded(Unrecorded::RepositoryFull, links);
+        self.no_room(repository, links);
         ReadManifest {
             referrer: Referrer { links: Vec::new(), ..read.referrer },
             claims: Vec::new(),
             subject: None,
             warning: Some("the repository has too many referrers, links are not recorded".to_owned()),
         }
+    }
+
+    /// Links are left out because the repository has no room for them.
+    pub fn no_room(&self, repository: &Repository, links: usize) {
+        tracing::warn!(repository = %repository.name, links,
+            "links are not recorded: the repository has as many referrers as limits.repository_referrers allows");
+        self.metrics.unrecorded(Unrecorded::RepositoryFull, links);
     }
 
     fn tell_refusals(

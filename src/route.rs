@@ -26,8 +26,10 @@ pub enum Route {
     GetManifest { repository: RepositoryName, manifest: TagOrDigest },
     /// `PUT /v2/<name>/manifests/<ref>`
     PutManifest { repository: RepositoryName, manifest: TagOrDigest },
-    /// `DELETE /v2/<name>/manifests/<digest>`
-    DeleteManifest { repository: RepositoryName, digest: Digest },
+    /// `HEAD /v2/<name>/manifests/<digest>`
+    HeadManifest { repository: RepositoryName, digest: Digest },
+    /// `DELETE /v2/<name>/manifests/<ref>`
+    DeleteManifest { repository: RepositoryName, manifest: TagOrDigest },
     /// Everything else.
     Pass(RouteClass),
 }
@@ -107,9 +109,10 @@ impl Route {
         match self {
             Self::References { .. } => RouteClass::References,
             Self::Referrers { .. } => RouteClass::Referrers,
-            Self::GetManifest { .. } | Self::PutManifest { .. } | Self::DeleteManifest { .. } => {
-                RouteClass::Manifests
-            }
+            Self::GetManifest { .. }
+            | Self::HeadManifest { .. }
+            | Self::PutManifest { .. }
+            | Self::DeleteManifest { .. } => RouteClass::Manifests,
             Self::QueryMethod(class) | Self::QueryPath(class, _) | Self::Pass(class) => *class,
         }
     }
@@ -121,7 +124,8 @@ impl Route {
         match (method, manifest) {
             (&Method::GET, manifest) => Self::GetManifest { repository, manifest },
             (&Method::PUT, manifest) => Self::PutManifest { repository, manifest },
-            (&Method::DELETE, TagOrDigest::Digest(digest)) => Self::DeleteManifest { repository, digest },
+            (&Method::HEAD, TagOrDigest::Digest(digest)) => Self::HeadManifest { repository, digest },
+            (&Method::DELETE, manifest) => Self::DeleteManifest { repository, manifest },
             _ => Self::Pass(RouteClass::Manifests),
         }
     }
@@ -285,11 +289,15 @@ mod tests {
         };
         check(&Method::PUT, "/v2/a/b/manifests/latest", &put("latest"));
         check(&Method::PUT, &format!("/v2/a/b/manifests/{digest}"), &put(&digest));
-        let delete =
-            Route::DeleteManifest { repository: repository.clone(), digest: digest.parse().unwrap() };
-        check(&Method::DELETE, &format!("/v2/a/b/manifests/{digest}"), &delete);
+        let delete = |manifest: &str| Route::DeleteManifest {
+            repository: repository.clone(),
+            manifest: manifest.parse().unwrap(),
+        };
+        check(&Method::DELETE, &format!("/v2/a/b/manifests/{digest}"), &delete(&digest));
         let pass = Route::Pass(RouteClass::Manifests);
-        check(&Method::DELETE, "/v2/a/b/manifests/latest", &pass);
+        check(&Method::DELETE, "/v2/a/b/manifests/latest", &delete("latest"));
+        let head = Route::HeadManifest { repository: repository.clone(), digest: digest.parse().unwrap() };
+        check(&Method::HEAD, &format!("/v2/a/b/manifests/{digest}"), &head);
         check(&Method::PUT, "/v2/A/manifests/latest", &pass);
         check(&Method::PUT, "/v2/a/manifests/-", &pass);
         let get = Route::GetManifest { repository, manifest: "latest".parse().unwrap() };

@@ -2,6 +2,7 @@
 //! files is made again when they change; connections that are open go on as they are.
 
 mod acceptor;
+mod anyone;
 mod checks;
 mod client_tls;
 mod connector;
@@ -12,6 +13,7 @@ mod reloading;
 mod trust;
 
 pub use acceptor::{Acceptor, ClientStream};
+pub use anyone::connector_to_anyone;
 pub use checks::checks;
 pub use client_tls::ClientTls;
 pub use connector::{Connector, Protocols};

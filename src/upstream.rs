@@ -1,6 +1,8 @@
 //! The registry behind refshim, and the only HTTP client: a pool of connections, time-outs for
 //! silence, and one way to send. Nothing but a GET or HEAD without a body is ever sent twice.
 
+mod redirect;
+
 use std::error::Error as _;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::header::{EXPECT, HOST};
-use http::uri::{Authority, InvalidUri, PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, Response, Uri};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -19,10 +21,10 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::body::{Body, BodyError, Progress};
 use crate::config::{self, Http2, RegistryUrl};
-use crate::oci::{Digest, RepositoryName, TagOrDigest};
 use crate::route::is_api;
 use crate::telemetry::Metrics;
 use crate::tls::{Connector, MixedUp, Protocols, Reload as _, TlsError};
+use redirect::Redirects;
 
 /// How much of a body is read from a connection at once, at most.
 pub const BUFFER_BYTES: usize = MAX_HEAD_BYTES as usize;
@@ -36,15 +38,21 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
+/// What a question says that follows a redirect (RFC 9110, section 7.6.3), so that refshim knows its own should
+/// they lead back to it.
+pub const VIA_REFSHIM: HeaderValue = HeaderValue::from_static("1.1 refshim");
+
 /// One upstream registry.
 #[derive(Debug)]
 pub struct Upstream {
     number: u32,
     name: config::UpstreamName,
+    settings: config::Upstream,
     client: Client<Connector, Body>,
     /// For what HTTP/2 cannot carry, where `client` speaks it.
     http1: Option<Client<Connector, Body>>,
     connectors: Vec<Connector>,
+    redirects: Redirects,
     scheme: Scheme,
     url: RegistryUrl,
     /// The Host of each request; in HTTP/2 it is part of the URI.
@@ -92,6 +100,9 @@ pub enum UpstreamError {
     /// The client paused for too long within its body.
     #[error("the request's body paused for too long")]
     RequestBodyIdle,
+    /// A redirect in answer to a question of refshim's own leads where it must not be followed to.
+    #[error("the registry redirects to where refshim does not follow")]
+    Redirect,
     /// Path and query cannot be those of a request to the upstream.
     #[error("the path cannot be asked of the registry")]
     Target,
@@ -118,6 +129,8 @@ impl Upstream {
         Ok(Self {
             number: settings.number(),
             name: settings.name.clone(),
+            settings: settings.clone(),
+            redirects: Redirects::default(),
             client: pool(connector.clone(), protocols),
             http1: http1.clone().map(|connector| pool(connector, Protocols::Http1)),
             connectors: std::iter::once(connector).chain(http1).collect(),
@@ -177,6 +190,12 @@ impl Upstream {
         self.body_idle
     }
 
+    /// How long it may stay silent before its answer begins.
+    #[must_use]
+    pub fn silence_limit(&self) -> Duration {
+        self.silence_limit
+    }
+
     /// Scheme, host and port.
     #[must_use]
     pub fn origin(&self) -> String {
@@ -201,12 +220,51 @@ impl Upstream {
         self.send_by(self.http1.as_ref().unwrap_or(&self.client), request).await
     }
 
+    /// Asks what a redirect from `from`, an absolute URI, names in answer to a question with these fields.
+    ///
+    /// # Errors
+    /// The redirect must not be followed, or there is no answer.
+    pub async fn follow(
+        &self,
+        from: &Uri,
+        location: Uri,
+        headers: &HeaderMap,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        let is_same_host = redirect::target(from, &location)?;
+        let mut request = question(Method::GET, location);
+        if is_same_host && request.uri().authority() == Some(self.authority()) {
+            request.headers_mut().clone_from(headers);
+            return self.send_to_target(&self.client, request).await;
+        }
+        *request.headers_mut() = redirect::without_credentials(headers);
+        let port = from.port_u16().unwrap_or(if from.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 });
+        let reach = redirect::reach_of(from.host().unwrap_or_default(), port).await;
+        self.redirects.send(&self.settings, reach, request).await
+    }
+
+    /// The absolute URI at which the upstream is asked for `uri`.
+    ///
+    /// # Errors
+    /// Path and query make none.
+    pub fn absolute(&self, uri: &Uri) -> Result<Uri, UpstreamError> {
+        self.target(uri)
+    }
+
     async fn send_by(
         &self,
         client: &Client<Connector, Body>,
         mut request: Request<Body>,
     ) -> Result<Response<Incoming>, UpstreamError> {
         *request.uri_mut() = self.target(request.uri())?;
+        self.send_to_target(client, request).await
+    }
+
+    /// Sends a request whose URI is the upstream's own.
+    async fn send_to_target(
+        &self,
+        client: &Client<Connector, Body>,
+        mut request: Request<Body>,
+    ) -> Result<Response<Incoming>, UpstreamError> {
         match &self.host {
             Some(host) => request.headers_mut().insert(HOST, host.clone()),
             None => request.headers_mut().remove(HOST),
@@ -367,23 +425,6 @@ fn hold_body_until_continue(request: &mut Request<Body>) {
             drop(open.take());
         }
     });
-}
-
-/// The URI of a manifest in the upstream, for refshim's own questions. Never another one instead: the
-/// answer to it decides who may see what.
-///
-/// # Errors
-/// Name and manifest make no URI, which their grammars rule out.
-pub fn manifest_uri(repository: &RepositoryName, manifest: &TagOrDigest) -> Result<Uri, InvalidUri> {
-    Uri::try_from(format!("/v2/{repository}/manifests/{manifest}"))
-}
-
-/// The URI of the upstream's own referrers API for a subject.
-///
-/// # Errors
-/// Name and digest make no URI, which their grammars rule out.
-pub fn referrers_uri(repository: &RepositoryName, subject: &Digest) -> Result<Uri, InvalidUri> {
-    Uri::try_from(format!("/v2/{repository}/referrers/{subject}"))
 }
 
 /// A request of refshim's own, without a body.

@@ -136,10 +136,10 @@ impl Committer {
                     writes.push(queued.write);
                 }
                 Command::Wake => {}
-                other @ (Command::Opened(_)
-                | Command::NotOpened(_)
-                | Command::Failed(_)
-                | Command::Close) => return (writes, Some(other)),
+                other
+                @ (Command::Opened(_) | Command::NotOpened(_) | Command::Failed(_) | Command::Close) => {
+                    return (writes, Some(other));
+                }
             }
             next = if bytes < BATCH_BYTES { self.commands.try_recv().ok() } else { None };
         }

@@ -214,9 +214,8 @@ fn confirm(put: Put, draft: &mut Draft) {
     // The upstream may have taken the manifest before it deleted it: the next query asks.
     let doubted = mark.is_doubted();
     mark.end();
-    let record = |order, pending| {
-        Record::Accepted(recorded(&key, &referrer, referrer.links.clone(), order, pending))
-    };
+    let record =
+        |order, pending| Record::Accepted(recorded(&key, &referrer, referrer.links.clone(), order, pending));
     match draft.find(&key) {
         Found::Known(known) if !known.pending && known.has(&referrer.links) => {}
         Found::Known(known) => {

@@ -8,8 +8,7 @@ use http::{HeaderName, HeaderValue, Response};
 use super::{Placed, REPOSITORY_ANNOTATION};
 use crate::body::Body;
 use crate::error::Error;
-use crate::index::Entry;
-use crate::oci::{Descriptor, Digest, RepositoryName, media_type};
+use crate::oci::{Descriptor, RepositoryName, media_type};
 use crate::reading::to_json;
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
@@ -53,20 +52,11 @@ pub(super) fn what_fits(entries: &[Placed], page_bytes: usize) -> Vec<bool> {
     entries.iter().map(fits).map(|fits| fits.is_some()).collect()
 }
 
-/// The entry's descriptor with these bytes as `data`, if they are what it describes.
-pub(super) fn with_data(entry: Entry, manifest: &[u8]) -> String {
-    let descriptor = serde_json::from_str::<Descriptor>(&entry.descriptor);
-    let is_described = Digest::of(entry.digest.algorithm(), manifest) == entry.digest;
-    match descriptor {
-        Ok(mut descriptor) if is_described => {
-            descriptor.data = Some(STANDARD.encode(manifest));
-            serde_json::to_string(&descriptor).unwrap_or(entry.descriptor)
-        }
-        Ok(_) | Err(_) => {
-            tracing::warn!(digest = %entry.digest, "a manifest from the registry is not what its digest says");
-            entry.descriptor
-        }
-    }
+/// A descriptor with the manifest that it describes as `data`.
+pub(super) fn with_data(descriptor: &str, manifest: &[u8]) -> Result<String, Error> {
+    let mut descriptor: Descriptor = serde_json::from_str(descriptor).map_err(|_| Error::Handler)?;
+    descriptor.data = Some(STANDARD.encode(manifest));
+    to_json(&descriptor)
 }
 
 /// The descriptor of an entry from elsewhere, which says in which repository it is.

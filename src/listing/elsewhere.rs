@@ -7,13 +7,13 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::str::FromStr;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use http::StatusCode;
+use tokio::time::{Duration, Instant};
 
-use super::{Listing, Placed, Step, Wanted};
-use crate::access::{Caller, Verdict};
+use super::{Listing, Placed, Wanted};
 use crate::error::{BadQuery, Error};
 use crate::index::{Order, Page, Repository};
-use crate::oci::{Digest, RepositoryName};
+use crate::oci::RepositoryName;
+use crate::registry::{Question, Verdict};
 
 /// The annotation that says in which repository an entry from elsewhere is.
 pub const REPOSITORY_ANNOTATION: &str = "io.refshim.repository";
@@ -41,8 +41,8 @@ pub(super) struct Elsewhere {
 
 /// What was found elsewhere.
 pub(super) struct Found {
-    /// A page of each repository that the caller may read.
-    pub(super) pages: Vec<(Repository, Page)>,
+    /// A page of each repository that the caller may read, and by which question it was found.
+    pub(super) pages: Vec<(Question, Page)>,
     /// Up to where the repositories were looked into, if there are more.
     pub(super) beyond: Option<Beyond>,
 }
@@ -52,44 +52,54 @@ impl Elsewhere {
         Self { secret: RandomState::new(), max_repositories, concurrency, page_bytes }
     }
 
-    /// Pages of the other repositories in which something refers to `subject`.
+    /// Pages of the other repositories in which something refers to the subject.
+    ///
+    /// How many repositories hold links is the secret of those who may read them, so that the time of the
+    /// answer must not tell: there are always as many rows of questions as one query may have, and a row
+    /// without any lasts as long as the slowest one with some.
     pub(super) async fn pages(
         &self,
         listing: &Listing,
-        caller: &Caller,
-        home: &Repository,
-        subject: &Digest,
+        question: &Question,
         wanted: &Wanted,
-    ) -> Result<Step<Found>, Error> {
-        let names = listing.index.repositories(home.upstream, subject.clone()).await;
+    ) -> Result<Found, Error> {
+        let home = &question.visit.repository;
+        let names = listing.index.repositories(home.upstream, question.subject.clone()).await;
         let mut names = names.map_err(Error::LookUp)?;
         names.retain(|name| *name != home.name);
         let (names, beyond) = self.window(names, wanted)?;
         let bytes = (self.page_bytes / names.len().max(1)).max(LEAST_BYTES);
-        // A row of questions takes as long whether there is something to ask or not.
-        let row = names.len().max(1).next_multiple_of(self.concurrency);
-        let questions = (0..row).map(|place| {
-            let name = names.get(place);
-            async move {
-                match name {
-                    Some(name) => {
-                        let repository = Repository { upstream: home.upstream, name: name.clone() };
-                        self.page(listing, caller, repository, subject, wanted, bytes).await
-                    }
-                    None => self.ask_for_nothing(listing, caller, home.upstream, place).await,
-                }
-            }
-        });
-        let steps: Vec<Step<Option<(Repository, Page)>>> =
-            stream::iter(questions).buffered(self.concurrency).try_collect().await?;
+        let rows = self.max_repositories.div_ceil(self.concurrency);
         let mut pages = Vec::new();
-        for step in steps {
-            match step {
-                Step::Go(page) => pages.extend(page),
-                Step::Refused(response) => return Ok(Step::Refused(response)),
+        let mut slowest = Duration::ZERO;
+        let mut names = names.into_iter();
+        for row in 0..rows {
+            let began = Instant::now();
+            let some: Vec<RepositoryName> = names.by_ref().take(self.concurrency).collect();
+            if some.is_empty() && row > 0 {
+                tokio::time::sleep(slowest).await;
+                continue;
             }
+            // Nor does the time of a row tell how full it is.
+            let questions = (0..self.concurrency).map(|place| {
+                let name = some.get(place);
+                async move {
+                    match name {
+                        Some(name) => {
+                            let (upstream, name) = (home.upstream, name.clone());
+                            let question = listing.elsewhere(question, Repository { upstream, name });
+                            self.page(listing, question, wanted, bytes).await
+                        }
+                        None => self.ask_for_nothing(listing, question, place).await,
+                    }
+                }
+            });
+            let found: Vec<Option<(Question, Page)>> =
+                stream::iter(questions).buffered(self.concurrency).try_collect().await?;
+            pages.extend(found.into_iter().flatten());
+            slowest = slowest.max(began.elapsed());
         }
-        Ok(Step::Go(Found { pages, beyond }))
+        Ok(Found { pages, beyond })
     }
 
     /// As many repositories as one query may ask about, and up to where that is if there are more.
@@ -119,46 +129,40 @@ impl Elsewhere {
     async fn page(
         &self,
         listing: &Listing,
-        caller: &Caller,
-        repository: Repository,
-        subject: &Digest,
+        question: Question,
         wanted: &Wanted,
         bytes: usize,
-    ) -> Result<Step<Option<(Repository, Page)>>, Error> {
-        let page = listing.scan(&repository, subject, wanted, bytes).await?;
+    ) -> Result<Option<(Question, Page)>, Error> {
+        let page = listing.scan(&question, wanted, bytes).await?;
         let witnesses = page.entries.iter().map(|entry| entry.digest.clone());
-        Ok(match listing.access.may_list(caller, &repository, witnesses).await? {
-            Verdict::Readable => Step::Go(Some((repository, page))),
-            Verdict::Unproven => Step::Go(None),
-            Verdict::Refused(refused)
-                if [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&refused.status()) =>
-            {
-                Step::Go(None)
-            }
-            Verdict::Refused(response) => Step::Refused(response),
-        })
+        match listing.registry.may_list(&question.visit, witnesses).await {
+            Ok(Verdict::Readable) => Ok(Some((question, page))),
+            Ok(Verdict::Unproven | Verdict::Odd(_)) => Ok(None),
+            Err(error) if error.is_about_rights() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The questions about a repository that nobody has; the answers do not matter.
     async fn ask_for_nothing(
         &self,
         listing: &Listing,
-        caller: &Caller,
-        upstream: u32,
+        question: &Question,
         place: usize,
-    ) -> Result<Step<Option<(Repository, Page)>>, Error> {
+    ) -> Result<Option<(Question, Page)>, Error> {
         let name = format!("refshim-{:016x}/nothing", self.secret.hash_one(place));
         let name = name.parse().map_err(|_| Error::Handler)?;
-        let repository = Repository { upstream, name };
-        listing.access.may_read_one_of(caller, &repository, std::iter::empty()).await.ok();
-        Ok(Step::Go(None))
+        let repository = Repository { upstream: question.visit.repository.upstream, name };
+        let nothing = listing.elsewhere(question, repository);
+        listing.registry.may_read_one_of(&nothing.visit, std::iter::empty()).await.ok();
+        Ok(None)
     }
 }
 
 /// The pages of several repositories as one, oldest first, and where it ends if there is more.
 pub(super) fn merge(
     pages: Vec<Page>,
-    places: &[Repository],
+    places: &[&RepositoryName],
     max_bytes: usize,
     max_entries: Option<usize>,
 ) -> (Vec<Placed>, Option<Order>) {
@@ -172,7 +176,7 @@ pub(super) fn merge(
     let fits = |(count, (place, entry)): (usize, &Placed)| {
         let elsewhere = places.get(*place).filter(|_| *place > 0);
         bytes += entry.descriptor.len() + 1;
-        bytes += elsewhere.map_or(0, |repository| repository.name.as_str().len() + ANNOTATION_BYTES);
+        bytes += elsewhere.map_or(0, |name| name.as_str().len() + ANNOTATION_BYTES);
         known_up_to.is_none_or(|known| entry.order <= known)
             && max_entries.is_none_or(|most| count < most)
             && (bytes <= max_bytes || count == 0)
@@ -208,7 +212,7 @@ impl FromStr for Beyond {
 mod tests {
     use super::*;
     use crate::index::{Entry, Version};
-    use crate::oci::LinkKinds;
+    use crate::oci::{Digest, LinkKinds};
 
     fn page(orders: &[u64], more: bool) -> Page {
         let entry = |order: &u64| Entry {
@@ -230,8 +234,8 @@ mod tests {
         expected: &[(usize, u64)],
         more: bool,
     ) {
-        let places: Vec<_> =
-            ["a", "b", "c"].map(|name| Repository { upstream: 0, name: name.parse().unwrap() }).into();
+        let places: Vec<RepositoryName> = ["a", "b", "c"].map(|name| name.parse().unwrap()).into();
+        let places: Vec<_> = places.iter().collect();
         let pages = pages.iter().map(|(orders, more)| page(orders, *more)).collect();
         let (merged, last) = merge(pages, &places, max_bytes, max_entries);
         let found: Vec<_> = merged.iter().map(|(place, entry)| (*place, entry.order.0)).collect();

@@ -45,6 +45,15 @@ impl LinkKind {
         }
     }
 
+    /// Whether the referrer's own bytes say so; else another manifest's do, or where it is kept.
+    #[must_use]
+    pub fn is_in_own_bytes(self) -> bool {
+        match self {
+            Self::Reference | Self::Subject | Self::Parent => true,
+            Self::Attestation | Self::Cosign | Self::Fallback => false,
+        }
+    }
+
     /// The word for it in `?kind=`.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -26,17 +26,36 @@ pub const ACCEPT_EVERY_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+j
 /// Whether manifests of this type list other manifests as their parts.
 #[must_use]
 pub fn is_index(media_type: &str) -> bool {
-    matches!(media_type, IMAGE_INDEX | DOCKER_MANIFEST_LIST)
+    [IMAGE_INDEX, DOCKER_MANIFEST_LIST].iter().any(|index| is_one(media_type, index))
 }
 
 /// Whether a `subject` in manifests of this type is a link.
 #[must_use]
 pub fn has_subject(media_type: &str) -> bool {
-    matches!(media_type, IMAGE_MANIFEST | IMAGE_INDEX | OCI_ARTIFACT | ORAS_ARTIFACT)
+    [IMAGE_MANIFEST, IMAGE_INDEX, OCI_ARTIFACT, ORAS_ARTIFACT].iter().any(|with| is_one(media_type, with))
+}
+
+/// Whether a Content-Type, with parameters or without, names this media type. Types are the same in whatever
+/// case they are written (RFC 6838, section 4.2).
+#[must_use]
+pub fn is_one(content_type: &str, media_type: &str) -> bool {
+    essence(content_type).eq_ignore_ascii_case(media_type)
 }
 
 /// A Content-Type without its parameters.
 #[must_use]
 pub fn essence(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// A media type out of a query. A `+` that was not encoded was read as a space there, which no media type has.
+#[must_use]
+pub fn of_parameter(value: &str) -> String {
+    value.replace(' ', "+")
+}
+
+/// Whether a media type is among those that are wanted.
+#[must_use]
+pub fn is_among(media_type: &str, wanted: &[String]) -> bool {
+    wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(media_type))
 }

@@ -23,7 +23,7 @@ pub struct RepositoryName(Box<str>);
 pub struct Tag(Box<str>);
 
 /// What may stand behind `/manifests/`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum TagOrDigest {
     /// A name for a manifest that may move.
     Tag(Tag),

@@ -8,7 +8,7 @@ use form_urlencoded::Serializer;
 use crate::error::BadQuery;
 use crate::index::{InvalidOrder, Order};
 use crate::listing::{Accepts, Next, Scope, Wanted};
-use crate::oci::{Descriptor, Digest, LinkKind, LinkKinds, RepositoryName};
+use crate::oci::{Descriptor, Digest, LinkKind, LinkKinds, RepositoryName, media_type};
 
 /// What a caller wants to see. Repeats of a filter mean "or", different filters "and".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,8 +38,8 @@ impl Query {
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*key {
                 "kind" => kinds.push(value.parse().map_err(|_| BadQuery::Kind)?),
-                "artifactType" => parsed.artifact_types.push(not_empty("artifactType", &value)?),
-                "mediaType" => parsed.media_types.push(not_empty("mediaType", &value)?),
+                "artifactType" => parsed.artifact_types.push(of_type("artifactType", &value)?),
+                "mediaType" => parsed.media_types.push(of_type("mediaType", &value)?),
                 "annotation" => parsed.annotations.push(AnnotationFilter::parse(&value)?),
                 "inline" => once("inline", &mut inline, value.parse().map_err(|_| BadQuery::Inline)?)?,
                 "n" => once("n", &mut parsed.count, count(&value)?)?,
@@ -132,9 +132,10 @@ impl Query {
     }
 
     fn matches(&self, entry: &Descriptor) -> bool {
-        let artifact_type = |wanted: &String| entry.artifact_type.as_ref() == Some(wanted);
-        (self.artifact_types.is_empty() || self.artifact_types.iter().any(artifact_type))
-            && (self.media_types.is_empty() || self.media_types.contains(&entry.media_type))
+        let artifact_type = entry.artifact_type.as_deref();
+        (self.artifact_types.is_empty()
+            || artifact_type.is_some_and(|own| media_type::is_among(own, &self.artifact_types)))
+            && (self.media_types.is_empty() || media_type::is_among(&entry.media_type, &self.media_types))
             && (self.annotations.is_empty() || self.annotations.iter().any(|wanted| wanted.matches(entry)))
     }
 }
@@ -166,8 +167,8 @@ impl AnnotationFilter {
     }
 }
 
-fn not_empty(name: &'static str, value: &str) -> Result<String, BadQuery> {
-    if value.is_empty() { Err(BadQuery::Empty(name)) } else { Ok(value.to_owned()) }
+fn of_type(name: &'static str, value: &str) -> Result<String, BadQuery> {
+    if value.is_empty() { Err(BadQuery::Empty(name)) } else { Ok(media_type::of_parameter(value)) }
 }
 
 fn once<T>(name: &'static str, place: &mut Option<T>, value: T) -> Result<(), BadQuery> {
@@ -262,6 +263,9 @@ mod tests {
         check_accepts("kind=parent", false);
         check_accepts("kind=parent&kind=reference", true);
         check_accepts("artifactType=application/a%2Bb", true);
+        check_accepts("artifactType=application/a+b", true);
+        check_accepts("artifactType=Application/A%2BB", true);
+        check_accepts("mediaType=APPLICATION/m", true);
         check_accepts("artifactType=x&artifactType=application/a%2Bb", true);
         check_accepts("artifactType=x", false);
         check_accepts("mediaType=application/m&artifactType=x", false);

@@ -7,7 +7,7 @@ use form_urlencoded::Serializer;
 use crate::error::BadQuery;
 use crate::index::{Entry, InvalidOrder, Order};
 use crate::listing::{Scope, Wanted};
-use crate::oci::{Digest, LinkKinds, RepositoryName};
+use crate::oci::{Digest, LinkKinds, RepositoryName, media_type};
 
 /// What a caller wants to see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,7 +30,9 @@ impl Query {
         let mut parsed = Self::default();
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*key {
-                "artifactType" if !value.is_empty() => parsed.artifact_types.push(value.into_owned()),
+                "artifactType" if !value.is_empty() => {
+                    parsed.artifact_types.push(media_type::of_parameter(&value));
+                }
                 "last" => parsed.after = Some(value.parse().map_err(|InvalidOrder| BadQuery::Last)?),
                 _ => {}
             }
@@ -44,7 +46,9 @@ impl Query {
         let is_wanted = move |entry: &Entry| {
             artifact_types.is_empty()
                 || serde_json::from_str::<Typed>(&entry.descriptor)
-                    .is_ok_and(|entry| entry.artifact_type.is_some_and(|own| artifact_types.contains(&own)))
+                    .ok()
+                    .and_then(|entry| entry.artifact_type)
+                    .is_some_and(|own| media_type::is_among(&own, &artifact_types))
         };
         Wanted {
             after: self.after,
@@ -89,6 +93,7 @@ mod tests {
         check("ns=docker.io&predicateType=x&n=1", &[], None);
         check("artifactType=", &[], None);
         check("artifactType=a/b%2Bc", &["a/b+c"], Some("artifactType"));
+        check("artifactType=a/b+c", &["a/b+c"], Some("artifactType"));
         check("artifactType=a&artifactType=b", &["a", "b"], Some("artifactType"));
         assert_eq!(Query::parse("last=x"), Err(BadQuery::Last));
     }

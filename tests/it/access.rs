@@ -50,15 +50,17 @@ async fn without_rights_nothing_is_told_and_the_challenge_is_the_registrys() {
 
 /// A registry that shows its manifests to `alice` alone, and to others says what the test wants.
 fn for_alice(others: &'static str, present: &[&Content]) -> Scripted {
-    let present: Vec<String> = present.iter().map(|content| content.digest.clone()).collect();
+    let present: Vec<Content> = present.iter().copied().cloned().collect();
     Scripted::start(move |exchange| {
         exchange.read_body();
         let is_alice = exchange.request.header("authorization") == Some("Basic YWxpY2U6YQ==");
         let status = match (is_alice, &exchange.request.line) {
             (false, _) => others,
             (true, line) if line.starts_with("PUT") => "201 Created",
-            (true, line) if present.iter().any(|digest| line.contains(digest)) => "200 OK",
-            (true, _) => "404 Not Found",
+            (true, line) => match present.iter().find(|content| line.contains(&content.digest)) {
+                Some(content) => return exchange.answer_manifest(content),
+                None => "404 Not Found",
+            },
         };
         let answer = format!(
             "HTTP/1.1 {status}\r\nx-said-by: upstream\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -143,19 +145,20 @@ async fn as_many_questions_are_asked_whether_there_are_links_or_not() {
 async fn a_yes_is_remembered_for_these_credentials_only_and_not_for_long() {
     let open = Arc::new(AtomicBool::new(true));
     let door = Arc::clone(&open);
+    let image = Content::image("{}", "x");
+    let stored = image.clone();
     let upstream = Scripted::start(move |exchange| {
         exchange.read_body();
-        let status = match door.load(Ordering::SeqCst) {
-            true if exchange.request.line.starts_with("PUT") => "201 Created",
-            true => "200 OK",
-            false => "401 Unauthorized",
-        };
-        exchange.answer_status(status);
+        match door.load(Ordering::SeqCst) {
+            true if exchange.request.line.starts_with("PUT") => exchange.answer_status("201 Created"),
+            true if exchange.request.line.contains(&stored.digest) => exchange.answer_manifest(&stored),
+            true => exchange.answer_status("404 Not Found"),
+            false => exchange.answer_status("401 Unauthorized"),
+        }
     });
     let directory = tempfile::tempdir().unwrap();
     let refshim = Refshim::prepare(upstream.address, directory.path()).with("REFERENCES_ACCESS_TTL", "1s");
     let refshim = refshim.launch().await;
-    let image = Content::image("{}", "x");
     let alice = refshim.client().as_user("alice", "a");
     let signature = about(&image, &image, "signature");
     alice.put_manifest("a", "sig", &signature).await;
@@ -229,7 +232,9 @@ async fn nothing_but_a_200_is_a_yes() {
 
 #[tokio::test]
 async fn a_yes_of_one_upstream_is_none_of_another() {
-    let open = Scripted::answering("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+    let image = Content::image("{}", "x");
+    let stored = image.clone();
+    let open = Scripted::start(move |exchange| exchange.answer_manifest(&stored));
     let closed =
         Scripted::answering("HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
     let directory = tempfile::tempdir().unwrap();
@@ -241,7 +246,7 @@ async fn a_yes_of_one_upstream_is_none_of_another() {
         .with("REFERENCES_ACCESS_TTL", "5m");
     let refshim = refshim.launch().await;
     let alice = refshim.client().as_user("alice", "a");
-    let of = |repository: &str| format!("/v2/{repository}/manifests/{}/references", digest_of(b"subject"));
+    let of = |repository: &str| format!("/v2/{repository}/manifests/{}/references", image.digest);
     for _ in 0..2 {
         assert_eq!(alice.get(&of("a")).await.status, StatusCode::OK);
         assert_eq!(alice.get(&of("closed/a")).await.status, StatusCode::UNAUTHORIZED);

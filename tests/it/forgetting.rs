@@ -43,18 +43,7 @@ impl Moody {
                 (Some(status), _) => exchange.answer_status(status),
                 (None, _) if line.starts_with("PUT") => exchange.answer_status("201 Created"),
                 (None, None) => exchange.answer_status("404 Not Found"),
-                (None, Some((_, content))) => {
-                    exchange.answer(&format!(
-                        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: {}\r\ncontent-length: {}\r\n\
-                         docker-content-digest: {}\r\n\r\n",
-                        content.media_type,
-                        content.bytes.len(),
-                        content.digest
-                    ));
-                    if line.starts_with("GET") {
-                        exchange.send(&content.bytes);
-                    }
-                }
+                (None, Some((_, content))) => exchange.answer_manifest(content),
             }
         });
         Self { upstream, mood }

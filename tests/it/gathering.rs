@@ -21,7 +21,7 @@ pub(crate) fn upstream(
         match script(&line) {
             Some(answer) => exchange.answer(&answer),
             None if line.contains(&format!("/manifests/{}", subject.digest)) => {
-                exchange.answer_status("200 OK");
+                exchange.answer_manifest(&subject);
             }
             None => exchange.answer_status("404 Not Found"),
         }

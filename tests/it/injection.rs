@@ -3,19 +3,17 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Content, Refshim, Scripted};
+use crate::support::{Answer, Content, Refshim, Scripted, Shelf, put, shelf_registry};
 
 const HOSTILE: &str = "x\r\nx-injected: 1\r\n\r\n<script>\u{1b}[31m\u{0}\u{85}\u{2028}\"}],\"x\":[{\"";
 const ENCODED: &str =
     "x%0d%0ax-injected:%201%0d%0a%0d%0a%3Cscript%3E%1b[31m%00%c2%85%e2%80%a8%22}],%22x%22:[{%22";
 
-/// Takes everything and has everything.
-fn agreeable() -> Scripted {
-    Scripted::start(|exchange| {
-        exchange.read_body();
-        let status = if exchange.request.line.starts_with("PUT") { "201 Created" } else { "200 OK" };
-        exchange.answer_status(status);
-    })
+/// A registry that has this image.
+fn agreeable(image: &Content) -> Scripted {
+    let shelf = Shelf::default();
+    put(&shelf, "a", &["latest"], image);
+    shelf_registry(&shelf, |turn| Some(turn.right.clone()))
 }
 
 #[track_caller]
@@ -28,11 +26,11 @@ fn check(answer: &Answer) {
 
 #[tokio::test]
 async fn what_a_manifest_says_stays_in_its_place_in_answers_and_log_lines() {
-    let upstream = agreeable();
+    let image = Content::image("{}", "x");
+    let upstream = agreeable(&image);
     let directory = tempfile::tempdir().unwrap();
     let refshim = Refshim::start(upstream.address, directory.path()).await;
     let client = refshim.client();
-    let image = Content::image("{}", "x");
     let hostile = image.changed(|manifest| {
         manifest["mediaType"] = HOSTILE.into();
         manifest["artifactType"] = HOSTILE.into();
@@ -81,7 +79,7 @@ async fn what_a_manifest_says_stays_in_its_place_in_answers_and_log_lines() {
 
 #[tokio::test]
 async fn what_a_path_or_a_query_says_stays_in_its_place() {
-    let upstream = agreeable();
+    let upstream = agreeable(&Content::image("{}", "x"));
     let directory = tempfile::tempdir().unwrap();
     let refshim = Refshim::start(upstream.address, directory.path()).await;
     let client = refshim.client();

@@ -53,7 +53,7 @@ async fn what_is_not_what_its_digest_says_teaches_nothing() {
     let refshim = Refshim::start(upstream.address, directory.path()).await;
     let got = refshim.client().get(&format!("/v2/a/manifests/{}", content.digest)).await;
     assert_eq!(got.body, other.bytes);
-    while !refshim.logged("is not what its digest says") {
+    while !refshim.logged("is not what was asked for") {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     let metrics = Client::new(refshim.admin).text("/metrics").await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 
-use crate::support::{Client, Content, Refshim, Registry, Scripted, about};
+use crate::support::{Client, Content, Refshim, Registry, Scripted, Shelf, about, put, shelf_registry};
 
 /// A request's beginning on a connection of its own, which is kept open.
 fn hold(refshim: &Refshim, text: &str) -> TcpStream {
@@ -133,27 +133,90 @@ async fn manifests_are_held_up_to_a_limit_and_other_requests_do_not_mind() {
 
 #[tokio::test]
 async fn questions_to_a_stalled_registry_do_not_pile_up() {
+    // Answers begin and never end: that takes longer than a question waits for its turn.
     let upstream = Scripted::start(|exchange| {
         exchange.read_body();
-        if exchange.request.line.contains("/manifests/") {
-            std::thread::sleep(Duration::from_secs(60));
+        match exchange.request.line.clone() {
+            line if line.starts_with("HEAD") => exchange.answer_status("405 Method Not Allowed"),
+            line if line.contains("/manifests/") => {
+                exchange.answer("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{");
+                std::thread::sleep(Duration::from_secs(60));
+            }
+            _ => exchange.answer_status("200 OK"),
         }
-        exchange.answer_status("200 OK");
     });
     let directory = tempfile::tempdir().unwrap();
-    let refshim = Refshim::prepare(upstream.address, directory.path()).with("LIMITS_QUESTIONS", "8");
-    let refshim = refshim.launch().await;
-    let path = "/v2/a/manifests/latest/references";
-    let held: Vec<TcpStream> =
-        (0..8).map(|_| hold(&refshim, &format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"))).collect();
-    until(async || upstream.requests().len() >= 8).await;
+    let refshim = Refshim::prepare(upstream.address, directory.path())
+        .with("LIMITS_QUESTIONS", "8")
+        .with("TIMEOUTS_RESPONSE", "1s")
+        .launch()
+        .await;
+    let path = |tag: &str| format!("/v2/a/manifests/{tag}/references");
+    let ask = |tag: usize| format!("GET {} HTTP/1.1\r\nhost: a\r\n\r\n", path(&tag.to_string()));
+    let held: Vec<TcpStream> = (0..8).map(|tag| hold(&refshim, &ask(tag))).collect();
+    let is_get = |request: &&crate::support::Request| request.line.starts_with("GET");
+    until(async || upstream.requests().iter().filter(is_get).count() >= 8).await;
     let client = refshim.client();
-    let refused = client.get(path).await;
+    let refused = client.get(&path("latest")).await;
     assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
     refused.header("retry-after");
     assert!(String::from_utf8(refused.body).unwrap().contains("too many questions"));
     assert_eq!(client.get("/v2/").await.status, StatusCode::OK);
     drop(held);
+}
+
+/// A registry that is slow does not turn many equal queries into many questions, nor into errors.
+#[tokio::test]
+async fn equal_queries_at_once_cost_a_slow_registry_one_of_each_question() {
+    let shelf = Shelf::default();
+    let image = Content::image("{}", "x");
+    let signature = about(&image, &image, "signature");
+    put(&shelf, "a", &["latest"], &image);
+    let gate = std::sync::Arc::new((std::sync::Mutex::new(true), std::sync::Condvar::new()));
+    let door = std::sync::Arc::clone(&gate);
+    let upstream = shelf_registry(&shelf, move |turn| {
+        if turn.is_read() {
+            let (open, changed) = &*door;
+            drop(changed.wait_while(open.lock().unwrap(), |open| !*open).unwrap());
+        }
+        Some(turn.right.clone())
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::prepare(upstream.address, directory.path())
+        .with("LIMITS_QUESTIONS", "8")
+        .with("REFERENCES_ACCESS_TTL", "5m")
+        .with("REFERRERS_UPSTREAM_TTL", "5m")
+        .launch()
+        .await;
+    let client = refshim.client();
+    let [referrers, references] =
+        ["/v2/a/referrers/{}", "/v2/a/manifests/{}/references"].map(|path| path.replace("{}", &image.digest));
+    let by_tag = "/v2/a/manifests/latest/references".to_owned();
+    let inlined = format!("{references}?inline=true");
+    // What is asked for with each query, however lately: the tag, and what is inlined.
+    for (path, is_asked_each_time) in
+        [(referrers, false), (references, false), (by_tag, true), (inlined, true)]
+    {
+        // A write that passes ends what is remembered.
+        client.push("a", &signature).await;
+        *gate.0.lock().unwrap() = false;
+        let before = upstream.requests().len();
+        let queries: Vec<_> = (0..300)
+            .map(|_| {
+                let (client, path) = (client.clone(), path.clone());
+                tokio::spawn(async move { client.get(&path).await })
+            })
+            .collect();
+        until(async || upstream.requests().len() > before).await;
+        *gate.0.lock().unwrap() = true;
+        gate.1.notify_all();
+        for query in queries {
+            assert_eq!(query.await.unwrap().status, StatusCode::OK, "{path}");
+        }
+        // The subject by HEAD, the referrers tag by GET, and the API.
+        let asked = upstream.requests().len() - before;
+        assert!(is_asked_each_time || asked <= 4, "{path}: {asked} questions");
+    }
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ mod maintenance;
 mod many;
 mod modules;
 mod odd;
+mod oddities;
 mod operation;
 mod paging;
 mod pass_through;

@@ -6,6 +6,7 @@ use std::path::Path;
 const ORDER: [&str; 28] = [
     "oci",
     "link_header",
+    "coding",
     "limits",
     "body",
     "framing",
@@ -19,9 +20,8 @@ const ORDER: [&str; 28] = [
     "upstream",
     "error",
     "forward",
-    "access",
     "reading",
-    "gathering",
+    "registry",
     "learning",
     "manifests",
     "listing",

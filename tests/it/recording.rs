@@ -373,16 +373,19 @@ async fn a_client_that_goes_away_does_not_stop_a_recording() {
 async fn the_digest_is_the_upstreams() {
     let image = Content::image("{}", "x");
     let signature = about(&image, &image, "signature");
-    let (upstreams, ours) = (format!("sha256:{}", "ab".repeat(32)), signature.digest.clone());
+    // A registry that keeps another form of what it is given.
+    let kept = about(&image, &image, "kept");
+    let (stored, upstreams) = ([image.clone(), kept.clone()], kept.digest.clone());
     let answer = format!(
         "HTTP/1.1 201 Created\r\ndocker-content-digest: {upstreams}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
     );
     let upstream = Scripted::start(move |exchange| {
         exchange.read_body();
-        match exchange.request.line.as_str() {
-            line if line.starts_with("PUT") => exchange.answer(&answer),
-            line if line.contains(&ours) => exchange.answer_status("404 Not Found"),
-            _ => exchange.answer_status("200 OK"),
+        let line = exchange.request.line.clone();
+        match stored.iter().find(|content| line.contains(&format!("/manifests/{}", content.digest))) {
+            _ if line.starts_with("PUT") => exchange.answer(&answer),
+            Some(content) => exchange.answer_manifest(content),
+            None => exchange.answer_status("404 Not Found"),
         }
     });
     let directory = tempfile::tempdir().unwrap();

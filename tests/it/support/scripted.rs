@@ -4,6 +4,8 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
+use super::Content;
+
 /// A request as it arrived, a character a byte.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
@@ -154,6 +156,20 @@ impl Exchange<'_> {
     /// Sends more of an answer; to a client that is gone, nothing.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         let _gone = self.stream.write_all(bytes);
+    }
+
+    /// Sends a manifest as a registry does.
+    pub(crate) fn answer_manifest(&mut self, content: &Content) {
+        self.answer(&format!(
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: {}\r\ncontent-length: {}\r\n\
+             docker-content-digest: {}\r\n\r\n",
+            content.media_type,
+            content.bytes.len(),
+            content.digest
+        ));
+        if !self.request.line.starts_with("HEAD") {
+            self.send(&content.bytes);
+        }
     }
 
     /// Sends a status without a body.

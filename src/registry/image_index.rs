@@ -29,8 +29,8 @@ struct WireDescriptor {
 /// that refshim knows is left out.
 pub(super) fn entries(bytes: &[u8], content_type: Option<&str>) -> Option<Vec<Descriptor>> {
     let index: Wire<'_> = serde_json::from_slice(bytes).ok()?;
-    let media_type = content_type.map(media_type::essence).or(index.media_type.as_deref())?;
-    if media_type != media_type::IMAGE_INDEX {
+    let media_type = content_type.or(index.media_type.as_deref())?;
+    if !media_type::is_one(media_type, media_type::IMAGE_INDEX) {
         return None;
     }
     let descriptor = |entry: &&RawValue| {

@@ -1,0 +1,221 @@
+//! What the registry's answer to a question about a manifest means. **A 200 is a yes only if a manifest came
+//! with it**: login pages, caches and catch-all web servers answer 200 to anything.
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, StatusCode};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::coding;
+use crate::oci::{Algorithm, Digest, TagOrDigest, media_type};
+
+const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// What the registry says of a manifest to a caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer<T> {
+    /// It is there and may be read.
+    Present(T),
+    /// It is not there, or not for this caller.
+    Absent,
+    /// Neither yes nor no: this status, and no manifest.
+    Odd(StatusCode),
+}
+
+/// A manifest that the registry showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its digest: the one that was asked for, or what the tag points at.
+    pub digest: Digest,
+    /// All of it, if it was asked for with GET.
+    pub manifest: Option<Fetched>,
+    /// Whether only who may read the repository is shown this. An empty index is none of it: something in
+    /// front of a registry may answer one to anything.
+    pub is_proof: bool,
+}
+
+/// A manifest as the registry gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// All of it, without content codings.
+    pub bytes: Bytes,
+    /// The type it came with, if that is one of a manifest: storage behind a redirect calls everything
+    /// `application/octet-stream`.
+    pub content_type: Option<String>,
+}
+
+/// `Docker-Content-Digest`, if it holds a digest.
+#[must_use]
+pub fn content_digest(headers: &HeaderMap) -> Option<Digest> {
+    headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
+}
+
+/// `Content-Type`, if it is text.
+#[must_use]
+pub fn content_type(headers: &HeaderMap) -> Option<&str> {
+    headers.get(CONTENT_TYPE)?.to_str().ok()
+}
+
+/// The manifest that a 200 to a HEAD speaks of; none if it has to be asked for with GET before it is believed.
+pub(super) fn of_head(asked: &TagOrDigest, headers: &HeaderMap) -> Option<Found> {
+    let digest = content_digest(headers)?;
+    let is_proof = match asked {
+        TagOrDigest::Digest(asked) => *asked == digest,
+        TagOrDigest::Tag(_) => content_type(headers).is_some_and(is_manifest_type),
+    };
+    is_proof.then_some(Found { digest, manifest: None, is_proof })
+}
+
+/// The manifest that came with a 200 to a GET, if one did.
+pub(super) fn of_get(asked: &TagOrDigest, headers: &HeaderMap, bytes: Bytes, limit: usize) -> Option<Found> {
+    let content_type = content_type(headers).filter(|named| is_manifest_type(named)).map(str::to_owned);
+    match asked {
+        TagOrDigest::Digest(asked) => {
+            let bytes = unpacked(asked, headers, bytes, limit)?;
+            let manifest = Some(Fetched { bytes, content_type });
+            Some(Found { digest: asked.clone(), manifest, is_proof: true })
+        }
+        TagOrDigest::Tag(_) => {
+            let bytes = coding::decode(headers, bytes, limit)?;
+            let is_proof = is_manifest(content_type.as_deref(), &bytes)?.has_parts;
+            // The registry's word tells the algorithm; the bytes decide.
+            let told = content_digest(headers).map_or(Algorithm::Sha256, |told| told.algorithm());
+            let digest = Digest::of(told, &bytes);
+            Some(Found { digest, manifest: Some(Fetched { bytes, content_type }), is_proof })
+        }
+    }
+}
+
+/// The bytes that have this digest: as they came or, if they were packed on the way, unpacked.
+#[must_use]
+pub fn unpacked(digest: &Digest, headers: &HeaderMap, bytes: Bytes, limit: usize) -> Option<Bytes> {
+    let is_it = |bytes: &Bytes| Digest::of(digest.algorithm(), bytes) == *digest;
+    if is_it(&bytes) {
+        return Some(bytes);
+    }
+    if !headers.contains_key(CONTENT_ENCODING) {
+        return None;
+    }
+    coding::decode(headers, bytes, limit).filter(is_it)
+}
+
+/// Whether this is the type of a manifest, by the ways they are named: of Docker, OCI, ORAS and others.
+fn is_manifest_type(content_type: &str) -> bool {
+    let essence = media_type::essence(content_type).to_ascii_lowercase();
+    let is_vendors = essence.starts_with("application/vnd.");
+    is_vendors && ["manifest", "index"].iter().any(|word| essence.contains(word))
+}
+
+/// What there is to say of bytes that are a manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Whether it names content, as all but an empty index do.
+    pub has_parts: bool,
+}
+
+/// What these bytes are, if they are a manifest, of a type that is named beside them or in them. The answer of
+/// a login page may be JSON, too.
+#[must_use]
+pub fn is_manifest(content_type: Option<&str>, bytes: &[u8]) -> Option<Shape> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Members {
+        schema_version: Option<u64>,
+        media_type: Option<String>,
+        config: Option<IgnoredAny>,
+        layers: Option<Vec<IgnoredAny>>,
+        manifests: Option<Vec<IgnoredAny>>,
+        blobs: Option<Vec<IgnoredAny>>,
+        fs_layers: Option<Vec<IgnoredAny>>,
+    }
+    let members: Members = serde_json::from_slice(bytes).ok()?;
+    let lists = [&members.layers, &members.manifests, &members.blobs, &members.fs_layers];
+    let has_parts =
+        members.config.is_some() || lists.iter().any(|list| list.as_ref().is_some_and(|it| !it.is_empty()));
+    let names_itself = members.media_type.as_deref().is_some_and(is_manifest_type);
+    let is_named = names_itself || content_type.is_some_and(is_manifest_type);
+    let is_shaped = members.schema_version.is_some() && lists.iter().any(|list| list.is_some());
+    (is_named || is_shaped).then_some(Shape { has_parts })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::oci::media_type::{DOCKER_MANIFEST_LIST, IMAGE_INDEX, IMAGE_MANIFEST};
+
+    const MANIFEST: &str = r#"{"schemaVersion":2,"config":{},"layers":[]}"#;
+    const LOGIN: &str = r#"{"error":"log in"}"#;
+
+    fn headers(fields: &[(&HeaderName, &str)]) -> HeaderMap {
+        fields.iter().map(|(name, value)| ((*name).clone(), HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    #[test]
+    fn a_head_is_believed_only_with_the_digest_that_was_asked_for() {
+        let digest = Digest::of(Algorithm::Sha256, MANIFEST.as_bytes());
+        let other = Digest::of(Algorithm::Sha512, MANIFEST.as_bytes());
+        let by_digest = TagOrDigest::Digest(digest.clone());
+        let by_tag: TagOrDigest = "latest".parse().unwrap();
+        let of = |asked: &TagOrDigest, digest: &str, content_type: &str| {
+            let fields = headers(&[(&DOCKER_CONTENT_DIGEST, digest), (&CONTENT_TYPE, content_type)]);
+            of_head(asked, &fields).map(|found| found.digest)
+        };
+        assert_eq!(of(&by_digest, &digest.to_string(), "text/html"), Some(digest.clone()));
+        assert_eq!(of(&by_digest, &other.to_string(), IMAGE_MANIFEST), None);
+        assert_eq!(of(&by_digest, "", IMAGE_MANIFEST), None);
+        assert_eq!(of(&by_tag, &other.to_string(), IMAGE_INDEX), Some(other.clone()));
+        assert_eq!(of(&by_tag, &other.to_string(), "text/html"), None);
+        assert_eq!(of(&by_tag, &other.to_string(), "application/json"), None);
+        assert_eq!(of(&by_tag, "", IMAGE_MANIFEST), None);
+    }
+
+    #[test]
+    fn a_get_is_believed_only_with_the_bytes() {
+        let digest = Digest::of(Algorithm::Sha256, MANIFEST.as_bytes());
+        let by_digest = TagOrDigest::Digest(digest.clone());
+        let by_tag: TagOrDigest = "latest".parse().unwrap();
+        let of = |asked: &TagOrDigest, content_type: &str, bytes: &'static str| {
+            let fields =
+                headers(&[(&DOCKER_CONTENT_DIGEST, &digest.to_string()), (&CONTENT_TYPE, content_type)]);
+            of_get(asked, &fields, bytes.into(), 1 << 20).map(|found| found.digest)
+        };
+        for content_type in ["text/html", IMAGE_MANIFEST, "application/octet-stream"] {
+            assert_eq!(of(&by_digest, content_type, MANIFEST), Some(digest.clone()));
+            assert_eq!(of(&by_digest, content_type, LOGIN), None);
+            assert_eq!(of(&by_tag, content_type, MANIFEST), Some(digest.clone()));
+        }
+        assert_eq!(of(&by_tag, "application/json", LOGIN), None);
+        assert_eq!(of(&by_tag, "text/html", "<html>"), None);
+        // Whatever the header says.
+        let own = Digest::of(Algorithm::Sha256, b"{\"manifests\":[]}");
+        assert_eq!(of(&by_tag, DOCKER_MANIFEST_LIST, "{\"manifests\":[]}"), Some(own));
+    }
+
+    #[test]
+    fn an_empty_index_proves_nothing() {
+        let shape = |text: &str| is_manifest(Some(IMAGE_INDEX), text.as_bytes()).map(|shape| shape.has_parts);
+        assert_eq!(shape(MANIFEST), Some(true));
+        assert_eq!(shape(r#"{"schemaVersion":2,"manifests":[{}]}"#), Some(true));
+        assert_eq!(shape(r#"{"schemaVersion":2,"manifests":[]}"#), Some(false));
+        assert_eq!(shape("{}"), Some(false));
+        assert_eq!(shape("<html>"), None);
+        assert_eq!(is_manifest(None, b"{}"), None);
+    }
+
+    #[test]
+    fn what_is_packed_on_the_way_is_unpacked_if_the_digest_is_of_what_was_packed() {
+        use std::io::Write as _;
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(MANIFEST.as_bytes()).unwrap();
+        let packed = Bytes::from(packed.finish().unwrap());
+        let gzip = headers(&[(&CONTENT_ENCODING, "gzip")]);
+        let digest = Digest::of(Algorithm::Sha256, MANIFEST.as_bytes());
+        let unpack = |digest: &Digest| unpacked(digest, &gzip, packed.clone(), 1 << 20);
+        assert_eq!(unpack(&digest).as_deref(), Some(MANIFEST.as_bytes()));
+        assert_eq!(unpack(&Digest::of(Algorithm::Sha256, &packed)), Some(packed.clone()));
+        assert_eq!(unpack(&Digest::Sha256([0; 32])), None);
+    }
+}

@@ -1,0 +1,45 @@
+//! TLS towards whomever a redirect of the registry names.
+
+use std::time::Duration;
+
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use rustls::ClientConfig;
+
+use super::{TlsError, pem, provider};
+use crate::config::UpstreamTls;
+
+/// Connections to any host, found by `resolver`: who has a certificate of the platform's authorities or of the
+/// upstream's own is believed, whatever `insecure_skip_verify` says of the upstream; refshim's own certificate
+/// is shown to nobody.
+///
+/// # Errors
+/// The file of the upstream's authorities, or the platform's root certificates, cannot be read.
+pub fn connector_to_anyone<R>(
+    settings: &UpstreamTls,
+    connect_limit: Duration,
+    resolver: R,
+) -> Result<HttpsConnector<HttpConnector<R>>, TlsError> {
+    let mut roots = match &settings.ca {
+        Some(file) => pem::authorities(file)?,
+        None => rustls::RootCertStore::empty(),
+    };
+    let platform = rustls_native_certs::load_native_certs();
+    let (_added, _ignored) = roots.add_parsable_certificates(platform.certs);
+    if let (true, Some(error)) = (roots.is_empty(), platform.errors.into_iter().next()) {
+        return Err(TlsError::PlatformRoots(std::io::Error::other(error)));
+    }
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let mut tcp = HttpConnector::new_with_resolver(resolver);
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(connect_limit));
+    Ok(HttpsConnectorBuilder::new()
+        .with_tls_config(config)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(tcp))
+}
