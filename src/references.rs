@@ -38,9 +38,9 @@ impl References {
         request: &Request<Incoming>,
     ) -> Result<Response<Body>, Error> {
         let query = Query::parse(request.uri().query().unwrap_or_default())?;
-        let name = visit.repository.name.clone();
+        let (name, caller) = (visit.repository.name.clone(), Arc::clone(&visit.caller));
         let listed = self.listing.page(visit, manifest, &query.wanted()).await?;
-        let next = listed.next.map(|next| query.next(&name, &listed.subject, next));
+        let next = listed.next.map(|next| caller.with_namespace(query.next(&name, &listed.subject, next)));
         render(&listed.descriptors, query.filters_applied(), next)
     }
 }

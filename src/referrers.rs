@@ -43,11 +43,11 @@ impl Referrers {
         request: &Request<Incoming>,
     ) -> Result<Response<Body>, Error> {
         let query = Query::parse(request.uri().query().unwrap_or_default())?;
-        let name = visit.repository.name.clone();
+        let (name, caller) = (visit.repository.name.clone(), Arc::clone(&visit.caller));
         let listed =
             self.listing.page(visit, TagOrDigest::Digest(subject), &query.wanted(self.kinds)).await?;
         let last = listed.next.and_then(|next| next.after);
-        let next = last.map(|last| query.next(&name, &listed.subject, last));
+        let next = last.map(|last| caller.with_namespace(query.next(&name, &listed.subject, last)));
         render(&listed.descriptors, query.filters_applied(), next)
     }
 }

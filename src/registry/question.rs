@@ -97,6 +97,18 @@ pub struct Question {
     pub subject: Digest,
 }
 
+impl Caller {
+    /// The target of a further page with the `ns=` of this request: without it a mirror would answer the next
+    /// request differently.
+    #[must_use]
+    pub fn with_namespace(&self, target: String) -> String {
+        match &self.namespace {
+            None => target,
+            Some(namespace) => format!("{target}&{namespace}"),
+        }
+    }
+}
+
 impl Default for Callers {
     fn default() -> Self {
         let seed = RandomState::new();

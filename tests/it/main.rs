@@ -29,6 +29,7 @@ mod limits;
 mod maintenance;
 mod many;
 mod modules;
+mod moments;
 mod odd;
 mod oddities;
 mod operation;

@@ -428,6 +428,28 @@ async fn whatever_a_registry_tells_callers_apart_by_what_it_denies_is_denied_and
     }
 }
 
+/// What a mirror needs of the first request it needs of the next.
+#[tokio::test]
+async fn every_page_asks_with_the_ns_of_the_first() {
+    let odd: Odd = Arc::new(|turn| {
+        let is_named = turn.path().contains("ns=docker.io") || !turn.is_read();
+        Some(if is_named { turn.right.clone() } else { no("404 Not Found") })
+    });
+    let scene = scene(odd, &[("REFERENCES_ACCESS_TTL", "0s")], |it| it).await;
+    let client = scene.refshim.client();
+    for query in ["n=1&ns=docker.io", "ns=docker.io&n=1&scope=registry"] {
+        let mut next = Some(scene.path(&format!("/v2/a/manifests/{{digest}}/references?{query}")));
+        let mut found = Vec::new();
+        while let Some(path) = next {
+            let page = client.get(&path).await;
+            found.extend(listed(&page, &path));
+            let link = page.headers.get("link").map(|link| link.to_str().unwrap().to_owned());
+            next = link.map(|link| link.split_once('<').unwrap().1.split_once('>').unwrap().0.to_owned());
+        }
+        assert_eq!(found, scene.expected(false), "{query}");
+    }
+}
+
 /// The challenge of a query is that of a pull: its realm is built from what the client asked for.
 #[tokio::test]
 async fn a_querys_challenge_is_the_one_that_a_pull_gets() {
