@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use super::journal::{Journal, JournalError};
 use super::journal::files::{self, Snapshot};
 use super::journal::header::Header;
 use super::journal::snapshot::SnapshotWriter;
+use super::journal::{Journal, JournalError};
 use super::record::{Record, Recorded};
 use super::shared::Shared;
 use super::sled::{Numbers, Store, StoreError, guarded};
@@ -81,7 +81,13 @@ impl Compactor {
     }
 
     /// Compacts what lies before the position in the header, on a thread of its own.
-    pub(crate) fn start(&mut self, shared: Arc<Shared>, store: Arc<Store>, journal: &Journal, header: Header) {
+    pub(crate) fn start(
+        &mut self,
+        shared: Arc<Shared>,
+        store: Arc<Store>,
+        journal: &Journal,
+        header: Header,
+    ) {
         let directory = journal.directory().to_owned();
         match (Compaction { shared, store, directory, header }).start() {
             Ok(compaction) => self.running = Some(compaction),

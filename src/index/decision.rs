@@ -76,7 +76,7 @@ impl Decisions {
                 answer(reply, ())
             }
             Write::Settle { repository, seen, found, reply } => {
-                settle(repository, seen, found, draft);
+                settle(repository, seen, &found, draft);
                 answer(reply, ())
             }
             Write::Remove { key, seen, reply } => answer(reply, self.remove(key, seen, draft)),
@@ -214,9 +214,8 @@ fn confirm(put: Put, draft: &mut Draft) {
     // The upstream may have taken the manifest before it deleted it: the next query asks.
     let doubted = mark.is_doubted();
     mark.end();
-    let record = |order, pending| {
-        Record::Accepted(recorded(&key, &referrer, referrer.links.clone(), order, pending))
-    };
+    let record =
+        |order, pending| Record::Accepted(recorded(&key, &referrer, referrer.links.clone(), order, pending));
     match draft.find(&key) {
         Found::Known(known) if !known.pending && known.has(&referrer.links) => {}
         Found::Known(known) => {
@@ -239,7 +238,7 @@ fn refuse(put: Put, draft: &mut Draft) {
     }
 }
 
-fn settle(repository: Repository, seen: Version, found: Referrer, draft: &mut Draft) {
+fn settle(repository: Repository, seen: Version, found: &Referrer, draft: &mut Draft) {
     let key = ReferrerKey { repository, digest: found.digest.clone() };
     // What cannot be compared stays as it is, and the next query asks again.
     let Found::Known(known) = draft.find(&key) else { return };
@@ -248,7 +247,7 @@ fn settle(repository: Repository, seen: Version, found: Referrer, draft: &mut Dr
     }
     let known = known.clone();
     let links = found.links.iter().filter(|link| is_own(link.kind)).cloned().collect();
-    let record = Record::Settled(recorded(&key, &found, links, known.order, false));
+    let record = Record::Settled(recorded(&key, found, links, known.order, false));
     push_change(&known, record, key, draft);
 }
 

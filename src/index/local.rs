@@ -290,7 +290,9 @@ impl Local {
             Ok(Ok(0)) => {}
             Ok(Ok(_)) => tracing::error!("a thread of the index panicked"),
             Ok(Err(_)) => tracing::error!(error = ?joining.err(), "the index is not waited for"),
-            Err(_) => tracing::error!("the index did not close in time; the next start reads more of the journal"),
+            Err(_) => {
+                tracing::error!("the index did not close in time; the next start reads more of the journal");
+            }
         }
     }
 }

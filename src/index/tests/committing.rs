@@ -40,7 +40,8 @@ impl Parts {
         let sled = directory.path().join("sled");
         let store = Arc::new(Store::open(&sled, 1 << 20, Duration::from_secs(1), identity).unwrap());
         let (commands, receiver) = mpsc::channel(64);
-        let committer = Committer::new(Arc::clone(&shared), journal, receiver, 1 << 30, Duration::from_secs(3600));
+        let committer =
+            Committer::new(Arc::clone(&shared), journal, receiver, 1 << 30, Duration::from_secs(3600));
         Self { directory, shared, store, committer, commands }
     }
 }
