@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::body::Body;
-use crate::index::Index;
+use crate::index::{Index, State};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstreams;
 use readiness::Readiness;
@@ -28,7 +28,15 @@ pub struct Admin {
     index: Index,
     upstreams: Vec<Readiness>,
     metrics: Arc<Metrics>,
-    wrote: Mutex<Option<Instant>>,
+    wrote: Mutex<Option<Wrote>>,
+}
+
+/// A write of the index that went well.
+#[derive(Clone, Copy, Debug)]
+struct Wrote {
+    at: Instant,
+    /// How often the index had failed until then.
+    failures: u64,
 }
 
 impl Admin {
@@ -75,17 +83,35 @@ impl Admin {
         text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, lines)
     }
 
+    /// What costs nothing is looked at each time. A write costs a sync, so one that went well counts for a while,
+    /// unless anything has failed since.
     async fn index_works(&self) -> Result<(), String> {
+        self.index_state()?;
+        // Others may be waiting for a disk that hangs.
+        let wrote = tokio::time::timeout(PROBE_WAIT, self.wrote.lock()).await;
+        let mut wrote = wrote.map_err(|_elapsed| format!("no answer within {PROBE_WAIT:?}"))?;
+        let failures = self.index.failures();
+        let counts = |wrote: Wrote| wrote.at.elapsed() < FRESH && wrote.failures == failures;
+        if !wrote.is_some_and(counts) {
+            *wrote = None;
+            self.index.probe().await.map_err(|error| error.to_string())?;
+            *wrote = Some(Wrote { at: Instant::now(), failures });
+        }
+        // It may have failed meanwhile.
+        self.index_state()
+    }
+
+    fn index_state(&self) -> Result<(), String> {
         if let Some(failure) = self.index.write_failure() {
             return Err(failure);
         }
-        let mut wrote = self.wrote.lock().await;
-        if !wrote.is_some_and(|at| at.elapsed() < FRESH) {
-            *wrote = None;
-            self.index.probe().await.map_err(|error| error.to_string())?;
-            *wrote = Some(Instant::now());
+        match self.index.state() {
+            State::Ready => Ok(()),
+            State::Opening => Err("it is being opened".to_owned()),
+            State::Rebuilding(reason) => Err(format!("it is being built anew: {reason}")),
+            State::Damaged(reason) => Err(reason),
+            State::Closed => Err("it is closed".to_owned()),
         }
-        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ mod tree;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -124,7 +125,10 @@ impl Serve {
             Ok(runtime) => runtime,
             Err(error) => return fail(1, &format!("cannot start the runtime: {error}")),
         };
-        runtime.block_on(serve(&config))
+        let code = runtime.block_on(serve(&config));
+        // A look-up of the index on a disk that hangs may never end.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        code
     }
 }
 

@@ -1,7 +1,7 @@
 //! `refshim index`: what is done to the index while it is not being served, and its backup.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use super::{CONFIGURATION_ERROR, fail};
 use crate::config::{Config, Given};
 use crate::index::Order;
-use crate::index::maintenance::{self, Gap, MaintenanceError, Mended, Report};
+use crate::index::maintenance::{self, Dumped, Gap, MaintenanceError, Mended, Report};
 
 /// Look after the index: check it, mend it, back it up.
 #[derive(Debug, Args)]
@@ -36,13 +36,13 @@ enum Action {
     Rebuild,
     /// Write the whole index as JSON Lines, also while it is served.
     Dump {
-        /// The file to write [default: standard output].
+        /// The file to write, which must not exist; - is standard output [default: -].
         #[arg(value_name = "FILE")]
         output: Option<PathBuf>,
     },
     /// Make an index of what was dumped, in a directory that has none.
     Load {
-        /// The file to read [default: standard input].
+        /// The file to read; - is standard input [default: -].
         #[arg(value_name = "FILE")]
         input: Option<PathBuf>,
     },
@@ -76,20 +76,19 @@ impl Action {
                 print_mended(&mended, &mut io::stdout()).map_err(printed)?;
                 Ok(ExitCode::SUCCESS)
             }
-            Self::Dump { output: None } => {
-                maintenance::dump(data_dir, BufWriter::new(io::stdout().lock()))?;
-                Ok(ExitCode::SUCCESS)
-            }
-            Self::Dump { output: Some(path) } => {
-                let what = "making the file to dump to";
-                let file = File::create_new(path).map_err(|source| MaintenanceError::Io { what, source })?;
-                let dumped = maintenance::dump(data_dir, BufWriter::new(&file))?;
-                file.sync_all().map_err(|source| MaintenanceError::Io { what, source })?;
-                writeln!(io::stdout(), "{} records", dumped.records).map_err(printed)?;
-                Ok(ExitCode::SUCCESS)
-            }
+            Self::Dump { output } => match output.filter(|path| !is_standard(path)) {
+                None => {
+                    maintenance::dump(data_dir, BufWriter::new(io::stdout().lock()))?;
+                    Ok(ExitCode::SUCCESS)
+                }
+                Some(path) => {
+                    let dumped = dump_to(data_dir, &path)?;
+                    writeln!(io::stdout(), "{} records", dumped.records).map_err(printed)?;
+                    Ok(ExitCode::SUCCESS)
+                }
+            },
             Self::Load { input } => {
-                let loaded = match input {
+                let loaded = match input.filter(|path| !is_standard(path)) {
                     None => maintenance::load(data_dir, io::stdin().lock())?,
                     Some(path) => {
                         let what = "reading the dump";
@@ -103,6 +102,32 @@ impl Action {
             }
         }
     }
+}
+
+fn is_standard(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// Dumps to a file that must not be there yet. It gets its name when it is whole and durable; until then that name
+/// is an empty file's, so that nobody else takes it.
+fn dump_to(data_dir: &Path, path: &Path) -> Result<Dumped, MaintenanceError> {
+    let failed = |what| move |source| MaintenanceError::Io { what, source };
+    File::create_new(path).map_err(failed("making the file to dump to"))?;
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let write = || {
+        let file = File::create(&partial).map_err(failed("making the file to dump to"))?;
+        let dumped = maintenance::dump(data_dir, BufWriter::new(&file))?;
+        file.sync_all().map_err(failed("writing the dump"))?;
+        fs::rename(&partial, path).map_err(failed("giving the dump its name"))?;
+        Ok(dumped)
+    };
+    write().inspect_err(|_| {
+        // The failure is what has to be told; what is left of the files has no end and is not loaded.
+        fs::remove_file(&partial).ok();
+        fs::remove_file(path).ok();
+    })
 }
 
 fn print_report(report: &Report, out: &mut impl Write) -> io::Result<()> {

@@ -151,8 +151,8 @@ impl Committer {
             self.roll();
         }
         let mut draft = Draft::new(self.journal.end(), self.store.clone());
-        let doubts = if self.has_doubts() { self.shared.in_flight.take_doubts() } else { Default::default() };
-        for key in &doubts {
+        let doubts = self.has_doubts().then(|| self.shared.in_flight.take_doubts());
+        for key in doubts.iter().flatten() {
             self.decisions.doubt(key.clone(), &mut draft);
         }
         let mut must_write = false;
@@ -165,10 +165,12 @@ impl Committer {
         let outcome = if must_write || !draft.is_empty() { self.write(draft) } else { Ok(()) };
         let outcome = outcome.and_then(|()| self.shared.writable());
         if outcome.is_err() {
-            doubts.into_iter().for_each(|key| self.shared.in_flight.doubt_later(key));
+            for key in doubts.into_iter().flatten() {
+                self.shared.in_flight.doubt_later(key);
+            }
         }
         for answer in answers {
-            answer(outcome);
+            answer(outcome.clone());
         }
     }
 
@@ -356,6 +358,14 @@ impl Drop for Committer {
 fn abandon(store: Arc<Store>) {
     // If there is no thread to be had, it is kept until the process ends.
     let store = ManuallyDrop::new(store);
-    let close = move || drop(guarded(|| Ok(drop(ManuallyDrop::into_inner(store)))));
+    let close = move || {
+        let closed = guarded(|| {
+            drop(ManuallyDrop::into_inner(store));
+            Ok(())
+        });
+        if let Err(error) = closed {
+            tracing::warn!(%error, "an index that failed could not be closed");
+        }
+    };
     thread::Builder::new().name("index-abandoned".to_owned()).spawn(close).ok();
 }

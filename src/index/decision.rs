@@ -76,7 +76,7 @@ impl Decisions {
                 answer(reply, ())
             }
             Write::Settle { repository, seen, found, reply } => {
-                settle(repository, seen, found, draft);
+                settle(repository, seen, &found, draft);
                 answer(reply, ())
             }
             Write::Remove { key, seen, reply } => answer(reply, self.remove(key, seen, draft)),
@@ -238,7 +238,7 @@ fn refuse(put: Put, draft: &mut Draft) {
     }
 }
 
-fn settle(repository: Repository, seen: Version, found: Referrer, draft: &mut Draft) {
+fn settle(repository: Repository, seen: Version, found: &Referrer, draft: &mut Draft) {
     let key = ReferrerKey { repository, digest: found.digest.clone() };
     // What cannot be compared stays as it is, and the next query asks again.
     let Found::Known(known) = draft.find(&key) else { return };
@@ -247,7 +247,7 @@ fn settle(repository: Repository, seen: Version, found: Referrer, draft: &mut Dr
     }
     let known = known.clone();
     let links = found.links.iter().filter(|link| is_own(link.kind)).cloned().collect();
-    let record = Record::Settled(recorded(&key, &found, links, known.order, false));
+    let record = Record::Settled(recorded(&key, found, links, known.order, false));
     push_change(&known, record, key, draft);
 }
 

@@ -29,7 +29,7 @@ pub enum OpenError {
 }
 
 /// Why a look-up has no answer. Clients read this: what went wrong inside is told to the log alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// It will have one soon.
     #[error("the index is being opened")]
@@ -55,7 +55,7 @@ pub enum ReadError {
 }
 
 /// Why something was not recorded. Clients read this: what went wrong inside is told to the log alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
     /// The disk does not take it. It is tried again from time to time.
     #[error("the index cannot be written at the moment")]
@@ -89,7 +89,7 @@ impl From<ReadError> for WriteError {
 }
 
 /// Why the index does not work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProbeError {
     /// It cannot be read.
     #[error(transparent)]

@@ -36,10 +36,11 @@ impl Known {
             Some(known)
         };
         match record {
-            Record::Recorded(recorded) => Some(Self::recorded(before, recorded, version)),
             // Whoever begins a PUT may be refused: what is confirmed is not touched by claims.
             Record::Begun(_) if before.as_ref().is_some_and(|known| !known.pending) => changed(&|_| {}),
-            Record::Begun(recorded) => Some(Self::recorded(before, recorded, version)),
+            Record::Recorded(recorded) | Record::Begun(recorded) => {
+                Some(Self::recorded(before, recorded, version))
+            }
             Record::Accepted(recorded) => match before {
                 Some(known) if known.pending => known.replaced(recorded, version),
                 before => Some(Self::recorded(before, recorded, version)),
@@ -176,13 +177,13 @@ mod tests {
         record.recorded().unwrap().clone()
     }
 
-    fn claimed(record: Record) -> Record {
-        Record::Recorded(Recorded { claimed: true, ..inner(&record) })
+    fn claimed(record: &Record) -> Record {
+        Record::Recorded(Recorded { claimed: true, ..inner(record) })
     }
 
     #[test]
     fn the_word_of_another_manifest_gives_way() {
-        let claim = claimed(recorded(1, true, "word", &[(1, Parent)]));
+        let claim = claimed(&recorded(1, true, "word", &[(1, Parent)]));
         let own = recorded(2, true, "own", &[]);
         let settled = Record::Confirmed(key());
         let to: &[_] = &[(1, Parent)];
@@ -249,7 +250,7 @@ mod tests {
         check(&[accepted.clone(), claim.clone()], Some((3, false, "fact", &[(4, Parent)])));
         check(&[accepted.clone(), other.clone()], Some((3, false, "fact", &[(4, Parent), (5, Parent)])));
         let bytes: &[_] = &[(3, Attestation), (6, Parent)];
-        check(&[claim.clone(), claimed(told.clone()), settled.clone()], Some((1, false, "bytes", bytes)));
+        check(&[claim.clone(), claimed(&told), settled.clone()], Some((1, false, "bytes", bytes)));
         check(&[accepted.clone(), other, settled.clone()], Some((3, false, "bytes", &[(6, Parent)])));
         check(&[claim.clone(), nothing.clone()], None);
         check(&[claim, told, nothing], Some((1, false, "bytes", &[(3, Attestation)])));

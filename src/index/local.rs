@@ -291,7 +291,7 @@ impl Local {
             Ok(Ok(_)) => tracing::error!("a thread of the index panicked"),
             Ok(Err(_)) => tracing::error!(error = ?joining.err(), "the index is not waited for"),
             Err(_) => {
-                tracing::error!("the index did not close in time; the next start reads more of the journal")
+                tracing::error!("the index did not close in time; the next start reads more of the journal");
             }
         }
     }

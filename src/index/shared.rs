@@ -68,7 +68,7 @@ impl Shared {
             Phase::Opening => Err(ReadError::Opening),
             Phase::Ready(store) => Ok(Arc::clone(store)),
             Phase::Rebuilding(_) => Err(ReadError::Rebuilding),
-            Phase::Damaged(_, error) => Err(*error),
+            Phase::Damaged(_, error) => Err(error.clone()),
             Phase::Closed => Err(ReadError::Closed),
         }
     }
@@ -97,7 +97,7 @@ impl Shared {
             Phase::Ready(store) if Arc::ptr_eq(store, read_from) => Ok(()),
             // Closing leaves the files as they are.
             Phase::Closed => Ok(()),
-            Phase::Damaged(_, error) => Err(*error),
+            Phase::Damaged(_, error) => Err(error.clone()),
             Phase::Opening | Phase::Rebuilding(_) | Phase::Ready(_) => Err(ReadError::Rebuilding),
         }
     }
@@ -153,7 +153,7 @@ impl Shared {
 
     /// Whether anything can be recorded.
     pub(crate) fn writable(&self) -> Result<(), WriteError> {
-        self.lock_write_failure().as_ref().map_or(Ok(()), |failure| Err(failure.error))
+        self.lock_write_failure().as_ref().map_or(Ok(()), |failure| Err(failure.error.clone()))
     }
 
     fn lock_write_failure(&self) -> MutexGuard<'_, Option<WriteFailure>> {

@@ -1,13 +1,15 @@
 //! An acknowledged link survives; an index that was damaged is built anew, the same as before.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use crate::support::{Client, Content, Refshim, Registry, about};
+use crate::support::{Answer, Client, Content, Refshim, Registry, about};
 
 /// Subjects and referrers of a kill test, prepared so that PUTs are all that is left to do.
 struct Load {
@@ -213,8 +215,31 @@ async fn the_journals_end_cut_off_costs_no_earlier_link() {
     }
 }
 
+/// What a client is told names neither files nor what is used to keep the index.
+fn assert_plain(answer: &Answer) {
+    assert_eq!(answer.error_code(), "UNAVAILABLE");
+    assert!(answer.headers.contains_key("retry-after"), "{answer:?}");
+    let told = answer.json()["errors"][0]["message"].as_str().unwrap().to_owned();
+    for word in ["sled", "journal", "os error", "/", "File", "{"] {
+        assert!(!told.contains(word), "{told}");
+    }
+}
+
+/// Pushes until it is taken.
+async fn push_again(client: &Client, tag: &str, content: &Content) {
+    loop {
+        let put = client.put_manifest("a", tag, content).await;
+        match put.status {
+            StatusCode::CREATED => return,
+            StatusCode::SERVICE_UNAVAILABLE => assert_plain(&put),
+            _ => panic!("{put:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test]
-async fn a_disk_that_takes_no_more_ends_recording_and_nothing_else() {
+async fn a_disk_that_takes_no_more_ends_recording_until_it_has_room_again_and_nothing_else() {
     let Recorded { registry, directory, image, answer } = recorded(3).await;
     let start = Refshim::prepare(registry.address, directory.path()).surviving_limits();
     // sled would write to the full disk as well.
@@ -223,34 +248,51 @@ async fn a_disk_that_takes_no_more_ends_recording_and_nothing_else() {
     let segment = files(&directory.path().join("journal")).into_iter().max().unwrap();
     let length = || std::fs::metadata(&segment).unwrap().len();
     let before = length();
+    let readiness = async || Client::new(refshim.admin).get("/readyz").await;
     // The first part of a record is written.
     refshim.limit_file_size(before + 100);
+    let torn = about(&image, &image, "torn");
+    let put = client.put_manifest("a", "torn", &torn).await;
+    assert_eq!(put.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_plain(&put);
+    // Another file is not as long: there is room for it.
+    push_again(&client, "torn", &torn).await;
+    assert_eq!(length(), before, "what was not acknowledged is cut off, and nothing else stands there");
+    assert_eq!(readiness().await.status, StatusCode::OK);
+
+    // Now there is none.
+    refshim.limit_file_size(10);
     let new = about(&image, &image, "new");
     for _ in 0..2 {
         let put = client.put_manifest("a", "new", &new).await;
-        assert_eq!((put.status, put.error_code().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"));
+        assert_eq!(put.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_plain(&put);
+        let ready = readiness().await;
+        assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE, "it was ready a moment ago");
+        assert!(String::from_utf8_lossy(&ready.body).contains("the journal cannot be written"));
     }
     assert_eq!(registry.client().head("/v2/a/manifests/new").await.status, StatusCode::NOT_FOUND);
-    assert_eq!(length(), before + 100);
     let plain = client.image("a", "plain").await;
     client.push("a", &plain).await;
     assert_eq!(client.served("a", &plain.digest).await.2, plain.digest);
-    assert_eq!(client.references("a", &image.digest, "").await, answer);
-    let ready = Client::new(refshim.admin).get("/readyz").await;
-    assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(String::from_utf8_lossy(&ready.body).contains("the journal cannot be written"));
-    assert!(refshim.stop().success());
+    let listed = client.references("a", &image.digest, "").await;
+    assert_eq!((listed.len(), &listed[..3]), (4, &answer[..]));
 
+    refshim.limit_file_size(1 << 40);
+    push_again(&client, "new", &new).await;
+    assert_eq!(readiness().await.status, StatusCode::OK);
+    let listed = client.references("a", &image.digest, "").await;
+    assert_eq!((listed.len(), &listed[..3]), (5, &answer[..]));
+    refshim.kill();
+
+    std::fs::remove_dir_all(directory.path().join("sled")).unwrap();
     let refshim = Refshim::start(registry.address, directory.path()).await;
-    let client = refshim.client();
-    assert_eq!(client.references("a", &image.digest, "").await, answer);
-    assert_eq!(client.put_manifest("a", "new", &new).await.status, StatusCode::CREATED);
-    assert_eq!(client.references("a", &image.digest, "").await.len(), answer.len() + 1);
+    assert_eq!(refshim.client().references("a", &image.digest, "").await, listed);
 }
 
 /// The limit lets the journal's short segments be written, but not sled's one long file.
 #[tokio::test]
-async fn a_sled_that_fails_gives_no_short_list_and_loses_nothing() {
+async fn a_sled_that_fails_gives_no_short_list_and_is_built_anew() {
     let registry = Registry::start();
     let directory = tempfile::tempdir().unwrap();
     let start = Refshim::prepare(registry.address, directory.path()).surviving_limits();
@@ -272,20 +314,45 @@ async fn a_sled_that_fails_gives_no_short_list_and_loses_nothing() {
         if answer.status != StatusCode::OK {
             break answer;
         }
-        assert_eq!(client.referrers("a", &image.digest, "").await, acknowledged);
+        assert_eq!(digests(&answer), acknowledged);
     };
-    assert_eq!(
-        (failure.status, failure.error_code().as_str()),
-        (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE")
-    );
-    let content = about(&image, &image, "after it");
-    client.push("a", &content).await;
-    acknowledged.push(content.digest);
-    let ready = Client::new(refshim.admin).get("/readyz").await;
-    assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(client.get(&path).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(failure.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_plain(&failure);
+    // It is built anew again and again, to the same end: what it answers meanwhile is whole.
+    for n in 0..20 {
+        let content = about(&image, &image, &format!("after it {n}"));
+        client.push("a", &content).await;
+        acknowledged.push(content.digest);
+        let answer = client.get(&path).await;
+        if answer.status == StatusCode::OK {
+            assert_eq!(digests(&answer), acknowledged);
+        } else {
+            assert_plain(&answer);
+        }
+    }
+    refshim.limit_file_size(1 << 40);
+    let admin = Client::new(refshim.admin);
+    loop {
+        let answer = client.get(&path).await;
+        if answer.status == StatusCode::OK && admin.get("/readyz").await.status == StatusCode::OK {
+            assert_eq!(digests(&answer), acknowledged);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert!(refshim.stop().success());
 
-    let refshim = Refshim::start(registry.address, directory.path()).await;
-    assert_eq!(refshim.client().referrers("a", &image.digest, "").await, acknowledged);
+    for _ in 0..2 {
+        let refshim = Refshim::start(registry.address, directory.path()).await;
+        assert_eq!(refshim.client().referrers("a", &image.digest, "").await, acknowledged);
+        assert!(refshim.stop().success());
+        let names = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let names: BTreeSet<_> = names.collect();
+        assert_eq!(names, ["journal", "lock", "sled"].map(Into::into).into(), "one sled, by its usual name");
+    }
+}
+
+fn digests(answer: &Answer) -> Vec<String> {
+    let manifests = answer.json()["manifests"].as_array().unwrap().clone();
+    manifests.iter().map(|entry| entry["digest"].as_str().unwrap().to_owned()).collect()
 }

@@ -1,22 +1,26 @@
 //! The index as JSON Lines: a head, the records of the journal in their order, an end. Reading them again in
 //! that order makes the same index. Cut-off lines are noticed by the end, which counts them.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::checking::{CACHE_BYTES, FLUSH_INTERVAL};
 use super::{MaintenanceError, failed};
 use crate::index::journal::files::{self, segment_path, snapshot_path};
-use crate::index::journal::frame::{Found, Frames};
-use crate::index::journal::header::{HEADER_BYTES, Header};
+use crate::index::journal::frame::{self, Found, Frames};
+use crate::index::journal::header::{HEADER_BYTES, Header, Identity};
 use crate::index::journal::{Damage, Journal, JournalError};
-use crate::index::local::{JOURNAL, create_data_dir, lock};
-use crate::index::record::Record;
+use crate::index::local::{JOURNAL, adopt_sled, create_data_dir, lock};
+use crate::index::record::{Record, Recorded, ReferrerKey};
+use crate::index::sled::Store;
+use crate::index::{Version, opening};
 
-/// The format of a dump.
-const FORMAT: u32 = 1;
+/// The format of a dump. Those of format 1 lack some kinds of record, and are read as before.
+const FORMAT: u32 = 2;
 const LOADING: &str = "journal.loading";
 /// How often the files are looked for again because a compaction took one away meanwhile.
 const ATTEMPTS: usize = 100;
@@ -42,7 +46,8 @@ enum Frame {
 /// everything is in it that was acknowledged before.
 ///
 /// # Errors
-/// There is no index, its journal is damaged, or the output takes no more.
+/// There is no index, its journal is damaged, or the output takes no more. Then what was written has no end, and
+/// is not loaded.
 pub fn dump(data_dir: &Path, mut output: impl Write) -> Result<Dumped, MaintenanceError> {
     let directory = data_dir.join(JOURNAL);
     if !directory.exists() {
@@ -50,10 +55,12 @@ pub fn dump(data_dir: &Path, mut output: impl Write) -> Result<Dumped, Maintenan
     }
     let opened = open_all(&directory)?;
     let last_order = opened.iter().map(|file| file.header.last_order).max().unwrap_or(0);
-    let mut lines = Lines { output: &mut output, records: 0 };
+    let mut lines = Lines { output: &mut output, records: 0, ahead: HashMap::new() };
     lines.write(&Frame::Refshim { format: FORMAT, last_order })?;
     for file in opened {
-        file.read(|record| lines.record(&record))?;
+        if let Some(end) = file.read(&mut lines)? {
+            refuse_lost_end(data_dir, &end)?;
+        }
     }
     let records = lines.records;
     lines.write(&Frame::End { records })?;
@@ -61,9 +68,31 @@ pub fn dump(data_dir: &Path, mut output: impl Write) -> Result<Dumped, Maintenan
     Ok(Dumped { records })
 }
 
+/// A last write that is not intact is what a crash leaves, unless sled was made from what stood there. Looked at
+/// only if nobody serves the index: then the last write may be one that is just being made.
+fn refuse_lost_end(data_dir: &Path, end: &Torn) -> Result<(), MaintenanceError> {
+    let Ok(_lock) = lock(data_dir) else { return Ok(()) };
+    adopt_sled(data_dir)?;
+    let sled = data_dir.join(opening::DIRECTORY);
+    if !sled.exists() {
+        return Ok(());
+    }
+    let store = Store::open(&sled, CACHE_BYTES, FLUSH_INTERVAL, end.identity);
+    // The opening sets a sled that cannot be used aside.
+    let applied = store.ok().and_then(|store| store.numbers().meta.applied);
+    if applied.is_some_and(|applied| applied > end.position) {
+        let damage = Damage::new(&end.path, end.offset, "it ends before what sled was made from");
+        return Err(JournalError::from(damage).into());
+    }
+    Ok(())
+}
+
 struct Lines<W> {
     output: W,
     records: u64,
+    /// What the snapshot has of changes behind its position, by the version that they made. They stand in the
+    /// segments as well, and each record counts once.
+    ahead: HashMap<ReferrerKey, Version>,
 }
 
 impl<W: Write> Lines<W> {
@@ -73,6 +102,27 @@ impl<W: Write> Lines<W> {
             self.output.write_all(b"\n")
         };
         write().map_err(failed("writing the dump"))
+    }
+
+    fn of_snapshot(&mut self, position: u64, record: Record) -> Result<(), MaintenanceError> {
+        let version = Version::in_snapshot(position, &record);
+        let Record::Recorded(recorded) = record else { return Ok(()) };
+        if version > Version(position) {
+            self.ahead.insert(recorded.referrer.clone(), version);
+        }
+        // Versions are places in this journal, and mean nothing in the one that it is loaded into.
+        self.record(&Record::Recorded(Recorded { version: None, ..recorded }))
+    }
+
+    fn of_segment(&mut self, version: Version, record: &Record) -> Result<(), MaintenanceError> {
+        if let Some(key) = record.referrer() {
+            if self.ahead.get(key).is_some_and(|ahead| version <= *ahead) {
+                return Ok(());
+            }
+            // A removal ends what the snapshot said of it.
+            self.ahead.remove(key);
+        }
+        self.record(record)
     }
 
     fn record(&mut self, record: &Record) -> Result<(), MaintenanceError> {
@@ -87,40 +137,76 @@ struct Opened {
     file: File,
     header: Header,
     length: u64,
+    is_snapshot: bool,
     /// Whether it is being appended to.
     is_last: bool,
 }
 
+/// Where a journal ends in something that is no intact frame.
+struct Torn {
+    path: PathBuf,
+    offset: u64,
+    position: u64,
+    identity: Identity,
+}
+
 impl Opened {
-    fn new(path: PathBuf, position: u64, is_last: bool) -> Result<Self, JournalError> {
+    fn new(path: PathBuf, position: u64, is_snapshot: bool) -> Result<Self, JournalError> {
         let (file, header) = files::open(&path, position)?;
         let length = file.metadata().map_err(|source| JournalError::io(&path, source))?.len();
-        Ok(Self { path, file, header, length, is_last })
+        Ok(Self { path, file, header, length, is_snapshot, is_last: false })
     }
 
-    fn read(
-        mut self,
-        mut take: impl FnMut(Record) -> Result<(), MaintenanceError>,
-    ) -> Result<(), MaintenanceError> {
+    /// Writes its records out; tells where it ends if that is in a torn write.
+    fn read<W: Write>(self, lines: &mut Lines<W>) -> Result<Option<Torn>, MaintenanceError> {
         let io_error = |source| MaintenanceError::from(JournalError::io(&self.path, source));
-        self.file.seek(SeekFrom::Start(HEADER_BYTES)).map_err(io_error)?;
-        let mut frames = Frames::new(BufReader::new(&self.file), HEADER_BYTES, self.length);
+        let damage =
+            |offset, what| MaintenanceError::from(JournalError::from(Damage::new(&self.path, offset, what)));
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(HEADER_BYTES)).map_err(io_error)?;
+        let mut frames = Frames::new(BufReader::new(file), HEADER_BYTES, self.length);
+        let (mut referrers, mut is_complete) = (0, !self.is_snapshot);
         loop {
             let offset = frames.offset();
-            let damage =
-                |what| MaintenanceError::from(JournalError::from(Damage::new(&self.path, offset, what)));
-            match frames.next().map_err(io_error)? {
-                Found::Frame(payload) => {
-                    let records = Record::read_all(&payload);
-                    let records = records.map_err(|_| damage("the frame holds no records"))?;
-                    let records = records.into_iter().filter(|record| !matches!(record, Record::End { .. }));
-                    records.into_iter().try_for_each(&mut take)?;
+            let payload = match frames.next() {
+                Ok(Found::Frame(payload)) => payload,
+                Ok(Found::End) if is_complete => return Ok(None),
+                Ok(Found::End) => return Err(damage(offset, "the snapshot is not complete")),
+                Ok(Found::Bad) if self.is_last => return self.torn(offset).map(Some),
+                Ok(Found::Bad) => return Err(damage(offset, "there is no intact frame")),
+                // Whoever serves it has just cut off a write that failed, which nobody was told of.
+                Err(error) if self.is_last && error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Ok(None);
                 }
-                Found::Bad if self.is_last => return Ok(()),
-                Found::Bad => return Err(damage("there is no intact frame")),
-                Found::End => return Ok(()),
+                Err(error) => return Err(io_error(error)),
+            };
+            let records =
+                Record::read_all(&payload).map_err(|_| damage(offset, "the frame holds no records"))?;
+            let position = self.header.position;
+            for (index, record) in (0..).zip(records) {
+                if let Record::End { referrers: expected } = record {
+                    is_complete = expected == referrers;
+                } else if self.is_snapshot {
+                    referrers += 1;
+                    is_complete = false;
+                    lines.of_snapshot(position, record)?;
+                } else {
+                    lines.of_segment(Version::of(position + offset, index), &record)?;
+                }
             }
         }
+    }
+
+    /// The end of the last file, at a frame that is not intact. Damage if there is an intact one behind it.
+    fn torn(&self, offset: u64) -> Result<Torn, MaintenanceError> {
+        let mut file = &self.file;
+        let next = frame::next_intact(&mut file, offset + 1, self.length);
+        if next.map_err(|source| JournalError::io(&self.path, source))?.is_some() {
+            let what = "a frame that is not intact stands before one that is";
+            return Err(JournalError::from(Damage::new(&self.path, offset, what)).into());
+        }
+        let Header { identity, position, .. } = self.header;
+        Ok(Torn { path: self.path.clone(), offset, position: position + offset, identity })
     }
 }
 
@@ -144,23 +230,34 @@ fn may_have_been_compacted(error: &JournalError) -> bool {
 }
 
 fn try_open_all(directory: &Path) -> Result<Vec<Opened>, JournalError> {
-    let listing = files::list(directory)?;
+    let mut listing = files::list(directory)?;
+    // What a crash leaves of a file that was being made.
+    listing.segments.pop_if(|segment| segment.length < HEADER_BYTES);
     let snapshot = listing.snapshots.last();
     let mut at = snapshot.map_or(0, |snapshot| snapshot.position);
-    let mut opened = Vec::new();
+    let mut opened: Vec<Opened> = Vec::new();
     if let Some(snapshot) = snapshot {
         let path = snapshot_path(directory, snapshot.position);
-        opened.push(Opened::new(path, snapshot.position, false)?);
+        opened.push(Opened::new(path, snapshot.position, true)?);
     }
-    let needed: Vec<_> = listing.segments.iter().filter(|segment| segment.base >= at).collect();
-    for (index, segment) in needed.iter().enumerate() {
+    let start = at;
+    for segment in listing.segments.iter().filter(|segment| segment.base >= start) {
         let path = segment_path(directory, segment.base);
         if segment.base != at {
             return Err(Damage::new(&path, 0, "the files before it are missing").into());
         }
-        let segment = Opened::new(path, segment.base, index + 1 == needed.len())?;
+        let segment = Opened::new(path, segment.base, false)?;
+        if opened.last().is_some_and(|before| before.header.identity != segment.header.identity) {
+            return Err(Damage::new(&segment.path, 0, "the file belongs to another journal").into());
+        }
         at += segment.length;
         opened.push(segment);
+    }
+    match opened.last_mut() {
+        Some(last) if !last.is_snapshot => last.is_last = true,
+        Some(_) | None => {
+            return Err(Damage::new(&segment_path(directory, at), 0, "the segment is missing").into());
+        }
     }
     Ok(opened)
 }
@@ -197,9 +294,10 @@ fn fill(directory: &Path, input: impl BufRead) -> Result<u64, MaintenanceError> 
     };
     let (line, head) = next()?;
     let mut last_order = match serde_json::from_str(&head) {
-        Ok(Frame::Refshim { format: FORMAT, last_order }) => last_order,
+        Ok(Frame::Refshim { format: 1..=FORMAT, last_order }) => last_order,
         Ok(Frame::Refshim { format, .. }) => {
-            let what = format!("the dump has format {format}; this build reads {FORMAT}: use a newer build");
+            let what =
+                format!("the dump has format {format}; this build reads up to {FORMAT}: use a newer build");
             return Err(MaintenanceError::Dump { line, what });
         }
         Ok(Frame::End { .. }) | Err(_) => {
@@ -225,6 +323,14 @@ fn fill(directory: &Path, input: impl BufRead) -> Result<u64, MaintenanceError> 
             if expected != records {
                 let what = format!("the dump has {records} records where its end counts {expected}");
                 return Err(MaintenanceError::Dump { line, what });
+            }
+            if let Ok((line, text)) = next()
+                && !text.is_empty()
+            {
+                return Err(MaintenanceError::Dump {
+                    line,
+                    what: "the dump goes on behind its end".to_owned(),
+                });
             }
             append(&mut payload, last_order)?;
             return Ok(records);

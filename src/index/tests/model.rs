@@ -383,8 +383,9 @@ impl Pair {
         self.puts.push(InFlight { born, said, tagged, put });
     }
 
-    async fn end(&mut self, step: Step) {
-        match step {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the caller has sorted them")]
+    async fn end(&mut self, step: &Step) {
+        match *step {
             Step::Confirm { place } => {
                 let Some(InFlight { born, said, tagged, put }) = self.take(place) else { return };
                 put.confirm().await.unwrap();
@@ -402,26 +403,27 @@ impl Pair {
                 self.index.probe().await.unwrap();
                 self.model.abandon(said.referrer);
             }
-            other => unreachable!("{other:?}"),
+            _ => unreachable!("{step:?}"),
         }
     }
 
-    async fn tell(&mut self, step: Step) {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the caller has sorted them")]
+    async fn tell(&mut self, step: &Step) {
         let (index, model) = (&self.index, &mut self.model);
-        match step {
-            Step::Learn { said, claimed, removed } => {
+        match *step {
+            Step::Learn { ref said, claimed, removed } => {
                 let watch = index.watch(repository("a"));
                 if let Some(removed) = removed {
                     let version = version_if(true, index, removed).await;
                     assert_eq!(remove(index, removed, version).await, model.remove(removed, true));
                 }
-                index.learn(&watch, vec![Learnt { referrer: described(&said), claimed }]).await.unwrap();
-                model.learn(&said, claimed, removed.is_some());
+                index.learn(&watch, vec![Learnt { referrer: described(said), claimed }]).await.unwrap();
+                model.learn(said, claimed, removed.is_some());
             }
-            Step::Settle { said, seen } => {
+            Step::Settle { ref said, seen } => {
                 let version = version_if(seen, index, said.referrer).await;
-                index.settle(repository("a"), version, described(&said)).await.unwrap();
-                model.settle(&said, seen);
+                index.settle(repository("a"), version, described(said)).await.unwrap();
+                model.settle(said, seen);
             }
             Step::Remove { referrer, seen } => {
                 let version = version_if(seen, index, referrer).await;
@@ -435,7 +437,7 @@ impl Pair {
                 index.doubt(repository("a"), digest(referrer)).await.unwrap();
                 model.doubt(referrer);
             }
-            other => unreachable!("{other:?}"),
+            _ => unreachable!("{step:?}"),
         }
     }
 
@@ -473,12 +475,12 @@ async fn run(steps: Vec<Step>, forgets_at_once: bool) {
     for step in steps {
         match step {
             Step::Begin { said, tagged } => pair.begin(said, tagged).await,
-            Step::Confirm { .. } | Step::Refuse { .. } | Step::Abandon { .. } => pair.end(step).await,
+            Step::Confirm { .. } | Step::Refuse { .. } | Step::Abandon { .. } => pair.end(&step).await,
             Step::Learn { .. }
             | Step::Settle { .. }
             | Step::Remove { .. }
             | Step::Absent { .. }
-            | Step::Doubt { .. } => pair.tell(step).await,
+            | Step::Doubt { .. } => pair.tell(&step).await,
             Step::Reopen | Step::Rebuild | Step::Kill => pair = pair.reopen(&step).await,
         }
         compare(&pair.index, &pair.model).await;
