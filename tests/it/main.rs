@@ -33,6 +33,7 @@ mod odd;
 mod operation;
 mod paging;
 mod pass_through;
+mod paths;
 mod queries;
 mod readme;
 mod recording;
