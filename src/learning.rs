@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use moka::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::access::{content_digest, content_type};
 use crate::body::Body;
@@ -92,7 +93,7 @@ impl Learning {
         {
             self.read.insert(passing.pulled.clone(), ());
             let learning = self.clone();
-            self.tasks.spawn(async move {
+            let task = async move {
                 let pulled = passing.pulled.clone();
                 // A body that broke off is none that can be read.
                 let learnt = match copy.await {
@@ -102,7 +103,8 @@ impl Learning {
                 if !learnt {
                     learning.read.invalidate(&pulled);
                 }
-            });
+            };
+            self.tasks.spawn(task.in_current_span());
         }
         Ok(response)
     }

@@ -12,6 +12,7 @@
 
 mod access;
 mod access_matrix;
+mod attestations;
 mod breakages;
 mod broken_off;
 mod clients;
@@ -38,6 +39,7 @@ mod queries;
 mod readme;
 mod recording;
 mod referrers;
+mod request_log;
 mod support;
 mod tls;
 mod upgrade;
