@@ -120,7 +120,12 @@ impl Error {
             Self::RequestBody(BodyError::Broken(_)) | Self::Upstream(UpstreamError::RequestBody(_)) => {
                 (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid)
             }
-            Self::Upstream(UpstreamError::Unreachable(_) | UpstreamError::Broken(_))
+            Self::Upstream(
+                UpstreamError::Unreachable(_)
+                | UpstreamError::Broken(_)
+                | UpstreamError::Unprocessed(_)
+                | UpstreamError::Framing(_),
+            )
             | Self::Undecided(_)
             | Self::UpstreamBody => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
             Self::Upstream(UpstreamError::Silent(_)) => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),

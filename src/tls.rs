@@ -3,6 +3,7 @@
 
 mod acceptor;
 mod connector;
+mod patient;
 mod pem;
 mod reloading;
 
