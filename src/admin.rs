@@ -88,8 +88,8 @@ impl Admin {
     async fn index_works(&self) -> Result<(), String> {
         self.index_state()?;
         // Others may be waiting for a disk that hangs.
-        let wrote = tokio::time::timeout(PROBE_WAIT, self.wrote.lock()).await;
-        let mut wrote = wrote.map_err(|_elapsed| format!("no answer within {PROBE_WAIT:?}"))?;
+        let wrote = tokio::time::timeout(readiness::PROBE_WAIT, self.wrote.lock()).await;
+        let mut wrote = wrote.map_err(|_elapsed| format!("no answer within {:?}", readiness::PROBE_WAIT))?;
         let failures = self.index.failures();
         let counts = |wrote: Wrote| wrote.at.elapsed() < FRESH && wrote.failures == failures;
         if !wrote.is_some_and(counts) {

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use http::{HeaderValue, Request, Response, Uri};
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
-use tower::{Service, ServiceBuilder};
-use tower_http::request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
+use tower::Service;
+use tracing::Instrument as _;
 
 use crate::body::Body;
 use crate::config::Config;
@@ -31,6 +34,11 @@ use crate::route::{Route, RouteClass};
 use crate::selection::Selection;
 use crate::telemetry::Metrics;
 use crate::upstream::{Upstream, Upstreams};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How much of a request's id is logged.
+const LOGGED_ID_BYTES: usize = 128;
 
 /// What answers the clients' requests.
 #[derive(Debug)]
@@ -94,27 +102,32 @@ impl App {
     > + Clone
     + Send
     + use<> {
-        let request_ids = self.request_ids.clone();
-        ServiceBuilder::new()
-            // Outermost: everything behind it logs the id, and the upstream gets it too.
-            .layer(SetRequestIdLayer::x_request_id(request_ids))
-            // The client can quote the id, whoever answered.
-            .layer(PropagateRequestIdLayer::x_request_id())
-            .service(tower::service_fn(move |request| {
-                let (app, origin) = (Arc::clone(&self), client.origin(&request));
-                // Before anything is passed on: the upstream may read it the other way.
-                let refused = if is_admitted {
-                    head.ambiguity(&request).map(Error::from)
-                } else {
-                    Some(Error::Limit(Limit::Connections))
+        tower::service_fn(move |mut request| {
+            // First: everything behind it logs the id, and the upstream gets it too.
+            let id = self.request_ids.identify(&mut request);
+            let (app, origin) = (Arc::clone(&self), client.origin(&request));
+            // Before anything is passed on: the upstream may read it the other way.
+            let refused = if is_admitted {
+                head.ambiguity(&request).map(Error::from)
+            } else {
+                Some(Error::Limit(Limit::Connections))
+            };
+            let is_head = *request.method() == Method::HEAD;
+            async move {
+                let mut response = match refused {
+                    Some(error) => app.refuse(&request, &error),
+                    None => app.counted(origin, request).await,
                 };
-                async move {
-                    Ok(match refused {
-                        Some(error) => app.refuse(&request, &error),
-                        None => app.counted(origin, request).await,
-                    })
+                if is_head {
+                    leave_body_out(&mut response);
                 }
-            }))
+                // The client can quote the id, whoever answered.
+                if let Some(id) = id {
+                    response.headers_mut().entry(X_REQUEST_ID).or_insert(id);
+                }
+                Ok(response)
+            }
+        })
     }
 
     /// As one of the requests that this client may have in progress.
@@ -133,6 +146,25 @@ impl App {
         let log = RequestLog::of(&request);
         let (handlers, origin) = self.select(origin, &mut request);
         let route = Route::parse(request.method(), request.uri().path());
+        // Of the highest level, so that whatever is logged says which request it is about. Made when all is known
+        // that it says: what is added later is formatted anew.
+        let span = tracing::error_span!(
+            "request",
+            request_id = log.request_id(),
+            upstream = handlers.upstream.name().as_str(),
+            repository = route.repository().map(RepositoryName::as_str),
+        );
+        self.dispatch(handlers, route, origin, request, log).instrument(span).await
+    }
+
+    async fn dispatch(
+        &self,
+        handlers: &Handlers,
+        route: Route,
+        origin: Origin,
+        request: Request<Incoming>,
+        log: RequestLog,
+    ) -> Response<Body> {
         let class = route.class();
         // Who sent a query.
         let mut caller = None;
@@ -174,7 +206,7 @@ impl App {
             handlers.count_query(log.began, &result);
         }
         let mut response = result.unwrap_or_else(|error| {
-            log.failure(&error);
+            log.failure(&error, None);
             self.count_refused(&error);
             error.to_response()
         });
@@ -188,7 +220,8 @@ impl App {
     }
 
     fn refuse(&self, request: &Request<Incoming>, error: &Error) -> Response<Body> {
-        RequestLog::of(request).failure(error);
+        let log = RequestLog::of(request);
+        log.failure(error, Some(log.request_id()));
         self.count_refused(error);
         let response = error.to_response();
         self.metrics.request(RouteClass::Other, response.status());
@@ -290,6 +323,18 @@ impl Handlers {
     }
 }
 
+/// Leaves the length that a GET would get. In HTTP/1.1 hyper does it, in HTTP/2 it sends the body, which clients
+/// take for a broken stream (RFC 9110, section 9.3.2).
+fn leave_body_out(response: &mut Response<Body>) {
+    if response.body().is_end_stream() {
+        return;
+    }
+    if let Some(length) = response.body().size_hint().exact() {
+        response.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    *response.body_mut() = Body::empty();
+}
+
 /// What the log says of a request. Paths may hold tokens in their query, so that part is left out.
 struct RequestLog {
     method: http::Method,
@@ -308,8 +353,9 @@ impl RequestLog {
         }
     }
 
-    fn failure(&self, error: &Error) {
-        let (method, path, request_id) = (&self.method, self.uri.path(), self.request_id());
+    /// The id is told where no span tells it.
+    fn failure(&self, error: &Error, request_id: Option<&str>) {
+        let (method, path) = (&self.method, self.uri.path());
         let causes = causes(error);
         if error.is_the_clients() {
             tracing::info!(%method, path, request_id, causes, "refused a request: {error}");
@@ -319,13 +365,15 @@ impl RequestLog {
     }
 
     fn answered(&self, response: &Response<Body>) {
-        tracing::debug!(method = %self.method, path = self.uri.path(), request_id = self.request_id(),
-            status = response.status().as_u16(), duration_ms = self.began.elapsed().as_secs_f64() * 1e3,
+        tracing::debug!(method = %self.method, path = self.uri.path(), status = response.status().as_u16(),
+            duration_ms = self.began.elapsed().as_secs_f64() * 1e3,
             "answered");
     }
 
+    /// As far as it is one: a client may send anything of any length.
     fn request_id(&self) -> &str {
-        self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default()
+        let id = self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
+        id.get(..LOGGED_ID_BYTES).unwrap_or(id)
     }
 }
 
@@ -336,24 +384,30 @@ fn causes(error: &dyn std::error::Error) -> String {
 }
 
 /// Ids that differ between processes and between requests of one.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct RequestIds {
     process: u64,
-    count: Arc<AtomicU64>,
+    count: AtomicU64,
 }
 
 impl RequestIds {
     fn new() -> Self {
         use std::hash::BuildHasher as _;
         let process = std::hash::RandomState::new().hash_one(std::process::id());
-        Self { process, count: Arc::default() }
+        Self { process, count: AtomicU64::new(0) }
     }
 }
 
-impl MakeRequestId for RequestIds {
-    fn make_request_id<B>(&mut self, _request: &Request<B>) -> Option<RequestId> {
+impl RequestIds {
+    /// The id that a request came with, or a new one that it gets.
+    fn identify<B>(&self, request: &mut Request<B>) -> Option<HeaderValue> {
+        if let Some(id) = request.headers().get(X_REQUEST_ID) {
+            return Some(id.clone());
+        }
         let count = self.count.fetch_add(1, Ordering::Relaxed);
-        let id = HeaderValue::try_from(format!("{:016x}-{count:x}", self.process)).ok()?;
-        Some(RequestId::new(id))
+        let id = Bytes::from(format!("{:016x}-{count:x}", self.process));
+        let id = HeaderValue::from_maybe_shared(id).ok()?;
+        request.headers_mut().insert(X_REQUEST_ID, id.clone());
+        Some(id)
     }
 }

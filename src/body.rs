@@ -1,6 +1,8 @@
 //! Bodies: streamed from one side to the other with a limit on pauses, or whole. Nothing is buffered
 //! here but manifests, and those only up to a limit.
 
+mod lent;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +17,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use crate::limits::RequestGuard;
+
+pub use lent::Lent;
+use lent::WayHome;
 
 /// A body on its way to the upstream or to the client.
 #[derive(Debug)]
@@ -38,6 +43,7 @@ struct Streamed {
     progress: Option<Arc<Progress>>,
     copy: Option<BodyCopy>,
     request: Option<RequestGuard>,
+    way_home: Option<Box<WayHome>>,
 }
 
 /// What passed so far, for somebody who wants it all.
@@ -135,6 +141,7 @@ impl Body {
             progress: None,
             copy: None,
             request: None,
+            way_home: None,
         })))
     }
 
@@ -187,6 +194,7 @@ impl http_body::Body for Body {
             Source::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Source::Streamed(streamed) => {
                 let frame = streamed.poll_frame(cx);
+                streamed.keep_way_home(&frame);
                 if let Some(progress) = &streamed.progress {
                     progress.set(if frame.is_pending() { Holder::Sender } else { Holder::Receiver });
                 }
@@ -263,6 +271,19 @@ impl Streamed {
         }
     }
 
+    /// A body of which too much was taken, or that broke, does not come back.
+    fn keep_way_home(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
+        let Some(way_home) = &mut self.way_home else { return };
+        let comes_back = match frame {
+            Poll::Pending | Poll::Ready(None) => true,
+            Poll::Ready(Some(Ok(frame))) => way_home.keep(frame),
+            Poll::Ready(Some(Err(_))) => false,
+        };
+        if !comes_back {
+            self.way_home = None;
+        }
+    }
+
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(broken) = &mut self.broken {
             ready!(broken.moment.as_mut().poll(cx));
@@ -289,6 +310,20 @@ impl Streamed {
 
 impl Drop for Streamed {
     fn drop(&mut self) {
+        if let Some(way_home) = self.way_home.take() {
+            return way_home.send(Self {
+                gate: None,
+                read_before: self.read_before.take(),
+                sender: self.sender,
+                incoming: self.incoming.take(),
+                broken: self.broken.take(),
+                pauses: PauseLimit::new(self.pauses.idle),
+                progress: None,
+                copy: None,
+                request: self.request.take(),
+                way_home: None,
+            });
+        }
         let rest = self.incoming.take().filter(|rest| self.sender == Sender::Client && !rest.is_end_stream());
         if let (Some(rest), Ok(runtime)) = (rest, tokio::runtime::Handle::try_current()) {
             runtime.spawn(discard(rest));

@@ -138,7 +138,11 @@ impl Error {
                 (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid)
             }
             Self::Upstream(
-                UpstreamError::Unreachable(_) | UpstreamError::Broken(_) | UpstreamError::Redirect,
+                UpstreamError::Unreachable(_)
+                | UpstreamError::Broken(_)
+                | UpstreamError::Unprocessed(_)
+                | UpstreamError::Framing(_)
+                | UpstreamError::Redirect,
             )
             | Self::Undecided(_)
             | Self::EndlessList(_)

@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::body::Body;
 use crate::error::Error;
@@ -84,7 +85,7 @@ async fn switch(
     }
     let protocol = response.headers().get(UPGRADE).cloned();
     let upstreams: OnUpgrade = hyper::upgrade::on(&mut response);
-    tasks.spawn(tunnel::join(client, upstreams, upstream.body_idle()));
+    tasks.spawn(tunnel::join(client, upstreams, upstream.body_idle()).in_current_span());
     let mut response = answer(upstream, response);
     tunnel::agree(response.headers_mut(), protocol);
     Ok(response)

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use moka::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::body::Body;
 use crate::coding;
@@ -121,12 +122,13 @@ impl Learning {
             && let Some(copy) = response.body_mut().copy(self.reading.max_bytes())
         {
             let learning = self.clone();
-            self.tasks.spawn(async move {
+            let task = async move {
                 // A body that broke off is none that can be read.
                 if let Ok(bytes) = copy.await {
                     learning.read(passing, bytes).await;
                 }
-            });
+            };
+            self.tasks.spawn(task.in_current_span());
         } else {
             return self.heard(&repository, &manifest, response).await;
         }

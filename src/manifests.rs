@@ -4,11 +4,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, EXPECT, TRAILER, WARNING};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::body::{Body, Read, read_up_to};
 use crate::error::Error;
@@ -16,7 +18,7 @@ use crate::forward::{self, Origin};
 use crate::index::{Index, Learnt, PutInFlight, Referrer, Repository, Version, Watch};
 use crate::learning::Learning;
 use crate::limits::BudgetGuard;
-use crate::oci::{Algorithm, Descriptor, Digest, LinkKind, TagOrDigest};
+use crate::oci::{Algorithm, Descriptor, Digest, LinkKind, TagOrDigest, is_buildkit_attestation};
 use crate::reading::{ReadManifest, Reading};
 use crate::registry::{Registry, content_digest};
 use crate::telemetry::{LinkOutcome, Metrics};
@@ -44,6 +46,7 @@ struct Recording {
     manifest: ReadManifest,
     origin: Origin,
     request: Request<Body>,
+    bytes: Bytes,
     room: Option<BudgetGuard>,
 }
 
@@ -88,13 +91,14 @@ impl Manifests {
         let has_room = read.referrer.links.is_empty() || self.index.has_room(&repository).await;
         let read = self.reading.within(&repository, read, has_room);
         let warning = read.warning.clone();
-        let request = Request::from_parts(head, Body::whole(bytes));
+        let request = Request::from_parts(head, Body::whole(bytes.clone()));
         let response = if read.referrer.links.is_empty() {
             self.send(&repository, &origin, request).await?
         } else {
-            let recording = Recording { repository, manifest: read, origin, request, room };
+            let recording = Recording { repository, manifest: read, origin, request, bytes, room };
             let manifests = self.clone();
-            let task = self.tasks.spawn(async move { manifests.record(recording).await });
+            let task = async move { manifests.record(recording).await };
+            let task = self.tasks.spawn(task.in_current_span());
             task.await.map_err(|_| Error::Handler)??
         };
         Ok(warned(response, warning.as_deref()))
@@ -134,7 +138,7 @@ impl Manifests {
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Error> {
         let manifests = self.clone();
-        let task = self.tasks.spawn(async move {
+        let task = async move {
             let idle = manifests.upstream.body_idle();
             let request = request.map(|body| Body::from_client(body, idle));
             match manifest {
@@ -143,8 +147,8 @@ impl Manifests {
                     manifests.delete_digest(repository, digest, &origin, request).await
                 }
             }
-        });
-        task.await.map_err(|_| Error::Handler)?
+        };
+        self.tasks.spawn(task.in_current_span()).await.map_err(|_| Error::Handler)?
     }
 
     async fn delete_digest(
@@ -177,7 +181,7 @@ impl Manifests {
     }
 
     async fn record(&self, recording: Recording) -> Result<Response<Body>, Error> {
-        let Recording { repository, manifest, origin, request, room } = recording;
+        let Recording { repository, manifest, origin, request, bytes, room } = recording;
         let ReadManifest { referrer, claims, subject, .. } = manifest;
         let kinds: Vec<LinkKind> = referrer.links.iter().map(|link| link.kind).collect();
         let watch = self.index.watch(repository.clone());
@@ -195,7 +199,12 @@ impl Manifests {
                 }
                 LinkOutcome::Recorded
             }
-            Ok(response) if response.status().is_client_error() => refuse(put, &repository, &referrer).await,
+            Ok(response) if response.status().is_client_error() => {
+                if let Some(subject) = &subject {
+                    self.tell_way_out(&repository, &referrer.digest, subject, response.status(), &bytes);
+                }
+                refuse(put, &repository, &referrer).await
+            }
             Err(Error::Upstream(UpstreamError::Unreachable(_))) => refuse(put, &repository, &referrer).await,
             Ok(_) | Err(_) => {
                 tracing::warn!(repository = %repository.name, digest = %referrer.digest,
@@ -206,6 +215,33 @@ impl Manifests {
         self.metrics.links(kinds, outcome);
         self.note(&repository, &answer);
         answer
+    }
+
+    /// BuildKit pushes an attestation before the image that it is about. Registries that want a subject to be
+    /// there refuse it, GitLab's and ECR among them; the answer is theirs, how to push all the same is not in it.
+    fn tell_way_out(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        subject: &Digest,
+        status: StatusCode,
+        bytes: &[u8],
+    ) {
+        let is_about_content = matches!(
+            status,
+            StatusCode::BAD_REQUEST
+                | StatusCode::NOT_FOUND
+                | StatusCode::METHOD_NOT_ALLOWED
+                | StatusCode::CONFLICT
+                | StatusCode::UNPROCESSABLE_ENTITY
+        );
+        if !is_about_content || !is_buildkit_attestation(bytes) {
+            return;
+        }
+        self.metrics.attestation_refused();
+        tracing::warn!(repository = %repository.name, %digest, %subject, status = status.as_u16(),
+            "the registry refused an attestation whose subject it may not have yet; if BuildKit pushed it, build \
+             with the exporter option oci-artifact=false");
     }
 
     /// What an index says of its entries counts once the registry has the index. Whether it has the entries

@@ -13,5 +13,7 @@ pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, InvalidDigest};
 pub use error_code::{ErrorBody, ErrorCode};
 pub use link_kind::{LinkKind, LinkKinds, UnknownLinkKind};
-pub use links::{Attestation, Link, ManifestLinks, Refusal, RefusalReason, links_of};
+pub use links::{
+    Attestation, Link, ManifestLinks, Refusal, RefusalReason, is_buildkit_attestation, links_of,
+};
 pub use name::{InvalidName, InvalidTag, RepositoryName, Tag, TagOrDigest, TagScheme};

@@ -117,6 +117,20 @@ impl Route {
         }
     }
 
+    /// The repository that refshim knows the request to be about.
+    #[must_use]
+    pub fn repository(&self) -> Option<&RepositoryName> {
+        match self {
+            Self::References { repository, .. }
+            | Self::Referrers { repository, .. }
+            | Self::GetManifest { repository, .. }
+            | Self::HeadManifest { repository, .. }
+            | Self::PutManifest { repository, .. }
+            | Self::DeleteManifest { repository, .. } => Some(repository),
+            Self::QueryMethod(_) | Self::QueryPath(..) | Self::Pass(_) => None,
+        }
+    }
+
     fn manifest(method: &Method, name: &str, manifest: &str) -> Self {
         let (Ok(repository), Ok(manifest)) = (name.parse(), manifest.parse()) else {
             return Self::Pass(RouteClass::Manifests);

@@ -35,7 +35,8 @@ pub fn start_logging(log: &Log) -> Result<(), ParseError> {
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match log.format {
         LogFormat::Text => logs.with_ansi(false).init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
+        // The request that a line belongs to stands in `span`; there is never a span within another.
+        LogFormat::Json => logs.json().flatten_event(true).with_span_list(false).init(),
     }
     Ok(())
 }
@@ -61,6 +62,7 @@ struct All {
     unrecorded: Family<UnrecordedLabels, Counter>,
     queries_refused: Family<QueryRefusedLabels, Counter>,
     queries_stale: Family<StaleLabels, Counter>,
+    attestations_refused: Family<UpstreamLabels, Counter>,
     refused: Family<LimitLabels, Counter>,
     index: IndexGauges,
 }
@@ -140,6 +142,11 @@ impl All {
                 all,
                 "queries_stale",
                 "Queries that were answered from what the registry said earlier",
+            ),
+            attestations_refused: registered(
+                all,
+                "attestations_refused",
+                "Attestations of BuildKit's that the registry refused, maybe for want of their subject",
             ),
             refused: registered(all, "refused", "Requests, or connections, over a limit"),
             index: IndexGauges::new(all),
@@ -231,6 +238,13 @@ impl Metrics {
     pub fn query_stale(&self, upstream: &UpstreamName, reason: Stale) {
         let labels = StaleLabels { upstream: upstream.clone(), reason };
         self.all.queries_stale.get_or_create(&labels).inc();
+    }
+
+    /// Counts an attestation of BuildKit's that the upstream refused.
+    pub fn attestation_refused(&self) {
+        if let Some(upstream) = self.upstream.clone() {
+            self.all.attestations_refused.get_or_create(&UpstreamLabels { upstream }).inc();
+        }
     }
 
     /// Counts what was refused because of a limit.

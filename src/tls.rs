@@ -7,6 +7,7 @@ mod checks;
 mod client_tls;
 mod connector;
 mod mixed_up;
+mod patient;
 mod peeked;
 mod pem;
 mod reloading;

@@ -1,9 +1,11 @@
 //! The registry behind refshim, and the only HTTP client: a pool of connections, time-outs for
-//! silence, and one way to send. Nothing but a GET or HEAD without a body is ever sent twice.
+//! silence, and one way to send. Nothing but a GET or HEAD without a body is ever sent twice, unless the
+//! upstream did not process it for certain.
 
+mod framing;
 mod redirect;
+mod resending;
 
-use std::error::Error as _;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,19 +14,21 @@ use std::time::Duration;
 use http::header::{EXPECT, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
-use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::body::{Body, BodyError, Progress};
+use crate::body::{Body, Progress};
 use crate::config::{self, Http2, RegistryUrl};
 use crate::route::is_api;
 use crate::telemetry::Metrics;
 use crate::tls::{Connector, MixedUp, Protocols, Reload as _, TlsError};
 use redirect::Redirects;
+
+pub use framing::InvalidFraming;
+use resending::{Again, RESENDS, pause_before};
 
 /// How much of a body is read from a connection at once, at most.
 pub const BUFFER_BYTES: usize = MAX_HEAD_BYTES as usize;
@@ -57,6 +61,7 @@ pub struct Upstream {
     url: RegistryUrl,
     /// The Host of each request; in HTTP/2 it is part of the URI.
     host: Option<HeaderValue>,
+    is_always_http2: bool,
     rewrites_realm: bool,
     silence_limit: Duration,
     body_idle: Duration,
@@ -91,6 +96,12 @@ pub enum UpstreamError {
     /// The connection broke before an answer.
     #[error("the registry broke the connection off")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It did not process the request, and said so, or the connection broke before the request was sent.
+    #[error("the registry did not take the request")]
+    Unprocessed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Where its answer ends is not clear.
+    #[error(transparent)]
+    Framing(#[from] InvalidFraming),
     /// It accepted the request and said nothing.
     #[error("the registry did not answer within {0:?}")]
     Silent(Duration),
@@ -140,6 +151,7 @@ impl Upstream {
                 Protocols::Either | Protocols::Http2 => None,
             },
             url,
+            is_always_http2: protocols == Protocols::Http2,
             rewrites_realm: settings.rewrite_realm,
             silence_limit: settings.timeouts.response,
             body_idle: settings.timeouts.body_idle,
@@ -210,7 +222,8 @@ impl Upstream {
     }
 
     /// Sends a request, whose URI may be in any form, to this upstream. A GET or HEAD is sent once
-    /// more if the connection breaks: the upstream may have closed it for having been idle.
+    /// more if the connection breaks: the upstream may have closed it for having been idle. What the upstream
+    /// did not process is sent again, as far as its body can be had back.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
         self.send_by(&self.client, request).await
     }
@@ -269,13 +282,27 @@ impl Upstream {
             Some(host) => request.headers_mut().insert(HOST, host.clone()),
             None => request.headers_mut().remove(HOST),
         };
-        if request.headers().contains_key(EXPECT) {
-            hold_body_until_continue(&mut request);
-        }
-        let again = without_consequences(&request).then(|| head_of(&request));
-        match (self.attempt(client, request).await, again) {
-            (Err(UpstreamError::Broken(_)), Some(again)) => Box::pin(self.attempt(client, again)).await,
-            (outcome, _) => outcome,
+        let mut sent = 0;
+        loop {
+            let again = Again::of(&mut request);
+            if request.headers().contains_key(EXPECT) {
+                hold_body_until_continue(&mut request);
+            }
+            let error = match self.attempt(client, request).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            sent += 1;
+            let is_unprocessed = matches!(error, UpstreamError::Unprocessed(_)) && sent <= RESENDS;
+            let is_broken = matches!(error, UpstreamError::Broken(_)) && sent == 1;
+            if !(is_unprocessed || (is_broken && again.is_without_consequences())) {
+                return Err(error);
+            }
+            let again = Box::pin(timeout(self.silence_limit, again.request())).await;
+            let Some(again) = again.ok().flatten() else { return Err(error) };
+            tracing::debug!(upstream = %self.name, sent, %error, "a request is sent again");
+            Box::pin(sleep(pause_before(sent))).await;
+            request = again;
         }
     }
 
@@ -302,7 +329,8 @@ impl Upstream {
             }
         };
         match answer {
-            Ok(response) => {
+            Ok(mut response) => {
+                framing::unify(response.headers_mut())?;
                 let now = Instant::now();
                 self.metrics.upstream_answered(now - began);
                 if is_of_registry(&response) {
@@ -311,7 +339,7 @@ impl Upstream {
                 }
                 Ok(response)
             }
-            Err(error) => Err(self.explained(error.into())),
+            Err(error) => Err(self.explained(resending::classify(error, self.is_always_http2))),
         }
     }
 
@@ -381,35 +409,6 @@ fn is_of_registry(response: &Response<Incoming>) -> bool {
     let names_api = response.headers().contains_key(API_VERSION);
     let gives_manifest = status.is_success() && response.headers().contains_key("docker-content-digest");
     gives_manifest || (names_api && !status.is_server_error() && status != http::StatusCode::BAD_REQUEST)
-}
-
-impl From<hyper_util::client::legacy::Error> for UpstreamError {
-    fn from(error: hyper_util::client::legacy::Error) -> Self {
-        if error.is_connect() {
-            return Self::Unreachable(error);
-        }
-        let mut source = error.source();
-        while let Some(cause) = source {
-            match cause.downcast_ref::<BodyError>() {
-                Some(BodyError::Idle(_)) => return Self::RequestBodyIdle,
-                Some(broken @ BodyError::Broken(_)) => return Self::RequestBody(broken.to_string()),
-                None => source = cause.source(),
-            }
-        }
-        Self::Broken(Box::new(error))
-    }
-}
-
-/// Whether it makes no difference if the upstream sees the request twice.
-fn without_consequences(request: &Request<Body>) -> bool {
-    (*request.method() == Method::GET || *request.method() == Method::HEAD) && request.body().is_end_stream()
-}
-
-fn head_of(request: &Request<Body>) -> Request<Body> {
-    let mut head = question(request.method().clone(), request.uri().clone());
-    *head.version_mut() = request.version();
-    head.headers_mut().clone_from(request.headers());
-    head
 }
 
 /// The body is asked of the client only once the upstream wants it, so that an early refusal comes

@@ -14,7 +14,7 @@ use crate::tls::MixedUp;
 use crate::upstream::{API_VERSION, Upstream, UpstreamError, question};
 
 /// How long a probe waits for the upstream.
-const PROBE_WAIT: Duration = Duration::from_secs(5);
+pub(super) const PROBE_WAIT: Duration = Duration::from_secs(5);
 /// How much of an answer is looked at. A registry's to `/v2/` is a few bytes long.
 const BODY_BYTES: usize = 16 << 10;
 const AGENT: HeaderValue =

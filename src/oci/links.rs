@@ -14,10 +14,12 @@ use serde_json::value::RawValue;
 use super::{Descriptor, Digest, InvalidDigest, LinkKind, Tag, TagScheme, media_type};
 
 mod attestation;
+mod in_toto;
 mod json;
 mod place;
 
 pub use attestation::Attestation;
+pub use in_toto::is_buildkit_attestation;
 use json::{annotations, each_element, parse, parse_raw, text};
 use place::Place;
 

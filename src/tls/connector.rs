@@ -19,12 +19,17 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
 use tower::Service;
+use tower::util::MapResponse;
 
 use super::mixed_up::MixedUp;
+use super::patient::Patient;
 use super::reloading::{Reload, Reloading};
 use super::trust::Trust;
 use super::{TlsError, pem, provider};
 use crate::config::{Upstream, UpstreamTls};
+
+/// Connects without TLS.
+type TcpConnector = MapResponse<HttpConnector, fn(TokioIo<TcpStream>) -> TokioIo<Patient>>;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -42,7 +47,7 @@ pub enum Protocols {
 /// Makes connections to an upstream, TLS included where its URL says https. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Connector {
-    made: Arc<Reloading<HttpsConnector<HttpConnector>>>,
+    made: Arc<Reloading<HttpsConnector<TcpConnector>>>,
     limit: Duration,
 }
 
@@ -75,7 +80,7 @@ impl Reload for Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Response = MaybeHttpsStream<TokioIo<Patient>>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 
@@ -108,12 +113,13 @@ fn origin(uri: &Uri) -> String {
 fn https_connector(
     upstream: &Upstream,
     protocols: Protocols,
-) -> Result<HttpsConnector<HttpConnector>, TlsError> {
+) -> Result<HttpsConnector<TcpConnector>, TlsError> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(upstream.timeouts.connect));
     tcp.set_keepalive(Some(Duration::from_secs(60)));
+    let tcp = TcpConnector::new(tcp, |stream| TokioIo::new(Patient::new(stream.into_inner())));
     let builder = HttpsConnectorBuilder::new()
         .with_tls_config(client_config(&upstream.tls, upstream.url.is_https())?)
         .https_or_http();

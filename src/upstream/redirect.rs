@@ -23,7 +23,7 @@ use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::rt::TokioExecutor;
 use tower::Service;
 
-use super::UpstreamError;
+use super::{UpstreamError, resending};
 use crate::body::Body;
 use crate::config;
 use crate::tls::{TlsError, connector_to_anyone};
@@ -65,7 +65,7 @@ impl Redirects {
         })?;
         let answer = tokio::time::timeout(settings.timeouts.response, client.request(request)).await;
         let answer = answer.map_err(|_| UpstreamError::Silent(settings.timeouts.response))?;
-        Ok(answer?)
+        answer.map_err(|error| resending::classify(error, false))
     }
 
     fn client(&self, settings: &config::Upstream, reach: Reach) -> Result<&Foreign, TlsError> {

@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{RawAnswer, Refshim, Request as Received, Scripted, exchange};
+use crate::support::{Face, RawAnswer, Refshim, Request as Received, Scripted, exchange};
 
 const NOTHING: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 const SMUGGLED: &str = "0\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: h\r\n\r\n";
@@ -286,5 +286,104 @@ async fn requests_sent_at_once_are_answered_in_their_order() {
     for number in 0..5 {
         let answer = RawAnswer::read(&mut stream).await.unwrap();
         assert_eq!(answer.body, format!("/v2/{number}").as_bytes());
+    }
+}
+
+/// What HEAD and GET of an answer with these fields give: its status, its lengths, and its body.
+async fn read_answer(face: Face, fields: &[&str], body: &'static str) -> [(u16, Vec<String>, Vec<u8>); 2] {
+    let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+    let upstream = Scripted::start(move |exchange| {
+        let is_head = exchange.request.line.starts_with("HEAD");
+        let body = if is_head { "" } else { body };
+        exchange.answer(&format!("HTTP/1.1 200 OK\r\nconnection: close\r\n{fields}\r\n{body}"));
+    });
+    let scene = face.before(upstream.address, &[]).await;
+    let mut answers = Vec::new();
+    for method in [reqwest::Method::HEAD, reqwest::Method::GET] {
+        let answer = scene.client.send(scene.client.request(method, "/v2/a/blobs/x")).await;
+        let lengths = answer.headers.get_all("content-length").iter();
+        let lengths = lengths.map(|length| length.to_str().unwrap().to_owned()).collect();
+        answers.push((answer.status.as_u16(), lengths, answer.body));
+    }
+    answers.try_into().unwrap()
+}
+
+#[tokio::test]
+async fn an_answer_has_one_length_or_is_none() {
+    let forms = [
+        "5",
+        "5, 5",
+        "5,5,5",
+        "+5",
+        "-5",
+        "05",
+        "5, 6",
+        "6",
+        "5,",
+        "",
+        "0x5",
+        "5 5",
+        "5;5",
+        "99999999999999999999",
+    ];
+    let mut combinations: Vec<Vec<&str>> = forms.iter().map(|form| vec![*form]).collect();
+    for first in ["5", "5, 5", "+5", "6"] {
+        combinations.extend(["5", "5,5", "6", "+5", ""].map(|second| vec![first, second]));
+    }
+    for (number, values) in combinations.iter().enumerate() {
+        let face = Face::ALL[number % Face::ALL.len()];
+        let fields: Vec<String> = values.iter().map(|value| format!("content-length: {value}")).collect();
+        let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+        let mut elements = values.iter().flat_map(|value| value.split(',')).map(|element| {
+            let element = element.trim();
+            let is_number = !element.is_empty() && element.bytes().all(|byte| byte.is_ascii_digit());
+            element.parse::<u64>().ok().filter(|_| is_number)
+        });
+        let first = elements.next().flatten();
+        let is_valid = first.is_some() && elements.all(|element| element == first);
+        // A longer length than the body would be a body that breaks off.
+        if is_valid && first != Some(5) {
+            continue;
+        }
+        for (is_get, (status, lengths, body)) in
+            read_answer(face, &fields, "hello").await.into_iter().enumerate()
+        {
+            if is_valid {
+                assert_eq!((status, lengths.len()), (200, 1), "{face:?} {values:?} {lengths:?}");
+                assert_eq!(lengths[0].parse(), Ok(5), "{face:?} {values:?}");
+                assert_eq!(body, if is_get == 1 { &b"hello"[..] } else { b"" }, "{face:?} {values:?}");
+            } else {
+                assert_eq!(status, 502, "{face:?} {values:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_transfer_coding_comes_before_a_length_and_only_chunks_are_known() {
+    let chunks = "5\r\nhello\r\n0\r\n\r\n";
+    for (number, lengths) in ["", "content-length: 3", "content-length: 5, 6"].into_iter().enumerate() {
+        for coding in
+            ["chunked", "Chunked", "gzip, chunked", "chunked, chunked", "gzip", "xchunked", "identity"]
+        {
+            let face = Face::ALL[number % Face::ALL.len()];
+            let coding_field = format!("transfer-encoding: {coding}");
+            let fields: Vec<&str> =
+                [&*coding_field, lengths].into_iter().filter(|field| !field.is_empty()).collect();
+            for (is_get, (status, lengths, body)) in
+                read_answer(face, &fields, chunks).await.into_iter().enumerate()
+            {
+                if coding.eq_ignore_ascii_case("chunked") {
+                    assert_eq!(status, 200, "{face:?} {fields:?}");
+                    assert_eq!(body, if is_get == 1 { &b"hello"[..] } else { b"" }, "{face:?} {fields:?}");
+                    assert!(
+                        lengths.is_empty() || is_get == 1 && lengths == ["5"],
+                        "{face:?} {fields:?} {lengths:?}"
+                    );
+                } else {
+                    assert_eq!(status, 502, "{face:?} {fields:?}");
+                }
+            }
+        }
     }
 }

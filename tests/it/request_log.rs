@@ -1,0 +1,60 @@
+//! What is logged of a request says which one it is about, wherever in refshim it is logged.
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::{Content, Face, Refshim, Scripted, about};
+
+/// What the first line with this in it says of its request.
+async fn span(refshim: &Refshim, part: &str) -> Value {
+    let line: Value = serde_json::from_str(&refshim.logs(part, 1).await).unwrap();
+    line["span"].clone()
+}
+
+#[tokio::test]
+async fn every_warning_names_its_request() {
+    let upstream = Scripted::start(|exchange| {
+        exchange.read_body();
+        if exchange.request.line.contains("manifests") {
+            exchange.answer_status("500 Internal Server Error");
+        }
+    });
+    let image = Content::image("config", "layer");
+    let manifest = about(&image, &image, "x");
+    for face in [Face::Http1, Face::Http2, Face::TlsHttp1, Face::TlsHttp2] {
+        let scene = face.before(upstream.address, &[]).await;
+        let get = scene.client.request(Method::GET, "/outside").header("x-request-id", "first");
+        let answer = scene.client.send(get).await;
+        assert_eq!(
+            (answer.status, answer.header("x-request-id")),
+            (StatusCode::BAD_GATEWAY, "first"),
+            "{face:?}"
+        );
+        let expected = json!({"name": "request", "request_id": "first", "upstream": "default"});
+        assert_eq!(span(&scene.refshim, "a request failed").await, expected, "{face:?}");
+
+        // What outlives its client is logged by a task of its own.
+        let put = scene.client.request(Method::PUT, &format!("/v2/a/b/manifests/{}", manifest.digest));
+        let put = put.header("content-type", &manifest.media_type).body(manifest.bytes.clone());
+        let answer = scene.client.send(put).await;
+        assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR, "{face:?}");
+        let id = answer.header("x-request-id");
+        let expected =
+            json!({"name": "request", "request_id": id, "upstream": "default", "repository": "a/b"});
+        assert_eq!(span(&scene.refshim, "did not say whether it took").await, expected, "{face:?}");
+        let sent = upstream.requests().last().unwrap().header("x-request-id").map(str::to_owned);
+        assert_eq!(sent.as_deref(), Some(id), "{face:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_id_of_any_length_passes_and_is_logged_in_part() {
+    let upstream = Scripted::start(|exchange| exchange.read_body());
+    let scene = Face::Http1.before(upstream.address, &[]).await;
+    let id = "i".repeat(10_000);
+    let get = scene.client.request(Method::GET, "/outside").header("x-request-id", &id);
+    assert_eq!(scene.client.send(get).await.header("x-request-id"), id);
+    assert_eq!(upstream.requests().last().unwrap().header("x-request-id"), Some(&*id));
+    let logged = span(&scene.refshim, "a request failed").await;
+    assert_eq!(logged["request_id"].as_str().unwrap().len(), 128);
+}
