@@ -2,17 +2,18 @@
 //! `match` on the route.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceBuilder};
 use tower_http::request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
 
 use crate::access::Access;
-use crate::body::Body;
+use crate::body::{Body, PushLimits};
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::forward::{self, Origin, Peer};
@@ -20,7 +21,7 @@ use crate::framing::LastHead;
 use crate::gathering::Gathering;
 use crate::index::{Index, Repository};
 use crate::learning::Learning;
-use crate::limits::{Budget, Limit, Requests};
+use crate::limits::{Answers, Budget, Busy, Limit, Place, Pushes, RequestGuard, Requests};
 use crate::listing::Listing;
 use crate::manifests::Manifests;
 use crate::oci::RepositoryName;
@@ -42,6 +43,7 @@ pub struct App {
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     requests: Arc<Requests>,
+    answers: Arc<Answers>,
     request_ids: RequestIds,
 }
 
@@ -73,17 +75,18 @@ impl App {
             metrics,
             tasks,
             requests: Requests::new(config.limits.requests_per_client),
+            answers: Answers::new(config.limits.answer_bytes),
             request_ids: RequestIds::new(),
         }
     }
 
-    /// The service for one client's connection, which answers nothing if it is one too many.
+    /// The service for one client's connection, which refuses everything if there is no place for it.
     #[must_use]
     pub fn service(
         self: Arc<Self>,
         client: Peer,
         head: LastHead,
-        is_admitted: bool,
+        place: Arc<Place>,
     ) -> impl Service<
         Request<Incoming>,
         Response = Response<Body>,
@@ -100,34 +103,34 @@ impl App {
             .layer(PropagateRequestIdLayer::x_request_id())
             .service(tower::service_fn(move |request| {
                 let (app, origin) = (Arc::clone(&self), client.origin(&request));
-                // Before anything is passed on: the upstream may read it the other way.
-                let refused = if is_admitted {
-                    head.ambiguity(&request).map(Error::from)
-                } else {
-                    Some(Error::Limit(Limit::Connections))
-                };
+                let admitted = admit(&place, &head, &request);
                 async move {
-                    Ok(match refused {
-                        Some(error) => app.refuse(&request, &error),
-                        None => app.counted(origin, request).await,
+                    Ok(match admitted {
+                        Ok(busy) => app.counted(origin, request, busy).await,
+                        Err(error) => app.refuse(&request, &error),
                     })
                 }
             }))
     }
 
     /// As one of the requests that this client may have in progress.
-    async fn counted(&self, origin: Origin, request: Request<Incoming>) -> Response<Body> {
-        match self.requests.begin(origin.client()) {
-            Ok(guard) => {
-                let mut response = self.handle(origin, request).await;
-                response.body_mut().keep(guard);
+    async fn counted(&self, origin: Origin, request: Request<Incoming>, busy: Busy) -> Response<Body> {
+        match self.requests.begin(origin.client(), busy) {
+            Ok(in_progress) => {
+                let mut response = self.handle(origin, request, &in_progress).await;
+                response.body_mut().keep(in_progress);
                 response
             }
             Err(limit) => self.refuse(&request, &Error::Limit(limit)),
         }
     }
 
-    async fn handle(&self, origin: Origin, mut request: Request<Incoming>) -> Response<Body> {
+    async fn handle(
+        &self,
+        origin: Origin,
+        mut request: Request<Incoming>,
+        in_progress: &RequestGuard,
+    ) -> Response<Body> {
         let log = RequestLog::of(&request);
         let (registry, origin) = self.select(origin, &mut request);
         let route = Route::parse(request.method(), request.uri().path());
@@ -135,19 +138,24 @@ impl App {
         // All boxed: what the layers hand on stays small, and no request pays for the largest of these.
         let result = match route {
             Route::Pass(_) => {
-                Box::pin(forward::pass(&registry.upstream, &origin, &self.tasks, request)).await
+                Box::pin(forward::pass(&registry.upstream, &origin, &self.tasks, request, in_progress)).await
             }
             Route::GetManifest { repository, manifest } => {
                 let repository = registry.repository(repository);
-                Box::pin(registry.learning.get(repository, manifest, origin.clone(), request)).await
+                Box::pin(registry.learning.get(repository, manifest, origin.clone(), request, in_progress))
+                    .await
             }
             Route::PutManifest { repository, manifest } => {
                 let repository = registry.repository(repository);
-                Box::pin(registry.manifests.put(repository, manifest, origin.clone(), request)).await
+                let in_progress = in_progress.clone();
+                Box::pin(registry.manifests.put(repository, manifest, origin.clone(), request, in_progress))
+                    .await
             }
             Route::DeleteManifest { repository, digest } => {
                 let repository = registry.repository(repository);
-                Box::pin(registry.manifests.delete(repository, digest, origin.clone(), request)).await
+                let in_progress = in_progress.clone();
+                Box::pin(registry.manifests.delete(repository, digest, origin.clone(), request, in_progress))
+                    .await
             }
             Route::References { repository, manifest } => {
                 Box::pin(registry.references.answer(registry.repository(repository), manifest, &request))
@@ -159,6 +167,7 @@ impl App {
             Route::QueryMethod(_) => Err(Error::QueryMethod),
             Route::QueryPath(_, malformed) => Err(Error::Path(malformed)),
         };
+        let result = result.and_then(|response| self.held(origin.client(), response));
         let mut response = result.unwrap_or_else(|error| {
             log.failure(&error);
             self.count_refused(&error);
@@ -168,6 +177,15 @@ impl App {
         self.metrics.request(class, response.status());
         log.answered(&response);
         response
+    }
+
+    /// Counts an answer of refshim's own until the client has taken it.
+    fn held(&self, client: IpAddr, mut response: Response<Body>) -> Result<Response<Body>, Error> {
+        if let Some(length) = response.body().whole_length() {
+            let answer = self.answers.take(client, length)?;
+            response.body_mut().hold(answer);
+        }
+        Ok(response)
     }
 
     fn refuse(&self, request: &Request<Incoming>, error: &Error) -> Response<Body> {
@@ -208,8 +226,13 @@ impl Registry {
         let questions = Budget::new(Limit::Questions, config.limits.questions);
         let access = Access::new(Arc::clone(upstream), access_ttl, config.manifests.max_bytes, questions);
         let access = Arc::new(access);
-        let pushed = Budget::new(Limit::ManifestBytes, config.limits.manifest_bytes);
-        let reading = Reading::new(Arc::clone(metrics), &config.manifests, pushed);
+        let pushed = PushLimits {
+            bytes: config.manifests.max_bytes,
+            idle: upstream.body_idle(),
+            whole: config.timeouts.manifest,
+            pushes: Pushes::new(config.limits.manifest_bytes),
+        };
+        let reading = Reading::new(Arc::clone(metrics), config.manifests.max_links_bytes, pushed);
         let gathering = Arc::new(Gathering::new(
             Arc::clone(&access),
             index.clone(),
@@ -248,6 +271,20 @@ impl Registry {
     fn repository(&self, name: RepositoryName) -> Repository {
         Repository { upstream: self.upstream.number(), name }
     }
+}
+
+/// Before anything is passed on: whether it can be, and that the connection is then busy with it.
+fn admit(place: &Arc<Place>, head: &LastHead, request: &Request<Incoming>) -> Result<Busy, Error> {
+    let busy = place.begin().ok_or(Limit::Connections)?;
+    // The upstream may read it the other way.
+    if let Some(ambiguity) = head.ambiguity(request) {
+        return Err(ambiguity.into());
+    }
+    // Here and not where it would be sent: a tunnel through an upgrade must not be one either.
+    if *request.method() == Method::CONNECT {
+        return Err(Error::Method(Method::CONNECT));
+    }
+    Ok(busy)
 }
 
 /// What the log says of a request. Paths may hold tokens in their query, so that part is left out.

@@ -18,6 +18,7 @@ use crate::body::Body;
 use crate::error::Error;
 use crate::forward::{self, Origin};
 use crate::index::{Index, Learnt, Repository, State, Watch};
+use crate::limits::RequestGuard;
 use crate::oci::{Digest, LinkKind, TagOrDigest, TagScheme};
 use crate::reading::{ReadManifest, Reading};
 use crate::telemetry::{LinkOutcome, Metrics};
@@ -81,12 +82,13 @@ impl Learning {
         manifest: TagOrDigest,
         origin: Origin,
         request: Request<Incoming>,
+        in_progress: &RequestGuard,
     ) -> Result<Response<Body>, Error> {
         if !self.is_on || self.is_known(&repository, &manifest) {
-            return forward::pass(&self.upstream, &origin, &self.tasks, request).await;
+            return forward::pass(&self.upstream, &origin, &self.tasks, request, in_progress).await;
         }
         let watch = self.index.watch(repository.clone());
-        let mut response = forward::pass(&self.upstream, &origin, &self.tasks, request).await?;
+        let mut response = forward::pass(&self.upstream, &origin, &self.tasks, request, in_progress).await?;
         if let Some(passing) = self.passing(repository, manifest, watch, &response)
             && let Some(copy) = response.body_mut().copy(self.reading.max_bytes())
         {

@@ -6,18 +6,17 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, EXPECT, TRAILER, WARNING};
 use http::{HeaderName, HeaderValue, Request, Response};
-use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
 use crate::access::content_digest;
-use crate::body::{Body, Read, read_up_to};
+use crate::body::{Body, Held};
 use crate::error::Error;
 use crate::forward::{self, Origin};
 use crate::gathering::Gathering;
 use crate::index::{Index, Learnt, PutInFlight, Referrer, Repository, Version, Watch};
 use crate::learning::Learning;
-use crate::limits::BudgetGuard;
+use crate::limits::RequestGuard;
 use crate::oci::{Algorithm, Descriptor, Digest, LinkKind, TagOrDigest};
 use crate::reading::{ReadManifest, Reading};
 use crate::telemetry::{LinkOutcome, Metrics};
@@ -45,7 +44,7 @@ struct Recording {
     manifest: ReadManifest,
     origin: Origin,
     request: Request<Body>,
-    room: Option<BudgetGuard>,
+    in_progress: RequestGuard,
 }
 
 impl Manifests {
@@ -70,14 +69,14 @@ impl Manifests {
         manifest: TagOrDigest,
         origin: Origin,
         request: Request<Incoming>,
+        in_progress: RequestGuard,
     ) -> Result<Response<Body>, Error> {
         let (mut head, body) = request.into_parts();
         self.gathering.forget(&repository);
-        let room = self.reading.room_for(&body.size_hint())?;
-        let read = read_up_to(body, self.reading.max_bytes(), self.upstream.body_idle()).await;
-        let bytes = match read.map_err(Error::RequestBody)? {
-            Read::Whole(bytes) => bytes,
-            Read::Longer(body) => {
+        let read = self.reading.pushed(body, in_progress.clone()).await;
+        let bytes = match read.map_err(Error::request_body)? {
+            Held::Whole(bytes) => bytes,
+            Held::Longer(body) => {
                 let warning = self.reading.too_long(&repository, &manifest);
                 let request = Request::from_parts(head, body);
                 return Ok(warned(self.send(&repository, &origin, request).await?, Some(&warning)));
@@ -95,7 +94,7 @@ impl Manifests {
         let response = if read.referrer.links.is_empty() {
             self.send(&repository, &origin, request).await?
         } else {
-            let recording = Recording { repository, manifest: read, origin, request, room };
+            let recording = Recording { repository, manifest: read, origin, request, in_progress };
             let manifests = self.clone();
             let task = self.tasks.spawn(async move { manifests.record(recording).await });
             task.await.map_err(|_| Error::Handler)??
@@ -123,6 +122,7 @@ impl Manifests {
         digest: Digest,
         origin: Origin,
         request: Request<Incoming>,
+        in_progress: RequestGuard,
     ) -> Result<Response<Body>, Error> {
         self.gathering.forget(&repository);
         let manifests = self.clone();
@@ -130,7 +130,7 @@ impl Manifests {
             // What could not be looked up, or is not known yet, is settled by the next query.
             let seen = manifests.index.version(&repository, &digest).await.ok().flatten();
             let idle = manifests.upstream.body_idle();
-            let request = request.map(|body| Body::from_client(body, idle));
+            let request = request.map(|body| Body::from_client(body, idle, in_progress.clone()));
             let answer = forward::send(&manifests.upstream, &origin, request).await;
             let seen = match &answer {
                 Ok(response) if response.status().is_success() => seen.unwrap_or(Version::UNKNOWN),
@@ -152,13 +152,13 @@ impl Manifests {
     }
 
     async fn record(&self, recording: Recording) -> Result<Response<Body>, Error> {
-        let Recording { repository, manifest, origin, request, room } = recording;
+        // The client may be gone, and could begin another: the work counts as its request until it is done.
+        let Recording { repository, manifest, origin, request, in_progress: _in_progress } = recording;
         let ReadManifest { referrer, claims, subject, .. } = manifest;
         let kinds: Vec<LinkKind> = referrer.links.iter().map(|link| link.kind).collect();
         let watch = self.index.watch(repository.clone());
         let put = self.index.begin(repository.clone(), referrer.clone()).await.map_err(Error::Record)?;
         let mut answer = forward::send(&self.upstream, &origin, request).await;
-        drop(room);
         let outcome = match &mut answer {
             Ok(response) if response.status().is_success() => {
                 let digest = content_digest(response.headers());

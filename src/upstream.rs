@@ -310,7 +310,9 @@ impl From<hyper_util::client::legacy::Error> for UpstreamError {
         while let Some(cause) = source {
             match cause.downcast_ref::<BodyError>() {
                 Some(BodyError::Idle(_)) => return Self::RequestBodyIdle,
-                Some(broken @ BodyError::Broken(_)) => return Self::RequestBody(broken.to_string()),
+                Some(broken @ (BodyError::Broken(_) | BodyError::Slow(_) | BodyError::Limit(_))) => {
+                    return Self::RequestBody(broken.to_string());
+                }
                 None => source = cause.source(),
             }
         }
