@@ -184,7 +184,7 @@ impl Server {
                 let (admin, busy) = (Arc::clone(&admin), place.begin());
                 async move {
                     let mut response = admin.answer(&request).await;
-                    busy.map(|busy| response.body_mut().hold(busy));
+                    response.body_mut().hold(busy);
                     Ok::<_, Infallible>(response)
                 }
             })

@@ -81,10 +81,10 @@ mod tests {
         assert_eq!(answers.take(client(0), 1).unwrap_err(), Limit::AnswerBytes);
         assert_eq!(answers.take(client(9), 1).unwrap_err(), Limit::AnswerBytes);
         held.pop();
-        let _one = answers.take(client(9), 20).unwrap();
+        let one = answers.take(client(9), 20).unwrap();
         assert_eq!(answers.take(client(9), 6).unwrap_err(), Limit::AnswerBytes);
         assert_eq!(answers.take(client(0), 1).unwrap_err(), Limit::AnswerBytes);
-        drop((held, _one));
+        drop((held, one));
         assert!(answers.lock().by_client.is_empty());
         assert!(answers.take(client(0), 1_000).is_ok());
     }

@@ -299,11 +299,11 @@ mod tests {
                 async move { (place.closing(Duration::from_secs(9)).await, Instant::now()) },
             ));
         }
-        let _new = served(&connections).await;
+        let new = served(&connections).await;
         assert_eq!(waits.remove(0).await.unwrap().0, Closing::Evicted);
         let other = served(&connections).await;
         assert_eq!(waits.remove(0).await.unwrap().0, Closing::Evicted);
-        let _both = [other.begin().unwrap(), _new.begin().unwrap()];
+        let _both = [other.begin().unwrap(), new.begin().unwrap()];
         assert!(!connections.admit().await.unwrap().is_served());
         drop(busy);
         let Some(first) = places[0].take() else { panic!() };
