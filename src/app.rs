@@ -21,7 +21,7 @@ use crate::framing::LastHead;
 use crate::gathering::Gathering;
 use crate::index::{Index, Repository};
 use crate::learning::Learning;
-use crate::limits::{Answers, Budget, Busy, Limit, Place, Pushes, RequestGuard, Requests};
+use crate::limits::{Answers, Budget, Busy, Limit, Load, Place, Pushes, RequestGuard, Requests};
 use crate::listing::Listing;
 use crate::manifests::Manifests;
 use crate::oci::RepositoryName;
@@ -65,6 +65,7 @@ impl App {
         upstreams: &Upstreams,
         index: &Index,
         metrics: Arc<Metrics>,
+        load: Load,
         tasks: TaskTracker,
     ) -> Self {
         let registry = |upstream: &Arc<Upstream>| Registry::new(config, upstream, index, &metrics, &tasks);
@@ -74,7 +75,7 @@ impl App {
             further: upstreams.further.iter().map(registry).collect(),
             metrics,
             tasks,
-            requests: Requests::new(config.limits.requests_per_client),
+            requests: Requests::new(config.limits.requests_per_client, load),
             answers: Answers::new(config.limits.answer_bytes),
             request_ids: RequestIds::new(),
         }

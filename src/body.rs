@@ -6,7 +6,7 @@ mod outlet;
 mod pauses;
 
 pub use held::{Held, PushLimits};
-pub use outlet::{Outlet, limit_stall};
+pub use outlet::{Backlog, Outlet, limit_stall};
 pub use pauses::Progress;
 
 use std::pin::Pin;
@@ -28,7 +28,7 @@ use crate::limits::{Limit, RequestGuard};
 #[derive(Debug)]
 pub struct Body {
     source: Source,
-    /// There if a client of HTTP/2 is to get it.
+    /// There if a client is to get it.
     outlet: Option<Outlet>,
 }
 
@@ -199,7 +199,7 @@ impl Body {
         }
     }
 
-    /// Gives it out in pieces that a client of HTTP/2 has to take one after the other.
+    /// Gives it to a client that may be slow to take it.
     #[must_use]
     pub fn through(self, outlet: Outlet) -> Self {
         Self { outlet: Some(outlet), ..self }
@@ -230,7 +230,7 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.outlet.as_ref().is_none_or(|outlet| outlet.rest() == 0) && self.source.is_end_stream()
+        self.outlet.as_ref().is_none_or(Outlet::is_empty) && self.source.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -15,6 +15,7 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{Request, Version};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
+use crate::body::Backlog;
 use crate::limits::{Busy, Place};
 
 /// `\n\r\n`, the longest form of an empty line behind a line.
@@ -172,12 +173,20 @@ pub struct Watched<S> {
     /// There while a write waits for the client. What hyper took of an answer is no longer a request in
     /// progress, but whoever is slow to take it is not idle.
     waits: Option<Busy>,
+    backlog: Arc<Backlog>,
 }
 
 impl<S> Watched<S> {
     /// Looks at what is read from `stream`.
     pub fn new(stream: S, head: LastHead, place: Arc<Place>) -> Self {
-        Self { stream, head, place, read_before: Vec::new(), holds_head: false, waits: None }
+        let backlog = Arc::default();
+        Self { stream, head, place, read_before: Vec::new(), holds_head: false, waits: None, backlog }
+    }
+
+    /// Tells whether writes wait for the client.
+    #[must_use]
+    pub fn backlog(&self) -> Arc<Backlog> {
+        Arc::clone(&self.backlog)
     }
 
     fn look_at(&mut self, bytes: &[u8]) {
@@ -196,8 +205,14 @@ impl<S> Watched<S> {
 
     fn wrote<T>(&mut self, written: Poll<T>) -> Poll<T> {
         match (&written, &self.waits) {
-            (Poll::Pending, None) => self.waits = self.place.begin(),
-            (Poll::Ready(_), Some(_)) => self.waits = None,
+            (Poll::Pending, None) => {
+                self.waits = self.place.begin();
+                self.backlog.begin();
+            }
+            (Poll::Ready(_), Some(_)) => {
+                self.waits = None;
+                self.backlog.end();
+            }
             (Poll::Pending, Some(_)) | (Poll::Ready(_), None) => {}
         }
         written

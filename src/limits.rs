@@ -10,7 +10,7 @@ mod requests;
 pub use answers::{AnswerGuard, Answers};
 pub use connections::{Busy, Closing, Connections, Place};
 pub use pushes::{PushGuard, Pushes};
-pub use requests::{RequestGuard, Requests};
+pub use requests::{Load, RequestGuard, Requests};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -28,7 +28,7 @@ use crate::config::{self, Config, RegistryUrl, Timeouts, UpstreamName};
 use crate::forward::{Clients, Peer};
 use crate::framing::LastHead;
 use crate::index::{Index, OpenError};
-use crate::limits::{Connections, Place};
+use crate::limits::{Connections, Load, Place};
 use crate::telemetry::Metrics;
 use crate::tls::{Acceptor, Reload as _, TlsError};
 use crate::upstream::{Upstream, Upstreams};
@@ -112,7 +112,7 @@ impl Server {
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let clients = listen(config.listen).await?;
         let admins = listen(config.admin_listen).await?;
-        let metrics = Arc::new(Metrics::new());
+        let (metrics, load) = (Arc::new(Metrics::new()), Load::default());
         let upstream = |settings: &config::Upstream| {
             if clients.local_addr().is_ok_and(|own| leads_to(&settings.url, own)) {
                 return Err(StartError::Loop(settings.url.authority().clone()));
@@ -122,7 +122,9 @@ impl Server {
                     upstream is believed, and gets all credentials");
             }
             let upstream = Upstream::new(settings, Arc::clone(&metrics));
-            upstream.map(Arc::new).map_err(|error| StartError::Upstream(settings.name.clone(), error))
+            upstream
+                .map(|upstream| Arc::new(upstream.under(load.clone())))
+                .map_err(|error| StartError::Upstream(settings.name.clone(), error))
         };
         let upstreams = Upstreams {
             default: upstream(&config.upstream)?,
@@ -138,7 +140,7 @@ impl Server {
             repository_referrers: config.limits.repository_referrers as u64,
         })?;
         let tasks = TaskTracker::new();
-        let app = App::new(config, &upstreams, &index, Arc::clone(&metrics), tasks.clone());
+        let app = App::new(config, &upstreams, &index, Arc::clone(&metrics), load, tasks.clone());
         let admin = Admin::new(index.clone(), upstreams.clone(), metrics);
         Ok(Self {
             clients,

@@ -1,16 +1,19 @@
-//! Bodies on their way to a client of HTTP/2, which may take as little as it likes of an answer for as long as
-//! it likes: RFC 9113 knows no time-out for a window that stays shut. hyper waits for the window without a
-//! limit and takes a frame whole once there is room for its first byte. So a body is cut into pieces, and a
-//! stream whose client takes none for too long is reset.
+//! Bodies on their way to a client that may take as little as it likes of an answer for as long as it likes.
+//!
+//! In HTTP/1.1 the write time-out ends that; until then hyper would queue more frames, which are left at the
+//! upstream instead. RFC 9113 (HTTP/2) knows no time-out for a window that stays shut. hyper waits for the window
+//! without a limit and takes a frame whole once there is room for its first byte. So a body is cut into pieces,
+//! and a stream whose client takes none for too long is reset.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http_body::Frame;
 use tokio::time::{Instant, Sleep};
 
@@ -20,9 +23,25 @@ use super::{BodyError, Source};
 /// than this within `timeouts.body_idle` counts as taking nothing.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Gives a body out in pieces.
+/// How a body is given out.
+#[derive(Debug)]
+pub enum Outlet {
+    /// Nothing while the connection waits for its client.
+    Http1(Arc<Backlog>),
+    /// In pieces.
+    Http2(Pieces),
+}
+
+/// Whether a connection waits for its client to take what was written.
 #[derive(Debug, Default)]
-pub struct Outlet {
+pub struct Backlog {
+    is_there: AtomicBool,
+    body: AtomicWaker,
+}
+
+/// A body cut into pieces.
+#[derive(Debug)]
+pub struct Pieces {
     taken: Arc<AtomicU64>,
     rest: Bytes,
 }
@@ -30,19 +49,60 @@ pub struct Outlet {
 /// Whether the sender owes the next piece; the other bits of `taken` count pieces.
 const OWED: u64 = 1;
 
-impl Outlet {
-    /// For the body of one stream, and how [`limit_stall`] sees what is taken of it.
-    #[must_use]
-    pub fn new() -> (Self, Arc<AtomicU64>) {
-        let taken = Arc::new(AtomicU64::new(OWED));
-        (Self { taken: Arc::clone(&taken), rest: Bytes::new() }, taken)
+impl Backlog {
+    /// A write has to wait.
+    pub fn begin(&self) {
+        self.is_there.store(true, Ordering::Release);
     }
 
-    pub(super) fn rest(&self) -> usize {
-        self.rest.len()
+    /// A write went on.
+    pub fn end(&self) {
+        self.is_there.store(false, Ordering::Release);
+        self.body.wake();
+    }
+
+    fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.is_there.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        self.body.register(cx.waker());
+        // It may have ended before the waker was there.
+        if self.is_there.load(Ordering::Acquire) { Poll::Pending } else { Poll::Ready(()) }
+    }
+}
+
+impl Outlet {
+    /// For the body of one HTTP/2 stream, and how [`limit_stall`] sees what is taken of it.
+    #[must_use]
+    pub fn http2() -> (Self, Arc<AtomicU64>) {
+        let taken = Arc::new(AtomicU64::new(OWED));
+        (Self::Http2(Pieces { taken: Arc::clone(&taken), rest: Bytes::new() }), taken)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::Http1(_) => true,
+            Self::Http2(pieces) => pieces.rest.is_empty(),
+        }
     }
 
     pub(super) fn poll_frame(
+        &mut self,
+        source: &mut Source,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Http1(backlog) => {
+                ready!(backlog.poll_end(cx));
+                source.poll_frame(cx)
+            }
+            Self::Http2(pieces) => pieces.poll_frame(source, cx),
+        }
+    }
+}
+
+impl Pieces {
+    fn poll_frame(
         &mut self,
         source: &mut Source,
         cx: &mut Context<'_>,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Busy, Limit};
@@ -10,7 +11,23 @@ use super::{Busy, Limit};
 #[derive(Debug)]
 pub struct Requests {
     most: usize,
+    load: Load,
     counts: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// Requests in progress of all clients. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Load(Arc<AtomicUsize>);
+
+/// More requests than that are many: with a megabyte of buffers each they would take 32 MiB.
+const MANY: usize = 32;
+
+impl Load {
+    /// Whether there are so many that each should make do with small buffers.
+    #[must_use]
+    pub fn is_high(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > MANY
+    }
 }
 
 /// One request in progress, until the last clone is dropped. Whatever works for a request keeps a clone: a
@@ -29,8 +46,8 @@ struct Counted {
 impl Requests {
     /// At most `most` for each address.
     #[must_use]
-    pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, counts: Mutex::default() })
+    pub fn new(most: usize, load: Load) -> Arc<Self> {
+        Arc::new(Self { most, load, counts: Mutex::default() })
     }
 
     /// Counts one more of this client, on a connection that is `busy` with it.
@@ -42,6 +59,7 @@ impl Requests {
         }
         *count += 1;
         drop(counts);
+        self.load.0.fetch_add(1, Ordering::Relaxed);
         let counted = Counted { requests: Arc::clone(self), client };
         Ok(RequestGuard { _shared: Arc::new((counted, busy)) })
     }
@@ -53,6 +71,7 @@ impl Requests {
 
 impl Drop for Counted {
     fn drop(&mut self) {
+        self.requests.load.0.fetch_sub(1, Ordering::Relaxed);
         let mut counts = self.requests.lock();
         if let Some(count) = counts.get_mut(&self.client) {
             *count -= 1;
@@ -70,7 +89,7 @@ mod tests {
 
     #[tokio::test]
     async fn requests_are_counted_for_each_client_until_they_end() {
-        let requests = Requests::new(2);
+        let requests = Requests::new(2, Load::default());
         let connections = Connections::new(1);
         let place = connections.admit().await.unwrap();
         let begin = |client| requests.begin(client, place.begin().unwrap());

@@ -101,6 +101,12 @@ where
         stream: Watched<impl AsyncRead + AsyncWrite + Send + Unpin + 'static>,
     ) -> Result<(), hyper::Error> {
         let Self { timeouts, service, place, shutdown, .. } = self;
+        let backlog = stream.backlog();
+        let service = service_fn(move |request| {
+            let outlet = Outlet::Http1(Arc::clone(&backlog));
+            let answer = service.call(request);
+            async move { answer.await.map(|response| response.map(|body| body.through(outlet))) }
+        });
         let mut builder = http1::Builder::new();
         // Without hyper's own time-out for heads, which would be a second timer for the same.
         builder.max_buf_size(BUFFER_BYTES).max_header_size(MAX_HEAD_BYTES).max_headers(MAX_HEADERS);
@@ -210,7 +216,7 @@ struct Streams {
 
 impl Streams {
     fn begin(&self) -> Outlet {
-        let (outlet, taken) = Outlet::new();
+        let (outlet, taken) = Outlet::http2();
         *self.begun.lock().unwrap_or_else(PoisonError::into_inner) = Some(taken);
         outlet
     }

@@ -154,9 +154,9 @@ async fn a_head_has_a_longest_length_and_unfinished_ones_hold_little_memory() {
         let _closed_before_all_was_written = long.write_all(head(600_000).as_bytes()).await;
         assert_eq!(RawAnswer::read(&mut long).await.unwrap().status, 431, "{face:?}");
         let before = scene.refshim.memory();
-        let mut held = Vec::new();
+        let mut unfinished = Vec::new();
         for _ in 0..HEADS {
-            held.push(after(&scene, head(120_000)).await);
+            unfinished.push(after(&scene, head(120_000)).await);
         }
         assert_eq!(scene.another_client().get("/v2/").await.status, StatusCode::OK);
         // Twice what the unfinished heads may have in all, for buffers that grow by doubling, and as much
@@ -164,7 +164,7 @@ async fn a_head_has_a_longest_length_and_unfinished_ones_hold_little_memory() {
         let grown = scene.refshim.memory().saturating_sub(before);
         assert!(grown < 64 << 20, "{face:?}: {grown} bytes");
         // The longest idle ones had to go.
-        for stream in held.drain(..HEADS / 2) {
+        for stream in unfinished.drain(..HEADS / 2) {
             closed(stream).await;
         }
     }
@@ -204,7 +204,7 @@ fn endless_blobs() -> (Scripted, std::sync::mpsc::Receiver<()>) {
         }
         let chunked = exchange.request.line.contains("chunked");
         let (head, block) = if chunked {
-            ("transfer-encoding: chunked", [&b"10000\r\n"[..], &[b'x'; 1 << 16], b"\r\n"].concat())
+            ("transfer-encoding: chunked", [&b"10000\r\n"[..], &vec![b'x'; 1 << 16], b"\r\n"].concat())
         } else {
             ("content-length: 1000000000000", vec![b'x'; 1 << 16])
         };

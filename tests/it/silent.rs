@@ -65,7 +65,7 @@ impl Others {
 }
 
 /// HTTP/2 byte for byte: the preface, settings without a window, and the beginning of a request.
-fn http2_request(method: Method, path: &str, window: u32, body: &[u8]) -> Vec<u8> {
+fn http2_request(method: &Method, path: &str, window: u32, body: &[u8]) -> Vec<u8> {
     fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
@@ -83,7 +83,7 @@ fn http2_request(method: Method, path: &str, window: u32, body: &[u8]) -> Vec<u8
         }
     }
     let settings = [&[0, 4][..], &window.to_be_bytes()].concat();
-    let ends = if body.is_empty() && method == Method::GET { 0x5 } else { 0x4 };
+    let ends = if body.is_empty() && *method == Method::GET { 0x5 } else { 0x4 };
     let mut all = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     all.extend(frame(4, 0, 0, &settings));
     all.extend(frame(1, ends, 1, &block));
@@ -97,7 +97,7 @@ impl Omission {
     /// What such a connection says.
     fn says(self, face: Face, others: &Others, number: u64) -> Vec<u8> {
         let http2 = face.is_http2();
-        let path = if number % 2 == 0 {
+        let path = if number.is_multiple_of(2) {
             others.path.clone()
         } else {
             format!("/v2/{}/blobs/{}", others.repository, others.blob)
@@ -109,13 +109,13 @@ impl Omission {
                 said[usize::try_from(number % 4).unwrap()].to_vec()
             }
             Self::Dribbling if http2 => {
-                http2_request(Method::PUT, "/v2/a/manifests/x", 65_535, &[b'x'; 30_000])
+                http2_request(&Method::PUT, "/v2/a/manifests/x", 65_535, &vec![b'x'; 30_000])
             }
             Self::Dribbling => {
                 let head = "PUT /v2/a/manifests/x HTTP/1.1\r\nhost: h\r\ncontent-length: 4000000\r\n\r\n";
-                [head.as_bytes(), &[b'x'; 30_000]].concat()
+                [head.as_bytes(), &vec![b'x'; 30_000]].concat()
             }
-            Self::NotReading if http2 => http2_request(Method::GET, &path, 0, b""),
+            Self::NotReading if http2 => http2_request(&Method::GET, &path, 0, b""),
             Self::NotReading => format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n").into_bytes(),
         }
     }
