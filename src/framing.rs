@@ -173,6 +173,8 @@ pub struct Watched<S> {
     /// There while a write waits for the client. What hyper took of an answer is no longer a request in
     /// progress, but whoever is slow to take it is not idle.
     waits: Option<Busy>,
+    /// Also on a connection that is being closed, or whose requests are refused.
+    is_waiting: bool,
     backlog: Arc<Backlog>,
 }
 
@@ -180,7 +182,16 @@ impl<S> Watched<S> {
     /// Looks at what is read from `stream`.
     pub fn new(stream: S, head: LastHead, place: Arc<Place>) -> Self {
         let backlog = Arc::default();
-        Self { stream, head, place, read_before: Vec::new(), holds_head: false, waits: None, backlog }
+        Self {
+            stream,
+            head,
+            place,
+            read_before: Vec::new(),
+            holds_head: false,
+            waits: None,
+            is_waiting: false,
+            backlog,
+        }
     }
 
     /// Tells whether writes wait for the client.
@@ -204,16 +215,18 @@ impl<S> Watched<S> {
     }
 
     fn wrote<T>(&mut self, written: Poll<T>) -> Poll<T> {
-        match (&written, &self.waits) {
-            (Poll::Pending, None) => {
+        match (&written, self.is_waiting) {
+            (Poll::Pending, false) => {
+                self.is_waiting = true;
                 self.waits = self.place.begin();
                 self.backlog.begin();
             }
-            (Poll::Ready(_), Some(_)) => {
+            (Poll::Ready(_), true) => {
+                self.is_waiting = false;
                 self.waits = None;
                 self.backlog.end();
             }
-            (Poll::Pending, Some(_)) | (Poll::Ready(_), None) => {}
+            (Poll::Pending, true) | (Poll::Ready(_), false) => {}
         }
         written
     }

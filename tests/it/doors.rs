@@ -306,7 +306,7 @@ async fn a_tunnel_keeps_its_place_and_ends_when_it_is_silent() {
     let upgrade = "GET /v2/x HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: echo/1\r\n\r\n";
     for face in [Face::Http1, Face::TlsHttp1] {
         for (limit, status) in [("LIMITS_CONNECTIONS", 503), ("LIMITS_REQUESTS_PER_CLIENT", 429)] {
-            let settings = [(limit, "1"), ("TIMEOUTS_BODY_IDLE", "2s"), ("TIMEOUTS_CLIENT_HEADERS", SHORT)];
+            let settings = [(limit, "1"), ("TIMEOUTS_BODY_IDLE", "5s"), ("TIMEOUTS_CLIENT_HEADERS", SHORT)];
             let scene = face.before(upstream.address, &settings).await;
             let mut tunnel = scene.connect().await.unwrap();
             assert_eq!(exchange(&mut tunnel, upgrade).await.unwrap().status, 101);
@@ -375,63 +375,65 @@ async fn work_that_goes_on_without_its_client_counts_as_its_request() {
 }
 
 /// A list of this many bytes or more; its path.
-async fn long_list(scene: &Scene, bytes: usize) -> String {
+async fn long_list(scene: &Scene, repository: &str, bytes: usize) -> String {
     const EACH: usize = 200_000;
-    let image = scene.client.image("a", "image").await;
-    scene.client.push("a", &image).await;
+    let image = scene.client.image(repository, "image").await;
+    scene.client.push(repository, &image).await;
     for number in 0..bytes.div_ceil(EACH) {
         let referrer = image.changed(|manifest| {
             manifest["annotations"] = json!({"number": number.to_string(), "long": "x".repeat(EACH)});
             manifest["subject"] = image.descriptor();
         });
-        scene.client.push("a", &referrer).await;
+        scene.client.push(repository, &referrer).await;
     }
-    format!("/v2/a/manifests/{}/references", image.digest)
+    format!("/v2/{repository}/manifests/{}/references", image.digest)
 }
 
 #[tokio::test]
 async fn answers_that_are_not_taken_are_held_up_to_a_limit_and_not_for_ever() {
     let registry = Registry::start();
-    for face in FRONTS {
-        // In HTTP/1.1 more than the system takes for a client that reads nothing; and more than half of a
-        // client's quarter.
-        let list_bytes = if face.is_http2() { 1 << 20 } else { 12 << 20 };
-        let limit = (list_bytes * 7).to_string();
-        let settings = [
-            ("REFERENCES_PAGE_BYTES", "32MiB"),
-            ("LIMITS_ANSWER_BYTES", &*limit),
-            ("TIMEOUTS_BODY_IDLE", "3s"),
-            ("TRUSTED_PROXIES", "127.0.0.1"),
-        ];
-        let scene = face.before(registry.address, &settings).await;
-        let path = long_list(&scene, list_bytes).await;
-        let ask = async |address: &str| {
-            let get = scene.client.request(Method::GET, &path).header("x-forwarded-for", address);
-            scene.client.send(get).await
-        };
-        assert!(ask("192.0.2.1").await.body.len() > list_bytes);
-        let mut http1 = None;
-        let mut http2 = None;
-        if face.is_http2() {
-            let (mut sender, connection) = scene.http2(1).await.unwrap();
-            let mut get = request(Method::GET, &path, empty());
-            get.headers_mut().insert("x-forwarded-for", "192.0.2.1".parse().unwrap());
-            http2 = Some((sender.send_request(get).await.unwrap(), sender, connection));
-        } else {
-            let get = format!("GET {path} HTTP/1.1\r\nhost: h\r\nx-forwarded-for: 192.0.2.1\r\n\r\n");
-            let mut stream = after(&scene, get).await;
-            assert_eq!(stream.read_u8().await.unwrap(), b'H');
-            http1 = Some(stream);
-        }
-        let refused = ask("192.0.2.1").await;
-        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{face:?}");
-        refused.header("retry-after");
-        assert!(String::from_utf8(refused.body).unwrap().contains("limits.answer_bytes"));
-        assert_eq!(ask("192.0.2.2").await.status, StatusCode::OK, "{face:?}");
-        // Cut off, it holds nothing any more.
-        while ask("192.0.2.1").await.status != StatusCode::OK {}
-        drop((http1, http2));
+    join_all(FRONTS.map(|face| expect_limited_answers(&registry, face))).await;
+}
+
+async fn expect_limited_answers(registry: &Registry, face: Face) {
+    // In HTTP/1.1 more than the system takes for a client that reads nothing; and more than half of a
+    // client's quarter.
+    let list_bytes = if face.is_http2() { 1 << 20 } else { 12 << 20 };
+    let limit = (list_bytes * 7).to_string();
+    let settings = [
+        ("REFERENCES_PAGE_BYTES", "32MiB"),
+        ("LIMITS_ANSWER_BYTES", &*limit),
+        ("TIMEOUTS_BODY_IDLE", "20s"),
+        ("TRUSTED_PROXIES", "127.0.0.1"),
+    ];
+    let scene = face.before(registry.address, &settings).await;
+    let path = long_list(&scene, &format!("{face:?}").to_lowercase(), list_bytes).await;
+    let ask = async |address: &str| {
+        let get = scene.client.request(Method::GET, &path).header("x-forwarded-for", address);
+        scene.client.send(get).await
+    };
+    assert!(ask("192.0.2.1").await.body.len() > list_bytes);
+    let mut http1 = None;
+    let mut http2 = None;
+    if face.is_http2() {
+        let (mut sender, connection) = scene.http2(1).await.unwrap();
+        let mut get = request(Method::GET, &path, empty());
+        get.headers_mut().insert("x-forwarded-for", "192.0.2.1".parse().unwrap());
+        http2 = Some((sender.send_request(get).await.unwrap(), sender, connection));
+    } else {
+        let get = format!("GET {path} HTTP/1.1\r\nhost: h\r\nx-forwarded-for: 192.0.2.1\r\n\r\n");
+        let mut stream = after(&scene, get).await;
+        assert_eq!(stream.read_u8().await.unwrap(), b'H');
+        http1 = Some(stream);
     }
+    let refused = ask("192.0.2.1").await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{face:?}");
+    refused.header("retry-after");
+    assert!(String::from_utf8(refused.body).unwrap().contains("limits.answer_bytes"));
+    assert_eq!(ask("192.0.2.2").await.status, StatusCode::OK, "{face:?}");
+    // Cut off, it holds nothing any more.
+    while ask("192.0.2.1").await.status != StatusCode::OK {}
+    drop((http1, http2));
 }
 
 #[tokio::test]
