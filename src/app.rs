@@ -2,6 +2,7 @@
 //! `match` on the route.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -15,14 +16,14 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 use tracing::Instrument as _;
 
-use crate::body::Body;
+use crate::body::{Body, PushLimits};
 use crate::config::Config;
 use crate::error::Error;
 use crate::forward::{self, Origin, Peer};
 use crate::framing::LastHead;
 use crate::index::{Index, Repository};
 use crate::learning::Learning;
-use crate::limits::{Budget, Limit, Requests};
+use crate::limits::{Answers, Busy, Limit, Load, Place, Pushes, RequestGuard, Requests};
 use crate::listing::Listing;
 use crate::manifests::Manifests;
 use crate::oci::RepositoryName;
@@ -50,6 +51,7 @@ pub struct App {
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     requests: Arc<Requests>,
+    answers: Arc<Answers>,
     request_ids: RequestIds,
 }
 
@@ -73,6 +75,7 @@ impl App {
         upstreams: &Upstreams,
         index: &Index,
         metrics: Arc<Metrics>,
+        load: Load,
         tasks: TaskTracker,
     ) -> Self {
         let handlers = |upstream: &Arc<Upstream>| Handlers::new(config, upstream, index, &metrics, &tasks);
@@ -82,18 +85,19 @@ impl App {
             further: upstreams.further.iter().map(handlers).collect(),
             metrics,
             tasks,
-            requests: Requests::new(config.limits.requests_per_client),
+            requests: Requests::new(config.limits.requests_per_client, load),
+            answers: Answers::new(config.limits.answer_bytes),
             request_ids: RequestIds::new(),
         }
     }
 
-    /// The service for one client's connection, which answers nothing if it is one too many.
+    /// The service for one client's connection, which refuses everything if there is no place for it.
     #[must_use]
     pub fn service(
         self: Arc<Self>,
         client: Peer,
         head: LastHead,
-        is_admitted: bool,
+        place: Arc<Place>,
     ) -> impl Service<
         Request<Incoming>,
         Response = Response<Body>,
@@ -106,17 +110,12 @@ impl App {
             // First: everything behind it logs the id, and the upstream gets it too.
             let id = self.request_ids.identify(&mut request);
             let (app, origin) = (Arc::clone(&self), client.origin(&request));
-            // Before anything is passed on: the upstream may read it the other way.
-            let refused = if is_admitted {
-                head.ambiguity(&request).map(Error::from)
-            } else {
-                Some(Error::Limit(Limit::Connections))
-            };
+            let admitted = admit(&place, &head, &request);
             let is_head = *request.method() == Method::HEAD;
             async move {
-                let mut response = match refused {
-                    Some(error) => app.refuse(&request, &error),
-                    None => app.counted(origin, request).await,
+                let mut response = match admitted {
+                    Ok(busy) => app.counted(origin, request, busy).await,
+                    Err(error) => app.refuse(&request, &error),
                 };
                 if is_head {
                     leave_body_out(&mut response);
@@ -131,18 +130,23 @@ impl App {
     }
 
     /// As one of the requests that this client may have in progress.
-    async fn counted(&self, origin: Origin, request: Request<Incoming>) -> Response<Body> {
-        match self.requests.begin(origin.client()) {
-            Ok(guard) => {
-                let mut response = self.handle(origin, request).await;
-                response.body_mut().keep(guard);
+    async fn counted(&self, origin: Origin, request: Request<Incoming>, busy: Busy) -> Response<Body> {
+        match self.requests.begin(origin.client(), busy) {
+            Ok(in_progress) => {
+                let mut response = self.handle(origin, request, &in_progress).await;
+                response.body_mut().keep(in_progress);
                 response
             }
             Err(limit) => self.refuse(&request, &Error::Limit(limit)),
         }
     }
 
-    async fn handle(&self, origin: Origin, mut request: Request<Incoming>) -> Response<Body> {
+    async fn handle(
+        &self,
+        origin: Origin,
+        mut request: Request<Incoming>,
+        in_progress: &RequestGuard,
+    ) -> Response<Body> {
         let log = RequestLog::of(&request);
         let (handlers, origin) = self.select(origin, &mut request);
         let route = Route::parse(request.method(), request.uri().path());
@@ -154,7 +158,7 @@ impl App {
             upstream = handlers.upstream.name().as_str(),
             repository = route.repository().map(RepositoryName::as_str),
         );
-        self.dispatch(handlers, route, origin, request, log).instrument(span).await
+        self.dispatch(handlers, route, origin, request, in_progress, log).instrument(span).await
     }
 
     async fn dispatch(
@@ -163,6 +167,7 @@ impl App {
         route: Route,
         origin: Origin,
         request: Request<Incoming>,
+        in_progress: &RequestGuard,
         log: RequestLog,
     ) -> Response<Body> {
         let class = route.class();
@@ -171,23 +176,39 @@ impl App {
         // All boxed: what the layers hand on stays small, and no request pays for the largest of these.
         let result = match route {
             Route::Pass(_) => {
-                Box::pin(forward::pass(&handlers.upstream, &origin, &self.tasks, request)).await
+                Box::pin(forward::pass(&handlers.upstream, &origin, &self.tasks, request, in_progress)).await
             }
             Route::GetManifest { repository, manifest } => {
                 let repository = handlers.repository(repository);
-                Box::pin(handlers.learning.get(repository, manifest, origin.clone(), request)).await
+                Box::pin(handlers.learning.get(repository, manifest, origin.clone(), request, in_progress))
+                    .await
             }
             Route::HeadManifest { repository, digest } => {
                 let repository = handlers.repository(repository);
-                Box::pin(handlers.learning.head(repository, digest, origin.clone(), request)).await
+                Box::pin(handlers.learning.head(repository, digest, origin.clone(), request, in_progress))
+                    .await
             }
             Route::PutManifest { repository, manifest } => {
                 let repository = handlers.repository(repository);
-                Box::pin(handlers.manifests.put(repository, manifest, origin.clone(), request)).await
+                Box::pin(handlers.manifests.put(
+                    repository,
+                    manifest,
+                    origin.clone(),
+                    request,
+                    in_progress.clone(),
+                ))
+                .await
             }
             Route::DeleteManifest { repository, manifest } => {
                 let repository = handlers.repository(repository);
-                Box::pin(handlers.manifests.delete(repository, manifest, origin.clone(), request)).await
+                Box::pin(handlers.manifests.delete(
+                    repository,
+                    manifest,
+                    origin.clone(),
+                    request,
+                    in_progress.clone(),
+                ))
+                .await
             }
             Route::References { repository, manifest } => {
                 let visit = handlers.visit(repository, &origin, &request);
@@ -202,6 +223,7 @@ impl App {
             Route::QueryMethod(_) => Err(Error::QueryMethod),
             Route::QueryPath(_, malformed) => Err(Error::Path(malformed)),
         };
+        let result = result.and_then(|response| self.held(origin.client(), response));
         if matches!(class, RouteClass::References | RouteClass::Referrers) {
             handlers.count_query(log.began, &result);
         }
@@ -217,6 +239,15 @@ impl App {
         handlers.metrics.request(class, response.status());
         log.answered(&response);
         response
+    }
+
+    /// Counts an answer of refshim's own until the client has taken it.
+    fn held(&self, client: IpAddr, mut response: Response<Body>) -> Result<Response<Body>, Error> {
+        if let Some(length) = response.body().whole_length() {
+            let answer = self.answers.take(client, length)?;
+            response.body_mut().hold(answer);
+        }
+        Ok(response)
     }
 
     fn refuse(&self, request: &Request<Incoming>, error: &Error) -> Response<Body> {
@@ -256,8 +287,13 @@ impl Handlers {
     ) -> Self {
         let metrics = Arc::new(metrics.of_upstream(upstream.name()));
         let registry = Arc::new(Registry::new(Arc::clone(upstream), config, (*metrics).clone()));
-        let pushed = Budget::new(Limit::ManifestBytes, config.limits.manifest_bytes);
-        let reading = Reading::new(Arc::clone(&metrics), &config.manifests, pushed);
+        let pushed = PushLimits {
+            bytes: config.manifests.max_bytes,
+            idle: upstream.body_idle(),
+            whole: config.timeouts.manifest,
+            pushes: Pushes::new(config.limits.manifest_bytes),
+        };
+        let reading = Reading::new(Arc::clone(&metrics), config.manifests.max_links_bytes, pushed);
         let learning = Arc::new(Learning::new(
             Arc::clone(&registry),
             index.clone(),
@@ -333,6 +369,20 @@ fn leave_body_out(response: &mut Response<Body>) {
         response.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
     }
     *response.body_mut() = Body::empty();
+}
+
+/// Before anything is passed on: whether it can be, and that the connection is then busy with it.
+fn admit(place: &Arc<Place>, head: &LastHead, request: &Request<Incoming>) -> Result<Busy, Error> {
+    let busy = place.begin().ok_or(Limit::Connections)?;
+    // The upstream may read it the other way.
+    if let Some(ambiguity) = head.ambiguity(request) {
+        return Err(ambiguity.into());
+    }
+    // Here and not where it would be sent: a tunnel through an upgrade must not be one either.
+    if *request.method() == Method::CONNECT {
+        return Err(Error::Method(Method::CONNECT));
+    }
+    Ok(busy)
 }
 
 /// What the log says of a request. Paths may hold tokens in their query, so that part is left out.

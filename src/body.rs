@@ -1,11 +1,17 @@
 //! Bodies: streamed from one side to the other with a limit on pauses, or whole. Nothing is buffered
 //! here but manifests, and those only up to a limit.
 
+mod held;
 mod lent;
+mod outlet;
+mod pauses;
+
+pub use held::{Held, PushLimits};
+pub use outlet::{Backlog, Outlet, limit_stall};
+pub use pauses::Progress;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,16 +20,21 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
-use crate::limits::RequestGuard;
+use self::pauses::{Holder, PauseLimit};
+use crate::limits::{Limit, RequestGuard};
 
 pub use lent::Lent;
 use lent::WayHome;
 
 /// A body on its way to the upstream or to the client.
 #[derive(Debug)]
-pub struct Body(Source);
+pub struct Body {
+    source: Source,
+    /// There if a client is to get it.
+    outlet: Option<Outlet>,
+}
 
 #[derive(Debug)]
 enum Source {
@@ -42,6 +53,7 @@ struct Streamed {
     pauses: PauseLimit,
     progress: Option<Arc<Progress>>,
     copy: Option<BodyCopy>,
+    /// Of the request whose body it is, or that it answers.
     request: Option<RequestGuard>,
     way_home: Option<Box<WayHome>>,
 }
@@ -84,39 +96,36 @@ pub enum BodyError {
     /// Its sender paused for longer than allowed.
     #[error("no byte of the body came for {0:?}")]
     Idle(Duration),
-}
-
-/// What [`read_up_to`] found.
-#[derive(Debug)]
-pub enum Read {
-    /// All of it.
-    Whole(Bytes),
-    /// More than the limit: the same body, nothing lost of it.
-    Longer(Body),
+    /// A manifest took longer than allowed.
+    #[error("the manifest did not come whole within {0:?} (timeouts.manifest)")]
+    Slow(Duration),
+    /// There is no room to hold it.
+    #[error(transparent)]
+    Limit(#[from] Limit),
 }
 
 impl Body {
     /// A body of these bytes.
     #[must_use]
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
-        Self(Source::Whole(Some(bytes.into())))
+        Self::from(Source::Whole(Some(bytes.into())))
     }
 
     /// A body without a byte.
     #[must_use]
     pub fn empty() -> Self {
-        Self(Source::Whole(None))
+        Self::from(Source::Whole(None))
     }
 
     /// What a client sends, passed on as it comes; an error if nothing comes for `idle`. When nobody wants
-    /// the rest of it, that is still read for a while: a client that is cut off while it sends may not
-    /// have read its answer.
+    /// the rest of it, that is still read for a while, as a part of its request: a client that is cut off
+    /// while it sends may not have read its answer.
     #[must_use]
-    pub fn from_client(incoming: Incoming, idle: Duration) -> Self {
+    pub fn from_client(incoming: Incoming, idle: Duration, request: RequestGuard) -> Self {
         if incoming.is_end_stream() {
             Self::empty()
         } else {
-            Self::streamed(None, incoming, idle, Sender::Client)
+            Self::streamed(None, incoming, idle, Sender::Client, Some(request))
         }
     }
 
@@ -126,12 +135,18 @@ impl Body {
         if incoming.is_end_stream() {
             Self::empty()
         } else {
-            Self::streamed(None, incoming, idle, Sender::Upstream)
+            Self::streamed(None, incoming, idle, Sender::Upstream, None)
         }
     }
 
-    fn streamed(read_before: Option<Bytes>, incoming: Incoming, idle: Duration, sender: Sender) -> Self {
-        Self(Source::Streamed(Box::new(Streamed {
+    fn streamed(
+        read_before: Option<Bytes>,
+        incoming: Incoming,
+        idle: Duration,
+        sender: Sender,
+        request: Option<RequestGuard>,
+    ) -> Self {
+        Self::from(Source::Streamed(Box::new(Streamed {
             gate: None,
             read_before,
             sender,
@@ -140,7 +155,7 @@ impl Body {
             pauses: PauseLimit::new(idle),
             progress: None,
             copy: None,
-            request: None,
+            request,
             way_home: None,
         })))
     }
@@ -148,14 +163,14 @@ impl Body {
     /// Lets nothing of a streamed body be read before the gate's other end is used or dropped, for
     /// `at_most` that long.
     pub fn wait_for(&mut self, gate: oneshot::Receiver<()>, at_most: Duration) {
-        if let Source::Streamed(streamed) = &mut self.0 {
+        if let Source::Streamed(streamed) = &mut self.source {
             streamed.gate = Some(Gate(Box::pin(tokio::time::timeout(at_most, gate))));
         }
     }
 
     /// A copy of a streamed body, once all of it has passed; none if it breaks off or is longer than `limit`.
     pub fn copy(&mut self, limit: usize) -> Option<oneshot::Receiver<Bytes>> {
-        match &mut self.0 {
+        match &mut self.source {
             Source::Whole(_) => None,
             Source::Streamed(streamed) => {
                 let (whole, copy) = oneshot::channel();
@@ -165,17 +180,40 @@ impl Body {
         }
     }
 
-    /// Keeps the guard of the request that this answers until a streamed body is gone; a whole one is as good as
-    /// answered.
+    /// Keeps the guard of the request that this answers until the client has taken a whole body, or a streamed
+    /// one is gone.
     pub fn keep(&mut self, request: RequestGuard) {
-        if let Source::Streamed(streamed) = &mut self.0 {
-            streamed.request = Some(request);
+        match &mut self.source {
+            Source::Streamed(streamed) => streamed.request = Some(request),
+            Source::Whole(_) => self.hold(request),
         }
+    }
+
+    /// Keeps a guard of a whole answer until the client has taken it; of a streamed one it is dropped.
+    pub fn hold(&mut self, guard: impl Send + 'static) {
+        if let Source::Whole(Some(bytes)) = &mut self.source {
+            *bytes = held::kept_with(bytes.clone(), guard);
+        }
+    }
+
+    /// How long a whole body is.
+    #[must_use]
+    pub fn whole_length(&self) -> Option<usize> {
+        match &self.source {
+            Source::Whole(bytes) => bytes.as_ref().map(Bytes::len),
+            Source::Streamed(_) => None,
+        }
+    }
+
+    /// Gives it to a client that may be slow to take it.
+    #[must_use]
+    pub fn through(self, outlet: Outlet) -> Self {
+        Self { outlet: Some(outlet), ..self }
     }
 
     /// How far a streamed body has got; whole ones need no watching.
     pub fn watch(&mut self) -> Option<Arc<Progress>> {
-        match &mut self.0 {
+        match &mut self.source {
             Source::Whole(_) => None,
             Source::Streamed(streamed) => Some(Arc::clone(streamed.progress.get_or_insert_default())),
         }
@@ -190,9 +228,34 @@ impl http_body::Body for Body {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.get_mut().0 {
-            Source::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Source::Streamed(streamed) => {
+        let Self { source, outlet } = self.get_mut();
+        match outlet {
+            None => source.poll_frame(cx),
+            Some(outlet) => outlet.poll_frame(source, cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.outlet.as_ref().is_none_or(Outlet::is_empty) && self.source.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        // Asked before the first frame, when the outlet is empty.
+        self.source.size_hint()
+    }
+}
+
+impl From<Source> for Body {
+    fn from(source: Source) -> Self {
+        Self { source, outlet: None }
+    }
+}
+
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Streamed(streamed) => {
                 let frame = streamed.poll_frame(cx);
                 streamed.keep_way_home(&frame);
                 if let Some(progress) = &streamed.progress {
@@ -204,9 +267,9 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Source::Whole(bytes) => bytes.is_none(),
-            Source::Streamed(streamed) => {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Streamed(streamed) => {
                 let ended = streamed.incoming.as_ref().is_none_or(http_body::Body::is_end_stream);
                 streamed.read_before.is_none() && streamed.broken.is_none() && ended
             }
@@ -214,9 +277,9 @@ impl http_body::Body for Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Source::Whole(bytes) => SizeHint::with_exact(length(bytes.as_ref())),
-            Source::Streamed(streamed) => {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(length(bytes.as_ref())),
+            Self::Streamed(streamed) => {
                 let read_before = length(streamed.read_before.as_ref());
                 let rest = streamed.incoming.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint);
                 let mut hint = SizeHint::new();
@@ -324,9 +387,9 @@ impl Drop for Streamed {
                 way_home: None,
             });
         }
-        let rest = self.incoming.take().filter(|rest| self.sender == Sender::Client && !rest.is_end_stream());
-        if let (Some(rest), Ok(runtime)) = (rest, tokio::runtime::Handle::try_current()) {
-            runtime.spawn(discard(rest));
+        let rest = self.incoming.take().filter(|_| self.sender == Sender::Client);
+        if let Some(rest) = rest {
+            discard(rest, self.request.take());
         }
     }
 }
@@ -334,104 +397,20 @@ impl Drop for Streamed {
 /// How long the rest of a body that nobody wants is read.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Bounded by [`LINGER`]; the connection that the body comes from is drained only after it.
-async fn discard(mut rest: Incoming) {
-    let read = async { while let Some(Ok(_)) = rest.frame().await {} };
-    // The client may go on for longer: then it is cut off.
-    let _elapsed = tokio::time::timeout(LINGER, read).await;
-}
-
-/// Reads a body of at most `limit` bytes, pausing no longer than `idle`.
-pub async fn read_up_to(mut incoming: Incoming, limit: usize, idle: Duration) -> Result<Read, BodyError> {
-    let mut read = BytesMut::new();
-    while incoming.size_hint().lower() <= limit.saturating_sub(read.len()) as u64 {
-        let next = tokio::time::timeout(idle, incoming.frame()).await;
-        let Some(frame) = next.map_err(|_| BodyError::Idle(idle))? else {
-            return Ok(Read::Whole(read.freeze()));
-        };
-        if let Ok(data) = frame?.into_data() {
-            read.extend_from_slice(&data);
-        }
-        if read.len() > limit {
-            break;
-        }
+/// Reads the rest of a body for [`LINGER`] at most, as a part of its request; the connection that the body
+/// comes from is drained only after it.
+fn discard(mut rest: Incoming, request: Option<RequestGuard>) {
+    let runtime = tokio::runtime::Handle::try_current();
+    if let (Ok(runtime), false) = (runtime, rest.is_end_stream()) {
+        runtime.spawn(async move {
+            let read = async { while let Some(Ok(_)) = rest.frame().await {} };
+            // The client may go on for longer: then it is cut off.
+            let _elapsed = tokio::time::timeout(LINGER, read).await;
+            drop(request);
+        });
     }
-    let read_before = Some(read.freeze()).filter(|read| !read.is_empty());
-    Ok(Read::Longer(Body::streamed(read_before, incoming, idle, Sender::Client)))
 }
 
 fn length(bytes: Option<&Bytes>) -> u64 {
     bytes.map_or(0, |bytes| bytes.len() as u64)
-}
-
-/// One timer a body, set again only when it fires: a frame costs a look at the clock.
-#[derive(Debug)]
-struct PauseLimit {
-    idle: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
-    waiting_since: Option<Instant>,
-}
-
-impl PauseLimit {
-    fn new(idle: Duration) -> Self {
-        Self { idle, timer: None, waiting_since: None }
-    }
-
-    fn moved(&mut self) {
-        self.waiting_since = None;
-    }
-
-    fn poll_exceeded(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        let limit = *self.waiting_since.get_or_insert_with(Instant::now) + self.idle;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(limit)));
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if Instant::now() >= limit {
-                return Poll::Ready(BodyError::Idle(self.idle));
-            }
-            timer.as_mut().reset(limit);
-        }
-    }
-}
-
-/// Whose turn it is in a streamed body, and since when: tells an upstream that takes nothing from a
-/// client that sends nothing.
-#[derive(Debug)]
-pub struct Progress {
-    began: Instant,
-    /// Milliseconds since `began`, or [`HELD_BY_SENDER`].
-    taken: AtomicU64,
-}
-
-const HELD_BY_SENDER: u64 = u64::MAX;
-
-#[derive(Clone, Copy)]
-enum Holder {
-    Sender,
-    Receiver,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self { began: Instant::now(), taken: AtomicU64::new(0) }
-    }
-}
-
-impl Progress {
-    /// Since when it has been the receiver's turn; `None` while the sender owes the next bytes.
-    #[must_use]
-    pub fn receiver_since(&self) -> Option<Instant> {
-        match self.taken.load(Ordering::Relaxed) {
-            HELD_BY_SENDER => None,
-            taken => Some(self.began + Duration::from_millis(taken)),
-        }
-    }
-
-    fn set(&self, holder: Holder) {
-        let taken = match holder {
-            Holder::Sender => HELD_BY_SENDER,
-            Holder::Receiver => u64::try_from(self.began.elapsed().as_millis()).unwrap_or(0),
-        };
-        self.taken.store(taken, Ordering::Relaxed);
-    }
 }

@@ -93,7 +93,7 @@ pub enum ClientAuth {
     Optional,
 }
 
-/// How long anything is waited for. No limit applies to a body as a whole.
+/// How long anything is waited for. No limit applies to a body as a whole, but for manifests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// For a connection to the upstream, TLS included. Default 10 seconds.
@@ -102,13 +102,16 @@ pub struct Timeouts {
     pub response: Duration,
     /// The longest pause within a body, whichever side sends it. Default 60 seconds.
     pub body_idle: Duration,
-    /// For the header of a client's request; also how long an idle client connection is kept.
-    /// Default 75 seconds.
+    /// How long a client's connection may be without a request: for the TLS handshake and the first header, and
+    /// from one request to the next header. Default 75 seconds.
     pub client_headers: Duration,
     /// How long an idle connection to the upstream is kept. Default 55 seconds.
     pub pool_idle: Duration,
     /// How long requests may go on after the signal to stop. Default 30 seconds.
     pub shutdown: Duration,
+    /// For a manifest to come whole while it is pushed; only for those that are held to be read. Default 2
+    /// minutes.
+    pub manifest: Duration,
     /// How long the index may take for one read or write, as it does on a disk that hangs. Default 10 seconds.
     pub index: Duration,
 }
@@ -221,6 +224,7 @@ impl Default for Timeouts {
             client_headers: Duration::from_secs(75),
             pool_idle: Duration::from_secs(55),
             shutdown: Duration::from_secs(30),
+            manifest: Duration::from_secs(120),
             index: Duration::from_secs(10),
         }
     }

@@ -115,6 +115,15 @@ pub enum BadQuery {
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
 impl Error {
+    /// A body of a client that could not be read.
+    #[must_use]
+    pub fn request_body(error: BodyError) -> Self {
+        match error {
+            BodyError::Limit(limit) => Self::Limit(limit),
+            BodyError::Broken(_) | BodyError::Idle(_) | BodyError::Slow(_) => Self::RequestBody(error),
+        }
+    }
+
     fn status_and_code(&self) -> (StatusCode, ErrorCode) {
         match self {
             Self::Path(MalformedPath::Name(_)) => (StatusCode::BAD_REQUEST, ErrorCode::NameInvalid),
@@ -131,7 +140,8 @@ impl Error {
             Self::QueryMethod => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
             Self::Method(_) => (StatusCode::NOT_IMPLEMENTED, ErrorCode::Unsupported),
             Self::TagUnknown => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
-            Self::RequestBody(BodyError::Idle(_)) | Self::Upstream(UpstreamError::RequestBodyIdle) => {
+            Self::RequestBody(BodyError::Idle(_) | BodyError::Slow(_))
+            | Self::Upstream(UpstreamError::RequestBodyIdle) => {
                 (StatusCode::REQUEST_TIMEOUT, ErrorCode::SizeInvalid)
             }
             Self::RequestBody(BodyError::Broken(_)) | Self::Upstream(UpstreamError::RequestBody(_)) => {
@@ -151,9 +161,11 @@ impl Error {
             Self::Limit(Limit::RequestsPerClient) => {
                 (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests)
             }
-            Self::Limit(_) | Self::Record(_) | Self::Gather(_) | Self::LookUp(_) => {
-                (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable)
-            }
+            Self::Limit(_)
+            | Self::RequestBody(BodyError::Limit(_))
+            | Self::Record(_)
+            | Self::Gather(_)
+            | Self::LookUp(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
             Self::Rejected(rejection) => (rejection.status(), ErrorCode::Unavailable),
             Self::Shared(error) => error.status_and_code(),
             Self::Handler => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),

@@ -13,7 +13,7 @@ pub use question::question_headers;
 use http::header::{
     CONNECTION, COOKIE, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
@@ -21,6 +21,7 @@ use tracing::Instrument as _;
 
 use crate::body::Body;
 use crate::error::Error;
+use crate::limits::RequestGuard;
 use crate::upstream::Upstream;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -41,18 +42,30 @@ static HOP_BY_HOP: [HeaderName; 8] = [
 ];
 
 /// Passes a request on and its answer back, both bodies streaming. If the two sides agree on another
-/// protocol, what they say then passes in a task of `tasks`.
+/// protocol, what they say then passes in a task of `tasks`, as a part of this request.
 pub async fn pass(
     upstream: &Upstream,
     origin: &Origin,
     tasks: &TaskTracker,
     mut request: Request<Incoming>,
+    in_progress: &RequestGuard,
 ) -> Result<Response<Body>, Error> {
     let wanted = tunnel::wanted(&mut request);
-    let request = request.map(|body| Body::from_client(body, upstream.body_idle()));
+    let request = request.map(|body| Body::from_client(body, upstream.body_idle(), in_progress.clone()));
     match wanted {
         None => send(upstream, origin, request).await,
-        Some(wanted) => switch(upstream, origin, tasks, request, wanted).await,
+        Some(wanted) => {
+            let (response, tunnel) = switch(upstream, origin, request, wanted).await?;
+            if let Some(tunnel) = tunnel {
+                let in_progress = in_progress.clone();
+                let tunnel = async move {
+                    tunnel.await;
+                    drop(in_progress);
+                };
+                tasks.spawn(tunnel.in_current_span());
+            }
+            Ok(response)
+        }
     }
 }
 
@@ -62,33 +75,29 @@ pub async fn send(
     origin: &Origin,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, Error> {
-    if *request.method() == Method::CONNECT {
-        return Err(Error::Method(Method::CONNECT));
-    }
     prepare_request(&mut request, origin);
     Ok(answer(upstream, upstream.send(request).await?))
 }
 
-/// A request that asks for another protocol.
+/// A request that asks for another protocol, and what passes afterwards if the upstream agrees.
 async fn switch(
     upstream: &Upstream,
     origin: &Origin,
-    tasks: &TaskTracker,
     mut request: Request<Body>,
     wanted: tunnel::Wanted,
-) -> Result<Response<Body>, Error> {
+) -> Result<(Response<Body>, Option<impl Future<Output = ()> + use<>>), Error> {
     prepare_request(&mut request, origin);
     let client = wanted.ask(&mut request);
     let mut response = upstream.send_http1(request).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(answer(upstream, response));
+        return Ok((answer(upstream, response), None));
     }
     let protocol = response.headers().get(UPGRADE).cloned();
     let upstreams: OnUpgrade = hyper::upgrade::on(&mut response);
-    tasks.spawn(tunnel::join(client, upstreams, upstream.body_idle()).in_current_span());
+    let tunnel = tunnel::join(client, upstreams, upstream.body_idle());
     let mut response = answer(upstream, response);
     tunnel::agree(response.headers_mut(), protocol);
-    Ok(response)
+    Ok((response, Some(tunnel)))
 }
 
 /// Makes an answer, whoever made it, lead back the way the request came.

@@ -1,6 +1,9 @@
-//! Requests that could be read two ways. With several hosts, it depends on the reader whom they are for.
-//! With both Content-Length and Transfer-Encoding, something in front of refshim may have taken the one
-//! for the end of the body and refshim the other (RFC 9112, section 6.1). hyper goes by
+//! A client's connection byte for byte: which protocol it speaks, heads that are ambiguous or too long, and
+//! writes that the client lets wait.
+//!
+//! An ambiguous request could be read in two ways (request smuggling). With several hosts, it depends on the
+//! reader whom it is for. With both Content-Length and Transfer-Encoding, something in front of refshim may
+//! have taken the one for the end of the body and refshim the other (RFC 9112, section 6.1). hyper goes by
 //! Transfer-Encoding and hides the other field, so that heads are looked at here as they come in.
 
 use std::io;
@@ -10,14 +13,21 @@ use std::task::{Context, Poll};
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{Request, Version};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+
+use crate::body::Backlog;
+use crate::limits::{Busy, Place};
 
 /// `\n\r\n`, the longest form of an empty line behind a line.
 const LONGEST_END: usize = 3;
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
+/// What a client says first in HTTP/2 (RFC 9113, section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How much of a head is kept; more than that is not looked at.
-const KEPT_BYTES: usize = 128 * 1024;
+/// The longest head of a client's request. Twice of what any client was seen to send: cookies and tokens of
+/// 64 KiB.
+pub const MAX_HEAD_BYTES: usize = 128 * 1024;
+/// A longer head's memory is given back with it, so that idle connections stay small.
+const KEPT_BYTES: usize = 4 * 1024;
 
 /// The head that a connection brought last: what was read since something was last written. Not all
 /// heads are caught so: one that is sent before the answer to the request before it is not. Cheap to
@@ -29,6 +39,15 @@ pub struct LastHead(Arc<Mutex<Recording>>);
 struct Recording {
     state: State,
     bytes: Vec<u8>,
+}
+
+/// The protocol that a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.0 or 1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,10 +94,11 @@ impl LastHead {
         has_field(&recording.bytes, &CONTENT_LENGTH) && has_field(&recording.bytes, &TRANSFER_ENCODING)
     }
 
-    fn read(&self, bytes: &[u8]) {
+    /// How many of these bytes belong to a head that is not finished; none if it is.
+    fn read(&self, bytes: &[u8]) -> Option<usize> {
         let mut recording = self.lock();
         if recording.state != State::InHead {
-            return;
+            return None;
         }
         // Empty lines in front of a request are skipped (RFC 9112, section 2.2).
         let skipped = if recording.bytes.is_empty() { leading_line_ends(bytes) } else { 0 };
@@ -87,17 +107,29 @@ impl LastHead {
         let unseen = recording.bytes.get(looked_at..).unwrap_or_default();
         if let Some(end) = end_of_head(unseen) {
             recording.bytes.truncate(looked_at + end);
-            recording.state = if recording.bytes == HTTP2_PREFACE { State::Http2 } else { State::Complete };
-        } else if recording.bytes.len() > KEPT_BYTES {
+            recording.state = State::Complete;
+            return None;
+        }
+        if recording.bytes.len() > MAX_HEAD_BYTES {
+            // hyper refuses it.
             *recording = Recording { state: State::Complete, bytes: Vec::new() };
         }
+        Some(bytes.len())
+    }
+
+    fn speaks_http2(&self) {
+        *self.lock() = Recording { state: State::Http2, bytes: Vec::new() };
     }
 
     fn wrote(&self) {
         let mut recording = self.lock();
         if recording.state == State::Complete {
             recording.state = State::InHead;
-            recording.bytes.clear();
+            if recording.bytes.capacity() > KEPT_BYTES {
+                recording.bytes = Vec::new();
+            } else {
+                recording.bytes.clear();
+            }
         }
     }
 
@@ -128,17 +160,101 @@ fn has_field(head: &[u8], name: &HeaderName) -> bool {
     })
 }
 
-/// A client's stream whose heads are looked at.
+/// A client's stream whose heads are looked at. The connection's place is kept as long as this is, also by a
+/// tunnel.
 #[derive(Debug)]
 pub struct Watched<S> {
     stream: S,
     head: LastHead,
+    place: Arc<Place>,
+    /// What [`Watched::protocol`] read, until it is read again.
+    read_before: Vec<u8>,
+    holds_head: bool,
+    /// There while a write waits for the client. What hyper took of an answer is no longer a request in
+    /// progress, but whoever is slow to take it is not idle.
+    waits: Option<Busy>,
+    /// Also on a connection that is being closed, or whose requests are refused.
+    is_waiting: bool,
+    backlog: Arc<Backlog>,
 }
 
 impl<S> Watched<S> {
     /// Looks at what is read from `stream`.
-    pub fn new(stream: S, head: LastHead) -> Self {
-        Self { stream, head }
+    pub fn new(stream: S, head: LastHead, place: Arc<Place>) -> Self {
+        let backlog = Arc::default();
+        Self {
+            stream,
+            head,
+            place,
+            read_before: Vec::new(),
+            holds_head: false,
+            waits: None,
+            is_waiting: false,
+            backlog,
+        }
+    }
+
+    /// Tells whether writes wait for the client.
+    #[must_use]
+    pub fn backlog(&self) -> Arc<Backlog> {
+        Arc::clone(&self.backlog)
+    }
+
+    fn look_at(&mut self, bytes: &[u8]) {
+        match self.head.read(bytes) {
+            Some(unfinished) => {
+                self.holds_head = true;
+                self.place.hold_head(unfinished);
+            }
+            None if self.holds_head => {
+                self.holds_head = false;
+                self.place.release_head();
+            }
+            None => {}
+        }
+    }
+
+    fn wrote<T>(&mut self, written: Poll<T>) -> Poll<T> {
+        match (&written, self.is_waiting) {
+            (Poll::Pending, false) => {
+                self.is_waiting = true;
+                self.waits = self.place.begin();
+                self.backlog.begin();
+            }
+            (Poll::Ready(_), true) => {
+                self.is_waiting = false;
+                self.waits = None;
+                self.backlog.end();
+            }
+            (Poll::Pending, true) | (Poll::Ready(_), false) => {}
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + Unpin> Watched<S> {
+    /// What the client speaks, by the first bytes, which are then read again. Takes as long as the client
+    /// lets it.
+    ///
+    /// # Errors
+    /// Reading fails.
+    pub async fn protocol(&mut self) -> io::Result<Protocol> {
+        let mut first = [0; HTTP2_PREFACE.len()];
+        let mut length = 0;
+        let protocol = loop {
+            let read = self.stream.read(first.get_mut(length..).unwrap_or_default()).await?;
+            length += read;
+            let all = first.get(..length).unwrap_or_default();
+            if read == 0 || !HTTP2_PREFACE.starts_with(all) {
+                break Protocol::Http1;
+            }
+            if length == HTTP2_PREFACE.len() {
+                self.head.speaks_http2();
+                break Protocol::Http2;
+            }
+        };
+        self.read_before.extend_from_slice(first.get(..length).unwrap_or_default());
+        Ok(protocol)
     }
 }
 
@@ -148,11 +264,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.read_before.is_empty() {
+            let mut first = std::mem::take(&mut self.read_before);
+            self.read_before = first.split_off(first.len().min(buffer.remaining()));
+            buffer.put_slice(&first);
+            self.look_at(&first);
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         let bytes = buffer.filled().get(before..).unwrap_or_default();
         if !bytes.is_empty() {
-            self.head.read(bytes);
+            self.look_at(bytes);
         }
         read
     }
@@ -161,7 +284,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.head.wrote();
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(written)
     }
 
     fn poll_write_vectored(
@@ -170,7 +294,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.head.wrote();
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -178,7 +303,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.wrote(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -218,7 +344,7 @@ mod tests {
         check(&["PUT / HTTP/1.1\n", te, "\n", "content-length: 5\n\n"], false);
         check(&["PUT / HTTP/1.1\r\n", te, "x: y\n", "\r\n", "content-length: 5\n\n"], false);
         check(&["rest of a body\r\n\r\n", "PUT / HTTP/1.1\r\n", te, "\r\n"], false);
-        check(&[&"x".repeat(KEPT_BYTES + 1), "\r\n", te, "content-length: 5\r\n\r\n"], false);
+        check(&[&"x".repeat(MAX_HEAD_BYTES + 1), "\r\n", te, "content-length: 5\r\n\r\n"], false);
     }
 
     #[track_caller]

@@ -22,6 +22,7 @@ use crate::coding;
 use crate::error::Error;
 use crate::forward::{self, Origin};
 use crate::index::{Index, Learnt, Repository, State, Watch};
+use crate::limits::RequestGuard;
 use crate::oci::{Algorithm, Digest, LinkKind, TagOrDigest, TagScheme};
 use crate::reading::{ReadManifest, Reading};
 use crate::registry::{
@@ -106,16 +107,17 @@ impl Learning {
         manifest: TagOrDigest,
         origin: Origin,
         request: Request<Incoming>,
+        in_progress: &RequestGuard,
     ) -> Result<Response<Body>, Error> {
         if !self.is_on || self.is_known(&repository, &manifest) {
-            let response = forward::pass(&self.upstream, &origin, &self.tasks, request).await?;
+            let response = forward::pass(&self.upstream, &origin, &self.tasks, request, in_progress).await?;
             return self.heard(&repository, &manifest, response).await;
         }
         let watch = self.index.watch(repository.clone());
         let visit = self.registry.visit(&self.registry.caller(&request, &origin), repository.clone());
         // One of refshim's own questions that a redirect led back here: it is not to lead to further ones.
         let is_own = request.headers().get_all(VIA).iter().any(|via| *via == VIA_REFSHIM);
-        let mut response = forward::pass(&self.upstream, &origin, &self.tasks, request).await?;
+        let mut response = forward::pass(&self.upstream, &origin, &self.tasks, request, in_progress).await?;
         if response.status().is_redirection() && !is_own {
             self.follow(visit, manifest, watch);
         } else if let Some(passing) = self.passing(&repository, &manifest, watch, &response)
@@ -142,8 +144,9 @@ impl Learning {
         digest: Digest,
         origin: Origin,
         request: Request<Incoming>,
+        in_progress: &RequestGuard,
     ) -> Result<Response<Body>, Error> {
-        let response = forward::pass(&self.upstream, &origin, &self.tasks, request).await?;
+        let response = forward::pass(&self.upstream, &origin, &self.tasks, request, in_progress).await?;
         self.heard(&repository, &TagOrDigest::Digest(digest), response).await
     }
 

@@ -36,7 +36,10 @@
 //!   whom the upstream let read the repository.
 //! - A look-up that fails is an error, never an empty list.
 //! - What a list at a referrers tag says counts only where the manifest it names says so itself.
-//! - Nothing but manifests is held in memory, and those only up to a limit.
+//! - Nothing but manifests and refshim's own answers is held in memory, and those only up to a limit.
+//! - Whatever is done for a request counts as this request until it is done, also when the client is gone.
+//! - Only requests in progress can keep other clients out. A connection without one is closed in time, or
+//!   earlier when another client needs its place; what a client leaves undone ends after its time-out.
 
 pub mod admin;
 pub mod app;

@@ -1,42 +1,40 @@
-//! How much at once: what one client, or all together, may take of this process before they are told to come
-//! back later. Nobody waits for long, and what is counted is given back when its guard goes.
+//! Limits on what one client, or all of them together, may take of this process. What is over a limit is
+//! refused at once with 429 or 503 and the name of the setting; what was counted is given back when its
+//! guard is dropped.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod answers;
+mod connections;
+mod pushes;
+mod requests;
+
+pub use answers::{AnswerGuard, Answers};
+pub use connections::{Busy, Closing, Connections, Place};
+pub use pushes::{PushGuard, Pushes};
+pub use requests::{Load, RequestGuard, Requests};
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What there is too much of.
+/// What there is too much of. The message names the setting, for the log and for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Limit {
     /// Connections of clients.
-    #[error("there are too many connections")]
+    #[error("there are too many connections (limits.connections)")]
     Connections,
     /// Requests of one client that are not answered to the end.
-    #[error("too many requests of this client are in progress")]
+    #[error("too many requests of this client are in progress (limits.requests_per_client)")]
     RequestsPerClient,
     /// Bytes of manifests that are held to be read.
-    #[error("too many manifests are being pushed")]
+    #[error("too many manifests are being pushed (limits.manifest_bytes)")]
     ManifestBytes,
+    /// Bytes of answers that clients have not taken yet.
+    #[error("too many answers wait to be read by their clients (limits.answer_bytes)")]
+    AnswerBytes,
     /// Questions of refshim's own to one upstream.
-    #[error("too many questions to the registry are open")]
+    #[error("too many questions to the registry are open (limits.questions)")]
     Questions,
-}
-
-/// Requests that are not answered to the end, by the address of the client.
-#[derive(Debug)]
-pub struct Requests {
-    most: usize,
-    counts: Mutex<HashMap<IpAddr, usize>>,
-}
-
-/// One of [`Requests`], as long as it is kept.
-#[derive(Debug)]
-pub struct RequestGuard {
-    requests: Arc<Requests>,
-    client: IpAddr,
 }
 
 /// A number of things that may be had at once.
@@ -50,81 +48,6 @@ pub struct Budget {
 #[derive(Debug)]
 pub struct BudgetGuard {
     _permit: OwnedSemaphorePermit,
-}
-
-/// Connections that are served, and further ones that are only told that they are too many.
-#[derive(Clone, Debug)]
-pub struct Connections {
-    served: Budget,
-    refused: Budget,
-}
-
-/// What becomes of a connection, and its place as long as it is kept.
-#[derive(Debug)]
-pub enum Admission {
-    /// Its requests are served.
-    Served(BudgetGuard),
-    /// They are refused.
-    Refused(BudgetGuard),
-}
-
-impl Connections {
-    /// Serves `most` of them, and tells a tenth as many.
-    #[must_use]
-    pub fn new(most: usize) -> Self {
-        let budget = |most| Budget::new(Limit::Connections, most);
-        Self { served: budget(most), refused: budget(most.div_ceil(10)) }
-    }
-
-    /// What becomes of one more; none if it is to be closed without a word.
-    #[must_use]
-    pub fn admit(&self) -> Option<Admission> {
-        let served = self.served.take(1).map(Admission::Served);
-        served.or_else(|_| self.refused.take(1).map(Admission::Refused)).ok()
-    }
-}
-
-impl Admission {
-    /// Whether its requests are served.
-    #[must_use]
-    pub fn is_served(&self) -> bool {
-        matches!(self, Self::Served(_))
-    }
-}
-
-impl Requests {
-    /// At most so many for each address.
-    #[must_use]
-    pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, counts: Mutex::default() })
-    }
-
-    /// Counts one more, if there is room for it.
-    pub fn begin(self: &Arc<Self>, client: IpAddr) -> Result<RequestGuard, Limit> {
-        let mut counts = self.lock();
-        let count = counts.entry(client).or_default();
-        if *count >= self.most {
-            return Err(Limit::RequestsPerClient);
-        }
-        *count += 1;
-        Ok(RequestGuard { requests: Arc::clone(self), client })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for RequestGuard {
-    fn drop(&mut self) {
-        let mut counts = self.requests.lock();
-        if let Some(count) = counts.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.client);
-            }
-        }
-    }
 }
 
 impl Budget {
@@ -153,26 +76,13 @@ impl Budget {
 mod tests {
     use super::*;
 
-    #[test]
-    fn requests_are_counted_for_each_client_until_they_end() {
-        let requests = Requests::new(2);
-        let [one, other] = ["10.0.0.1", "10.0.0.2"].map(|address| address.parse().unwrap());
-        let first = requests.begin(one).unwrap();
-        let _second = requests.begin(one).unwrap();
-        assert_eq!(requests.begin(one).unwrap_err(), Limit::RequestsPerClient);
-        drop(requests.begin(other).unwrap());
-        assert_eq!(requests.lock().len(), 1);
-        drop(first);
-        assert!(requests.begin(one).is_ok());
-    }
-
     #[tokio::test(start_paused = true)]
     async fn what_is_taken_of_a_budget_is_given_back() {
-        let budget = Budget::new(Limit::ManifestBytes, 10);
+        let budget = Budget::new(Limit::Questions, 10);
         let most = budget.take(9).unwrap();
-        assert_eq!(budget.take(2).unwrap_err(), Limit::ManifestBytes);
+        assert_eq!(budget.take(2).unwrap_err(), Limit::Questions);
         let last = budget.wait_for_one(Duration::from_secs(1)).await.unwrap();
-        assert_eq!(budget.wait_for_one(Duration::from_secs(1)).await.unwrap_err(), Limit::ManifestBytes);
+        assert_eq!(budget.wait_for_one(Duration::from_secs(1)).await.unwrap_err(), Limit::Questions);
         drop((most, last));
         assert!(budget.take(10).is_ok());
     }

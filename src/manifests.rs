@@ -7,17 +7,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, EXPECT, TRAILER, WARNING};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
-use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use crate::body::{Body, Read, read_up_to};
+use crate::body::{Body, Held};
 use crate::error::Error;
 use crate::forward::{self, Origin};
 use crate::index::{Index, Learnt, PutInFlight, Referrer, Repository, Version, Watch};
 use crate::learning::Learning;
-use crate::limits::BudgetGuard;
+use crate::limits::RequestGuard;
 use crate::oci::{Algorithm, Descriptor, Digest, LinkKind, TagOrDigest, is_buildkit_attestation};
 use crate::reading::{ReadManifest, Reading};
 use crate::registry::{Registry, content_digest};
@@ -47,7 +46,7 @@ struct Recording {
     origin: Origin,
     request: Request<Body>,
     bytes: Bytes,
-    room: Option<BudgetGuard>,
+    in_progress: RequestGuard,
 }
 
 impl Manifests {
@@ -71,13 +70,13 @@ impl Manifests {
         manifest: TagOrDigest,
         origin: Origin,
         request: Request<Incoming>,
+        in_progress: RequestGuard,
     ) -> Result<Response<Body>, Error> {
         let (mut head, body) = request.into_parts();
-        let room = self.reading.room_for(&body.size_hint())?;
-        let read = read_up_to(body, self.reading.max_bytes(), self.upstream.body_idle()).await;
-        let bytes = match read.map_err(Error::RequestBody)? {
-            Read::Whole(bytes) => bytes,
-            Read::Longer(body) => {
+        let read = self.reading.pushed(body, in_progress.clone()).await;
+        let bytes = match read.map_err(Error::request_body)? {
+            Held::Whole(bytes) => bytes,
+            Held::Longer(body) => {
                 let warning = self.reading.too_long(&repository, &manifest);
                 let request = Request::from_parts(head, body);
                 return Ok(warned(self.send(&repository, &origin, request).await?, Some(&warning)));
@@ -95,7 +94,7 @@ impl Manifests {
         let response = if read.referrer.links.is_empty() {
             self.send(&repository, &origin, request).await?
         } else {
-            let recording = Recording { repository, manifest: read, origin, request, bytes, room };
+            let recording = Recording { repository, manifest: read, origin, request, bytes, in_progress };
             let manifests = self.clone();
             let task = async move { manifests.record(recording).await };
             let task = self.tasks.spawn(task.in_current_span());
@@ -136,11 +135,12 @@ impl Manifests {
         manifest: TagOrDigest,
         origin: Origin,
         request: Request<Incoming>,
+        in_progress: RequestGuard,
     ) -> Result<Response<Body>, Error> {
         let manifests = self.clone();
         let task = async move {
             let idle = manifests.upstream.body_idle();
-            let request = request.map(|body| Body::from_client(body, idle));
+            let request = request.map(|body| Body::from_client(body, idle, in_progress.clone()));
             match manifest {
                 TagOrDigest::Tag(_) => manifests.send(&repository, &origin, request).await,
                 TagOrDigest::Digest(digest) => {
@@ -181,13 +181,13 @@ impl Manifests {
     }
 
     async fn record(&self, recording: Recording) -> Result<Response<Body>, Error> {
-        let Recording { repository, manifest, origin, request, bytes, room } = recording;
+        // The client may be gone, and could begin another: the work counts as its request until it is done.
+        let Recording { repository, manifest, origin, request, bytes, in_progress: _in_progress } = recording;
         let ReadManifest { referrer, claims, subject, .. } = manifest;
         let kinds: Vec<LinkKind> = referrer.links.iter().map(|link| link.kind).collect();
         let watch = self.index.watch(repository.clone());
         let put = self.index.begin(repository.clone(), referrer.clone()).await.map_err(Error::Record)?;
         let mut answer = forward::send(&self.upstream, &origin, request).await;
-        drop(room);
         let outcome = match &mut answer {
             Ok(response) if response.status().is_success() => {
                 let digest = content_digest(response.headers());

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http_body::SizeHint;
+use hyper::body::Incoming;
 
-use crate::config;
+use crate::body::{BodyError, Held, PushLimits};
 use crate::error::Error;
 use crate::index::{Learnt, Referrer, Repository};
-use crate::limits::{Budget, BudgetGuard, Limit};
+use crate::limits::RequestGuard;
 use crate::oci::{
     Algorithm, Attestation, Descriptor, Digest, Link, LinkKind, ManifestLinks, TagOrDigest, links_of,
 };
@@ -22,10 +22,9 @@ const READ_IN_PLACE_BYTES: usize = 64 * 1024;
 #[derive(Clone, Debug)]
 pub struct Reading {
     metrics: Arc<Metrics>,
-    max_bytes: usize,
     max_links_bytes: usize,
-    /// Bytes of manifests that are pushed and not yet taken by the upstream.
-    pushed: Budget,
+    /// How manifests are read while they are pushed.
+    pushed: PushLimits,
 }
 
 /// A manifest whose bytes were at hand.
@@ -42,35 +41,33 @@ pub struct ReadManifest {
 }
 
 impl Reading {
-    /// Reads within the limits of `settings`, and holds as much as `pushed` has room for.
+    /// Reads within these limits.
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>, settings: &config::Manifests, pushed: Budget) -> Self {
-        let config::Manifests { max_bytes, max_links_bytes, .. } = *settings;
-        Self { metrics, max_bytes, max_links_bytes, pushed }
+    pub fn new(metrics: Arc<Metrics>, max_links_bytes: usize, pushed: PushLimits) -> Self {
+        Self { metrics, max_links_bytes, pushed }
     }
 
     /// How long a manifest may be.
     #[must_use]
     pub fn max_bytes(&self) -> usize {
-        self.max_bytes
+        self.pushed.bytes
     }
 
-    /// Room for a body of this length, unless it is too long to be held at all.
-    pub fn room_for(&self, length: &SizeHint) -> Result<Option<BudgetGuard>, Limit> {
-        if length.lower() > self.max_bytes as u64 {
-            return Ok(None);
-        }
-        let most = length.upper().and_then(|upper| usize::try_from(upper).ok());
-        self.pushed.take(most.unwrap_or(usize::MAX).min(self.max_bytes)).map(Some)
+    /// Reads the body of a push, which is then held unless it is too long for that.
+    ///
+    /// # Errors
+    /// The body breaks off, is too slow, or there is no room for it.
+    pub async fn pushed(&self, body: Incoming, request: RequestGuard) -> Result<Held, BodyError> {
+        self.pushed.read(body, request).await
     }
 
     /// A manifest is longer than that. Gives what to say to the one who pushed it.
     #[must_use]
     pub fn too_long(&self, repository: &Repository, manifest: &TagOrDigest) -> String {
-        tracing::warn!(repository = %repository.name, manifest = %manifest, limit = self.max_bytes,
+        tracing::warn!(repository = %repository.name, manifest = %manifest, limit = self.pushed.bytes,
             "a manifest is longer than the limit, its links are not recorded");
         self.metrics.unrecorded(Unrecorded::TooLong, 1);
-        format!("longer than {} bytes, links are not recorded", self.max_bytes)
+        format!("longer than {} bytes, links are not recorded", self.pushed.bytes)
     }
 
     /// Reads a manifest that came, or goes, under the name `manifest` with this Content-Type.

@@ -1,50 +1,43 @@
 //! Listening, serving and draining: both listeners, HTTP/1.1 and HTTP/2 on each connection, and the
 //! end of it all within a limit.
 
+mod connection;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::Authority;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::signal::unix::Signal;
-use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::connection::Connection;
 use crate::admin::Admin;
 use crate::app::App;
 use crate::body::Body;
 use crate::config::{self, Config, RegistryUrl, Timeouts, UpstreamName};
 use crate::forward::{Clients, Peer};
-use crate::framing::{LastHead, Watched};
+use crate::framing::LastHead;
 use crate::index::{Index, OpenError};
-use crate::limits::{Admission, Connections};
+use crate::limits::{Connections, Load, Place};
 use crate::telemetry::Metrics;
 use crate::tls::{Acceptor, Reload as _, TlsError};
-use crate::upstream::{BUFFER_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, Upstream, Upstreams};
+use crate::upstream::{Upstream, Upstreams};
 
 /// How long to wait before accepting again after accepting failed, as it does without free file
 /// descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a connection may last that is only told that there are too many.
-const REFUSAL_LIMIT: Duration = Duration::from_secs(5);
 /// Connections to the admin listener.
 const ADMIN_CONNECTIONS: usize = 1_000;
-/// HTTP/2 flow control: how much a stream, and a connection, may have under way. Large enough for a
-/// blob at full speed, small enough for many clients.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// Why refshim could not start.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +112,7 @@ impl Server {
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let clients = listen(config.listen).await?;
         let admins = listen(config.admin_listen).await?;
-        let metrics = Arc::new(Metrics::new());
+        let (metrics, load) = (Arc::new(Metrics::new()), Load::default());
         let upstream = |settings: &config::Upstream| {
             if clients.local_addr().is_ok_and(|own| leads_to(&settings.url, own)) {
                 return Err(StartError::Loop(settings.url.authority().clone()));
@@ -129,7 +122,9 @@ impl Server {
                     upstream is believed, and gets all credentials");
             }
             let upstream = Upstream::new(settings, &metrics);
-            upstream.map(Arc::new).map_err(|error| StartError::Upstream(settings.name.clone(), error))
+            upstream
+                .map(|upstream| Arc::new(upstream.under(load.clone())))
+                .map_err(|error| StartError::Upstream(settings.name.clone(), error))
         };
         let upstreams = Upstreams {
             default: upstream(&config.upstream)?,
@@ -147,7 +142,7 @@ impl Server {
             forget_after: config.index.forget_after,
         })?;
         let tasks = TaskTracker::new();
-        let app = App::new(config, &upstreams, &index, Arc::clone(&metrics), tasks.clone());
+        let app = App::new(config, &upstreams, &index, Arc::clone(&metrics), load, tasks.clone());
         let admin = Admin::new(index.clone(), &upstreams, metrics);
         Ok(Self {
             clients,
@@ -176,23 +171,26 @@ impl Server {
     /// Serves until `shutdown`; then accepts nothing more, lets what is under way come to its end
     /// within the limit, and closes the index. Looks at the TLS files at each `hangup`.
     pub async fn serve(self, shutdown: impl Future<Output = ()>, hangup: Signal) {
-        let graceful = GracefulShutdown::new();
+        let (open, ending) = (TaskTracker::new(), CancellationToken::new());
         let app = self.app;
         let tls = &self.tls.acceptor;
         let has_tls = tls.is_some();
-        let doors = Doors { graceful: &graceful, timeouts: &self.timeouts };
-        let clients =
-            doors.accept(&self.clients, &self.connections, tls.clone(), |client, head, admission| {
-                let client = Peer::new(Arc::clone(&self.known_clients), client, has_tls);
-                TowerToHyperService::new(Arc::clone(&app).service(client, head, admission.is_served()))
-            });
+        let doors = Doors { connections: &open, shutdown: &ending, timeouts: &self.timeouts };
+        let clients = doors.accept(&self.clients, &self.connections, tls.clone(), |client, head, place| {
+            let client = Peer::new(Arc::clone(&self.known_clients), client, has_tls);
+            TowerToHyperService::new(Arc::clone(&app).service(client, head, place))
+        });
         let admin = self.admin;
         let admin_connections = Connections::new(ADMIN_CONNECTIONS);
-        let admins = doors.accept(&self.admins, &admin_connections, None, |_, _, _| {
+        let admins = doors.accept(&self.admins, &admin_connections, None, |_, _, place| {
             let admin = Arc::clone(&admin);
             hyper::service::service_fn(move |request: Request<Incoming>| {
-                let admin = Arc::clone(&admin);
-                async move { Ok::<_, Infallible>(admin.answer(&request).await) }
+                let (admin, busy) = (Arc::clone(&admin), place.begin());
+                async move {
+                    let mut response = admin.answer(&request).await;
+                    response.body_mut().hold(busy);
+                    Ok::<_, Infallible>(response)
+                }
             })
         });
         let first_look = async {
@@ -207,9 +205,11 @@ impl Server {
             () = shutdown => {}
         }
         drop((self.clients, self.admins));
-        tracing::info!(connections = graceful.count(), "draining");
+        tracing::info!(connections = open.len(), "draining");
+        ending.cancel();
+        open.close();
         self.tasks.close();
-        let drained = async { tokio::join!(graceful.shutdown(), self.tasks.wait()) };
+        let drained = async { tokio::join!(open.wait(), self.tasks.wait()) };
         if tokio::time::timeout(self.timeouts.shutdown, drained).await.is_err() {
             tracing::warn!(limit = ?self.timeouts.shutdown, "some requests did not end within the limit");
         }
@@ -236,7 +236,8 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 
 /// What all listeners have in common.
 struct Doors<'a> {
-    graceful: &'a GracefulShutdown,
+    connections: &'a TaskTracker,
+    shutdown: &'a CancellationToken,
     timeouts: &'a Timeouts,
 }
 
@@ -247,41 +248,25 @@ impl Doors<'_> {
         listener: &TcpListener,
         connections: &Connections,
         tls: Option<Arc<Acceptor>>,
-        service: impl Fn(IpAddr, LastHead, &Admission) -> S,
+        service: impl Fn(IpAddr, LastHead, Arc<Place>) -> S,
     ) where
-        S: hyper::service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
-            + Send
-            + 'static,
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Send + Sync + 'static,
         S::Future: Send + 'static,
     {
-        let builder = connection_builder(self.timeouts);
         loop {
             match listener.accept().await {
                 Ok((stream, client)) => {
-                    let Some(admission) = connections.admit() else { continue };
-                    let stream = match client_stream(stream, self.timeouts) {
-                        Ok(stream) => stream,
-                        Err(error) => {
-                            tracing::debug!(%client, %error, "a client was gone before it was served");
-                            continue;
-                        }
-                    };
+                    let Some(place) = connections.admit().await else { continue };
                     let head = LastHead::default();
                     let connection = Connection {
-                        builder: builder.clone(),
-                        watcher: self.graceful.watcher(),
+                        timeouts: self.timeouts.clone(),
                         client,
-                        service: service(client.ip(), head.clone(), &admission),
+                        service: service(client.ip(), head.clone(), Arc::clone(&place)),
                         head,
-                        admission,
+                        place,
+                        shutdown: self.shutdown.clone(),
                     };
-                    match &tls {
-                        None => tokio::spawn(connection.serve(stream)),
-                        Some(tls) => {
-                            let limit = self.timeouts.client_headers;
-                            tokio::spawn(connection.serve_tls(Arc::clone(tls), limit, stream))
-                        }
-                    };
+                    self.connections.spawn(connection.serve(tls.clone(), stream));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections, trying again");
@@ -290,77 +275,6 @@ impl Doors<'_> {
             }
         }
     }
-}
-
-/// One client's connection, until it is served.
-struct Connection<S> {
-    builder: auto::Builder<TokioExecutor>,
-    watcher: Watcher,
-    client: SocketAddr,
-    service: S,
-    head: LastHead,
-    admission: Admission,
-}
-
-impl<S> Connection<S>
-where
-    S: hyper::service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
-        + Send
-        + 'static,
-    S::Future: Send + 'static,
-{
-    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
-        let stream = TokioIo::new(Watched::new(stream, self.head));
-        let connection = self.builder.serve_connection_with_upgrades(stream, self.service);
-        let connection = self.watcher.watch(connection.into_owned());
-        let ended = match &self.admission {
-            Admission::Served(_) => pin!(connection).await,
-            Admission::Refused(_) => tokio::time::timeout(REFUSAL_LIMIT, connection).await.unwrap_or(Ok(())),
-        };
-        if let Err(error) = ended {
-            tracing::debug!(client = %self.client, error = &*error, "a connection ended early");
-        }
-    }
-
-    async fn serve_tls(self, tls: Arc<Acceptor>, limit: Duration, stream: ClientStream) {
-        // Boxed: a connection keeps nothing of its handshake.
-        let handshake = Box::pin(tokio::time::timeout(limit, tls.accept(stream)));
-        match handshake.await {
-            Ok(Ok(stream)) => self.serve(stream).await,
-            Ok(Err(error)) => tracing::debug!(client = %self.client, %error, "a TLS handshake failed"),
-            Err(_elapsed) => tracing::debug!(client = %self.client, ?limit, "a TLS handshake took too long"),
-        }
-    }
-}
-
-type ClientStream = std::pin::Pin<Box<TimeoutStream<TcpStream>>>;
-
-/// A client that takes nothing for too long is let go.
-fn client_stream(stream: TcpStream, timeouts: &Timeouts) -> io::Result<ClientStream> {
-    stream.set_nodelay(true)?;
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(timeouts.body_idle));
-    Ok(Box::pin(stream))
-}
-
-fn connection_builder(timeouts: &Timeouts) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(timeouts.client_headers)
-        .max_buf_size(BUFFER_BYTES)
-        .max_headers(MAX_HEADERS);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(MAX_HEAD_BYTES)
-        .keep_alive_interval(timeouts.client_headers)
-        // A client that reads nothing for a while does not see the question either.
-        .keep_alive_timeout(timeouts.body_idle);
-    builder
 }
 
 #[cfg(test)]

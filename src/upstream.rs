@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::body::{Body, Progress};
 use crate::config::{self, Http2, RegistryUrl};
+use crate::limits::Load;
 use crate::route::is_api;
 use crate::telemetry::Metrics;
 use crate::tls::{Connector, MixedUp, Protocols, Reload as _, TlsError};
@@ -39,8 +40,19 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 /// HTTP/2 flow control: how much of one body may be on its way unread. What a slow client leaves unread
 /// must not stop the other requests on the connection, whose own window is therefore without a limit.
-const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// How much of one body may be unread: in HTTP/1.1 by one read, in HTTP/2 by the stream's window.
+#[derive(Clone, Copy)]
+struct Buffers {
+    read: usize,
+    window: u32,
+}
+
+/// For throughput.
+const LARGE: Buffers = Buffers { read: BUFFER_BYTES, window: 1 << 20 };
+/// Still as long as the head of an answer may be, which has to fit in.
+const SMALL: Buffers = Buffers { read: 128 * 1024, window: 128 * 1024 };
 
 /// What a question says that follows a redirect (RFC 9110, section 7.6.3), so that refshim knows its own should
 /// they lead back to it.
@@ -53,6 +65,9 @@ pub struct Upstream {
     name: config::UpstreamName,
     settings: config::Upstream,
     client: Client<Connector, Body>,
+    /// With small buffers, for times of many requests: what a client leaves unread stays in them.
+    thrifty: Client<Connector, Body>,
+    load: Load,
     /// For what HTTP/2 cannot carry, where `client` speaks it.
     http1: Option<Client<Connector, Body>>,
     connectors: Vec<Connector>,
@@ -136,14 +151,16 @@ impl Upstream {
             Protocols::Either | Protocols::Http2 => Some(Connector::new(settings, Protocols::Http1)?),
         };
         let url = settings.url.clone();
-        let pool = |connector, protocols| pool(&settings.timeouts, connector, protocols);
+        let pool = |connector, protocols, buffers| pool(&settings.timeouts, connector, protocols, buffers);
         Ok(Self {
             number: settings.number(),
             name: settings.name.clone(),
             settings: settings.clone(),
             redirects: Redirects::default(),
-            client: pool(connector.clone(), protocols),
-            http1: http1.clone().map(|connector| pool(connector, Protocols::Http1)),
+            client: pool(connector.clone(), protocols, LARGE),
+            thrifty: pool(connector.clone(), protocols, SMALL),
+            load: Load::default(),
+            http1: http1.clone().map(|connector| pool(connector, Protocols::Http1, LARGE)),
             connectors: std::iter::once(connector).chain(http1).collect(),
             scheme: if url.is_https() { Scheme::HTTPS } else { Scheme::HTTP },
             host: match protocols {
@@ -159,6 +176,12 @@ impl Upstream {
             started: Instant::now(),
             answered: AtomicU64::new(0),
         })
+    }
+
+    /// The same, with small buffers while this load is high.
+    #[must_use]
+    pub fn under(self, load: Load) -> Self {
+        Self { load, ..self }
     }
 
     /// Its number in the index.
@@ -225,7 +248,8 @@ impl Upstream {
     /// more if the connection breaks: the upstream may have closed it for having been idle. What the upstream
     /// did not process is sent again, as far as its body can be had back.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
-        self.send_by(&self.client, request).await
+        let client = if self.load.is_high() { &self.thrifty } else { &self.client };
+        self.send_by(client, request).await
     }
 
     /// [`Upstream::send`] for what only HTTP/1.1 can carry.
@@ -377,16 +401,21 @@ impl Upstream {
     }
 }
 
-fn pool(timeouts: &config::Timeouts, connector: Connector, protocols: Protocols) -> Client<Connector, Body> {
+fn pool(
+    timeouts: &config::Timeouts,
+    connector: Connector,
+    protocols: Protocols,
+    Buffers { read, window }: Buffers,
+) -> Client<Connector, Body> {
     let mut builder = Client::builder(TokioExecutor::new());
     builder
         .pool_idle_timeout(timeouts.pool_idle)
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())
-        .http1_max_buf_size(BUFFER_BYTES)
+        .http1_max_buf_size(read)
         .http1_max_headers(MAX_HEADERS)
         .http2_only(protocols == Protocols::Http2)
-        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_stream_window_size(window)
         .http2_initial_connection_window_size(CONNECTION_WINDOW)
         .http2_max_header_list_size(MAX_HEAD_BYTES)
         .http2_keep_alive_interval(timeouts.pool_idle)

@@ -32,7 +32,7 @@ pub(super) struct WayHome {
 impl Body {
     /// Makes it possible to have the body back.
     pub fn lend(&mut self) -> Lent {
-        Lent(match &mut self.0 {
+        Lent(match &mut self.source {
             Source::Whole(bytes) => Hold::Whole(bytes.clone()),
             Source::Streamed(streamed) => {
                 let (owner, body) = oneshot::channel();
@@ -47,8 +47,8 @@ impl Lent {
     /// The body as it was, once whoever had it has dropped it; none if too much was taken of it.
     pub async fn back(self) -> Option<Body> {
         match self.0 {
-            Hold::Whole(bytes) => Some(Body(Source::Whole(bytes))),
-            Hold::Streamed(body) => body.await.ok().map(|body| Body(Source::Streamed(Box::new(body)))),
+            Hold::Whole(bytes) => Some(Body::from(Source::Whole(bytes))),
+            Hold::Streamed(body) => body.await.ok().map(|body| Body::from(Source::Streamed(Box::new(body)))),
         }
     }
 }

@@ -100,6 +100,7 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     }),
     setting("timeouts.pool_idle", One, |to, text| put(&mut to.timeouts.pool_idle, duration(text, LIMIT))),
     setting("timeouts.shutdown", One, |to, text| put(&mut to.timeouts.shutdown, duration(text, 0..=HOUR))),
+    setting("timeouts.manifest", One, |to, text| put(&mut to.timeouts.manifest, duration(text, LIMIT))),
     setting("timeouts.index", One, |to, text| put(&mut to.timeouts.index, duration(text, LIMIT))),
     setting("manifests.max_bytes", One, |to, text| {
         put(&mut to.manifests.max_bytes, size(text, 1..=64 * MIB))

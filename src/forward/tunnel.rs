@@ -68,16 +68,17 @@ pub(super) async fn join(client: OnUpgrade, upstream: OnUpgrade, idle: Duration)
     }
 }
 
-/// Ends when nothing was counted for at least `idle`, and less than twice that long.
+/// How often a tunnel is looked at within the time that it may be silent.
+const LOOKS: u32 = 4;
+
+/// Ends when nothing was counted for `idle`, and at most a quarter of that later.
 async fn silence(count: &AtomicU64, idle: Duration) {
-    let mut before = None;
-    loop {
-        let now = Some(count.load(Ordering::Relaxed));
-        if now == before {
-            return;
-        }
+    let (mut before, mut alike) = (count.load(Ordering::Relaxed), 0);
+    while alike < LOOKS {
+        tokio::time::sleep(idle / LOOKS).await;
+        let now = count.load(Ordering::Relaxed);
+        alike = if now == before { alike + 1 } else { 0 };
         before = now;
-        tokio::time::sleep(idle).await;
     }
 }
 

@@ -139,6 +139,7 @@ impl EncodeLabelValue for Limit {
             Self::Connections => "connections",
             Self::RequestsPerClient => "requests_per_client",
             Self::ManifestBytes => "manifest_bytes",
+            Self::AnswerBytes => "answer_bytes",
             Self::Questions => "questions",
         };
         limit.encode(encoder)

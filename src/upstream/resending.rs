@@ -70,7 +70,9 @@ pub(super) fn classify(error: legacy::Error, is_always_http2: bool) -> UpstreamE
     while let Some(cause) = source {
         match cause.downcast_ref::<BodyError>() {
             Some(BodyError::Idle(_)) => return UpstreamError::RequestBodyIdle,
-            Some(broken @ BodyError::Broken(_)) => return UpstreamError::RequestBody(broken.to_string()),
+            Some(broken @ (BodyError::Broken(_) | BodyError::Slow(_) | BodyError::Limit(_))) => {
+                return UpstreamError::RequestBody(broken.to_string());
+            }
             None => {}
         }
         is_unprocessed |=

@@ -19,7 +19,7 @@ pub(crate) use client::{Answer, Client, Http};
 pub(crate) use content::{
     Content, DOCKER_LIST, DOCKER_MANIFEST, IMAGE_INDEX, IMAGE_MANIFEST, about, descriptor, digest_of,
 };
-pub(crate) use faces::Face;
+pub(crate) use faces::{AnyBody, Face, Scene, Stream};
 pub(crate) use pattern::Pattern;
 pub(crate) use process::{Refshim, binary};
 pub(crate) use raw::{RawAnswer, exchange};

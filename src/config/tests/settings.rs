@@ -94,6 +94,7 @@ fn every_setting_reaches_its_field() {
         timeouts.client_headers = "4h"
         timeouts.pool_idle = "5ms"
         timeouts.shutdown = "0s"
+        timeouts.manifest = "7s"
         timeouts.index = "6s"
         manifests = { max_bytes = 1, max_links_bytes = "2KiB", learn_bytes = 0 }
         [references]
@@ -129,6 +130,7 @@ fn every_setting_reaches_its_field() {
         client_headers: Duration::from_secs(4 * 3600),
         pool_idle: Duration::from_millis(5),
         shutdown: Duration::ZERO,
+        manifest: Duration::from_secs(7),
         index: Duration::from_secs(6),
     };
     let expected = Config {

@@ -1,8 +1,17 @@
 //! The ways in which a client may speak to refshim, and refshim to the upstream.
 
+use std::io;
 use std::net::SocketAddr;
 
-use super::{Authority, Client, Http, Refshim};
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use super::{Authority, Client, Http, Refshim, TlsClient};
 
 /// How a client's requests reach a scripted upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +27,8 @@ pub(crate) enum Face {
 /// A refshim that is spoken to in one of these ways.
 pub(crate) struct Scene {
     pub(crate) client: Client,
+    face: Face,
+    authority: Authority,
     /// The one that the client speaks to.
     pub(crate) refshim: Refshim,
     /// Is spoken to in HTTP/2 by the first one, and speaks HTTP/1.1 to the upstream.
@@ -51,14 +62,62 @@ impl Face {
             Self::Http2Upstream => start.with("UPSTREAMS_DEFAULT_HTTP2", "always"),
         };
         let refshim = start.launch().await;
-        let client = match self {
+        let client = self.client(&refshim, &authority);
+        Scene { client, face: self, authority, refshim, _second: second, _directories: directories }
+    }
+
+    fn client(self, refshim: &Refshim, authority: &Authority) -> Client {
+        match self {
             Self::Http1 | Self::Http2Upstream => refshim.client(),
             Self::Http2 => Client::http2(refshim.address),
             Self::TlsHttp1 | Self::TlsHttp2 => {
                 let version = if self == Self::TlsHttp1 { Http::One } else { Http::Two };
                 Client::to(&format!("https://{}", refshim.address), version, Some(&authority.certificate()))
             }
+        }
+    }
+
+    /// Whether clients speak HTTP/2 here.
+    pub(crate) fn is_http2(self) -> bool {
+        matches!(self, Self::Http2 | Self::TlsHttp2)
+    }
+}
+
+/// A connection, whatever it goes over.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// What a request over [`Scene::http2`] may carry.
+pub(crate) type AnyBody = BoxBody<Bytes, io::Error>;
+
+impl Scene {
+    /// A client with connections of its own.
+    pub(crate) fn another_client(&self) -> Client {
+        self.face.client(&self.refshim, &self.authority)
+    }
+
+    /// A connection on which nothing was said yet, after the handshake where there is one.
+    pub(crate) async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        let tls = TlsClient::trusting(&self.authority);
+        let tls = match self.face {
+            Face::Http1 | Face::Http2 | Face::Http2Upstream => {
+                return Ok(Box::new(TcpStream::connect(self.refshim.address).await?));
+            }
+            Face::TlsHttp1 => tls.offering(&[b"http/1.1"]),
+            Face::TlsHttp2 => tls.offering(&[b"h2"]),
         };
-        Scene { client, refshim, _second: second, _directories: directories }
+        Ok(Box::new(tls.connect(self.refshim.address, "127.0.0.1").await?.0))
+    }
+
+    /// An HTTP/2 connection that takes so many bytes of each answer before it is read, and its end.
+    pub(crate) async fn http2(
+        &self,
+        window: u32,
+    ) -> io::Result<(SendRequest<AnyBody>, JoinHandle<hyper::Result<()>>)> {
+        let stream = TokioIo::new(self.connect().await?);
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let (sender, connection) =
+            builder.initial_stream_window_size(window).handshake(stream).await.map_err(io::Error::other)?;
+        Ok((sender, tokio::spawn(connection)))
     }
 }

@@ -1,0 +1,91 @@
+//! `limits.answer_bytes`: refshim's own answers, from when they are made until clients have taken them.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Limit;
+
+/// One client may hold this part of the budget, so that a client that reads nothing shuts out no other.
+const CLIENTS_SHARE: usize = 4;
+
+/// Bytes of answers that are held for clients.
+#[derive(Debug)]
+pub struct Answers {
+    most: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    all: usize,
+    by_client: HashMap<IpAddr, usize>,
+}
+
+/// The bytes of one answer, as long as it is kept.
+#[derive(Debug)]
+pub struct AnswerGuard {
+    answers: Arc<Answers>,
+    client: IpAddr,
+    bytes: usize,
+}
+
+impl Answers {
+    /// At most `most` bytes.
+    #[must_use]
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, held: Mutex::default() })
+    }
+
+    /// Counts an answer of this length. A client that holds none gets one of any length that all clients
+    /// together have room for: otherwise a long answer could never be given.
+    pub fn take(self: &Arc<Self>, client: IpAddr, bytes: usize) -> Result<AnswerGuard, Limit> {
+        let mut held = self.lock();
+        let before = held.by_client.get(&client).copied().unwrap_or_default();
+        let is_over = |held: usize, most: usize| held > 0 && held.saturating_add(bytes) > most;
+        if is_over(held.all, self.most) || is_over(before, self.most / CLIENTS_SHARE) {
+            return Err(Limit::AnswerBytes);
+        }
+        held.all += bytes;
+        held.by_client.insert(client, before + bytes);
+        Ok(AnswerGuard { answers: Arc::clone(self), client, bytes })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for AnswerGuard {
+    fn drop(&mut self) {
+        let mut held = self.answers.lock();
+        held.all -= self.bytes;
+        if let Some(bytes) = held.by_client.get_mut(&self.client) {
+            *bytes -= self.bytes;
+            if *bytes == 0 {
+                held.by_client.remove(&self.client);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_client_holds_a_quarter_and_all_hold_the_whole() {
+        let answers = Answers::new(100);
+        let client = |number: u8| IpAddr::from([10, 0, 0, number]);
+        let mut held: Vec<_> = (0..4).map(|number| answers.take(client(number), 25).unwrap()).collect();
+        assert_eq!(answers.take(client(0), 1).unwrap_err(), Limit::AnswerBytes);
+        assert_eq!(answers.take(client(9), 1).unwrap_err(), Limit::AnswerBytes);
+        held.pop();
+        let one = answers.take(client(9), 20).unwrap();
+        assert_eq!(answers.take(client(9), 6).unwrap_err(), Limit::AnswerBytes);
+        assert_eq!(answers.take(client(0), 1).unwrap_err(), Limit::AnswerBytes);
+        drop((held, one));
+        assert!(answers.lock().by_client.is_empty());
+        assert!(answers.take(client(0), 1_000).is_ok());
+    }
+}

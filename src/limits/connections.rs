@@ -1,0 +1,347 @@
+//! `limits.connections`: a place for each client connection. When all places are taken, the connection that
+//! has been without a request for the longest loses its place to the new one, as in nginx: only requests in
+//! progress can keep others out, and those are limited by client.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Budget, BudgetGuard, Limit};
+
+/// How long a new connection waits for the end of the one that makes room for it, which takes microseconds.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Bytes of unfinished heads that all connections of a listener may hold. Over it, the connection that has
+/// been without a request for the longest and holds such bytes is closed.
+const UNFINISHED_HEAD_BYTES: usize = 16 << 20;
+/// Set in [`State::busy`] of a connection that is to be closed.
+const CLOSING: u32 = 1 << 31;
+
+/// The connections of one listener.
+#[derive(Clone, Debug)]
+pub struct Connections(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    served: Budget,
+    refused: Budget,
+    began: Instant,
+    head_bytes: AtomicUsize,
+    places: Mutex<Places>,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    taken: HashMap<u64, Arc<State>>,
+    begun: u64,
+    /// The longest idle ones when [`Places::taken`] was last looked through, the longest idle last, and since
+    /// when each of them was idle. One look serves many evictions: with 10,000 places it takes 0.1 ms.
+    idlest: Vec<(Arc<State>, u64)>,
+}
+
+/// What others may know of a connection.
+#[derive(Debug)]
+struct State {
+    is_served: bool,
+    /// Requests in progress and writes that wait for the client; [`CLOSING`] besides.
+    busy: AtomicU32,
+    /// Milliseconds from [`Shared::began`] to the end of the last request, or to its acceptance.
+    idle_since: AtomicU64,
+    /// Bytes of an unfinished head.
+    head_bytes: AtomicUsize,
+    closing: Notify,
+}
+
+/// A connection's place, as long as its socket is open.
+#[derive(Debug)]
+pub struct Place {
+    shared: Arc<Shared>,
+    number: u64,
+    state: Arc<State>,
+    _permit: BudgetGuard,
+}
+
+/// Something that a connection is busy with: it is not closed for being idle before this is dropped.
+#[derive(Debug)]
+pub struct Busy(Arc<Place>);
+
+/// Why a connection is to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// Another one needs its place.
+    Evicted,
+    /// It has been without a request for too long.
+    Idle,
+}
+
+impl Connections {
+    /// Serves `most` of them, and tells a tenth as many that they are too many.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        let budget = |most| Budget::new(Limit::Connections, most);
+        Self(Arc::new(Shared {
+            served: budget(most),
+            refused: budget(most.div_ceil(10)),
+            began: Instant::now(),
+            head_bytes: AtomicUsize::new(0),
+            places: Mutex::default(),
+        }))
+    }
+
+    /// A place for one more, in which its requests are served or refused; none if it is to be closed without a
+    /// word.
+    pub async fn admit(&self) -> Option<Arc<Place>> {
+        let shared = &self.0;
+        let mut served = shared.served.take(1);
+        if served.is_err() && shared.evict() {
+            served = shared.served.wait_for_one(PATIENCE).await;
+        }
+        match served {
+            Ok(permit) => Some(self.place(permit, true)),
+            Err(_) => shared.refused.take(1).ok().map(|permit| self.place(permit, false)),
+        }
+    }
+
+    fn place(&self, permit: BudgetGuard, is_served: bool) -> Arc<Place> {
+        let state = Arc::new(State {
+            is_served,
+            busy: AtomicU32::new(0),
+            idle_since: AtomicU64::new(self.0.now()),
+            head_bytes: AtomicUsize::new(0),
+            closing: Notify::new(),
+        });
+        let mut places = self.0.lock();
+        let number = places.begun;
+        places.begun += 1;
+        places.taken.insert(number, Arc::clone(&state));
+        drop(places);
+        Arc::new(Place { shared: Arc::clone(&self.0), number, state, _permit: permit })
+    }
+}
+
+impl Shared {
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the connection that has been idle for the longest to close; false if none is idle.
+    fn evict(&self) -> bool {
+        let mut places = self.lock();
+        loop {
+            while let Some((state, since)) = places.idlest.pop() {
+                if state.idle_since() == Some(since) && state.close(self) {
+                    return true;
+                }
+            }
+            places.look_through();
+            if places.idlest.is_empty() {
+                return false;
+            }
+        }
+    }
+
+    /// Closes the longest idle connections with unfinished heads until those of the others are few enough.
+    fn limit_heads(&self) {
+        let places = self.lock();
+        while self.head_bytes.load(Ordering::Relaxed) > UNFINISHED_HEAD_BYTES {
+            let holding = places.taken.values().filter(|state| state.head_bytes.load(Ordering::Relaxed) > 0);
+            let idle = holding.filter_map(|state| Some((state.idle_since()?, state)));
+            let Some((_, idlest)) = idle.min_by_key(|(since, _)| *since) else { return };
+            idlest.close(self);
+        }
+    }
+}
+
+impl Places {
+    fn look_through(&mut self) {
+        // Closing one whose requests are refused makes no room for one whose requests are served.
+        let served = self.taken.values().filter(|state| state.is_served);
+        let idle = served.filter_map(|state| Some((Arc::clone(state), state.idle_since()?)));
+        let mut idle: Vec<_> = idle.collect();
+        idle.sort_unstable_by_key(|(_, since)| std::cmp::Reverse(*since));
+        let kept = idle.len().min(self.taken.len() / 16 + 1);
+        self.idlest = idle.split_off(idle.len() - kept);
+    }
+}
+
+impl State {
+    /// None while it is busy, or closing.
+    fn idle_since(&self) -> Option<u64> {
+        let is_idle = self.busy.load(Ordering::Acquire) == 0;
+        is_idle.then(|| self.idle_since.load(Ordering::Relaxed))
+    }
+
+    /// From here on no request can begin. False if one was quicker.
+    fn close(&self, shared: &Shared) -> bool {
+        let closed = self.busy.compare_exchange(0, CLOSING, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if closed {
+            self.release_head(shared);
+            self.closing.notify_one();
+        }
+        closed
+    }
+
+    fn release_head(&self, shared: &Shared) {
+        let bytes = self.head_bytes.swap(0, Ordering::Relaxed);
+        shared.head_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Place {
+    /// Whether its requests are served.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        self.state.is_served
+    }
+
+    /// Makes the connection busy; none if its requests are not served, or if it is being closed.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>) -> Option<Busy> {
+        if !self.state.is_served {
+            return None;
+        }
+        let before = self.state.busy.fetch_add(1, Ordering::AcqRel);
+        let busy = Busy(Arc::clone(self));
+        (before & CLOSING == 0).then_some(busy)
+    }
+
+    /// Whether it has no request in progress.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.state.busy.load(Ordering::Acquire) & !CLOSING == 0
+    }
+
+    /// Waits until the connection is to be closed: at the latest when it has been idle for `limit`.
+    pub async fn closing(&self, limit: Duration) -> Closing {
+        // No request sets the timer: whatever ends before it fires leaves the connection idle for longer.
+        let mut next = self.idle_until(limit);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.state.closing.notified() => return Closing::Evicted,
+                () = sleep_until(next) => {}
+            }
+            next = if self.is_idle() { self.idle_until(limit) } else { Instant::now() + limit };
+            if next <= Instant::now() {
+                return Closing::Idle;
+            }
+        }
+    }
+
+    fn idle_until(&self, limit: Duration) -> Instant {
+        let since = Duration::from_millis(self.state.idle_since.load(Ordering::Relaxed));
+        self.shared.began + since + limit
+    }
+
+    /// Counts bytes of a head that is not finished.
+    pub fn hold_head(&self, bytes: usize) {
+        if !self.is_idle() || self.state.busy.load(Ordering::Acquire) & CLOSING != 0 {
+            return;
+        }
+        self.state.head_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if self.shared.head_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > UNFINISHED_HEAD_BYTES {
+            self.shared.limit_heads();
+        }
+    }
+
+    /// The head is finished.
+    pub fn release_head(&self) {
+        self.state.release_head(&self.shared);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.release_head();
+        self.shared.lock().taken.remove(&self.number);
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let state = &self.0.state;
+        // First the time, then the count: whoever sees it idle must not see the time of the request before.
+        state.idle_since.store(self.0.shared.now(), Ordering::Relaxed);
+        state.busy.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn served(connections: &Connections) -> Arc<Place> {
+        let place = connections.admit().await.unwrap();
+        assert!(place.is_served());
+        place
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_idle_connection_makes_room_and_a_busy_one_does_not() {
+        let connections = Connections::new(3);
+        let mut places = Vec::new();
+        for _ in 0..3 {
+            places.push(Some(served(&connections).await));
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        let busy = places[0].as_ref().unwrap().begin().unwrap();
+        let mut waits = vec![];
+        for place in places.drain(1..) {
+            let place = place.unwrap();
+            waits.push(tokio::spawn(
+                async move { (place.closing(Duration::from_secs(9)).await, Instant::now()) },
+            ));
+        }
+        let new = served(&connections).await;
+        assert_eq!(waits.remove(0).await.unwrap().0, Closing::Evicted);
+        let other = served(&connections).await;
+        assert_eq!(waits.remove(0).await.unwrap().0, Closing::Evicted);
+        let _both = [other.begin().unwrap(), new.begin().unwrap()];
+        assert!(!connections.admit().await.unwrap().is_served());
+        drop(busy);
+        let Some(first) = places[0].take() else { panic!() };
+        let (admitted, closing) =
+            tokio::join!(connections.admit(), async { first.closing(Duration::from_secs(9)).await });
+        // It keeps its place for as long as the test keeps it: the new one is refused after its patience.
+        assert_eq!(closing, Closing::Evicted);
+        assert!(!admitted.unwrap().is_served());
+        assert!(first.begin().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idleness_counts_from_the_last_request() {
+        let place = served(&Connections::new(1)).await;
+        let began = Instant::now();
+        let busy = place.begin().unwrap();
+        let working = async {
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            drop(busy);
+        };
+        let (closing, ()) = tokio::join!(place.closing(Duration::from_secs(9)), working);
+        assert_eq!(closing, Closing::Idle);
+        assert_eq!(began.elapsed().as_secs(), 109);
+    }
+
+    #[tokio::test]
+    async fn unfinished_heads_are_held_up_to_a_limit() {
+        let connections = Connections::new(1_000);
+        let mut places = Vec::new();
+        for _ in 0..200 {
+            let place = served(&connections).await;
+            place.hold_head(128 << 10);
+            places.push(place);
+        }
+        let open = places.iter().filter(|place| place.begin().is_some()).count();
+        assert_eq!(open, UNFINISHED_HEAD_BYTES / (128 << 10));
+        drop(places);
+        assert_eq!(connections.0.head_bytes.load(Ordering::Relaxed), 0);
+        assert!(connections.0.lock().taken.is_empty());
+    }
+}

@@ -1,0 +1,140 @@
+//! `limits.manifest_bytes`: manifests that are held while they are pushed, by the bytes that have come. When
+//! there is no room for more, the push that began first of those that still lack bytes gives way: whoever
+//! sends slowly cannot hold up those who send at once.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::Limit;
+
+/// Bytes of manifests that are being pushed.
+#[derive(Clone, Debug)]
+pub struct Pushes(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    most: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    bytes: usize,
+    begun: u64,
+    /// Those that are not read to their end, in the order in which they began.
+    unfinished: BTreeMap<u64, Unfinished>,
+}
+
+#[derive(Debug)]
+struct Unfinished {
+    bytes: usize,
+    gives_way: Arc<Notify>,
+}
+
+/// What is held of one manifest, as long as it is kept.
+#[derive(Debug)]
+pub struct PushGuard {
+    shared: Arc<Shared>,
+    number: u64,
+    /// All of it, once it is no longer among the unfinished.
+    finished: usize,
+    gives_way: Arc<Notify>,
+}
+
+impl Pushes {
+    /// At most `most` bytes.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self(Arc::new(Shared { most, held: Mutex::default() }))
+    }
+
+    /// A push of which nothing has come yet.
+    #[must_use]
+    pub fn begin(&self) -> PushGuard {
+        let gives_way = Arc::new(Notify::new());
+        let mut held = self.0.lock();
+        let number = held.begun;
+        held.begun += 1;
+        held.unfinished.insert(number, Unfinished { bytes: 0, gives_way: Arc::clone(&gives_way) });
+        drop(held);
+        PushGuard { shared: Arc::clone(&self.0), number, finished: 0, gives_way }
+    }
+}
+
+impl PushGuard {
+    /// Counts bytes that have come, for which others may have to give way. An error if this one had to, or
+    /// if all that is held is complete and waits for the upstream.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Limit> {
+        let mut held = self.shared.lock();
+        while held.bytes.saturating_add(bytes) > self.shared.most {
+            let others = held.unfinished.iter().filter(|(_, other)| other.bytes > 0);
+            let mut others = others.map(|(number, _)| *number).filter(|number| *number != self.number);
+            let first = others.next().ok_or(Limit::ManifestBytes)?;
+            if let Some(slow) = held.unfinished.remove(&first) {
+                // Its task drops the bytes as soon as it runs; there is no waiting for that here.
+                held.bytes -= slow.bytes;
+                slow.gives_way.notify_one();
+            }
+        }
+        let own = held.unfinished.get_mut(&self.number).ok_or(Limit::ManifestBytes)?;
+        own.bytes += bytes;
+        held.bytes += bytes;
+        Ok(())
+    }
+
+    /// All of it has come: it gives way to no other any more. An error if it already had to.
+    pub fn finish(&mut self) -> Result<(), Limit> {
+        let own = self.shared.lock().unfinished.remove(&self.number).ok_or(Limit::ManifestBytes)?;
+        self.finished = own.bytes;
+        Ok(())
+    }
+
+    /// Waits until this one has to give way.
+    pub async fn gives_way(&self) {
+        self.gives_way.notified().await;
+    }
+}
+
+impl Drop for PushGuard {
+    fn drop(&mut self) {
+        let mut held = self.shared.lock();
+        let unfinished = held.unfinished.remove(&self.number).map_or(0, |own| own.bytes);
+        held.bytes -= unfinished + self.finished;
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_push_that_began_first_gives_way_and_a_complete_one_does_not() {
+        let pushes = Pushes::new(10);
+        let [mut first, mut second, mut third] = [(); 3].map(|()| pushes.begin());
+        first.grow(4).unwrap();
+        second.grow(4).unwrap();
+        first.finish().unwrap();
+        third.grow(6).unwrap();
+        second.gives_way().await;
+        assert_eq!(second.grow(0).unwrap_err(), Limit::ManifestBytes);
+        assert_eq!(second.finish().unwrap_err(), Limit::ManifestBytes);
+        third.finish().unwrap();
+        assert_eq!(pushes.begin().grow(1).unwrap_err(), Limit::ManifestBytes);
+        drop(second);
+        drop(third);
+        let mut fourth = pushes.begin();
+        fourth.grow(6).unwrap();
+        assert_eq!(fourth.grow(1).unwrap_err(), Limit::ManifestBytes);
+        drop((first, fourth));
+        assert_eq!(pushes.0.lock().bytes, 0);
+        assert!(pushes.0.lock().unfinished.is_empty());
+    }
+}
