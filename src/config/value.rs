@@ -269,17 +269,9 @@ mod tests {
             check(text, text);
         }
         check(" info , refshim=debug,", "info,refshim=debug");
-        for text in [
-            "",
-            ",",
-            "verbose",
-            "info,foo=bar",
-            "refshim",
-            "refshim=",
-            "info,verbose",
-            "=?=[",
-            "a=b=c",
-        ] {
+        for text in
+            ["", ",", "verbose", "info,foo=bar", "refshim", "refshim=", "info,verbose", "=?=[", "a=b=c"]
+        {
             let wrong = log_filter(text).unwrap_err().to_string();
             assert!(wrong.contains("error, warn, info, debug, trace or off"), "{text}: {wrong}");
         }
