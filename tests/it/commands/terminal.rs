@@ -20,7 +20,7 @@ fn screen(written: &str) -> Vec<String> {
                 let command = loop {
                     match characters.next() {
                         Some(digit) if digit.is_ascii_digit() || digit == ';' || digit == '?' => {
-                            number.push(digit)
+                            number.push(digit);
                         }
                         other => break other.unwrap_or(' '),
                     }
