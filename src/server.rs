@@ -195,7 +195,7 @@ impl Server {
         });
         let first_look = async {
             admin.look_at_upstreams().await;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             () = clients => {}

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::output;
 use crate::client::{Client, Credential, Error, ErrorKind, Location, Node, Options, Progress, Result};
@@ -130,9 +131,15 @@ pub(super) fn run(command: impl Future<Output = Result<()>>) -> ExitCode {
         Err(error) => return output::failed(&Error::io("starting", &error)),
     };
     let code = runtime.block_on(async {
+        // Listened for before the command begins: until then Ctrl-C ends the process as it stands, with its bars.
+        let mut interrupt = match signal(SignalKind::interrupt()) {
+            Ok(interrupt) => interrupt,
+            Err(error) => return output::failed(&Error::io("waiting for Ctrl-C", &error)),
+        };
         tokio::select! {
+            biased;
+            _ = interrupt.recv() => output::interrupted(),
             ended = command => ended.map_or_else(|error| output::failed(&error), |()| ExitCode::SUCCESS),
-            _ = tokio::signal::ctrl_c() => output::interrupted(),
         }
     });
     // A thread that waits for standard input would be waited for.

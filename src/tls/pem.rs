@@ -70,10 +70,14 @@ pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
         let text = String::from_utf8_lossy(&pem);
         text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED")
     };
-    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
-        _ if is_encrypted() => PemProblem::EncryptedKey,
-        pem::Error::NoItemsFound => PemProblem::NoKey,
-        error => PemProblem::Pem(error),
+    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
+        if is_encrypted() {
+            PemProblem::EncryptedKey
+        } else if matches!(error, pem::Error::NoItemsFound) {
+            PemProblem::NoKey
+        } else {
+            PemProblem::Pem(error)
+        }
     });
     in_file(path, key)
 }
@@ -81,14 +85,14 @@ pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
 /// A certificate with its chain and its key, which must belong together.
 pub(super) fn certified_key(certificate: &Path, key_file: &Path) -> Result<CertifiedKey, PemError> {
     let (chain, key) = (certificates(certificate)?, key(key_file)?);
-    let certified = CertifiedKey::from_der(chain, key, &provider());
-    in_file(
-        key_file,
-        certified.map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => PemProblem::Mismatch,
-            error => PemProblem::Rustls(error),
-        }),
-    )
+    let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
+        if matches!(error, rustls::Error::InconsistentKeys(_)) {
+            PemProblem::Mismatch
+        } else {
+            PemProblem::Rustls(error)
+        }
+    });
+    in_file(key_file, certified)
 }
 
 /// The authorities of a file.

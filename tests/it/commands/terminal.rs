@@ -2,7 +2,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::Shell;
@@ -21,7 +20,7 @@ fn screen(written: &str) -> Vec<String> {
                 let command = loop {
                     match characters.next() {
                         Some(digit) if digit.is_ascii_digit() || digit == ';' || digit == '?' => {
-                            number.push(digit)
+                            number.push(digit);
                         }
                         other => break other.unwrap_or(' '),
                     }
@@ -54,13 +53,12 @@ fn screen(written: &str) -> Vec<String> {
     lines.filter(|line| !line.is_empty()).collect()
 }
 
-/// A registry that has an image, and gives of its layer the first half alone, until it is released; or takes the half
-/// of it only.
-fn half(release: &Arc<(Mutex<bool>, Condvar)>, begun: &Arc<AtomicBool>) -> (Scripted, Content) {
+/// A registry that has an image, and gives of its layer the first half alone, until it is released.
+fn half(release: &Arc<(Mutex<bool>, Condvar)>) -> (Scripted, Content) {
     let layer = "x".repeat(1 << 20);
     let image = Content::image("{}", &layer);
     let (bytes, digest) = (String::from_utf8(image.bytes.clone()).unwrap(), digest_of(layer.as_bytes()));
-    let (release, begun) = (Arc::clone(release), Arc::clone(begun));
+    let release = Arc::clone(release);
     let registry = Scripted::start(move |exchange| {
         let line = exchange.request.line.clone();
         let (media_type, body, sent) = if line.contains(&digest) {
@@ -76,7 +74,6 @@ fn half(release: &Arc<(Mutex<bool>, Condvar)>, begun: &Arc<AtomicBool>) -> (Scri
             &body[..sent]
         ));
         if sent < length {
-            begun.store(true, Ordering::SeqCst);
             let (released, waiting) = &*release;
             let _released = waiting.wait_while(released.lock().unwrap(), |released| !*released).unwrap();
         }
@@ -97,12 +94,15 @@ fn ctrl_c_leaves_no_bars_and_its_last_line() {
         }
     });
     for to in ["oci:out".to_owned(), format!("{}/a:v1", taker.address)] {
-        let (release, begun) =
-            (Arc::new((Mutex::new(false), Condvar::new())), Arc::new(AtomicBool::new(false)));
-        let (registry, _) = half(&release, &begun);
+        let release = Arc::new((Mutex::new(false), Condvar::new()));
+        let (registry, image) = half(&release);
         let shell = Shell::new();
         let program = env!("CARGO_BIN_EXE_refshim");
-        let typed = format!("stty cols 120; exec {program} copy {}/a:v1 {to}", registry.address);
+        // The shell lives on until all was read: what is written right before the end of a session may be lost.
+        let typed = format!(
+            "stty cols 120; sh -c 'echo pid $$.; exec {program} copy {}/a:v1 {to}'; echo ended $?; read line",
+            registry.address
+        );
         let mut script = Command::new("script")
             .args(["--quiet", "--return", "--flush", "--command", &typed, "/dev/null"])
             .current_dir(shell.path(""))
@@ -114,24 +114,34 @@ fn ctrl_c_leaves_no_bars_and_its_last_line() {
             .unwrap();
         let (mut keyboard, mut shown) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
         let mut written = Vec::new();
-        let mut chunk = [0; 4096];
-        // Until the bar of the layer is there and half of it is.
-        while !(begun.load(Ordering::SeqCst)
-            && String::from_utf8_lossy(&written).contains("512.00 KiB of 1.00 MiB"))
-        {
-            let read = shown.read(&mut chunk).unwrap();
-            assert_ne!(read, 0, "{}", String::from_utf8_lossy(&written));
-            written.extend_from_slice(&chunk[..read]);
-        }
-        keyboard.write_all(b"\x03").unwrap();
-        shown.read_to_end(&mut written).unwrap();
-        let code = script.wait().unwrap().code();
+        let mut read_until = |part: &str, written: &mut Vec<u8>| {
+            let mut chunk = [0; 4096];
+            while !String::from_utf8_lossy(written).contains(part) {
+                let read = shown.read(&mut chunk).unwrap();
+                assert_ne!(read, 0, "no {part} in {}", String::from_utf8_lossy(written));
+                written.extend_from_slice(&chunk[..read]);
+            }
+        };
+        // The bar of the layer is there, and the layer does not come to its end.
+        read_until(&image.value["layers"][0]["digest"].as_str().unwrap()[..19], &mut written);
+        // A signal, and no key: with a key the terminal throws away what is on its way to the screen.
+        let pid = String::from_utf8_lossy(&written)
+            .split_once("pid ")
+            .unwrap()
+            .1
+            .split('.')
+            .next()
+            .unwrap()
+            .to_owned();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        read_until("ended 130", &mut written);
+        keyboard.write_all(b"\n").unwrap();
+        assert!(script.wait().unwrap().success());
         *release.0.lock().unwrap() = true;
         release.1.notify_all();
         let written = String::from_utf8(written).unwrap();
         let screen = screen(&written);
-        assert_eq!(code, Some(130), "{screen:?}");
-        let last = screen.last().unwrap();
+        let last = screen.iter().take_while(|line| !line.starts_with("ended")).last().unwrap();
         assert!(last.ends_with("the same command again sends only the rest"), "{screen:?}");
         assert!(
             !screen.iter().any(|line| line.contains(" of ") || line.contains("sha256:")),
