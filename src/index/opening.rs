@@ -91,8 +91,11 @@ impl Opening {
             Ok(store) => Command::Opened(Arc::new(store)),
             Err(error) => Command::NotOpened(error),
         };
+        // With what it shares goes the lock on the directory: nobody waits for the end of this thread.
+        let commands = self.commands.clone();
+        drop(self);
         // The committer is gone only if the index was closed.
-        self.commands.blocking_send(opened).ok();
+        commands.blocking_send(opened).ok();
     }
 
     fn store(&self) -> Result<Store, OpeningError> {

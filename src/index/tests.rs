@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::oci::{Algorithm, LinkKind};
 
+mod claims;
 mod committing;
 mod damage;
 mod history;

@@ -103,6 +103,97 @@ async fn a_damaged_journal_answers_no_query_until_it_is_mended() {
     assert!(succeed(data, &["check"]).ends_with("intact\n"));
 }
 
+/// A data directory that holds a snapshot and several segments, and is not being served.
+async fn compacted(registry: &Registry, data: &Path) {
+    let start = Refshim::prepare(registry.address, data).with("INDEX_SEGMENT_BYTES", "64KiB");
+    let refshim = start.with("INDEX_COMPACT_BYTES", "64KiB").launch().await;
+    let client = refshim.client();
+    let image = client.image("a", "image").await;
+    client.push("a", &image).await;
+    let kinds = || files(data).into_iter().filter_map(|path| Some(path.extension()?.to_owned()));
+    let mut pushed = 0;
+    while kinds().all(|kind| kind != "snapshot") || kinds().count() < 3 {
+        assert!(pushed < 100, "it is not compacted");
+        client.push("a", &about(&image, &image, &format!("{pushed}{}", "x".repeat(8_000)))).await;
+        pushed += 1;
+    }
+    assert!(refshim.stop().success());
+}
+
+/// The files of the journal.
+fn files(data: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> =
+        std::fs::read_dir(data.join("journal")).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+type Damage = fn(&[u8]) -> Vec<u8>;
+
+/// Each file of the journal with each kind of damage: a dump of it has an end only if nothing is missing.
+#[tokio::test]
+async fn a_dump_of_what_is_damaged_is_an_error_and_is_not_loaded() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    compacted(&registry, &data).await;
+    let whole = succeed(&data, &["dump", "-"]);
+    let damages: [(&str, Damage); 6] = [
+        ("a flipped bit in the middle", |bytes| flipped(bytes, bytes.len() / 2)),
+        ("a flipped bit in the first frame", |bytes| flipped(bytes, 60)),
+        ("a flipped bit in the header", |bytes| flipped(bytes, 20)),
+        ("its second half cut off", |bytes| bytes[..bytes.len() / 2].to_vec()),
+        ("its last byte cut off", |bytes| bytes[..bytes.len() - 1].to_vec()),
+        ("no content", |_| Vec::new()),
+    ];
+    let (mut refused, file) = (0, directory.path().join("dump.jsonl"));
+    for path in files(&data) {
+        let bytes = std::fs::read(&path).unwrap();
+        for (what, damage) in damages {
+            std::fs::write(&path, damage(&bytes)).unwrap();
+            let output = index(&data, &["dump", "-"]);
+            let what = format!("{} with {what}: {output:?}", path.display());
+            let dumped = String::from_utf8(output.stdout).unwrap();
+            refused += 1;
+            assert_eq!(output.status.code(), Some(1), "{what}");
+            assert!(!dumped.contains("{\"end\""), "{what}");
+            let to_file = index(&data, &["dump", file.to_str().unwrap()]);
+            assert_eq!(to_file.status.code(), Some(1), "{what}");
+            let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
+            assert_eq!(left.len(), 1, "{what}: {left:?}");
+        }
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    assert!(refused >= damages.len() * 3, "{refused}");
+    assert_eq!(succeed(&data, &["dump", "-"]), whole);
+}
+
+fn flipped(bytes: &[u8], place: usize) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let place = place.min(bytes.len() - 1);
+    bytes[place] ^= 1;
+    bytes
+}
+
+#[tokio::test]
+async fn a_dump_is_piped_into_another_index() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let (data, copy) = (directory.path().join("data"), directory.path().join("copy"));
+    compacted(&registry, &data).await;
+    let script = r#""$0" index dump - --data-dir "$1" | "$0" index load - --data-dir "$2""#;
+    let mut shell = Command::new("sh");
+    shell.current_dir(directory.path()).arg("-c").arg(script).arg(binary()).arg(&data).arg(&copy);
+    let output = shell.output().unwrap();
+    assert!(output.status.success() && output.stdout.ends_with(b" records\n"), "{output:?}");
+    assert!(!directory.path().join("-").exists());
+    let records = |data: &Path| -> Vec<String> {
+        let dump = succeed(data, &["dump"]);
+        dump.lines().skip(1).map(str::to_owned).collect()
+    };
+    assert_eq!(records(&copy), records(&data));
+}
+
 #[test]
 fn what_is_no_index_is_told() {
     let directory = tempfile::tempdir().unwrap();

@@ -57,10 +57,12 @@ pub fn dump(data_dir: &Path, mut output: impl Write) -> Result<Dumped, Maintenan
     let last_order = opened.iter().map(|file| file.header.last_order).max().unwrap_or(0);
     let mut lines = Lines { output: &mut output, records: 0, ahead: HashMap::new() };
     lines.write(&Frame::Refshim { format: FORMAT, last_order })?;
+    let mut end = None;
     for file in opened {
-        if let Some(end) = file.read(&mut lines)? {
-            refuse_lost_end(data_dir, &end)?;
-        }
+        end = Some(file.read(&mut lines)?);
+    }
+    if let Some(end) = end {
+        refuse_lost_end(data_dir, &end)?;
     }
     let records = lines.records;
     lines.write(&Frame::End { records })?;
@@ -68,9 +70,9 @@ pub fn dump(data_dir: &Path, mut output: impl Write) -> Result<Dumped, Maintenan
     Ok(Dumped { records })
 }
 
-/// A last write that is not intact is what a crash leaves, unless sled was made from what stood there. Looked at
-/// only if nobody serves the index: then the last write may be one that is just being made.
-fn refuse_lost_end(data_dir: &Path, end: &Torn) -> Result<(), MaintenanceError> {
+/// A journal whose end is gone looks like a shorter one; but sled was made from what stood there. Not looked at
+/// while somebody serves the index, and has sled open.
+fn refuse_lost_end(data_dir: &Path, end: &End) -> Result<(), MaintenanceError> {
     let Ok(_lock) = lock(data_dir) else { return Ok(()) };
     adopt_sled(data_dir)?;
     let sled = data_dir.join(opening::DIRECTORY);
@@ -142,8 +144,8 @@ struct Opened {
     is_last: bool,
 }
 
-/// Where a journal ends in something that is no intact frame.
-struct Torn {
+/// Where what is intact of a file ends.
+struct End {
     path: PathBuf,
     offset: u64,
     position: u64,
@@ -157,8 +159,8 @@ impl Opened {
         Ok(Self { path, file, header, length, is_snapshot, is_last: false })
     }
 
-    /// Writes its records out; tells where it ends if that is in a torn write.
-    fn read<W: Write>(self, lines: &mut Lines<W>) -> Result<Option<Torn>, MaintenanceError> {
+    /// Writes its records out.
+    fn read<W: Write>(self, lines: &mut Lines<W>) -> Result<End, MaintenanceError> {
         let io_error = |source| MaintenanceError::from(JournalError::io(&self.path, source));
         let damage =
             |offset, what| MaintenanceError::from(JournalError::from(Damage::new(&self.path, offset, what)));
@@ -170,13 +172,13 @@ impl Opened {
             let offset = frames.offset();
             let payload = match frames.next() {
                 Ok(Found::Frame(payload)) => payload,
-                Ok(Found::End) if is_complete => return Ok(None),
+                Ok(Found::End) if is_complete => return Ok(self.end(offset)),
                 Ok(Found::End) => return Err(damage(offset, "the snapshot is not complete")),
-                Ok(Found::Bad) if self.is_last => return self.torn(offset).map(Some),
+                Ok(Found::Bad) if self.is_last => return self.torn(offset),
                 Ok(Found::Bad) => return Err(damage(offset, "there is no intact frame")),
                 // Whoever serves it has just cut off a write that failed, which nobody was told of.
                 Err(error) if self.is_last && error.kind() == io::ErrorKind::UnexpectedEof => {
-                    return Ok(None);
+                    return Ok(self.end(offset));
                 }
                 Err(error) => return Err(io_error(error)),
             };
@@ -197,16 +199,21 @@ impl Opened {
         }
     }
 
-    /// The end of the last file, at a frame that is not intact. Damage if there is an intact one behind it.
-    fn torn(&self, offset: u64) -> Result<Torn, MaintenanceError> {
+    fn end(&self, offset: u64) -> End {
+        let Header { identity, position, .. } = self.header;
+        End { path: self.path.clone(), offset, position: position + offset, identity }
+    }
+
+    /// The end of the last file, at a frame that is not intact: what a crash leaves. Damage if there is an intact
+    /// one behind it.
+    fn torn(&self, offset: u64) -> Result<End, MaintenanceError> {
         let mut file = &self.file;
         let next = frame::next_intact(&mut file, offset + 1, self.length);
         if next.map_err(|source| JournalError::io(&self.path, source))?.is_some() {
             let what = "a frame that is not intact stands before one that is";
             return Err(JournalError::from(Damage::new(&self.path, offset, what)).into());
         }
-        let Header { identity, position, .. } = self.header;
-        Ok(Torn { path: self.path.clone(), offset, position: position + offset, identity })
+        Ok(self.end(offset))
     }
 }
 
