@@ -35,8 +35,8 @@ fn spellings(path: &str) -> Vec<String> {
         ];
         all.extend(put.map(|text| with(at, text)));
     }
-    let every: String = path[1..].bytes().map(|byte| format!("%{byte:02x}")).collect();
-    all.push(format!("/{every}"));
+    let every: Vec<String> = path[1..].bytes().map(|byte| format!("%{byte:02x}")).collect();
+    all.push(format!("/{}", every.concat()));
     all.retain(|path| path.starts_with('/'));
     all
 }
@@ -120,8 +120,8 @@ async fn a_manifest_is_recorded_as_what_it_is_sent_as() {
             serde_json::from_str(&refshim.logs(&format!("\"digest\":\"{}\"", manifest.digest), 1).await)
                 .unwrap();
         let repository = log["repository"].as_str().unwrap();
-        let named = format!("{}/v2/{repository}/manifests/{}", bases[place], manifest.digest);
-        assert_eq!(decoded(sent), named, "{target} was sent as {sent}");
+        let expected = format!("{}/v2/{repository}/manifests/{}", bases[place], manifest.digest);
+        assert_eq!(decoded(sent), expected, "{target} was sent as {sent}");
     }
     assert!(was_recorded > 100, "only {was_recorded} were recorded");
 }

@@ -49,7 +49,9 @@ async fn every_warning_names_its_request() {
 
 #[tokio::test]
 async fn an_id_of_any_length_passes_and_is_logged_in_part() {
-    let upstream = Scripted::start(|exchange| exchange.read_body());
+    let upstream = Scripted::start(|exchange| {
+        exchange.read_body();
+    });
     let scene = Face::Http1.before(upstream.address, &[]).await;
     let id = "i".repeat(10_000);
     let get = scene.client.request(Method::GET, "/outside").header("x-request-id", &id);
