@@ -25,8 +25,8 @@ enum Hold {
 #[derive(Debug)]
 pub(super) struct WayHome {
     owner: oneshot::Sender<Streamed>,
-    taken: Vec<Bytes>,
-    kept: usize,
+    /// A copy: each piece, be it of one byte, would hold on to the whole buffer that it was read into.
+    taken: BytesMut,
 }
 
 impl Body {
@@ -36,7 +36,7 @@ impl Body {
             Source::Whole(bytes) => Hold::Whole(bytes.clone()),
             Source::Streamed(streamed) => {
                 let (owner, body) = oneshot::channel();
-                streamed.way_home = Some(Box::new(WayHome { owner, taken: Vec::new(), kept: 0 }));
+                streamed.way_home = Some(Box::new(WayHome { owner, taken: BytesMut::new() }));
                 Hold::Streamed(body)
             }
         })
@@ -57,19 +57,20 @@ impl WayHome {
     /// Keeps what is taken; whether the body can still come back.
     pub(super) fn keep(&mut self, frame: &Frame<Bytes>) -> bool {
         let Some(data) = frame.data_ref() else { return false };
-        self.kept += data.len();
-        self.taken.push(data.clone());
-        self.kept <= KEPT_BYTES
+        if data.len() > KEPT_BYTES - self.taken.len() {
+            return false;
+        }
+        self.taken.extend_from_slice(data);
+        true
     }
 
     /// Hands the rest of a body over to its owner, with what was taken in front of it.
-    pub(super) fn send(self, mut rest: Streamed) {
-        let taken = self.taken.into_iter().chain(rest.read_before.take());
-        let read_before = taken.fold(BytesMut::new(), |mut all, bytes| {
-            all.extend_from_slice(&bytes);
-            all
-        });
-        rest.read_before = Some(read_before.freeze()).filter(|bytes| !bytes.is_empty());
+    pub(super) fn send(mut self, mut rest: Streamed) {
+        // What was read before is taken first: as long as it was not, nothing else was.
+        if !self.taken.is_empty() {
+            self.taken.extend_from_slice(&rest.read_before.take().unwrap_or_default());
+            rest.read_before = Some(self.taken.freeze());
+        }
         // An owner who does not want it any more lets it go, as whoever had it would have.
         drop(self.owner.send(rest));
     }

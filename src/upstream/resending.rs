@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{Method, Request};
 use http_body::Body as _;
 use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::Connected;
 
 use super::UpstreamError;
 use crate::body::{Body, BodyError, Lent};
@@ -64,7 +65,7 @@ pub(super) fn classify(error: legacy::Error, is_always_http2: bool) -> UpstreamE
     if error.is_connect() {
         return UpstreamError::Unreachable(error);
     }
-    let is_http2 = is_always_http2 || error.connect_info().is_some_and(|info| info.is_negotiated_h2());
+    let is_http2 = is_always_http2 || error.connect_info().is_some_and(Connected::is_negotiated_h2);
     let mut source = error.source();
     let mut is_unprocessed = false;
     while let Some(cause) = source {

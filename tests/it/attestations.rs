@@ -20,7 +20,8 @@ const BODY: &str = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"subject"}
 fn refusing() -> Scripted {
     Scripted::start(|exchange| {
         exchange.read_body();
-        let status = REFUSALS.iter().find(|status| exchange.request.line.contains(&status[..3])).unwrap();
+        let status = REFUSALS.iter().find(|status| exchange.request.line.contains(&status[..3]));
+        let status = status.unwrap_or(&REFUSALS[0]);
         let length = BODY.len();
         exchange.answer(&format!(
             "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{BODY}"

@@ -10,7 +10,7 @@ const STATUSES: [&str; 3] = ["401 Unauthorized", "413 Content Too Large", "400 B
 
 /// The answer, by the status that the path names.
 fn refusal(line: &str) -> String {
-    let status = STATUSES.iter().find(|status| line.contains(&status[..3])).unwrap();
+    let status = STATUSES.iter().find(|status| line.contains(&status[..3])).unwrap_or(&STATUSES[0]);
     format!("HTTP/1.1 {status}\r\nwww-authenticate: Basic realm=\"x\"\r\ncontent-length: 7\r\n\r\nrefused")
 }
 

@@ -42,19 +42,22 @@ async fn every_warning_names_its_request() {
         let expected =
             json!({"name": "request", "request_id": id, "upstream": "default", "repository": "a/b"});
         assert_eq!(span(&scene.refshim, "did not say whether it took").await, expected, "{face:?}");
-        let sent = upstream.requests().last().unwrap().header("x-request-id").map(str::to_owned);
-        assert_eq!(sent.as_deref(), Some(id), "{face:?}");
+        let sent = upstream.requests();
+        assert!(sent.iter().any(|request| request.header("x-request-id") == Some(id)), "{face:?}");
     }
 }
 
 #[tokio::test]
 async fn an_id_of_any_length_passes_and_is_logged_in_part() {
-    let upstream = Scripted::start(|exchange| exchange.read_body());
+    let upstream = Scripted::start(|exchange| {
+        exchange.read_body();
+    });
     let scene = Face::Http1.before(upstream.address, &[]).await;
     let id = "i".repeat(10_000);
     let get = scene.client.request(Method::GET, "/outside").header("x-request-id", &id);
     assert_eq!(scene.client.send(get).await.header("x-request-id"), id);
-    assert_eq!(upstream.requests().last().unwrap().header("x-request-id"), Some(&*id));
+    let sent = upstream.requests();
+    assert!(sent.iter().any(|request| request.header("x-request-id") == Some(&*id)));
     let logged = span(&scene.refshim, "a request failed").await;
     assert_eq!(logged["request_id"].as_str().unwrap().len(), 128);
 }
