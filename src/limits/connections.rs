@@ -16,7 +16,7 @@ use super::{Budget, BudgetGuard, Limit};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of unfinished heads that all connections of a listener may hold. Over it, the connection that has
 /// been without a request for the longest and holds such bytes is closed.
-const UNFINISHED_HEAD_BYTES: usize = 16 << 20;
+const UNFINISHED_HEAD_BYTES: usize = 8 << 20;
 /// Set in [`State::busy`] of a connection that is to be closed.
 const CLOSING: u32 = 1 << 31;
 
