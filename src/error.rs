@@ -195,19 +195,13 @@ impl Error {
     /// The error itself, if several requests share it.
     #[must_use]
     pub fn root(&self) -> &Self {
-        match self {
-            Self::Shared(error) => error.root(),
-            error => error,
-        }
+        if let Self::Shared(error) = self { error.root() } else { self }
     }
 
     /// The status with which the upstream refused a question, if it did.
     #[must_use]
     pub fn rejected(&self) -> Option<StatusCode> {
-        match self.root() {
-            Self::Rejected(rejection) => Some(rejection.status()),
-            _ => None,
-        }
+        if let Self::Rejected(rejection) = self.root() { Some(rejection.status()) } else { None }
     }
 
     /// Whether the upstream said that this caller may not.
@@ -225,9 +219,24 @@ impl Error {
             Self::Limit(_) => Some(Stale::Throttled),
             Self::Undecided(status) if status.is_server_error() => Some(Stale::Failed),
             Self::UpstreamBody | Self::EndlessList(_) => Some(Stale::Failed),
-            Self::Upstream(UpstreamError::Redirect | UpstreamError::Target) => None,
-            Self::Upstream(_) => Some(Stale::Unreachable),
-            _ => None,
+            Self::Upstream(error) if !matches!(error, UpstreamError::Redirect | UpstreamError::Target) => {
+                Some(Stale::Unreachable)
+            }
+            Self::Upstream(_)
+            | Self::Rejected(_)
+            | Self::Undecided(_)
+            | Self::Path(_)
+            | Self::Query(_)
+            | Self::QueryMethod
+            | Self::Ambiguous(_)
+            | Self::Method(_)
+            | Self::TagUnknown
+            | Self::RequestBody(_)
+            | Self::Record(_)
+            | Self::Gather(_)
+            | Self::LookUp(_)
+            | Self::Shared(_)
+            | Self::Handler => None,
         }
     }
 

@@ -45,10 +45,9 @@ pub fn route(bytes: &[u8]) {
             Some(format!("/v2/{repository}/manifests/{manifest}/references"))
         }
         Route::Referrers { repository, subject } => Some(format!("/v2/{repository}/referrers/{subject}")),
-        Route::GetManifest { repository, manifest } | Route::PutManifest { repository, manifest } => {
-            Some(format!("/v2/{repository}/manifests/{manifest}"))
-        }
-        Route::DeleteManifest { repository, manifest } => {
+        Route::GetManifest { repository, manifest }
+        | Route::PutManifest { repository, manifest }
+        | Route::DeleteManifest { repository, manifest } => {
             Some(format!("/v2/{repository}/manifests/{manifest}"))
         }
         Route::HeadManifest { repository, digest } => Some(format!("/v2/{repository}/manifests/{digest}")),

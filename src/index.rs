@@ -299,16 +299,6 @@ impl Index {
         self.engine.version(key(repository.clone(), referrer.clone())).await
     }
 
-    /// Confirms a pending referrer that the upstream has, if it is as it was `seen`; else it stays as it is.
-    pub async fn settle_present(
-        &self,
-        repository: Repository,
-        referrer: Digest,
-        seen: Version,
-    ) -> Result<(), WriteError> {
-        self.engine.settle_present(key(repository, referrer), seen).await
-    }
-
     /// The upstream serves the referrer like `found`, as read from its bytes. If it is as it was `seen`, it is
     /// confirmed, and what its bytes say takes the place of what was said of them before; links that tags or other
     /// manifests tell of stay. Else nothing changes.

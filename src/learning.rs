@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::VIA;
+use http::header::{LOCATION, VIA};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -118,7 +118,8 @@ impl Learning {
         // One of refshim's own questions that a redirect led back here: it is not to lead to further ones.
         let is_own = request.headers().get_all(VIA).iter().any(|via| *via == VIA_REFSHIM);
         let mut response = forward::pass(&self.upstream, &origin, &self.tasks, request, in_progress).await?;
-        if response.status().is_redirection() && !is_own {
+        let is_redirect = response.status().is_redirection() && response.headers().contains_key(LOCATION);
+        if is_redirect && !is_own {
             self.follow(visit, manifest, watch);
         } else if let Some(passing) = self.passing(&repository, &manifest, watch, &response)
             && let Some(copy) = response.body_mut().copy(self.reading.max_bytes())
@@ -241,14 +242,12 @@ impl Learning {
                 .filter(|bytes| is_manifest(content_type(&headers), bytes).is_some()),
         };
         let content_type = content_type(&headers).map(str::to_owned);
-        match bytes {
-            Some(bytes) => {
-                let fetched = Fetched { bytes, content_type };
-                self.learn(&repository, &manifest, fetched, &watch, permit).await;
-            }
-            None => tracing::warn!(repository = %repository.name, %manifest,
-                "what the registry gave for a manifest is not what was asked for; nothing is learnt from it"),
-        }
+        let Some(bytes) = bytes else {
+            tracing::warn!(repository = %repository.name, %manifest,
+                "what the registry gave for a manifest is not what was asked for; nothing is learnt from it");
+            return;
+        };
+        self.learn(&repository, &manifest, Fetched { bytes, content_type }, &watch, permit).await;
     }
 
     /// Records the links of a manifest that was read whole.

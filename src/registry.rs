@@ -272,7 +272,7 @@ impl Registry {
         let asked = Asked { epoch, caller, manifest: manifest.clone(), need };
         let flight = self.flights.entry_by_ref(&asked);
         let answer = flight.or_try_insert_with(self.ask(visit, manifest, need));
-        let answer = answer.await.map_err(Error::Shared)?;
+        let answer = Box::pin(answer).await.map_err(Error::Shared)?;
         if answer.is_fresh() {
             // Shared among those who asked meanwhile, and not remembered: that is for others to decide.
             self.flights.invalidate(&asked).await;

@@ -50,11 +50,6 @@ pub(crate) enum Write {
         put: Put,
         reply: Reply<()>,
     },
-    SettlePresent {
-        key: ReferrerKey,
-        seen: Version,
-        reply: Reply<()>,
-    },
     Settle {
         repository: Repository,
         seen: Version,
@@ -105,7 +100,6 @@ impl Write {
             Self::Probe { reply } => reply.is_closed(),
             Self::Confirm { .. }
             | Self::Refuse { .. }
-            | Self::SettlePresent { .. }
             | Self::Settle { .. }
             | Self::Remove { .. }
             | Self::Absent { .. }
@@ -125,7 +119,6 @@ impl Write {
             | Self::Confirm { put: Put { referrer, .. }, .. } => of(referrer),
             Self::Learn { learnt, .. } => learnt.iter().map(|learnt| of(&learnt.referrer)).sum(),
             Self::Refuse { .. }
-            | Self::SettlePresent { .. }
             | Self::Remove { .. }
             | Self::Absent { .. }
             | Self::Doubt { .. }

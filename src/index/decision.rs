@@ -68,13 +68,6 @@ impl Decisions {
                 refuse(put, draft);
                 answer(reply, ())
             }
-            Write::SettlePresent { key, seen, reply } => {
-                // What cannot be compared stays pending, and the next query asks again.
-                if matches!(draft.find(&key), Found::Known(known) if known.pending && known.version == seen) {
-                    draft.push(Record::Confirmed(key));
-                }
-                answer(reply, ())
-            }
             Write::Settle { repository, seen, found, reply } => {
                 settle(repository, seen, &found, draft);
                 answer(reply, ())

@@ -112,10 +112,6 @@ impl Local {
         self.write(|reply| Write::Refuse { put, reply }).await
     }
 
-    pub(crate) async fn settle_present(&self, key: ReferrerKey, seen: Version) -> Result<(), WriteError> {
-        self.write(|reply| Write::SettlePresent { key, seen, reply }).await
-    }
-
     pub(crate) async fn settle(
         &self,
         repository: Repository,

@@ -48,14 +48,9 @@ pub fn essence(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim()
 }
 
-/// A media type out of a query. A `+` that was not encoded was read as a space there, which no media type has.
-#[must_use]
-pub fn of_parameter(value: &str) -> String {
-    value.replace(' ', "+")
-}
-
-/// Whether a media type is among those that are wanted.
+/// Whether a media type is among those that a query wants. A `+` that was not encoded was read as a space there.
 #[must_use]
 pub fn is_among(media_type: &str, wanted: &[String]) -> bool {
-    wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(media_type))
+    let is_it = |wanted: &str| wanted.eq_ignore_ascii_case(media_type);
+    wanted.iter().any(|wanted| is_it(wanted) || (wanted.contains(' ') && is_it(&wanted.replace(' ', "+"))))
 }

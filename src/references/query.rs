@@ -38,8 +38,8 @@ impl Query {
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*key {
                 "kind" => kinds.push(value.parse().map_err(|_| BadQuery::Kind)?),
-                "artifactType" => parsed.artifact_types.push(of_type("artifactType", &value)?),
-                "mediaType" => parsed.media_types.push(of_type("mediaType", &value)?),
+                "artifactType" => parsed.artifact_types.push(not_empty("artifactType", &value)?),
+                "mediaType" => parsed.media_types.push(not_empty("mediaType", &value)?),
                 "annotation" => parsed.annotations.push(AnnotationFilter::parse(&value)?),
                 "inline" => once("inline", &mut inline, value.parse().map_err(|_| BadQuery::Inline)?)?,
                 "n" => once("n", &mut parsed.count, count(&value)?)?,
@@ -167,8 +167,8 @@ impl AnnotationFilter {
     }
 }
 
-fn of_type(name: &'static str, value: &str) -> Result<String, BadQuery> {
-    if value.is_empty() { Err(BadQuery::Empty(name)) } else { Ok(media_type::of_parameter(value)) }
+fn not_empty(name: &'static str, value: &str) -> Result<String, BadQuery> {
+    if value.is_empty() { Err(BadQuery::Empty(name)) } else { Ok(value.to_owned()) }
 }
 
 fn once<T>(name: &'static str, place: &mut Option<T>, value: T) -> Result<(), BadQuery> {

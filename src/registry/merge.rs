@@ -43,7 +43,7 @@ pub struct Merging {
     registry: Arc<Registry>,
     index: Index,
     reading: Reading,
-    flights: Cache<(Epoch, CallerKey, Digest), Shown>,
+    flights: Cache<(Epoch, CallerKey, Digest, bool), Shown>,
     fresh_for: Duration,
     stale_for: Duration,
     concurrency: usize,
@@ -99,23 +99,29 @@ impl Merging {
         if is_proven && is_younger(self.fresh_for) {
             return Ok(true);
         }
-        let key = (epoch, question.visit.caller.key, question.subject.clone());
-        let flight = self.flights.entry_by_ref(&key).or_try_insert_with(self.merge(question, is_proven));
-        match flight.await {
-            Ok(flight) => {
-                if flight.is_fresh() {
-                    self.flights.invalidate(&key).await;
-                }
-                Ok(flight.into_value())
-            }
+        // Boxed: a query that finds a fresh merge keeps no room for making one.
+        match Box::pin(self.merge_once(question, is_proven)).await {
+            Ok(is_shown) => Ok(is_shown),
             Err(error) => match error.stands_in() {
                 Some(reason) if is_proven && is_younger(self.stale_for) => {
                     self.registry.answered_stale(question, reason, &error);
                     Ok(true)
                 }
-                _ => Err(Error::Shared(error)),
+                _ => Err(error),
             },
         }
+    }
+
+    /// Merges, once for all who ask the same at this moment.
+    async fn merge_once(&self, question: &Question, is_proven: bool) -> Result<Shown, Error> {
+        let Question { visit, subject } = question;
+        let key = (visit.epoch, visit.caller.key, subject.clone(), is_proven);
+        let flight = self.flights.entry_by_ref(&key).or_try_insert_with(self.merge(question, is_proven));
+        let flight = flight.await.map_err(Error::Shared)?;
+        if flight.is_fresh() {
+            self.flights.invalidate(&key).await;
+        }
+        Ok(flight.into_value())
     }
 
     async fn merge(&self, question: &Question, is_proven: bool) -> Result<Shown, Error> {

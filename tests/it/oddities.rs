@@ -544,10 +544,13 @@ async fn a_manifest_that_is_pulled_in_an_odd_form_is_learnt() {
     }
 }
 
+/// A Link field from a path to a page of it.
+type LinkTo = fn(&str, &str) -> String;
+
 /// Pages of the registry's own list, in every form that RFC 8288 gives to the link between them.
 #[tokio::test]
 async fn every_page_of_a_registrys_own_list_is_read_once_however_it_is_linked() {
-    let forms: [(&str, fn(&str, &str) -> String); 10] = [
+    let forms: [(&str, LinkTo); 10] = [
         ("an absolute path", |path, page| format!(r#"<{path}?page={page}>; rel="next""#)),
         ("a query alone", |_, page| format!(r#"<?page={page}>; rel="next""#)),
         ("a relative path", |path, page| {

@@ -7,8 +7,8 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Client, Content, DOCKER_LIST, DOCKER_MANIFEST, IMAGE_MANIFEST, Refshim, Registry, Scripted, about,
-    descriptor, digest_of,
+    Client, Content, DOCKER_LIST, DOCKER_MANIFEST, IMAGE_MANIFEST, Refshim, Registry, Said, Scripted, Shelf,
+    about, descriptor, digest_of, put, shelf_registry,
 };
 
 /// The worked example of the proposal (24 March 2021): an image, a signature whose layer refers to it, and a
@@ -248,16 +248,16 @@ async fn deleting_a_referrer_removes_it_and_deleting_the_subject_does_not() {
 
 /// A registry that stores nothing, answers PUTs with a status of the test's choice, and HEADs of manifests
 /// with another.
-fn two_faced(put: &Arc<AtomicU16>, head: &Arc<AtomicU16>) -> Scripted {
-    let (put, head) = (Arc::clone(put), Arc::clone(head));
-    Scripted::start(move |exchange| {
-        exchange.read_body();
-        let status =
-            if exchange.request.line.starts_with("PUT") { &put } else { &head }.load(Ordering::SeqCst);
-        if status != 0 {
-            let answer =
-                format!("HTTP/1.1 {status} Scripted\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
-            exchange.answer(&answer);
+fn two_faced(image: &Content, put: &Arc<AtomicU16>, read: &Arc<AtomicU16>) -> Scripted {
+    let (to_put, to_read) = (Arc::clone(put), Arc::clone(read));
+    let shelf = Shelf::default();
+    self::put(&shelf, "a", &[], image);
+    shelf_registry(&shelf, move |turn| {
+        let status = if turn.is_read() { &to_read } else { &to_put }.load(Ordering::SeqCst);
+        match (turn.is_read(), status) {
+            (_, 0) => None,
+            (true, 200) => Some(turn.right.clone()),
+            (_, status) => Some(Said::status(&format!("{status} Scripted"))),
         }
     })
 }
@@ -265,11 +265,11 @@ fn two_faced(put: &Arc<AtomicU16>, head: &Arc<AtomicU16>) -> Scripted {
 #[tokio::test]
 async fn the_upstreams_answer_decides_what_becomes_of_a_link() {
     let (put, head) = (Arc::new(AtomicU16::new(201)), Arc::new(AtomicU16::new(200)));
-    let upstream = two_faced(&put, &head);
+    let image = Content::image("{}", "x");
+    let upstream = two_faced(&image, &put, &head);
     let directory = tempfile::tempdir().unwrap();
     let refshim = Refshim::start(upstream.address, directory.path()).await;
     let client = refshim.client();
-    let image = Content::image("{}", "x");
     let digest = image.digest.clone();
     let push = async |name: &str, status: u16, expected: u16| {
         put.store(status, Ordering::SeqCst);
@@ -301,33 +301,35 @@ async fn the_upstreams_answer_decides_what_becomes_of_a_link() {
 async fn a_pending_link_whose_manifest_is_not_there_is_forgotten() {
     let upstream = Scripted::start(|exchange| {
         exchange.read_body();
-        let subject = Content::image("{}", "x").digest;
-        let status = match &exchange.request.line {
-            line if line.starts_with("PUT") => "500 Failed",
-            line if line.contains(&subject) => "200 OK",
-            _ => "404 Not Found",
-        };
-        exchange.answer_status(status);
+        let subject = Content::image("{}", "x");
+        match exchange.request.line.clone() {
+            line if line.starts_with("PUT") => exchange.answer_status("500 Failed"),
+            line if line.contains(&subject.digest) => exchange.answer_manifest(&subject),
+            _ => exchange.answer_status("404 Not Found"),
+        }
     });
     let directory = tempfile::tempdir().unwrap();
-    let refshim = Refshim::start(upstream.address, directory.path()).await;
+    let refshim = Refshim::prepare(upstream.address, directory.path()).with("INDEX_FORGET_AFTER", "100ms");
+    let refshim = refshim.launch().await;
     let client = refshim.client();
     let image = Content::image("{}", "x");
     let content = about(&image, &image, "lost");
     assert_eq!(client.put_manifest("a", &content.digest, &content).await.status, 500);
-    assert_eq!(client.referrers("a", &image.digest, "").await, Vec::<String>::new());
-    let metrics = Client::new(refshim.admin).text("/metrics").await;
-    assert!(metrics.contains("refshim_index_referrers 0"), "{metrics}");
+    let admin = Client::new(refshim.admin);
+    while !admin.text("/metrics").await.contains("refshim_index_referrers 0") {
+        assert_eq!(client.referrers("a", &image.digest, "").await, Vec::<String>::new());
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]
 async fn a_refused_push_of_a_stranger_removes_nothing() {
     let (put, head) = (Arc::new(AtomicU16::new(201)), Arc::new(AtomicU16::new(200)));
-    let upstream = two_faced(&put, &head);
+    let image = Content::image("{}", "x");
+    let upstream = two_faced(&image, &put, &head);
     let directory = tempfile::tempdir().unwrap();
     let refshim = Refshim::start(upstream.address, directory.path()).await;
     let client = refshim.client();
-    let image = Content::image("{}", "x");
     let content = about(&image, &image, "signature");
     client.put_manifest("a", &content.digest, &content).await;
     put.store(401, Ordering::SeqCst);

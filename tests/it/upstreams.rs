@@ -210,7 +210,10 @@ async fn a_redirect_from_one_upstream_to_another_stays_as_it_is() {
     assert_eq!((answer.status, answer.header("location")), (StatusCode::TEMPORARY_REDIRECT, &*location));
     let query = client.get("/v2/hub/a/manifests/v1/references").await;
     assert_eq!(query.status, StatusCode::BAD_GATEWAY);
-    assert_eq!(storage.requests().len(), 0);
+    // refshim's own question followed, as nobody.
+    for request in storage.requests() {
+        assert_eq!((&request.line[..4], request.header("authorization")), ("GET ", None));
+    }
 }
 
 #[tokio::test]

@@ -133,11 +133,17 @@ impl Side {
     }
 
     /// Every request that the registry answered so far, sorted, since some clients ask several at once.
-    /// How many containerd asks before the first of them brought it a token depends on time.
+    /// How many containerd asks before the first of them brought it a token depends on time. That refshim asks
+    /// at its start whether there is a registry is no client's request.
     pub(super) fn asked(&self) -> Vec<String> {
         let too_early = |line: &String| line.contains(" 401 ") && line.contains(" containerd/");
+        let is_probe = |line: &String| line.contains("(readiness)");
         let log = self.registry.access_log();
-        sorted(log.lines().map(|line| self.normal.logged(line)).filter(|line| !too_early(line)))
+        sorted(
+            log.lines()
+                .map(|line| self.normal.logged(line))
+                .filter(|line| !too_early(line) && !is_probe(line)),
+        )
     }
 
     /// Every request that the storage got, with what may not be sent there.

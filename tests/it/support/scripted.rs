@@ -77,6 +77,10 @@ fn serve(
     probed: bool,
 ) {
     let Some(request) = Request::read(&mut stream) else { return };
+    // A question over HTTP/2, which no script speaks.
+    if request.line.starts_with("PRI ") {
+        return;
+    }
     if !probed && request.header("user-agent").is_some_and(|agent| agent.ends_with("(readiness)")) {
         let _gone = stream.write_all(READY);
         return;

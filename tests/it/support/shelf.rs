@@ -90,10 +90,10 @@ impl Said {
     fn to_bytes(&self, is_head: bool) -> Vec<u8> {
         let mut head = format!("HTTP/1.1 {}\r\nconnection: close\r\n", self.status);
         for (name, value) in &self.fields {
-            head += &format!("{name}: {value}\r\n");
+            head.extend([name, ": ", value, "\r\n"]);
         }
         if !self.status.starts_with("204") && !self.status.starts_with("304") {
-            head += &format!("content-length: {}\r\n", self.body.len());
+            head.extend(["content-length: ", &self.body.len().to_string(), "\r\n"]);
         }
         head += "\r\n";
         let mut bytes = head.into_bytes();
