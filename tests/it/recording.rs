@@ -248,25 +248,27 @@ async fn deleting_a_referrer_removes_it_and_deleting_the_subject_does_not() {
 
 /// A registry that stores nothing, answers PUTs with a status of the test's choice, and HEADs of manifests
 /// with another.
-fn two_faced(image: &Content, put: &Arc<AtomicU16>, read: &Arc<AtomicU16>) -> Scripted {
+/// A registry that has the image, and whatever is put onto its shelf.
+fn two_faced(image: &Content, put: &Arc<AtomicU16>, read: &Arc<AtomicU16>) -> (Scripted, Shelf) {
     let (to_put, to_read) = (Arc::clone(put), Arc::clone(read));
     let shelf = Shelf::default();
     self::put(&shelf, "a", &[], image);
-    shelf_registry(&shelf, move |turn| {
+    let registry = shelf_registry(&shelf, move |turn| {
         let status = if turn.is_read() { &to_read } else { &to_put }.load(Ordering::SeqCst);
         match (turn.is_read(), status) {
             (_, 0) => None,
             (true, 200) => Some(turn.right.clone()),
             (_, status) => Some(Said::status(&format!("{status} Scripted"))),
         }
-    })
+    });
+    (registry, shelf)
 }
 
 #[tokio::test]
 async fn the_upstreams_answer_decides_what_becomes_of_a_link() {
     let (put, head) = (Arc::new(AtomicU16::new(201)), Arc::new(AtomicU16::new(200)));
     let image = Content::image("{}", "x");
-    let upstream = two_faced(&image, &put, &head);
+    let (upstream, shelf) = two_faced(&image, &put, &head);
     let directory = tempfile::tempdir().unwrap();
     let refshim = Refshim::start(upstream.address, directory.path()).await;
     let client = refshim.client();
@@ -274,6 +276,8 @@ async fn the_upstreams_answer_decides_what_becomes_of_a_link() {
     let push = async |name: &str, status: u16, expected: u16| {
         put.store(status, Ordering::SeqCst);
         let content = about(&image, &image, name);
+        // It has it, whatever it says.
+        self::put(&shelf, "a", &[], &content);
         assert_eq!(client.put_manifest("a", &content.digest, &content).await.status, expected);
         content.digest
     };
@@ -326,11 +330,12 @@ async fn a_pending_link_whose_manifest_is_not_there_is_forgotten() {
 async fn a_refused_push_of_a_stranger_removes_nothing() {
     let (put, head) = (Arc::new(AtomicU16::new(201)), Arc::new(AtomicU16::new(200)));
     let image = Content::image("{}", "x");
-    let upstream = two_faced(&image, &put, &head);
+    let (upstream, shelf) = two_faced(&image, &put, &head);
     let directory = tempfile::tempdir().unwrap();
     let refshim = Refshim::start(upstream.address, directory.path()).await;
     let client = refshim.client();
     let content = about(&image, &image, "signature");
+    self::put(&shelf, "a", &[], &content);
     client.put_manifest("a", &content.digest, &content).await;
     put.store(401, Ordering::SeqCst);
     assert_eq!(client.put_manifest("a", &content.digest, &content).await.status, 401);

@@ -152,6 +152,11 @@ impl Refshim {
         self.status("VmRSS:")
     }
 
+    /// How much of that is the program and the libraries it uses, in bytes.
+    pub(crate) fn program_memory(&self) -> u64 {
+        self.status("RssFile:")
+    }
+
     fn status(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();

@@ -117,6 +117,10 @@ pub(crate) fn shelf_registry(
         let (right, target) = right_answer(&shelf, &request);
         let turn = Turn { request: &request, target, right };
         if let Some(said) = odd(&turn) {
+            // Done before it is said, and only what is said to be done.
+            if said.status.starts_with('2') {
+                write(&shelf, turn.request);
+            }
             exchange.send(&said.to_bytes(turn.is_head()));
         }
     })
@@ -156,21 +160,32 @@ fn right_answer(shelf: &Shelf, request: &Request) -> (Said, Target) {
         tag if tag.starts_with("sha256-") => Target::ReferrersTag,
         _ => Target::Tag,
     };
-    let key = (repository.clone(), reference.clone());
-    let said = match method {
-        "PUT" => {
-            let media_type = request.header("content-type").unwrap_or("application/octet-stream").to_owned();
-            let value = serde_json::from_slice(&request.body).unwrap();
+    let found = shelf.lock().unwrap().get(&(repository, reference)).cloned();
+    let said = match (method, found) {
+        ("PUT", _) => {
             let digest = super::digest_of(&request.body);
-            let content = Content { media_type, bytes: request.body.clone(), digest: digest.clone(), value };
-            put(shelf, &repository, &[&reference], &content);
             Said::status("201 Created").with("docker-content-digest", &digest)
         }
-        "DELETE" => match shelf.lock().unwrap().remove(&key) {
-            Some(_) => Said::status("202 Accepted"),
-            None => unknown,
-        },
-        _ => shelf.lock().unwrap().get(&key).map_or(unknown, Said::manifest),
+        ("DELETE", Some(_)) => Said::status("202 Accepted"),
+        (_, Some(content)) => Said::manifest(&content),
+        (_, None) => unknown,
     };
     (said, target)
+}
+
+/// What a PUT or a DELETE does.
+fn write(shelf: &Shelf, request: &Request) {
+    let mut words = request.line.split(' ');
+    let (method, path) = (words.next().unwrap(), words.next().unwrap());
+    let Some((name, reference)) = path.split('?').next().unwrap().split_once("/manifests/") else { return };
+    let (repository, reference) = (name.trim_start_matches("/v2/"), reference.replace("%3A", ":"));
+    if method == "PUT" {
+        let media_type = request.header("content-type").unwrap_or("application/octet-stream").to_owned();
+        let value = serde_json::from_slice(&request.body).unwrap();
+        let digest = super::digest_of(&request.body);
+        let content = Content { media_type, bytes: request.body.clone(), digest, value };
+        put(shelf, repository, &[&reference], &content);
+    } else if method == "DELETE" {
+        take(shelf, repository, &reference);
+    }
 }
