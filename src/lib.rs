@@ -29,12 +29,17 @@
 //! [`admin`] → [`app`] → [`server`] → [`cli`].
 //!
 //! # What always holds
-//! - The bytes of a manifest are never changed, and a body is never sent twice.
+//! - The bytes of a manifest are never changed. A body is sent again only if the upstream certainly processed
+//!   nothing of it.
 //! - A PUT that carries links is answered with success only when its links are on disk.
 //! - Credentials go to the upstream that the request is for, and to no other host.
 //! - A link is listed only after the upstream said that it took the referrer, and only to a caller
 //!   whom the upstream let read the repository.
-//! - A look-up that fails is an error, never an empty list.
+//! - A question of refshim's own is its client's request in all that a registry may decide by, and its answer
+//!   counts for exactly such requests.
+//! - A look-up that fails is an error, never an empty list. What the registry does not show is left out while it
+//!   does not, and forgotten only after it has long shown nothing but 404.
+//! - What somebody claims of a manifest counts only once the registry took it, or as its bytes say it.
 //! - What a list at a referrers tag says counts only where the manifest it names says so itself.
 //! - Nothing but manifests and refshim's own answers is held in memory, and those only up to a limit.
 //! - Whatever is done for a request counts as this request until it is done, also when the client is gone.
