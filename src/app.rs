@@ -303,6 +303,7 @@ impl Handlers {
             config.manifests.learn_bytes,
         ));
         let merging = Merging::new(Arc::clone(&registry), index.clone(), reading.clone(), config);
+        let merging = Arc::new(merging);
         let listing = Arc::new(Listing::new(
             Arc::clone(&registry),
             merging,

@@ -33,7 +33,8 @@ use crate::upstream::{Upstream, VIA_REFSHIM};
 
 /// How many manifests are remembered as read, and for how long.
 const READ_REMEMBERED: u64 = 100_000;
-const READ_LIFETIME: Duration = Duration::from_secs(60 * 60);
+/// A pull is a sign of life of what somebody else was told is not there, so that it must not go unread for long.
+const READ_LIFETIME: Duration = Duration::from_secs(10 * 60);
 
 /// How many manifests that were handed out by redirect are remembered, and for how long they are not asked
 /// for again.
@@ -68,6 +69,8 @@ struct Passing {
     repository: Repository,
     manifest: TagOrDigest,
     headers: HeaderMap,
+    /// Whether it was pulled from another namespace than the upstream's own.
+    is_foreign: bool,
     watch: Watch,
     permit: OwnedSemaphorePermit,
 }
@@ -121,7 +124,7 @@ impl Learning {
         let is_redirect = response.status().is_redirection() && response.headers().contains_key(LOCATION);
         if is_redirect && !is_own {
             self.follow(visit, manifest, watch);
-        } else if let Some(passing) = self.passing(&repository, &manifest, watch, &response)
+        } else if let Some(passing) = self.passing(&visit, &manifest, watch, &response)
             && let Some(copy) = response.body_mut().copy(self.reading.max_bytes())
         {
             let learning = self.clone();
@@ -194,7 +197,8 @@ impl Learning {
         self.tasks.spawn(async move {
             match learning.registry.fetch(&visit, &manifest).await {
                 Ok(Answer::Present(fetched)) => {
-                    learning.learn(&visit.repository, &manifest, fetched, &watch, permit).await;
+                    let place = (&visit.repository, visit.is_foreign);
+                    learning.learn(place, &manifest, fetched, &watch, permit).await;
                 }
                 Ok(Answer::Absent | Answer::Odd(_)) => {}
                 Err(error) => tracing::debug!(repository = %visit.repository.name, %manifest, %error,
@@ -206,7 +210,7 @@ impl Learning {
     /// What is worth being read of an answer, as far as there is room for it.
     fn passing(
         &self,
-        repository: &Repository,
+        visit: &Visit,
         manifest: &TagOrDigest,
         watch: Watch,
         response: &Response<Body>,
@@ -214,6 +218,7 @@ impl Learning {
         if response.status() != StatusCode::OK || self.index.state() != State::Ready {
             return None;
         }
+        let repository = &visit.repository;
         let told = match manifest {
             TagOrDigest::Tag(_) => content_digest(response.headers()),
             TagOrDigest::Digest(digest) => Some(digest.clone()),
@@ -229,31 +234,33 @@ impl Learning {
         }
         let permit = Arc::clone(&self.budget).try_acquire_many_owned(u32::try_from(length).ok()?).ok()?;
         let (repository, manifest) = (repository.clone(), manifest.clone());
-        Some(Passing { repository, manifest, headers: response.headers().clone(), watch, permit })
+        let (headers, is_foreign) = (response.headers().clone(), visit.is_foreign);
+        Some(Passing { repository, manifest, headers, is_foreign, watch, permit })
     }
 
     /// Reads what passed, without the codings that it passed in.
     async fn read(&self, passing: Passing, bytes: Bytes) {
-        let Passing { repository, manifest, headers, watch, permit } = passing;
+        let Passing { repository, manifest, headers, is_foreign, watch, permit } = passing;
         let limit = self.reading.max_bytes();
         let bytes = match &manifest {
             TagOrDigest::Digest(digest) => unpacked(digest, &headers, bytes, limit),
             TagOrDigest::Tag(_) => coding::decode(&headers, bytes, limit)
                 .filter(|bytes| is_manifest(content_type(&headers), bytes).is_some()),
         };
-        let content_type = content_type(&headers).map(str::to_owned);
         let Some(bytes) = bytes else {
             tracing::warn!(repository = %repository.name, %manifest,
                 "what the registry gave for a manifest is not what was asked for; nothing is learnt from it");
             return;
         };
-        self.learn(&repository, &manifest, Fetched { bytes, content_type }, &watch, permit).await;
+        let fetched = Fetched::new(&headers, bytes);
+        self.learn((&repository, is_foreign), &manifest, fetched, &watch, permit).await;
     }
 
-    /// Records the links of a manifest that was read whole.
+    /// Records the links of a manifest that was read whole. One from another namespace of a mirror need not be
+    /// there for everybody: it is asked for before it is listed.
     async fn learn(
         &self,
-        repository: &Repository,
+        (repository, is_foreign): (&Repository, bool),
         manifest: &TagOrDigest,
         fetched: Fetched,
         watch: &Watch,
@@ -275,7 +282,7 @@ impl Learning {
         let ReadManifest { referrer, claims, .. } = self.reading.within(repository, read, has_room);
         let digest = referrer.digest.clone();
         let count = referrer.links.len() + claims.len();
-        let mut learnt = vec![Learnt { referrer, claimed: false }];
+        let mut learnt = vec![Learnt { referrer, claimed: is_foreign }];
         learnt.extend(claims);
         let links = learnt.iter().flat_map(|learnt| &learnt.referrer.links);
         let kinds: Vec<LinkKind> = links.map(|link| link.kind).collect();

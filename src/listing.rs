@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::config;
 use crate::error::Error;
-use crate::index::{Entry, Index, Order, Page, Repository, Scan};
+use crate::index::{Entry, Index, Order, Page, Removed, Repository, Scan};
 use crate::oci::{Digest, TagOrDigest};
 use crate::reading::Reading;
 use crate::registry::{Answer, Fetched, Merging, Question, Registry, Verdict, Visit};
@@ -25,7 +25,7 @@ use elsewhere::{Elsewhere, merge};
 #[derive(Debug)]
 pub struct Listing {
     registry: Arc<Registry>,
-    merging: Merging,
+    merging: Arc<Merging>,
     reading: Reading,
     index: Index,
     page_bytes: usize,
@@ -85,13 +85,27 @@ pub struct Next {
 /// An entry, and in which of the repositories it was found.
 type Placed = (usize, Entry);
 
+/// The referrers that are asked for to show that a repository can be read: the newest, the oldest and one between
+/// them, confirmed ones before others. Of three that are gone alike nothing would be shown for ever.
+fn witnesses(page: &Page) -> impl Iterator<Item = Digest> {
+    let confirmed: Vec<&Entry> = page.entries.iter().filter(|entry| !entry.pending).collect();
+    let all = if confirmed.is_empty() { page.entries.iter().collect() } else { confirmed };
+    let places = [all.len().checked_sub(1), Some(0), Some(all.len() / 2)].into_iter().flatten();
+    let mut found: Vec<Digest> =
+        places.filter_map(|place| all.get(place)).map(|entry| entry.digest.clone()).collect();
+    // Each once: an equal question would not be asked again, which could be told from outside.
+    let mut seen = std::collections::HashSet::new();
+    found.retain(|digest| seen.insert(digest.clone()));
+    found.into_iter()
+}
+
 /// What the registry says of an entry.
 enum Seen {
     /// It has it; how it is listed.
     There(String),
     /// It does not have it, or does not show it to this caller.
     Hidden,
-    /// It has it, and by its bytes it is not what is wanted.
+    /// By its bytes it is not what is wanted, or this caller is denied it.
     Unwanted,
 }
 
@@ -109,7 +123,7 @@ impl Listing {
     #[must_use]
     pub fn new(
         registry: Arc<Registry>,
-        merging: Merging,
+        merging: Arc<Merging>,
         reading: Reading,
         index: Index,
         settings: &config::References,
@@ -192,18 +206,17 @@ impl Listing {
             return self.scan(question, wanted, self.page_bytes).await;
         }
         let page = self.scan(question, wanted, self.page_bytes).await?;
-        let witnesses = page.entries.iter().map(|entry| entry.digest.clone());
-        let merged = async { if gathers { self.merging.refresh(question, false).await } else { Ok(false) } };
-        let readable = self.registry.may_read_one_of(&question.visit, witnesses);
-        match tokio::try_join!(readable, merged)? {
-            (_, true) => self.scan(question, wanted, self.page_bytes).await,
-            (Verdict::Readable, false) => Ok(page),
-            (Verdict::Unproven, false) => match verdict {
-                // A login page is not the 404 of a subject that was never pushed.
-                Verdict::Odd(status) => Err(Error::Undecided(status)),
-                Verdict::Readable | Verdict::Unproven => Ok(nothing),
-            },
-            (Verdict::Odd(status), false) => Err(Error::Undecided(status)),
+        let witnesses = witnesses(&page);
+        let shown = self.registry.may_read_one_of(&question.visit, witnesses).await?;
+        let is_shown = shown == Verdict::Readable;
+        if gathers && self.merging.refresh(question, is_shown).await? {
+            return self.scan(question, wanted, self.page_bytes).await;
+        }
+        match (shown, verdict) {
+            (Verdict::Readable, _) => Ok(page),
+            // A login page is not the 404 of a subject that was never pushed.
+            (Verdict::Odd(status), _) | (_, Verdict::Odd(status)) => Err(Error::Undecided(status)),
+            (Verdict::Unproven, Verdict::Readable | Verdict::Unproven) => Ok(nothing),
         }
     }
 
@@ -264,8 +277,14 @@ impl Listing {
         wanted: &Wanted,
     ) -> Result<Seen, Error> {
         let question = questions.get(*place).ok_or(Error::Handler)?;
-        let seen = if inlined || entry.pending {
-            self.check(question, entry, inlined, wanted).await?
+        let seen = if inlined || entry.pending || question.visit.is_foreign {
+            match self.check(question, entry, inlined, wanted).await {
+                // Only its content was wanted besides what is known.
+                Err(_) if !entry.pending && !question.visit.is_foreign => {
+                    Seen::There(entry.descriptor.clone())
+                }
+                seen => seen?,
+            }
         } else {
             Seen::There(entry.descriptor.clone())
         };
@@ -290,12 +309,17 @@ impl Listing {
             return Ok(Seen::Hidden);
         }
         let manifest = TagOrDigest::Digest(entry.digest.clone());
-        let fetched = match self.registry.fetch(visit, &manifest).await? {
-            Answer::Present(fetched) => fetched,
-            Answer::Absent | Answer::Odd(StatusCode::GONE) => return Ok(Seen::Hidden),
-            Answer::Odd(status) => return Err(Error::Undecided(status)),
+        let fetched = match self.registry.fetch(visit, &manifest).await {
+            Ok(Answer::Present(fetched)) => fetched,
+            Ok(Answer::Absent) => return Ok(Seen::Hidden),
+            Ok(Answer::Odd(status)) => return Err(Error::Undecided(status)),
+            // This one is kept from who may read the others, which says nothing of whether it is there.
+            Err(error) if error.rejected() == Some(StatusCode::FORBIDDEN) => return Ok(Seen::Unwanted),
+            Err(error) => return Err(error),
         };
         let bytes = fetched.bytes.clone();
+        // The room on the page was counted by what is claimed of its size.
+        let inlined = inlined && answer::is_as_long_as_claimed(entry, &bytes);
         let settled = if entry.pending { Some(self.settle(question, entry, fetched).await?) } else { None };
         let entry = settled.as_ref().unwrap_or(entry);
         if entry.kinds.is_empty() || !(wanted.accepts)(entry) {
@@ -320,8 +344,10 @@ impl Listing {
             pending: false,
             ..entry.clone()
         };
-        let written = self.index.settle(repository.clone(), entry.version, read.referrer).await;
-        log_unwritten(repository, entry, written);
+        if !question.visit.is_foreign {
+            let written = self.index.settle(repository.clone(), entry.version, read.referrer).await;
+            log_unwritten(repository, entry, written);
+        }
         Ok(settled)
     }
 
@@ -332,13 +358,17 @@ impl Listing {
         let asked = hidden.iter().filter(|entry| !self.registry.was_just_missing(visit, &entry.digest));
         let asked: Vec<&&Entry> = asked.collect();
         let witnesses = witnesses.map(|digest| TagOrDigest::Digest(digest.clone()));
-        if asked.is_empty() || !self.registry.still_reads(visit, witnesses).await {
+        if asked.is_empty() || visit.is_foreign || !self.registry.still_reads(visit, witnesses).await {
             return;
         }
         for entry in asked {
             self.registry.note_missing(visit, &entry.digest);
             let (repository, digest) = (visit.repository.clone(), entry.digest.clone());
             let written = self.index.absent(repository, digest, entry.version).await;
+            if let Ok(Removed::Gone) = written {
+                // Should it come back, a list that names it has to be looked at again.
+                self.registry.forget(&visit.repository);
+            }
             log_unwritten(&visit.repository, entry, written);
         }
     }

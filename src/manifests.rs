@@ -39,6 +39,50 @@ pub struct Manifests {
     tasks: TaskTracker,
 }
 
+/// A write on its way. What is remembered of the repository is forgotten at its end, also where nobody waits for
+/// that any more. A refused write changed nothing: whoever may not write must not make refshim ask everything anew.
+struct Writing<'a> {
+    registry: &'a Registry,
+    repository: &'a Repository,
+    was_refused: bool,
+}
+
+impl Writing<'_> {
+    fn ends(mut self, answer: &Result<Response<Body>, Error>) {
+        self.was_refused = match answer {
+            Ok(response) => is_refusal(response.status()),
+            Err(Error::Upstream(UpstreamError::Unreachable(_))) => true,
+            Err(_) => false,
+        };
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        if !self.was_refused {
+            self.registry.forget(self.repository);
+        }
+    }
+}
+
+/// Whether a write was not done, be it that it is to be tried elsewhere: redirects lead to login pages.
+fn is_refusal(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_redirection()
+}
+
+/// Whether an answer says that a manifest was taken: 201 (distribution-spec, "Pushing manifests"), or another 2xx
+/// with the digest, as Quay answered for years. A login page with 200 says nothing.
+fn is_taken(response: &Response<Body>, pushed: &Digest) -> bool {
+    let is_named = || content_digest(response.headers()).as_ref() == Some(pushed);
+    response.status() == StatusCode::CREATED || (response.status().is_success() && is_named())
+}
+
+/// Whether an answer says that a manifest was deleted: 202 (distribution-spec, "Deleting manifests") or, as some
+/// have it, 204. A login page with 200 says nothing.
+fn is_deleted(status: StatusCode) -> bool {
+    matches!(status, StatusCode::ACCEPTED | StatusCode::NO_CONTENT)
+}
+
 /// One PUT whose manifest carries links.
 struct Recording {
     repository: Repository,
@@ -110,22 +154,10 @@ impl Manifests {
         origin: &Origin,
         request: Request<Body>,
     ) -> Result<Response<Body>, Error> {
+        let write = Writing { registry: &self.registry, repository, was_refused: false };
         let answer = forward::send(&self.upstream, origin, request).await;
-        self.note(repository, &answer);
+        write.ends(&answer);
         answer
-    }
-
-    /// What is remembered of a repository is forgotten before the client learns that it was written to. A
-    /// refused write changed nothing: whoever may not write must not make refshim ask everything anew.
-    fn note(&self, repository: &Repository, answer: &Result<Response<Body>, Error>) {
-        let was_refused = match answer {
-            Ok(response) => response.status().is_client_error(),
-            Err(Error::Upstream(UpstreamError::Unreachable(_))) => true,
-            Err(_) => false,
-        };
-        if !was_refused {
-            self.registry.forget(repository);
-        }
     }
 
     /// `DELETE /v2/<name>/manifests/<ref>`: what a manifest referred to goes with it, what refers to it stays.
@@ -166,7 +198,7 @@ impl Manifests {
                 return self.learning.heard(&repository, &TagOrDigest::Digest(digest), response).await;
             }
             Ok(ref response) if response.status().is_client_error() => return answer,
-            Ok(ref response) if response.status().is_success() => seen.unwrap_or(Version::UNKNOWN),
+            Ok(ref response) if is_deleted(response.status()) => seen.unwrap_or(Version::UNKNOWN),
             Err(Error::Upstream(UpstreamError::Unreachable(_))) => return answer,
             // Whether it was deleted is settled by the next query too.
             Ok(_) | Err(_) => Version::UNKNOWN,
@@ -186,10 +218,11 @@ impl Manifests {
         let ReadManifest { referrer, claims, subject, .. } = manifest;
         let kinds: Vec<LinkKind> = referrer.links.iter().map(|link| link.kind).collect();
         let watch = self.index.watch(repository.clone());
+        let write = Writing { registry: &self.registry, repository: &repository, was_refused: false };
         let put = self.index.begin(repository.clone(), referrer.clone()).await.map_err(Error::Record)?;
         let mut answer = forward::send(&self.upstream, &origin, request).await;
         let outcome = match &mut answer {
-            Ok(response) if response.status().is_success() => {
+            Ok(response) if is_taken(response, &referrer.digest) => {
                 let digest = content_digest(response.headers());
                 self.confirm(put, &repository, referrer, digest).await?;
                 self.claim(&watch, claims).await?;
@@ -199,7 +232,7 @@ impl Manifests {
                 }
                 LinkOutcome::Recorded
             }
-            Ok(response) if response.status().is_client_error() => {
+            Ok(response) if is_refusal(response.status()) => {
                 if let Some(subject) = &subject {
                     self.tell_way_out(&repository, &referrer.digest, subject, response.status(), &bytes);
                 }
@@ -213,7 +246,7 @@ impl Manifests {
             }
         };
         self.metrics.links(kinds, outcome);
-        self.note(&repository, &answer);
+        write.ends(&answer);
         answer
     }
 

@@ -11,6 +11,7 @@
 //! - What is remembered lives in [`memory`] alone, for seconds, and is forgotten by what is written.
 
 mod answer;
+mod flights;
 mod image_index;
 mod memory;
 mod merge;
@@ -26,14 +27,13 @@ use http::header::{ACCEPT, LOCATION, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use moka::future::Cache;
 
 use crate::body::Body;
 use crate::config::Config;
 use crate::error::{Error, Rejection};
 use crate::forward::{Origin, strip_hop_by_hop};
 use crate::index::Repository;
-use crate::limits::{Budget, Limit};
+use crate::limits::{Budget, BudgetGuard, Limit};
 use crate::link_header;
 use crate::oci::{Digest, RepositoryName, TagOrDigest, media_type};
 use crate::telemetry::{Metrics, Stale};
@@ -43,6 +43,7 @@ pub use answer::{Answer, Fetched, Found, content_digest, content_type, is_manife
 pub use merge::Merging;
 pub use question::{Caller, Callers, Question, Visit};
 
+use flights::Flights;
 use memory::{Epoch, Memory};
 use question::CallerKey;
 
@@ -51,9 +52,6 @@ use question::CallerKey;
 const WITNESSES: usize = 3;
 /// How many redirects in a row a question follows.
 const REDIRECTS: usize = 3;
-/// Bytes of answers that are handed to several at a time. An answer is let go as soon as it was handed over.
-const SHARED_BYTES: u64 = 32 << 20;
-const SHARED_FOR: Duration = Duration::from_millis(10);
 const ACCESS_CONTROL: &str = "access-control-";
 
 /// A registry as refshim asks it.
@@ -62,7 +60,7 @@ pub struct Registry {
     upstream: Arc<Upstream>,
     callers: Callers,
     memory: Memory,
-    flights: Cache<Asked, Answer<Found>>,
+    flights: Flights<Asked, Answer<Found>>,
     questions: Budget,
     metrics: Metrics,
     patience: Duration,
@@ -102,21 +100,11 @@ impl Registry {
     /// Nothing remembered yet.
     #[must_use]
     pub fn new(upstream: Arc<Upstream>, config: &Config, metrics: Metrics) -> Self {
-        let weight = |_: &Asked, answer: &Answer<Found>| match answer {
-            Answer::Present(Found { manifest: Some(manifest), .. }) => {
-                u32::try_from(manifest.bytes.len()).unwrap_or(u32::MAX).saturating_add(256)
-            }
-            Answer::Present(_) | Answer::Absent | Answer::Odd(_) => 256,
-        };
         let (references, referrers) = (&config.references, &config.referrers);
         Self {
             memory: Memory::new(references.access_ttl, referrers.upstream_ttl, referrers.stale_for),
             callers: Callers::default(),
-            flights: Cache::builder()
-                .weigher(weight)
-                .max_capacity(SHARED_BYTES)
-                .time_to_live(SHARED_FOR)
-                .build(),
+            flights: Flights::default(),
             metrics,
             questions: Budget::new(Limit::Questions, config.limits.questions),
             // A question waits for its turn as long as for its answer: to refuse it sooner would only turn
@@ -136,7 +124,8 @@ impl Registry {
     /// This caller at that repository, from now on.
     #[must_use]
     pub fn visit(&self, caller: &Arc<Caller>, repository: Repository) -> Visit {
-        Visit { caller: Arc::clone(caller), epoch: self.memory.epoch(&repository), repository }
+        let is_foreign = caller.is_foreign(self.upstream.namespaces());
+        Visit { caller: Arc::clone(caller), epoch: self.memory.epoch(&repository), repository, is_foreign }
     }
 
     /// The upstream behind it.
@@ -158,22 +147,18 @@ impl Registry {
     }
 
     /// Whether the caller may read the repository: by what is remembered, else by asking for the subject.
-    pub async fn may_read(&self, question: &Question) -> Result<Verdict, Error> {
+    pub async fn may_read(self: &Arc<Self>, question: &Question) -> Result<Verdict, Error> {
         if self.is_readable(&question.visit) {
             return Ok(Verdict::Readable);
         }
         let subject = TagOrDigest::Digest(question.subject.clone());
-        Ok(match self.exists(&question.visit, &subject).await? {
-            Answer::Present(_) => Verdict::Readable,
-            Answer::Absent => Verdict::Unproven,
-            Answer::Odd(status) => Verdict::Odd(status),
-        })
+        Ok(self.find(&question.visit, &subject).await?.into())
     }
 
     /// Whether the caller may read the repository: by what is remembered, else by one of the referrers about
     /// to be listed.
     pub async fn may_list(
-        &self,
+        self: &Arc<Self>,
         visit: &Visit,
         referrers: impl Iterator<Item = Digest>,
     ) -> Result<Verdict, Error> {
@@ -185,20 +170,20 @@ impl Registry {
 
     /// Whether one of the referrers about to be listed shows that the caller may read the repository.
     pub async fn may_read_one_of(
-        &self,
+        self: &Arc<Self>,
         visit: &Visit,
         referrers: impl Iterator<Item = Digest>,
     ) -> Result<Verdict, Error> {
         // Of each length another one: equal questions would be asked once, and be fewer.
         let nobodys = (0..).map(|n| Digest::Sha256([n; 32]));
         let witnesses = referrers.chain(nobodys).take(WITNESSES).map(TagOrDigest::Digest);
-        let questions = witnesses.map(|witness| async move { self.exists(visit, &witness).await });
+        let questions = witnesses.map(|witness| async move { self.find(visit, &witness).await });
         let mut verdict = Ok(Verdict::Unproven);
         for answer in join_all(questions).await {
-            match answer {
-                Ok(Answer::Present(_)) => return Ok(Verdict::Readable),
-                Ok(Answer::Absent) => {}
-                Ok(Answer::Odd(status)) => verdict = verdict.and(Ok(Verdict::Odd(status))),
+            match answer.map(Verdict::from) {
+                Ok(Verdict::Readable) => return Ok(Verdict::Readable),
+                Ok(Verdict::Unproven) => {}
+                Ok(odd @ Verdict::Odd(_)) => verdict = verdict.and(Ok(odd)),
                 Err(error) => verdict = Err(error),
             }
         }
@@ -207,9 +192,17 @@ impl Registry {
 
     /// Whether the registry gives one of these manifests to the caller even now, whatever is remembered: only
     /// then does a 404 that came before mean that something is gone.
-    pub async fn still_reads(&self, visit: &Visit, manifests: impl Iterator<Item = TagOrDigest>) -> bool {
+    pub async fn still_reads(
+        self: &Arc<Self>,
+        visit: &Visit,
+        manifests: impl Iterator<Item = TagOrDigest>,
+    ) -> bool {
         for manifest in manifests.take(WITNESSES) {
-            if let Ok(Answer::Present(_)) = self.exists(visit, &manifest).await {
+            if self
+                .find(visit, &manifest)
+                .await
+                .is_ok_and(|answer| Verdict::from(answer) == Verdict::Readable)
+            {
                 return true;
             }
         }
@@ -217,17 +210,29 @@ impl Registry {
     }
 
     /// Whether the registry gives this manifest to this caller, and under which digest.
-    pub async fn exists(&self, visit: &Visit, manifest: &TagOrDigest) -> Result<Answer<Digest>, Error> {
+    pub async fn exists(
+        self: &Arc<Self>,
+        visit: &Visit,
+        manifest: &TagOrDigest,
+    ) -> Result<Answer<Digest>, Error> {
         Ok(self.find(visit, manifest).await?.map(|found| found.digest))
     }
 
     /// The same, and whether that shows that the caller may read the repository.
-    pub async fn find(&self, visit: &Visit, manifest: &TagOrDigest) -> Result<Answer<Found>, Error> {
+    pub async fn find(
+        self: &Arc<Self>,
+        visit: &Visit,
+        manifest: &TagOrDigest,
+    ) -> Result<Answer<Found>, Error> {
         self.shared(visit, manifest, Need::Existence).await
     }
 
     /// A manifest, if the registry gives it to this caller.
-    pub async fn fetch(&self, visit: &Visit, manifest: &TagOrDigest) -> Result<Answer<Fetched>, Error> {
+    pub async fn fetch(
+        self: &Arc<Self>,
+        visit: &Visit,
+        manifest: &TagOrDigest,
+    ) -> Result<Answer<Fetched>, Error> {
         let answer = self.shared(visit, manifest, Need::Bytes).await?;
         Ok(match answer {
             Answer::Present(Found { manifest: Some(manifest), .. }) => Answer::Present(manifest),
@@ -260,28 +265,24 @@ impl Registry {
         self.memory.is_readable(visit.epoch, &visit.caller)
     }
 
-    /// The same, asked once for all who ask it at this moment. Whoever asked first may go away: then one of the
-    /// others goes on.
+    /// The same, asked once for all who ask it at this moment.
     async fn shared(
-        &self,
+        self: &Arc<Self>,
         visit: &Visit,
         manifest: &TagOrDigest,
         need: Need,
     ) -> Result<Answer<Found>, Error> {
         let (epoch, caller) = (visit.epoch, visit.caller.key);
         let asked = Asked { epoch, caller, manifest: manifest.clone(), need };
-        let flight = self.flights.entry_by_ref(&asked);
-        let answer = flight.or_try_insert_with(self.ask(visit, manifest, need));
-        let answer = Box::pin(answer).await.map_err(Error::Shared)?;
-        if answer.is_fresh() {
-            // Shared among those who asked meanwhile, and not remembered: that is for others to decide.
-            self.flights.invalidate(&asked).await;
-        }
-        Ok(answer.into_value())
+        let question = || {
+            let (registry, visit, manifest) = (Arc::clone(self), visit.clone(), manifest.clone());
+            async move { registry.ask(&visit, &manifest, need).await }
+        };
+        self.flights.join(asked, question).await
     }
 
     async fn ask(&self, visit: &Visit, manifest: &TagOrDigest, need: Need) -> Result<Answer<Found>, Error> {
-        let Visit { caller, repository, epoch } = visit;
+        let Visit { caller, repository, epoch, .. } = visit;
         let repository = &repository.name;
         let by_head = match need {
             Need::Existence => self.ask_by_head(caller, repository, manifest).await?,
@@ -344,7 +345,7 @@ impl Registry {
                 let found = answer::of_get(manifest, &head, bytes, self.manifest_limit);
                 Ok(found.map_or(Answer::Odd(StatusCode::OK), Answer::Present))
             }
-            StatusCode::NOT_FOUND => Ok(Answer::Absent),
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(Answer::Absent),
             status if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE => {
                 Err(Error::Undecided(status))
             }
@@ -363,9 +364,21 @@ impl Registry {
         let mut response = self.send(Method::GET, uri, caller, accept).await?;
         for _ in 0..REDIRECTS {
             let Some(location) = redirect_of(&response, &from) else { break };
+            // Else a client could choose who speaks for the registry.
+            if caller.told_host(&location) {
+                break;
+            }
             let mut headers = caller.headers.clone();
             headers.insert(ACCEPT, HeaderValue::from_static(accept));
-            response = self.upstream.follow(&from, location.clone(), &headers).await?;
+            // The question's place among all goes on to whoever answers it.
+            let guard = response.extensions_mut().remove::<Arc<BudgetGuard>>();
+            response = match self.upstream.follow(&from, location.clone(), &headers).await {
+                Ok(response) => response,
+                // Where it must not go, the redirect itself is the answer: neither yes nor no.
+                Err(UpstreamError::Redirect) => break,
+                Err(error) => return Err(error.into()),
+            };
+            response.extensions_mut().extend(guard.map(with_guard).unwrap_or_default());
             from = location;
         }
         Ok(response)
@@ -412,6 +425,16 @@ impl Registry {
     }
 }
 
+impl From<Answer<Found>> for Verdict {
+    fn from(answer: Answer<Found>) -> Self {
+        match answer {
+            Answer::Present(Found { is_proof: true, .. }) => Self::Readable,
+            Answer::Present(Found { is_proof: false, .. }) | Answer::Absent => Self::Unproven,
+            Answer::Odd(status) => Self::Odd(status),
+        }
+    }
+}
+
 impl<T> Answer<T> {
     /// The same answer about something made of what is there.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
@@ -451,6 +474,12 @@ fn manifest_uri(repository: &RepositoryName, manifest: &TagOrDigest, caller: &Ca
 /// The URI of the registry's own referrers API for a subject.
 fn referrers_uri(repository: &RepositoryName, subject: &Digest, caller: &Caller) -> Result<Uri, Error> {
     own_uri(format!("/v2/{repository}/referrers/{subject}"), caller)
+}
+
+fn with_guard(guard: Arc<BudgetGuard>) -> http::Extensions {
+    let mut extensions = http::Extensions::new();
+    extensions.insert(guard);
+    extensions
 }
 
 fn own_uri(path: String, caller: &Caller) -> Result<Uri, Error> {

@@ -196,6 +196,12 @@ impl Upstream {
         &self.name
     }
 
+    /// The values of `ns=` by which it is chosen.
+    #[must_use]
+    pub fn namespaces(&self) -> &[String] {
+        &self.settings.namespaces
+    }
+
     /// Host and port, as in the upstream's URL.
     #[must_use]
     pub fn authority(&self) -> &Authority {
@@ -274,8 +280,15 @@ impl Upstream {
             return self.send_to_target(&self.client, request).await;
         }
         *request.headers_mut() = redirect::without_credentials(headers);
-        let port = from.port_u16().unwrap_or(if from.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 });
-        let reach = redirect::reach_of(from.host().unwrap_or_default(), port).await;
+        // Only the upstream itself may lead to private addresses: whom it leads to might be anybody.
+        let reach = if from.authority() == Some(self.authority()) {
+            let port = if self.url.is_https() { 443 } else { 80 };
+            let own =
+                redirect::reach_of(self.authority().host(), self.authority().port_u16().unwrap_or(port));
+            timeout(self.settings.timeouts.connect, own).await.unwrap_or(redirect::Reach::Public)
+        } else {
+            redirect::Reach::Public
+        };
         self.redirects.send(&self.settings, reach, request).await
     }
 

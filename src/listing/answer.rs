@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue, Response};
 use super::{Placed, REPOSITORY_ANNOTATION};
 use crate::body::Body;
 use crate::error::Error;
+use crate::index::Entry;
 use crate::oci::{Descriptor, RepositoryName, media_type};
 use crate::reading::to_json;
 
@@ -50,6 +51,12 @@ pub(super) fn what_fits(entries: &[Placed], page_bytes: usize) -> Vec<bool> {
         Some(())
     };
     entries.iter().map(fits).map(|fits| fits.is_some()).collect()
+}
+
+/// Whether a manifest is as long as its descriptor says.
+pub(super) fn is_as_long_as_claimed(entry: &Entry, manifest: &[u8]) -> bool {
+    serde_json::from_str::<Descriptor>(&entry.descriptor)
+        .is_ok_and(|descriptor| usize::try_from(descriptor.size) == Ok(manifest.len()))
 }
 
 /// A descriptor with the manifest that it describes as `data`.

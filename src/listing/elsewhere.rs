@@ -68,7 +68,8 @@ impl Elsewhere {
         let mut names = names.map_err(Error::LookUp)?;
         names.retain(|name| *name != home.name);
         let (names, beyond) = self.window(names, wanted)?;
-        let bytes = (self.page_bytes / names.len().max(1)).max(LEAST_BYTES);
+        // Whatever their number: it must not be told by how much of a page each may have.
+        let bytes = (self.page_bytes / self.max_repositories).max(LEAST_BYTES);
         let rows = self.max_repositories.div_ceil(self.concurrency);
         let mut pages = Vec::new();
         let mut slowest = Duration::ZERO;
@@ -134,8 +135,7 @@ impl Elsewhere {
         bytes: usize,
     ) -> Result<Option<(Question, Page)>, Error> {
         let page = listing.scan(&question, wanted, bytes).await?;
-        let witnesses = page.entries.iter().map(|entry| entry.digest.clone());
-        match listing.registry.may_list(&question.visit, witnesses).await {
+        match listing.registry.may_list(&question.visit, super::witnesses(&page)).await {
             Ok(Verdict::Readable) => Ok(Some((question, page))),
             Ok(Verdict::Unproven | Verdict::Odd(_)) => Ok(None),
             Err(error) if error.is_about_rights() => Ok(None),
@@ -154,8 +154,11 @@ impl Elsewhere {
         let name = name.parse().map_err(|_| Error::Handler)?;
         let repository = Repository { upstream: question.visit.repository.upstream, name };
         let nothing = listing.elsewhere(question, repository);
-        listing.registry.may_read_one_of(&nothing.visit, std::iter::empty()).await.ok();
-        Ok(None)
+        match listing.registry.may_read_one_of(&nothing.visit, std::iter::empty()).await {
+            // As for a repository that there is: what fails the one fails the other.
+            Err(error) if !error.is_about_rights() => Err(error),
+            _ => Ok(None),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! with it**: login pages, caches and catch-all web servers answer 200 to anything.
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, StatusCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -40,9 +40,25 @@ pub struct Found {
 pub struct Fetched {
     /// All of it, without content codings.
     pub bytes: Bytes,
-    /// The type it came with, if that is one of a manifest: storage behind a redirect calls everything
-    /// `application/octet-stream`.
+    /// Its own media type, else the one it came with, if that is one of a manifest.
     pub content_type: Option<String>,
+}
+
+impl Fetched {
+    /// A manifest that came with this header. What it calls itself comes before what the header says: caches and
+    /// storage get that wrong, and its bytes are what the digest vouches for.
+    #[must_use]
+    pub fn new(headers: &HeaderMap, bytes: Bytes) -> Self {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Named {
+            media_type: Option<String>,
+        }
+        let own = serde_json::from_slice::<Named>(&bytes).ok().and_then(|named| named.media_type);
+        let told = content_type(headers).filter(|told| is_manifest_type(told)).map(str::to_owned);
+        let content_type = own.filter(|own| is_manifest_type(own)).or(told);
+        Self { bytes, content_type }
+    }
 }
 
 /// `Docker-Content-Digest`, if it holds a digest.
@@ -60,29 +76,40 @@ pub fn content_type(headers: &HeaderMap) -> Option<&str> {
 /// The manifest that a 200 to a HEAD speaks of; none if it has to be asked for with GET before it is believed.
 pub(super) fn of_head(asked: &TagOrDigest, headers: &HeaderMap) -> Option<Found> {
     let digest = content_digest(headers)?;
-    let is_proof = match asked {
+    let is_asked_for = match asked {
         TagOrDigest::Digest(asked) => *asked == digest,
-        TagOrDigest::Tag(_) => content_type(headers).is_some_and(is_manifest_type),
+        TagOrDigest::Tag(_) => true,
     };
+    let is_manifest = content_type(headers).is_some_and(is_manifest_type);
+    let is_proof = is_asked_for && is_manifest && !may_be_empty(headers);
     is_proof.then_some(Found { digest, manifest: None, is_proof })
+}
+
+/// Whether a HEAD may speak of an empty index, which proves nothing: a descriptor alone is longer.
+fn may_be_empty(headers: &HeaderMap) -> bool {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    length.is_none_or(|length| length < 200)
 }
 
 /// The manifest that came with a 200 to a GET, if one did.
 pub(super) fn of_get(asked: &TagOrDigest, headers: &HeaderMap, bytes: Bytes, limit: usize) -> Option<Found> {
-    let content_type = content_type(headers).filter(|named| is_manifest_type(named)).map(str::to_owned);
     match asked {
         TagOrDigest::Digest(asked) => {
             let bytes = unpacked(asked, headers, bytes, limit)?;
-            let manifest = Some(Fetched { bytes, content_type });
-            Some(Found { digest: asked.clone(), manifest, is_proof: true })
+            // Whoever knows a page that something in front of the registry gives to everybody can ask for its
+            // digest.
+            let shape = is_manifest(content_type(headers), &bytes);
+            let is_proof = shape.is_some_and(|shape| shape.has_parts);
+            let manifest = Some(Fetched::new(headers, bytes));
+            Some(Found { digest: asked.clone(), manifest, is_proof })
         }
         TagOrDigest::Tag(_) => {
             let bytes = coding::decode(headers, bytes, limit)?;
-            let is_proof = is_manifest(content_type.as_deref(), &bytes)?.has_parts;
+            let is_proof = is_manifest(content_type(headers), &bytes)?.has_parts;
             // The registry's word tells the algorithm; the bytes decide.
             let told = content_digest(headers).map_or(Algorithm::Sha256, |told| told.algorithm());
             let digest = Digest::of(told, &bytes);
-            Some(Found { digest, manifest: Some(Fetched { bytes, content_type }), is_proof })
+            Some(Found { digest, manifest: Some(Fetched::new(headers, bytes)), is_proof })
         }
     }
 }
@@ -160,16 +187,21 @@ mod tests {
         let by_digest = TagOrDigest::Digest(digest.clone());
         let by_tag: TagOrDigest = "latest".parse().unwrap();
         let of = |asked: &TagOrDigest, digest: &str, content_type: &str| {
-            let fields = headers(&[(&DOCKER_CONTENT_DIGEST, digest), (&CONTENT_TYPE, content_type)]);
+            let fields =
+                [(&DOCKER_CONTENT_DIGEST, digest), (&CONTENT_TYPE, content_type), (&CONTENT_LENGTH, "500")];
+            let fields = headers(&fields);
             of_head(asked, &fields).map(|found| found.digest)
         };
-        assert_eq!(of(&by_digest, &digest.to_string(), "text/html"), Some(digest.clone()));
+        assert_eq!(of(&by_digest, &digest.to_string(), IMAGE_MANIFEST), Some(digest.clone()));
+        assert_eq!(of(&by_digest, &digest.to_string(), "text/html"), None);
         assert_eq!(of(&by_digest, &other.to_string(), IMAGE_MANIFEST), None);
         assert_eq!(of(&by_digest, "", IMAGE_MANIFEST), None);
         assert_eq!(of(&by_tag, &other.to_string(), IMAGE_INDEX), Some(other.clone()));
         assert_eq!(of(&by_tag, &other.to_string(), "text/html"), None);
         assert_eq!(of(&by_tag, &other.to_string(), "application/json"), None);
         assert_eq!(of(&by_tag, "", IMAGE_MANIFEST), None);
+        let short = [(&DOCKER_CONTENT_DIGEST, &*other.to_string()), (&CONTENT_TYPE, IMAGE_INDEX)];
+        assert_eq!(of_head(&by_tag, &headers(&short)), None);
     }
 
     #[test]
@@ -187,6 +219,10 @@ mod tests {
             assert_eq!(of(&by_digest, content_type, LOGIN), None);
             assert_eq!(of(&by_tag, content_type, MANIFEST), Some(digest.clone()));
         }
+        // The digest of the page itself: it is there, and shows nothing.
+        let page = TagOrDigest::Digest(Digest::of(Algorithm::Sha256, LOGIN.as_bytes()));
+        let found = of_get(&page, &HeaderMap::new(), LOGIN.into(), 1 << 20).unwrap();
+        assert!(!found.is_proof);
         assert_eq!(of(&by_tag, "application/json", LOGIN), None);
         assert_eq!(of(&by_tag, "text/html", "<html>"), None);
         // Whatever the header says.

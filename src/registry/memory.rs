@@ -26,8 +26,8 @@ const ACCESS_CONTROLS: u64 = 1_000;
 
 /// For how long a caller who was told 404 for a manifest is not told it again by a further question.
 const ABSENT_FOR: Duration = Duration::from_secs(2);
-/// The longest that a listed manifest which is not there goes unasked; doubles from [`ABSENT_FOR`] on.
-const ABSENT_AT_MOST: Duration = Duration::from_secs(2 * 60);
+/// The longest that an entry of a referrers tag which is not there goes unasked; doubles from [`ABSENT_FOR`] on.
+const ABSENT_AT_MOST: Duration = Duration::from_secs(30);
 /// For how long it is believed that HEAD and GET are answered alike.
 const HEAD_TRUSTED_FOR: Duration = Duration::from_secs(5 * 60);
 const ACCESS_CONTROL_FOR: Duration = Duration::from_secs(10 * 60);
@@ -53,7 +53,7 @@ pub(super) type Fingerprint = [u8; 32];
 /// A manifest that somebody was told is not there.
 #[derive(Clone, Copy, Debug)]
 struct Missing {
-    ask_again: Instant,
+    told: Instant,
     pause: Duration,
 }
 
@@ -63,8 +63,9 @@ pub(super) struct Memory {
     epochs: Cache<Repository, Epoch>,
     latest: AtomicU64,
     readable: Cache<(Epoch, CallerKey), ()>,
-    merges: Cache<(Epoch, Digest), Merge>,
-    without_api: Cache<Epoch, ()>,
+    /// Of everybody, or of one caller to whom the registry did not answer for sure.
+    merges: Cache<(Epoch, Option<CallerKey>, Digest), Merge>,
+    without_api: Cache<(Epoch, Option<CallerKey>), ()>,
     missing: Cache<(Epoch, CallerKey, Digest), Missing>,
     /// (manifest, subject): by its bytes the one does not refer to the other, so that this never changes.
     strangers: Cache<(Digest, Digest), ()>,
@@ -90,7 +91,7 @@ impl Memory {
             latest: AtomicU64::new(0),
             readable: cache(CALLERS, access_ttl),
             merges: cache(MERGES, upstream_ttl.max(stale_for)),
-            without_api: cache(REPOSITORIES, upstream_ttl),
+            without_api: cache(CALLERS, upstream_ttl),
             missing: cache(ABSENT, 2 * ABSENT_AT_MOST),
             strangers: cache(STRANGERS, Duration::from_secs(24 * 60 * 60)),
             access_controls: cache(ACCESS_CONTROLS, ACCESS_CONTROL_FOR),
@@ -121,27 +122,47 @@ impl Memory {
     }
 
     /// The last complete list of a subject's referrers.
-    pub(super) fn merge(&self, epoch: Epoch, subject: &Digest) -> Option<Merge> {
-        self.merges.get(&(epoch, subject.clone()))
+    pub(super) fn merge(&self, epoch: Epoch, caller: &Caller, subject: &Digest) -> Option<Merge> {
+        let own = self.merges.get(&(epoch, Some(caller.key), subject.clone()));
+        let everybodys = self.merges.get(&(epoch, None, subject.clone()));
+        // The later one.
+        own.into_iter().chain(everybodys).max_by_key(|merge| merge.asked)
     }
 
-    pub(super) fn set_merge(&self, epoch: Epoch, subject: &Digest, merge: Merge) {
-        self.merges.insert((epoch, subject.clone()), merge);
+    /// One that `is_sure` counts for everybody who may read the repository.
+    pub(super) fn set_merge(
+        &self,
+        epoch: Epoch,
+        caller: &Caller,
+        subject: &Digest,
+        merge: Merge,
+        is_sure: bool,
+    ) {
+        let caller = Some(caller.key).filter(|_| !is_sure);
+        self.merges.insert((epoch, caller, subject.clone()), merge);
     }
 
-    /// Whether the registry lately had no referrers API for the repository.
-    pub(super) fn is_without_api(&self, epoch: Epoch) -> bool {
-        self.without_api.contains_key(&epoch)
+    /// Whether the registry lately gave this caller no referrers API for the repository.
+    pub(super) fn is_without_api(&self, epoch: Epoch, caller: &Caller) -> bool {
+        let keys = [None, Some(caller.key)];
+        keys.into_iter().any(|caller| self.without_api.contains_key(&(epoch, caller)))
     }
 
-    pub(super) fn set_without_api(&self, epoch: Epoch) {
-        self.without_api.insert(epoch, ());
+    /// For everybody if that `is_sure`.
+    pub(super) fn set_without_api(&self, epoch: Epoch, caller: &Caller, is_sure: bool) {
+        self.without_api.insert((epoch, Some(caller.key).filter(|_| !is_sure)), ());
     }
 
     /// Whether the caller was told a moment ago that this manifest is not there.
     pub(super) fn was_just_missing(&self, epoch: Epoch, caller: &Caller, manifest: &Digest) -> bool {
         let key = (epoch, caller.key, manifest.clone());
-        self.missing.get(&key).is_some_and(|missing| missing.ask_again > Instant::now())
+        self.missing.get(&key).is_some_and(|missing| missing.told.elapsed() < ABSENT_FOR)
+    }
+
+    /// Whether it is too early to ask again for an entry of a referrers tag that is not there.
+    pub(super) fn is_put_off(&self, epoch: Epoch, caller: &Caller, manifest: &Digest) -> bool {
+        let key = (epoch, caller.key, manifest.clone());
+        self.missing.get(&key).is_some_and(|missing| missing.told.elapsed() < missing.pause)
     }
 
     /// Whether the caller was ever told so, in this epoch.
@@ -155,7 +176,7 @@ impl Memory {
         let key = (epoch, caller.key, manifest.clone());
         let before = self.missing.get(&key).filter(|_| patience);
         let pause = before.map_or(ABSENT_FOR, |before| (before.pause * 2).min(ABSENT_AT_MOST));
-        self.missing.insert(key, Missing { ask_again: Instant::now() + pause, pause });
+        self.missing.insert(key, Missing { told: Instant::now(), pause });
     }
 
     /// Whether this manifest is known not to refer to that subject.

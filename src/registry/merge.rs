@@ -10,20 +10,20 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::stream::{self, StreamExt as _};
 use http::{StatusCode, Uri};
-use moka::future::Cache;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
+use super::flights::Flights;
 use super::image_index::entries;
 use super::memory::{Epoch, Fingerprint, Merge};
 use super::question::CallerKey;
-use super::referrers_api::ListPage;
+use super::referrers_api::{Api, ListPage};
 use super::{Answer, Fetched, Question, Registry, Visit};
 use crate::config::Config;
 use crate::error::Error;
-use crate::index::{Index, Learnt, Referrer, Scan, Version, Watch};
+use crate::index::{Index, Learnt, Referrer, Removed, Scan, Version, Watch};
 use crate::oci::{Descriptor, Digest, Link, LinkKind, LinkKinds, Tag, TagOrDigest};
 use crate::reading::{Reading, to_json};
 
@@ -33,9 +33,6 @@ const AT_ONCE: usize = 500;
 const ASKED_AGAIN: usize = 64;
 /// How many pages of the registry's own list are read. Each is in the index before the next one comes.
 const PAGES: usize = 256;
-/// Bounds what is kept of flights; one is let go as soon as it ended.
-const FLIGHTS: u64 = 10_000;
-const FLIGHT_KEPT: Duration = Duration::from_millis(10);
 
 /// Asks the registry for referrers and puts them into the index.
 #[derive(Debug)]
@@ -43,7 +40,7 @@ pub struct Merging {
     registry: Arc<Registry>,
     index: Index,
     reading: Reading,
-    flights: Cache<(Epoch, CallerKey, Digest, bool), Shown>,
+    flights: Flights<(Epoch, CallerKey, Digest, bool), Shown>,
     fresh_for: Duration,
     stale_for: Duration,
     concurrency: usize,
@@ -77,12 +74,11 @@ impl Merging {
     /// Nothing merged yet.
     #[must_use]
     pub fn new(registry: Arc<Registry>, index: Index, reading: Reading, config: &Config) -> Self {
-        let flights = Cache::builder().max_capacity(FLIGHTS).time_to_live(FLIGHT_KEPT).build();
         Self {
             registry,
             index,
             reading,
-            flights,
+            flights: Flights::default(),
             fresh_for: config.referrers.upstream_ttl,
             stale_for: config.referrers.stale_for,
             concurrency: config.references.concurrency,
@@ -91,10 +87,10 @@ impl Merging {
 
     /// Brings the index up to what the registry lists. A caller who was not shown to be able to read the
     /// repository has everything asked anew: [`Shown`] then tells whether the answers showed it.
-    pub async fn refresh(&self, question: &Question, is_proven: bool) -> Result<Shown, Error> {
+    pub async fn refresh(self: &Arc<Self>, question: &Question, is_proven: bool) -> Result<Shown, Error> {
         let memory = &self.registry.memory;
         let epoch = question.visit.epoch;
-        let before = memory.merge(epoch, &question.subject);
+        let before = memory.merge(epoch, &question.visit.caller, &question.subject);
         let is_younger = |age: Duration| before.is_some_and(|merge| merge.asked.elapsed() < age);
         if is_proven && is_younger(self.fresh_for) {
             return Ok(true);
@@ -113,40 +109,48 @@ impl Merging {
     }
 
     /// Merges, once for all who ask the same at this moment.
-    async fn merge_once(&self, question: &Question, is_proven: bool) -> Result<Shown, Error> {
+    async fn merge_once(self: &Arc<Self>, question: &Question, is_proven: bool) -> Result<Shown, Error> {
         let Question { visit, subject } = question;
         let key = (visit.epoch, visit.caller.key, subject.clone(), is_proven);
-        let flight = self.flights.entry_by_ref(&key).or_try_insert_with(self.merge(question, is_proven));
-        let flight = flight.await.map_err(Error::Shared)?;
-        if flight.is_fresh() {
-            self.flights.invalidate(&key).await;
-        }
-        Ok(flight.into_value())
+        let merge = || {
+            let (merging, question) = (Arc::clone(self), question.clone());
+            async move { merging.merge(&question, is_proven).await }
+        };
+        self.flights.join(key, merge).await
     }
 
     async fn merge(&self, question: &Question, is_proven: bool) -> Result<Shown, Error> {
-        let Question { visit: Visit { repository, epoch, .. }, subject } = question;
+        let Question { visit: Visit { caller, repository, epoch, .. }, subject } = question;
         let epoch = *epoch;
         let memory = &self.registry.memory;
         let asked = Instant::now();
         // From before the first question: what is deleted meanwhile is then not recorded as being there.
         let watch = self.index.watch(repository.clone());
-        let without_api = is_proven && memory.is_without_api(epoch);
-        let api = async { if without_api { Ok(None) } else { self.registry.first_page(question).await } };
+        let without_api = is_proven && memory.is_without_api(epoch, caller);
+        let api = async {
+            let known = Api::None { is_sure: true };
+            if without_api { Ok(known) } else { self.registry.first_page(question).await }
+        };
         let (tag, api) = tokio::try_join!(self.tag(question, is_proven), api)?;
-        let at_tag = tag.as_ref().and_then(|list| entries(&list.bytes, list.content_type.as_deref()));
+        let at_tag = tag.list.as_ref().and_then(|list| entries(&list.bytes, list.content_type.as_deref()));
+        let (api, is_api_sure) = match api {
+            Api::Lists(page) => (Some(page), true),
+            Api::None { is_sure } => (None, is_sure),
+        };
         // An empty list is no proof: something in front of the registry may answer one to anything.
         let is_shown = at_tag.as_ref().is_some_and(|entries| !entries.is_empty())
             || api.as_ref().is_some_and(|page| !page.entries.is_empty());
         if !is_proven && !is_shown {
             return Ok(false);
         }
-        if api.is_none() {
-            memory.set_without_api(epoch);
+        // What one caller, or one namespace of a mirror, was not shown says nothing of what others are.
+        let is_api_sure = is_api_sure && !question.visit.is_foreign;
+        if api.is_none() && !without_api {
+            memory.set_without_api(epoch, caller, is_api_sure);
         }
         let merge = Pass { merging: self, question, watch: &watch };
-        let fingerprint = fingerprint(tag.as_ref(), api.as_ref());
-        let before = memory.merge(epoch, subject);
+        let fingerprint = fingerprint(tag.list.as_ref(), api.as_ref());
+        let before = memory.merge(epoch, caller, subject);
         let has_more = api.as_ref().is_some_and(|page| page.next.is_some());
         // The same lists as before need no look, unless something of them was not there.
         let is_known = before.is_some_and(|before| before.fingerprint == fingerprint && !before.is_undecided);
@@ -154,27 +158,38 @@ impl Merging {
         if !is_known || has_more {
             is_undecided = merge.take(at_tag, api).await?;
         }
-        memory.set_merge(epoch, subject, Merge { asked, fingerprint, is_undecided });
+        let is_sure = tag.is_sure && is_api_sure && !is_undecided;
+        memory.set_merge(epoch, caller, subject, Merge { asked, fingerprint, is_undecided }, is_sure);
         Ok(is_shown)
     }
 
     /// The list at the referrers tag, if there is one.
-    async fn tag(&self, question: &Question, is_proven: bool) -> Result<Option<Fetched>, Error> {
+    async fn tag(&self, question: &Question, is_proven: bool) -> Result<AtTag, Error> {
         let tag = TagOrDigest::Tag(Tag::of_referrers(&question.subject));
         let answer = self.registry.fetch(&question.visit, &tag).await;
         match answer {
             Ok(Answer::Present(list)) => {
                 // GitLab takes the tag for the digest that it is made of, and gives the subject itself.
                 let digest = Digest::of(question.subject.algorithm(), &list.bytes);
-                Ok(Some(list).filter(|_| digest != question.subject))
+                Ok(AtTag { list: Some(list).filter(|_| digest != question.subject), is_sure: true })
             }
-            Ok(Answer::Absent | Answer::Odd(_)) => Ok(None),
+            Ok(Answer::Absent) => Ok(AtTag { list: None, is_sure: true }),
+            Ok(Answer::Odd(_)) => Ok(AtTag { list: None, is_sure: false }),
             // Registries that answer 403 for a tag that does not exist (older Artifactory, cosign #2973) gave
             // this caller the subject, or something else of the repository, a moment ago.
-            Err(error) if is_proven && error.rejected() == Some(StatusCode::FORBIDDEN) => Ok(None),
+            Err(error) if is_proven && error.rejected() == Some(StatusCode::FORBIDDEN) => {
+                Ok(AtTag { list: None, is_sure: false })
+            }
             Err(error) => Err(error),
         }
     }
+}
+
+/// What the referrers tag leads to.
+struct AtTag {
+    list: Option<Fetched>,
+    /// Whether that counts for everybody who may read the repository.
+    is_sure: bool,
 }
 
 /// Tells two answers apart. What the registry lists on further pages is looked at each time.
@@ -201,15 +216,14 @@ impl Pass<'_> {
     /// Puts what is listed into the index. Tells whether something listed was not there.
     async fn take(&self, at_tag: Option<Vec<Descriptor>>, api: Option<ListPage>) -> Result<bool, Error> {
         let known = self.known().await?;
-        let has_api = api.is_some();
+        let (has_api, mut has_room) = (api.is_some(), true);
         let mut listed: HashSet<Digest> = at_tag.iter().flatten().map(|entry| entry.digest.clone()).collect();
         if let Some(first) = api {
-            self.take_pages(first, &known, &mut listed).await?;
+            has_room = self.take_pages(first, &known, &mut listed).await?;
         }
         self.ask_for_unlisted(&known, has_api, &listed).await;
-        let (learnt, is_undecided) = self.verified(&known, at_tag.unwrap_or_default()).await?;
-        self.learn(learnt).await?;
-        Ok(is_undecided)
+        let is_undecided = self.take_tag(&known, at_tag.unwrap_or_default()).await?;
+        Ok(is_undecided || !has_room)
     }
 
     async fn take_pages(
@@ -217,9 +231,9 @@ impl Pass<'_> {
         first: ListPage,
         known: &Known,
         listed: &mut HashSet<Digest>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let mut asked: HashSet<Uri> = HashSet::new();
-        let mut page = first;
+        let (mut page, mut has_room) = (first, true);
         loop {
             let subject = &self.question.subject;
             let new = page.entries.iter().filter(|entry| !is_listed(known, &entry.digest, LinkKind::Subject));
@@ -227,10 +241,10 @@ impl Pass<'_> {
             let is_pending = |digest: &Digest| known.get(digest).is_some_and(|known| known.pending);
             let learnt = new.map(|entry| found(entry, subject, LinkKind::Subject, is_pending(&entry.digest)));
             let learnt: Result<Vec<_>, _> = learnt.collect();
-            self.learn(learnt?).await?;
+            has_room &= self.learn(learnt?).await?;
             listed.extend(page.entries.into_iter().map(|entry| entry.digest));
             // A link that leads back is the end of a list, however often it is said.
-            let Some(next) = page.next.filter(|next| asked.insert(next.clone())) else { return Ok(()) };
+            let Some(next) = page.next.filter(|next| asked.insert(next.clone())) else { return Ok(has_room) };
             if asked.len() >= PAGES {
                 return Err(Error::EndlessList(PAGES));
             }
@@ -238,17 +252,23 @@ impl Pass<'_> {
         }
     }
 
-    async fn learn(&self, learnt: Vec<Learnt>) -> Result<(), Error> {
+    /// Tells whether there was room for all of it.
+    async fn learn(&self, mut learnt: Vec<Learnt>) -> Result<bool, Error> {
+        let is_foreign = self.question.visit.is_foreign;
+        // What another namespace of a mirror lists need not be there for everybody.
+        for learnt in &mut learnt {
+            learnt.claimed |= is_foreign;
+        }
         let index = &self.merging.index;
         for some in learnt.chunks(AT_ONCE) {
             let has_room = index.has_room(&self.question.visit.repository).await;
             if !has_room {
                 self.merging.reading.no_room(&self.question.visit.repository, some.len());
-                return Ok(());
+                return Ok(false);
             }
             index.learn(self.watch, some.to_vec()).await.map_err(Error::Gather)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// What the index lists of what the registry can list.
@@ -277,9 +297,9 @@ impl Pass<'_> {
         }
     }
 
-    /// The entries of the tag's list that are what they say they are and not known yet, in their order; and
-    /// whether one of the others was not there.
-    async fn verified(&self, known: &Known, listed: Vec<Descriptor>) -> Result<(Vec<Learnt>, bool), Error> {
+    /// Learns the entries of the tag's list that are what they say they are and not known yet, in their order.
+    /// Tells whether one of the others was not there.
+    async fn take_tag(&self, known: &Known, listed: Vec<Descriptor>) -> Result<bool, Error> {
         let Question { visit, subject } = self.question;
         let (caller, epoch) = (&visit.caller, visit.epoch);
         let memory = &self.merging.registry.memory;
@@ -294,38 +314,58 @@ impl Pass<'_> {
                 if !memory.was_missing(epoch, caller, &entry.digest) {
                     return true;
                 }
-                let is_due =
-                    asked_again < ASKED_AGAIN && !memory.was_just_missing(epoch, caller, &entry.digest);
+                let is_due = asked_again < ASKED_AGAIN && !memory.is_put_off(epoch, caller, &entry.digest);
                 asked_again += usize::from(is_due);
                 put_off |= !is_due;
                 is_due
             })
             .collect();
-        let verified = due.into_iter().map(|entry| async move {
-            if is_listed(known, &entry.digest, LinkKind::Subject) {
-                // Its own bytes said so; only that the tag lists it is news.
-                return Ok(Verified::Referrer(found(&entry, subject, LinkKind::Fallback, true)?));
+        // Some at a time, each in the index before the next are asked for: whoever waits for a long list and gives
+        // up leaves something behind.
+        let mut is_undecided = put_off;
+        for some in due.chunks(AT_ONCE) {
+            let verified = some.iter().map(|entry| self.verified(known, entry)).collect::<Vec<_>>();
+            let mut verified = stream::iter(verified).buffered(self.merging.concurrency);
+            let (mut learnt, mut failure) = (Vec::new(), None);
+            while let Some(answer) = verified.next().await {
+                match answer {
+                    Ok(Verified::Referrer(referrer)) => learnt.push(referrer),
+                    Ok(Verified::Stranger) => {}
+                    Ok(Verified::Missing) => is_undecided = true,
+                    Err(error) => failure = failure.or(Some(error)),
+                }
+                if failure.is_some() {
+                    break;
+                }
             }
-            self.verify(entry.digest).await
-        });
-        let answers: Vec<Verified> =
-            stream::iter(verified).buffered(self.merging.concurrency).try_collect().await?;
-        let is_undecided = put_off || answers.iter().any(|answer| matches!(answer, Verified::Missing));
-        let referrers = answers.into_iter().filter_map(|answer| match answer {
-            Verified::Referrer(learnt) => Some(learnt),
-            Verified::Stranger | Verified::Missing => None,
-        });
-        Ok((referrers.collect(), is_undecided))
+            is_undecided |= !self.learn(learnt).await?;
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+        }
+        Ok(is_undecided)
+    }
+
+    async fn verified(&self, known: &Known, entry: &Descriptor) -> Result<Verified, Error> {
+        if is_listed(known, &entry.digest, LinkKind::Subject) {
+            // Its own bytes said so; only that the tag lists it is news.
+            return Ok(Verified::Referrer(found(entry, &self.question.subject, LinkKind::Fallback, true)?));
+        }
+        self.verify(entry.digest.clone()).await
     }
 
     /// Fetches a manifest that is said to refer to the subject.
     async fn verify(&self, referrer: Digest) -> Result<Verified, Error> {
         let Question { visit, subject } = self.question;
-        let Visit { caller, repository, epoch } = visit;
+        let Visit { caller, repository, epoch, .. } = visit;
         let Merging { registry, reading, .. } = self.merging;
         let manifest = TagOrDigest::Digest(referrer);
-        let answer = registry.fetch(visit, &manifest).await?;
         let TagOrDigest::Digest(referrer) = &manifest else { return Err(Error::Handler) };
+        let answer = match registry.fetch(visit, &manifest).await {
+            // A registry may keep one manifest from those who may read the others.
+            Err(error) if error.rejected() == Some(StatusCode::FORBIDDEN) => Answer::Absent,
+            answer => answer?,
+        };
         let Answer::Present(fetched) = answer else {
             registry.memory.set_missing(*epoch, caller, referrer, true);
             return Ok(Verified::Missing);
@@ -348,7 +388,7 @@ impl Pass<'_> {
     /// refshim's back. If that cannot be found out they stay.
     async fn ask_for_unlisted(&self, known: &Known, has_api: bool, listed: &HashSet<Digest>) {
         let Question { visit, subject } = self.question;
-        let Visit { caller, repository, epoch } = visit;
+        let Visit { caller, repository, epoch, .. } = visit;
         let Merging { registry, index, concurrency, .. } = self.merging;
         let is_unlisted = |(digest, known): &(&Digest, &Listed)| {
             let would_be_listed = has_api || !known.kinds.intersects(LinkKind::Subject.into());
@@ -366,12 +406,17 @@ impl Pass<'_> {
         let list = TagOrDigest::Tag(Tag::of_referrers(subject));
         let others = listed.iter().map(|digest| TagOrDigest::Digest(digest.clone()));
         let witnesses = [TagOrDigest::Digest(subject.clone()), list].into_iter().chain(others);
-        if gone.is_empty() || !registry.still_reads(visit, witnesses).await {
+        if gone.is_empty() || visit.is_foreign || !registry.still_reads(visit, witnesses).await {
             return;
         }
         for (digest, seen) in gone {
             registry.memory.set_missing(*epoch, caller, &digest, false);
-            if let Err(error) = index.absent(repository.clone(), digest.clone(), seen).await {
+            let written = index.absent(repository.clone(), digest.clone(), seen).await;
+            if let Ok(Removed::Gone) = written {
+                // Should it come back, the same list has to be looked at again.
+                registry.forget(repository);
+            }
+            if let Err(error) = written {
                 tracing::warn!(repository = %repository.name, %digest, %error,
                     "that the registry no longer shows a referrer could not be written to the index");
             }

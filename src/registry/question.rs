@@ -4,6 +4,7 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
+use form_urlencoded::parse;
 use http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, DATE, EXPECT, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
     IF_RANGE, IF_UNMODIFIED_SINCE, PRAGMA, RANGE, REFERER, USER_AGENT,
@@ -84,6 +85,9 @@ pub struct Visit {
     pub caller: Arc<Caller>,
     /// Where is looked.
     pub repository: Repository,
+    /// Whether it names another namespace (`ns=`) than the one that the upstream stands for: a mirror of several
+    /// registries has a repository of this name in each of them, and what is known of one says nothing of another.
+    pub is_foreign: bool,
     /// From before the first question. An answer that a write overtook is then found by nobody.
     pub(super) epoch: Epoch,
 }
@@ -98,6 +102,24 @@ pub struct Question {
 }
 
 impl Caller {
+    /// Whether the request is about another namespace than the one that the upstream stands for, if it does for
+    /// one alone.
+    pub(super) fn is_foreign(&self, namespaces: &[String]) -> bool {
+        let Some(named) = &self.namespace else { return false };
+        let [own] = namespaces else { return true };
+        parse(named.as_bytes()).any(|(key, value)| key != "ns" || value != own.as_str())
+    }
+
+    /// Whether a URI names the host by which the client says that it reached refshim.
+    pub(super) fn told_host(&self, uri: &Uri) -> bool {
+        let told = self.headers.get("x-forwarded-host").and_then(|told| told.to_str().ok()?.parse().ok());
+        let told: Option<http::uri::Authority> = told;
+        let (Some(authority), Some(told)) = (uri.authority(), told) else { return false };
+        // Redirects are made of the name with its port or without.
+        let ports = authority.port_u16().zip(told.port_u16());
+        told.host().eq_ignore_ascii_case(authority.host()) && ports.is_none_or(|(one, other)| one == other)
+    }
+
     /// The target of a further page with the `ns=` of this request: without it a mirror would answer the next
     /// request differently.
     #[must_use]
@@ -152,7 +174,8 @@ fn is_relevant(name: &HeaderName) -> bool {
 }
 
 fn namespace(query: &str) -> Option<Box<str>> {
-    let fields: Vec<&str> = query.split('&').filter(|field| field.starts_with("ns=")).collect();
+    let is_one = |field: &&str| parse(field.as_bytes()).any(|(key, _)| key == "ns");
+    let fields: Vec<&str> = query.split('&').filter(is_one).collect();
     (!fields.is_empty()).then(|| fields.join("&").into())
 }
 
@@ -213,6 +236,7 @@ mod tests {
     fn a_namespace_goes_on_as_it_came() {
         assert_eq!(namespace("a=1&ns=docker.io&x=ns=2").as_deref(), Some("ns=docker.io"));
         assert_eq!(namespace("ns=a%2Fb&ns=c").as_deref(), Some("ns=a%2Fb&ns=c"));
+        assert_eq!(namespace("a=1&n%73=b").as_deref(), Some("n%73=b"));
         assert_eq!(namespace("tns=1"), None);
     }
 }

@@ -9,6 +9,15 @@ use crate::error::Error;
 use crate::link_header;
 use crate::oci::{Algorithm, Descriptor, Digest, media_type};
 
+/// What the registry says of its API.
+#[derive(Debug)]
+pub(super) enum Api {
+    /// It has one.
+    Lists(ListPage),
+    /// It has none; or, if that `is_sure` not, none for this caller at this moment.
+    None { is_sure: bool },
+}
+
 /// One page of what the API lists.
 #[derive(Debug)]
 pub(super) struct ListPage {
@@ -20,9 +29,8 @@ pub(super) struct ListPage {
 }
 
 impl Registry {
-    /// The first page; none if the registry has no such API. A failure is no such answer: there could be a
-    /// list.
-    pub(super) async fn first_page(&self, question: &Question) -> Result<Option<ListPage>, Error> {
+    /// The first page, if the registry has such an API. A failure is no such answer: there could be a list.
+    pub(super) async fn first_page(&self, question: &Question) -> Result<Api, Error> {
         let Question { visit, subject } = question;
         let uri = referrers_uri(&visit.repository.name, subject, &visit.caller)?;
         self.page(visit, uri).await
@@ -30,25 +38,30 @@ impl Registry {
 
     /// A further page, which cannot be missing: the list would be a shorter one.
     pub(super) async fn further_page(&self, visit: &Visit, uri: Uri) -> Result<ListPage, Error> {
-        self.page(visit, uri).await?.ok_or(Error::Undecided(StatusCode::OK))
+        match self.page(visit, uri).await? {
+            Api::Lists(page) => Ok(page),
+            Api::None { .. } => Err(Error::Undecided(StatusCode::OK)),
+        }
     }
 
-    async fn page(&self, visit: &Visit, uri: Uri) -> Result<Option<ListPage>, Error> {
+    async fn page(&self, visit: &Visit, uri: Uri) -> Result<Api, Error> {
         let asked = self.upstream.absolute(&uri)?;
         // No redirect is followed: one leads to a web site, and a list from elsewhere is not the registry's.
         let response = self.send(http::Method::GET, uri, &visit.caller, media_type::IMAGE_INDEX).await?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                return refused::<()>(response).map(|_| None);
+                return refused::<()>(response).map(|_| Api::None { is_sure: false });
             }
-            StatusCode::NOT_IMPLEMENTED => return Ok(None),
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
+                return Ok(Api::None { is_sure: true });
+            }
             failed if failed.is_server_error() => return Err(Error::Undecided(failed)),
-            _ => return Ok(None),
+            _ => return Ok(Api::None { is_sure: false }),
         }
         let came_as = content_type(response.headers()).unwrap_or_default().to_owned();
         if !media_type::is_one(&came_as, media_type::IMAGE_INDEX) {
-            return Ok(None);
+            return Ok(Api::None { is_sure: false });
         }
         let (headers, bytes) = self.whole(response).await?;
         let limit = self.manifest_limit;
@@ -58,7 +71,9 @@ impl Registry {
             Some(next) => Some(self.here(&next.map_err(|_| Error::UpstreamBody)?)?),
         };
         let digest = Digest::of(Algorithm::Sha256, &bytes);
-        Ok(entries(&bytes, Some(&came_as)).map(|entries| ListPage { entries, next, digest }))
+        let entries = entries(&bytes, Some(&came_as));
+        Ok(entries
+            .map_or(Api::None { is_sure: false }, |entries| Api::Lists(ListPage { entries, next, digest })))
     }
 
     /// The target of a link as it is asked for at this upstream, whatever host it names: registries build

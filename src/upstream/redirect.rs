@@ -116,10 +116,11 @@ pub(super) async fn reach_of(host: &str, port: u16) -> Reach {
 
 impl Reach {
     fn admits(self, address: IpAddr) -> bool {
-        match self {
+        let is_within = match self {
             Self::Public => is_public(address),
-            Self::Anywhere => !is_link_local(plain(address)),
-        }
+            Self::Anywhere => true,
+        };
+        is_within && !hands_out_credentials(plain(address))
     }
 }
 
@@ -136,10 +137,14 @@ fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-fn is_link_local(address: IpAddr) -> bool {
+/// Link-local addresses, and the others at which clouds keep credentials (Alibaba, Azure, AWS).
+fn hands_out_credentials(address: IpAddr) -> bool {
+    const AWS: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
     match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        IpAddr::V4(v4) => {
+            v4.is_link_local() || [[100, 100, 100, 200], [168, 63, 129, 16]].contains(&v4.octets())
+        }
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6 == AWS,
     }
 }
 
@@ -242,7 +247,15 @@ mod tests {
         ] {
             check(private, false, true);
         }
-        for link_local in ["169.254.169.254", "fe80::1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe"] {
+        for link_local in [
+            "100.100.100.200",
+            "168.63.129.16",
+            "fd00:ec2::254",
+            "169.254.169.254",
+            "fe80::1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+        ] {
             check(link_local, false, false);
         }
     }

@@ -209,7 +209,6 @@ async fn nothing_but_a_200_is_a_yes() {
         "302 Found\r\nlocation: /v2/",
         "304 Not Modified",
         "400 Bad Request",
-        "410 Gone",
         "500 Internal Server Error",
         "504 Gateway Timeout",
     ] {

@@ -187,6 +187,8 @@ async fn what_a_put_claims_that_the_registry_did_not_take_never_becomes_the_trut
         "429 Too Many Requests",
         "500 Internal Server Error",
         "503 Service Unavailable",
+        "302 Found",
+        "page",
         "",
     ];
     for refusal in refusals {
@@ -230,13 +232,34 @@ async fn what_a_put_claims_that_the_registry_did_not_take_never_becomes_the_trut
     }
 }
 
+/// A login page with 200 has neither taken nor deleted anything.
+#[tokio::test]
+async fn a_page_in_place_of_an_answer_to_a_write_changes_no_list() {
+    for said in ["page", "302 Found", "200 OK", "303 See Other"] {
+        let scene = scene(&[]).await;
+        let [there, not_there] = ["there", "not there"].map(|name| about(&scene.image, &scene.image, name));
+        scene.client.push("a", &there).await;
+        scene.says(None, said);
+        scene.client.delete(&format!("/v2/a/manifests/{}", there.digest)).await;
+        for reference in [&*not_there.digest, "tag", &format!("{}.sig", referrers_tag(&scene.image))] {
+            scene.client.put_manifest("a", reference, &not_there).await;
+        }
+        scene.is_well();
+        for _ in 0..2 {
+            assert_eq!(scene.listed().await, [there.digest.clone()], "{said}");
+        }
+    }
+}
+
 /// Whoever may not write must not make refshim ask everything anew.
 #[tokio::test]
 async fn a_refused_write_leaves_what_is_remembered() {
     let scene = scene(&[("REFERENCES_ACCESS_TTL", "5m"), ("REFERRERS_UPSTREAM_TTL", "5m")]).await;
     let content = about(&scene.image, &scene.image, "1");
     scene.listed().await;
-    for refusal in ["401 Unauthorized", "403 Forbidden", "404 Not Found", "429 Too Many Requests"] {
+    for refusal in
+        ["401 Unauthorized", "403 Forbidden", "404 Not Found", "429 Too Many Requests", "302 Found"]
+    {
         scene.says(None, refusal);
         scene.client.put_manifest("a", &content.digest, &content).await;
         scene.client.delete(&format!("/v2/a/manifests/{}", content.digest)).await;

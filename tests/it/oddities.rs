@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::referrers::{referrers_tag, signature};
 use crate::support::{
-    Answer, Client, Content, IMAGE_INDEX, Refshim, Said, Scripted, Shelf, Target, Turn, about, put,
-    shelf_registry,
+    Answer, Client, Content, IMAGE_INDEX, Refshim, Said, Scripted, Shelf, Target, Turn, about, digest_of,
+    put, shelf_registry,
 };
 
 /// What a registry makes of the right answer.
@@ -293,6 +293,117 @@ fn denials() -> Vec<(String, Odd)> {
     ));
     denials.push(("hung up on".to_owned(), Arc::new(|_| None)));
     denials
+}
+
+/// Whoever knows what everybody is given can ask for its digest, or for any tag.
+#[tokio::test]
+async fn a_page_that_everybody_is_given_opens_nothing_by_its_own_digest() {
+    let bodies = [
+        ("text/html", PAGE),
+        ("application/json", r#"{"message":"log in"}"#),
+        (IMAGE_INDEX, r#"{"schemaVersion":2,"manifests":[]}"#),
+        (
+            IMAGE_INDEX,
+            r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#,
+        ),
+        ("application/octet-stream", ""),
+    ];
+    for (content_type, body) in bodies {
+        for with_digest in [false, true] {
+            let digest = digest_of(body.as_bytes());
+            let own = digest.clone();
+            let odd: Odd = Arc::new(move |turn| {
+                let page = Said::typed(content_type, body);
+                let page = if with_digest { page.with("docker-content-digest", &own) } else { page };
+                Some(if is_alice(turn) { turn.right.clone() } else { page })
+            });
+            let scene = scene(odd, &[], |put| put.basic_auth("alice", Some("a"))).await;
+            let stranger = scene.refshim.client();
+            for opening in [
+                format!("/v2/a/referrers/{digest}"),
+                format!("/v2/a/manifests/{digest}/references?inline=true"),
+                "/v2/a/manifests/any/references".to_owned(),
+                format!("/v2/a/manifests/{digest}/references?scope=registry"),
+            ] {
+                let context = format!("{content_type}, {body}, {opening}");
+                scene.tells_nothing(&stranger.get(&opening).await, &context);
+                for (way, _) in WAYS {
+                    scene.tells_nothing(&stranger.get(&scene.path(way)).await, &format!("{context}, {way}"));
+                }
+            }
+        }
+    }
+}
+
+/// A mirror of several registries has a repository of the same name in each.
+#[tokio::test]
+async fn what_is_known_of_one_namespace_of_a_mirror_is_not_told_of_another() {
+    for configured in [None, Some("docker.io,quay.io")] {
+        let odd: Odd = Arc::new(|turn| {
+            // Of the other namespace everybody may read the image, and nothing else is there.
+            let is_theirs =
+                turn.path().contains("ns=quay.io") && matches!(turn.target, Target::Tag | Target::Digest);
+            let is_image = turn.is_found() && !String::from_utf8_lossy(&turn.right.body).contains("subject");
+            let is_ours = is_alice(turn) && !turn.path().contains("quay.io");
+            let is_shown = is_ours || (is_theirs && is_image) || !turn.is_read();
+            Some(if is_shown { turn.right.clone() } else { no("404 Not Found") })
+        });
+        let settings: Vec<(&'static str, &str)> =
+            configured.map(|namespaces| ("UPSTREAMS_DEFAULT_NAMESPACES", namespaces)).into_iter().collect();
+        let scene = scene(odd, &settings, |put| put.basic_auth("alice", Some("a"))).await;
+        let (alice, mallory) = (scene.refshim.client().as_user("alice", "a"), scene.refshim.client());
+        for round in ["cold", "warm"] {
+            for (way, is_pushed_alone) in WAYS {
+                let theirs = mallory.get(&with_query(&scene.path(way), "ns=quay.io")).await;
+                scene.tells_nothing(&theirs, &format!("{way}, {round}"));
+                for namespace in ["", "ns=docker.io"] {
+                    let ours = alice.get(&with_query(&scene.path(way), namespace)).await;
+                    let context = format!("{way}, {namespace}, {round}");
+                    assert_eq!(listed(&ours, &context), scene.expected(is_pushed_alone), "{context}");
+                }
+            }
+            // A pull teaches what is to be asked for, by whom it is listed.
+            for namespace in ["docker.io", "quay.io"] {
+                alice.get(&format!("/v2/a/manifests/{}?ns={namespace}", scene.listed.digest)).await;
+            }
+        }
+    }
+}
+
+/// A front that redirects to whatever name it is asked by.
+#[tokio::test]
+async fn a_client_does_not_choose_who_speaks_for_the_registry() {
+    let theirs = Shelf::default();
+    let evil = shelf_registry(&theirs, |turn| Some(turn.right.clone()));
+    let odd: Odd = Arc::new(|turn| {
+        let there = format!("http://{}{}", field(turn, "x-forwarded-host"), turn.path());
+        let moved = Said::status("308 Permanent Redirect").with("location", &there);
+        Some(if is_alice(turn) { turn.right.clone() } else { moved })
+    });
+    let scene = scene(odd, &[], |put| put.basic_auth("alice", Some("a"))).await;
+    let planted = signature(&scene.image, &scene.image, "application/x+y", "planted");
+    put(&theirs, "a", &["any", "latest"], &planted);
+    put(&theirs, "a", &[], &scene.image);
+    let client = scene.refshim.client();
+    let host = evil.address.to_string();
+    let ask = async |path: &str| client.send(client.request(Method::GET, path).header("host", &host)).await;
+    for round in ["cold", "warm"] {
+        for opening in [
+            "/v2/a/manifests/any/references",
+            "/v2/a/manifests/any",
+            &format!("/v2/a/referrers/{}", planted.digest),
+        ] {
+            scene.tells_nothing(&ask(opening).await, opening);
+            for (way, _) in WAYS {
+                scene.tells_nothing(&ask(&scene.path(way)).await, &format!("{opening}, {way}, {round}"));
+            }
+        }
+    }
+    assert_eq!(evil.requests().len(), 0);
+    let alice = client.as_user("alice", "a");
+    for (way, is_pushed_alone) in WAYS {
+        assert_eq!(listed(&alice.get(&scene.path(way)).await, way), scene.expected(is_pushed_alone), "{way}");
+    }
 }
 
 fn is_alice(turn: &Turn<'_>) -> bool {

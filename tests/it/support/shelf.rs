@@ -118,7 +118,7 @@ pub(crate) fn shelf_registry(
         let turn = Turn { request: &request, target, right };
         if let Some(said) = odd(&turn) {
             // Done before it is said, and only what is said to be done.
-            if said.status.starts_with('2') {
+            if ["201", "202", "204"].iter().any(|done| said.status.starts_with(done)) {
                 write(&shelf, turn.request);
             }
             exchange.send(&said.to_bytes(turn.is_head()));
