@@ -16,7 +16,7 @@ use http::{Request, Version};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use crate::body::Backlog;
-use crate::limits::{Busy, Place};
+use crate::limits::Place;
 
 /// `\n\r\n`, the longest form of an empty line behind a line.
 const LONGEST_END: usize = 3;
@@ -170,10 +170,7 @@ pub struct Watched<S> {
     /// What [`Watched::protocol`] read, until it is read again.
     read_before: Vec<u8>,
     holds_head: bool,
-    /// There while a write waits for the client. What hyper took of an answer is no longer a request in
-    /// progress, but whoever is slow to take it is not idle.
-    waits: Option<Busy>,
-    /// Also on a connection that is being closed, or whose requests are refused.
+    /// While a write waits for the client: whoever is slow to take what was written is not idle.
     is_waiting: bool,
     backlog: Arc<Backlog>,
 }
@@ -182,16 +179,7 @@ impl<S> Watched<S> {
     /// Looks at what is read from `stream`.
     pub fn new(stream: S, head: LastHead, place: Arc<Place>) -> Self {
         let backlog = Arc::default();
-        Self {
-            stream,
-            head,
-            place,
-            read_before: Vec::new(),
-            holds_head: false,
-            waits: None,
-            is_waiting: false,
-            backlog,
-        }
+        Self { stream, head, place, read_before: Vec::new(), holds_head: false, is_waiting: false, backlog }
     }
 
     /// Tells whether writes wait for the client.
@@ -218,12 +206,12 @@ impl<S> Watched<S> {
         match (&written, self.is_waiting) {
             (Poll::Pending, false) => {
                 self.is_waiting = true;
-                self.waits = self.place.begin();
+                self.place.begin_wait();
                 self.backlog.begin();
             }
             (Poll::Ready(_), true) => {
                 self.is_waiting = false;
-                self.waits = None;
+                self.place.end_wait();
                 self.backlog.end();
             }
             (Poll::Pending, true) | (Poll::Ready(_), false) => {}

@@ -172,35 +172,32 @@ impl End<'_> {
         C: Future<Output = hyper::Result<()>>,
     {
         let mut connection = std::pin::pin!(connection);
-        let pause = tokio::select! {
+        let closing = tokio::select! {
             biased;
             ended = connection.as_mut() => return ended,
-            closing = self.place.closing(self.limit) => match closing {
-                // Another client waits for its place.
-                Closing::Evicted => Duration::ZERO,
-                Closing::Idle => GOODBYE,
-            },
-            () = self.shutdown.cancelled() => GOODBYE,
+            closing = self.place.closing(self.limit) => closing,
+            () = self.shutdown.cancelled() => Closing::Idle,
         };
         say_goodbye(connection.as_mut());
+        if closing == Closing::Evicted {
+            // Another client waits for its place: as much is said as can be without a wait.
+            return tokio::select! {
+                biased;
+                ended = connection.as_mut() => ended,
+                () = std::future::ready(()) => Ok(()),
+            };
+        }
         loop {
             tokio::select! {
                 biased;
                 ended = connection.as_mut() => return ended,
-                () = pause_for(pause) => {}
+                () = tokio::time::sleep(GOODBYE) => {}
             }
             // A request that crossed the goodbye is still answered.
             if self.place.is_idle() {
                 return Ok(());
             }
         }
-    }
-}
-
-/// Without a timer, which fires a millisecond late, where there is nothing to wait for.
-async fn pause_for(pause: Duration) {
-    if !pause.is_zero() {
-        tokio::time::sleep(pause).await;
     }
 }
 
