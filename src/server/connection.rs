@@ -42,6 +42,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// blob at full speed, small enough for many clients.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// What is queued of a stream for a client that lets writes wait. It is counted nowhere but by its stream.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Streams of one HTTP/2 connection at a time. RFC 9113 recommends at least 100 (section 6.5.2).
 const MAX_STREAMS: u32 = 128;
 /// Streams that the client reset before they were looked at, and that refshim reset, before the connection is
@@ -127,6 +129,7 @@ where
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+            .max_send_buf_size(SEND_BUFFER_BYTES)
             .max_concurrent_streams(MAX_STREAMS)
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
             .max_local_error_reset_streams(MAX_LOCAL_RESETS)
