@@ -123,8 +123,9 @@ impl Pieces {
         self.taken.store((taken & !OWED) + 2, Ordering::Relaxed);
         let mut length = self.rest.len().min(PIECE_BYTES);
         // The last byte goes alone: hyper ends a stream, and its time-out with it, as soon as it has the last
-        // piece, which it takes when the client has made room for all that is before it.
-        if length == self.rest.len() && length > 1 && source.is_end_stream() {
+        // piece, which it takes when the client has made room for all that is before it. Without a known length,
+        // each frame may be the last.
+        if length == self.rest.len() && length > 1 && source.size_hint().lower() == 0 {
             length -= 1;
         }
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
