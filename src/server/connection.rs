@@ -15,7 +15,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -125,17 +125,15 @@ where
         let streams = Streams { begun: Arc::default(), idle: timeouts.body_idle };
         let mut builder = http2::Builder::new(streams.clone());
         builder
-            .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
             .max_send_buf_size(SEND_BUFFER_BYTES)
             .max_concurrent_streams(MAX_STREAMS)
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-            .max_local_error_reset_streams(MAX_LOCAL_RESETS)
-            .keep_alive_interval(timeouts.client_headers)
-            // A client that reads nothing for a while does not see the question either.
-            .keep_alive_timeout(timeouts.body_idle);
+            .max_local_error_reset_streams(MAX_LOCAL_RESETS);
+        // Without PINGs to see whether the client is there: behind all that is queued on a slow line, they would
+        // come too late. Idle connections end anyhow, and so do writes and streams that wait for too long.
         let service = service_fn(move |request| {
             let outlet = streams.begin();
             let answer = service.call(request);
