@@ -15,8 +15,8 @@ use super::{Budget, BudgetGuard, Limit};
 
 /// How long a new connection waits for the end of the one that makes room for it, which takes microseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Bytes of unfinished heads that all connections of a listener may hold. Over it, the connection that has
-/// been without a request for the longest and holds such bytes is closed.
+/// Bytes of unfinished heads that all connections of a listener may hold. Over it, the connection whose
+/// head began first is closed.
 const UNFINISHED_HEAD_BYTES: usize = 8 << 20;
 /// Set in [`State::busy`] of a connection that is to be closed.
 const CLOSING: u32 = 1 << 31;
@@ -63,8 +63,9 @@ struct State {
     idle_since: AtomicU64,
     /// Milliseconds to when a write began to wait for the client, or [`NOT_WRITING`].
     writing_since: AtomicU64,
-    /// Bytes of an unfinished head.
+    /// Bytes of an unfinished head, and milliseconds to when it began.
     head_bytes: AtomicUsize,
+    head_since: AtomicU64,
     closing: Notify,
 }
 
@@ -125,6 +126,7 @@ impl Connections {
             idle_since: AtomicU64::new(self.0.now()),
             writing_since: AtomicU64::new(NOT_WRITING),
             head_bytes: AtomicUsize::new(0),
+            head_since: AtomicU64::new(0),
             closing: Notify::new(),
         });
         let mut places = self.0.lock();
@@ -162,14 +164,14 @@ impl Shared {
         }
     }
 
-    /// Closes the longest idle connections with unfinished heads until those of the others are few enough.
+    /// Closes the connections whose unfinished heads began first until those of the others are few enough.
     fn limit_heads(&self) {
         let places = self.lock();
         while self.head_bytes.load(Ordering::Relaxed) > UNFINISHED_HEAD_BYTES {
             let holding = places.taken.values().filter(|state| state.head_bytes.load(Ordering::Relaxed) > 0);
-            let idle = holding.filter_map(|state| Some((state.idleness()?, state)));
-            let Some((_, idlest)) = idle.min_by_key(|(idleness, _)| *idleness) else { return };
-            idlest.close(self);
+            let idle = holding.filter(|state| state.busy.load(Ordering::Acquire) == 0);
+            let Some(first) = idle.min_by_key(|state| state.head_since.load(Ordering::Relaxed)) else { return };
+            first.close(self);
         }
     }
 }
@@ -283,6 +285,9 @@ impl Place {
         // With requests in progress it could not be closed for them, nor when it is closing.
         if self.state.busy.load(Ordering::Acquire) != 0 {
             return;
+        }
+        if self.state.head_bytes.load(Ordering::Relaxed) == 0 {
+            self.state.head_since.store(self.shared.now(), Ordering::Relaxed);
         }
         self.state.head_bytes.fetch_add(bytes, Ordering::Relaxed);
         if self.shared.head_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > UNFINISHED_HEAD_BYTES {
@@ -402,6 +407,23 @@ mod tests {
         let (closing, ()) = tokio::join!(place.closing(Duration::from_secs(9)), working);
         assert_eq!(closing, Closing::Idle);
         assert_eq!(began.elapsed().as_secs(), 109);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_head_that_began_first_gives_way_and_not_the_longest_idle_connection() {
+        let connections = Connections::new(1_000);
+        let kept_alive = served(&connections).await;
+        let mut others = Vec::new();
+        for _ in 0..UNFINISHED_HEAD_BYTES / (128 << 10) {
+            tokio::time::advance(Duration::from_millis(10)).await;
+            others.push(served(&connections).await);
+            others.last().unwrap().hold_head(128 << 10);
+        }
+        tokio::time::advance(Duration::from_millis(10)).await;
+        kept_alive.hold_head(100);
+        assert!(kept_alive.begin().is_some());
+        let closed: Vec<_> = others.iter().map(|place| place.begin().is_none()).collect();
+        assert!(closed[0] && !closed[1..].contains(&true), "{closed:?}");
     }
 
     #[tokio::test]
