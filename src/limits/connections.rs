@@ -265,7 +265,7 @@ impl Place {
         loop {
             tokio::select! {
                 biased;
-                () = self.state.closing.notified() => return Closing::Evicted,
+                () = self.evicted() => return Closing::Evicted,
                 () = sleep_until(next) => {}
             }
             next = if self.is_idle() { self.idle_until(limit) } else { Instant::now() + limit };
@@ -273,6 +273,11 @@ impl Place {
                 return Closing::Idle;
             }
         }
+    }
+
+    /// Waits until another connection needs its place.
+    pub async fn evicted(&self) {
+        self.state.closing.notified().await;
     }
 
     fn idle_until(&self, limit: Duration) -> Instant {

@@ -192,6 +192,8 @@ impl End<'_> {
             tokio::select! {
                 biased;
                 ended = connection.as_mut() => return ended,
+                // Whoever waits for its place waits for its end.
+                () = self.place.evicted() => return Ok(()),
                 () = tokio::time::sleep(GOODBYE) => {}
             }
             // A request that crossed the goodbye is still answered.
