@@ -23,6 +23,9 @@ const LONGEST_END: usize = 3;
 /// What a client says first in HTTP/2 (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// What hyper writes before a body, in one piece. It answers nothing: what is read behind it is that body.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
 /// The longest head of a client's request. Twice of what any client was seen to send: cookies and tokens of
 /// 64 KiB.
 pub const MAX_HEAD_BYTES: usize = 128 * 1024;
@@ -121,9 +124,9 @@ impl LastHead {
         *self.lock() = Recording { state: State::Http2, bytes: Vec::new() };
     }
 
-    fn wrote(&self) {
+    fn wrote(&self, bytes: &[u8]) {
         let mut recording = self.lock();
-        if recording.state == State::Complete {
+        if recording.state == State::Complete && bytes != CONTINUE {
             recording.state = State::InHead;
             if recording.bytes.capacity() > KEPT_BYTES {
                 recording.bytes = Vec::new();
@@ -271,7 +274,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.head.wrote();
+        self.head.wrote(bytes);
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.wrote(written)
     }
@@ -281,7 +284,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.head.wrote();
+        let mut parts = slices.iter().filter(|slice| !slice.is_empty());
+        let (first, second) = (parts.next(), parts.next());
+        self.head.wrote(first.filter(|_| second.is_none()).map_or(&[], |only| only));
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.wrote(written)
     }
@@ -309,7 +314,7 @@ mod tests {
         let request = Request::builder().header(TRANSFER_ENCODING, "chunked").body(()).unwrap();
         let head = LastHead::default();
         head.read(b"GET / HTTP/1.1\r\ncontent-length: 1\r\n\r\nx");
-        head.wrote();
+        head.wrote(b"HTTP/1.1 200 OK\r\n");
         for part in parts {
             head.read(part.as_bytes());
         }
@@ -333,6 +338,18 @@ mod tests {
         check(&["PUT / HTTP/1.1\r\n", te, "x: y\n", "\r\n", "content-length: 5\n\n"], false);
         check(&["rest of a body\r\n\r\n", "PUT / HTTP/1.1\r\n", te, "\r\n"], false);
         check(&[&"x".repeat(MAX_HEAD_BYTES + 1), "\r\n", te, "content-length: 5\r\n\r\n"], false);
+    }
+
+    #[test]
+    fn a_body_behind_100_continue_is_no_head() {
+        let request = Request::builder().header(TRANSFER_ENCODING, "chunked").body(()).unwrap();
+        let head = LastHead::default();
+        assert_eq!(head.read(b"PUT / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 99\r\n\r\n"), None);
+        head.wrote(CONTINUE);
+        assert_eq!(head.read(b"a: b\ncontent-length: 1\n"), None);
+        head.wrote(b"HTTP/1.1 201 Created\r\n\r\n");
+        assert!(head.read(b"PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n").is_some());
+        assert!(!head.has_two_lengths(&request));
     }
 
     #[track_caller]
