@@ -70,6 +70,9 @@ pub enum Ambiguity {
     /// It has both a length and a transfer coding.
     #[error("the request has both Content-Length and Transfer-Encoding")]
     Length,
+    /// It has lengths that differ.
+    #[error("the request has several Content-Lengths")]
+    Lengths,
     /// It names no host or several (RFC 9112, section 3.2).
     #[error("the request must have one Host")]
     Host,
@@ -85,6 +88,21 @@ impl LastHead {
         } else {
             self.has_two_lengths(request).then_some(Ambiguity::Length)
         }
+    }
+
+    /// Leaves one length where several are the same. hyper does it in HTTP/1.1.
+    ///
+    /// # Errors
+    /// They differ.
+    pub fn unify_lengths<B>(request: &mut Request<B>) -> Result<(), Ambiguity> {
+        let mut lengths = request.headers().get_all(CONTENT_LENGTH).iter();
+        let (Some(first), Some(second)) = (lengths.next(), lengths.next()) else { return Ok(()) };
+        if second != first || lengths.any(|length| length != first) {
+            return Err(Ambiguity::Lengths);
+        }
+        let length = first.clone();
+        request.headers_mut().insert(CONTENT_LENGTH, length);
+        Ok(())
     }
 
     /// Whether it was seen to have both a length and a transfer coding. hyper closes the connection after
@@ -350,6 +368,31 @@ mod tests {
         head.wrote(b"HTTP/1.1 201 Created\r\n\r\n");
         assert!(head.read(b"PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n").is_some());
         assert!(!head.has_two_lengths(&request));
+    }
+
+    #[track_caller]
+    fn check_lengths(lengths: &[&str], expected: Result<&[&str], Ambiguity>) {
+        let request = Request::builder();
+        let request = lengths.iter().fold(request, |request, length| request.header(CONTENT_LENGTH, *length));
+        let mut request = request.body(()).unwrap();
+        let unified = LastHead::unify_lengths(&mut request);
+        let left = request.headers().get_all(CONTENT_LENGTH);
+        match expected {
+            Ok(expected) => {
+                assert_eq!(unified, Ok(()), "{lengths:?}");
+                assert!(left.iter().eq(expected), "{lengths:?}");
+            }
+            Err(expected) => assert_eq!(unified, Err(expected), "{lengths:?}"),
+        }
+    }
+
+    #[test]
+    fn equal_lengths_are_one() {
+        check_lengths(&[], Ok(&[]));
+        check_lengths(&["5"], Ok(&["5"]));
+        check_lengths(&["5", "5", "5"], Ok(&["5"]));
+        check_lengths(&["5", "6"], Err(Ambiguity::Lengths));
+        check_lengths(&["5", "5", "6"], Err(Ambiguity::Lengths));
     }
 
     #[track_caller]
