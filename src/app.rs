@@ -110,7 +110,7 @@ impl App {
             // First: everything behind it logs the id, and the upstream gets it too.
             let id = self.request_ids.identify(&mut request);
             let (app, origin) = (Arc::clone(&self), client.origin(&request));
-            let admitted = admit(&place, &head, &request);
+            let admitted = admit(&place, &head, &mut request);
             let is_head = *request.method() == Method::HEAD;
             async move {
                 let mut response = match admitted {
@@ -373,12 +373,13 @@ fn leave_body_out(response: &mut Response<Body>) {
 }
 
 /// Before anything is passed on: whether it can be, and that the connection is then busy with it.
-fn admit(place: &Arc<Place>, head: &LastHead, request: &Request<Incoming>) -> Result<Busy, Error> {
+fn admit(place: &Arc<Place>, head: &LastHead, request: &mut Request<Incoming>) -> Result<Busy, Error> {
     let busy = place.begin().ok_or(Limit::Connections)?;
     // The upstream may read it the other way.
     if let Some(ambiguity) = head.ambiguity(request) {
         return Err(ambiguity.into());
     }
+    LastHead::unify_lengths(request)?;
     // Here and not where it would be sent: a tunnel through an upgrade must not be one either.
     if *request.method() == Method::CONNECT {
         return Err(Error::Method(Method::CONNECT));

@@ -180,8 +180,8 @@ impl Body {
         }
     }
 
-    /// Keeps the guard of the request that this answers until the client has taken a whole body, or a streamed
-    /// one is gone.
+    /// Keeps the guard of the request that this answers until the client has taken the body. A streamed one is gone
+    /// before that: its last bytes, queued for the client, keep the guard then.
     pub fn keep(&mut self, request: RequestGuard) {
         match &mut self.source {
             Source::Streamed(streamed) => streamed.request = Some(request),
@@ -319,7 +319,7 @@ impl Streamed {
                 if self.incoming.as_ref().is_some_and(Incoming::is_end_stream) {
                     self.hand_copy_over();
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(self.counted(frame))))
             }
             Poll::Ready(None) => {
                 self.incoming = None;
@@ -331,6 +331,18 @@ impl Streamed {
                 self.incoming = None;
                 Poll::Ready(Some(Err(error)))
             }
+        }
+    }
+
+    /// What may be the last of an answer keeps its request in progress. Of an answer of unknown length, that is
+    /// each frame.
+    fn counted(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        let may_be_last = self.incoming.as_ref().is_none_or(|rest| rest.size_hint().lower() == 0);
+        match &self.request {
+            Some(request) if may_be_last && self.sender == Sender::Upstream => {
+                frame.map_data(|data| held::kept_with(data, request.clone()))
+            }
+            Some(_) | None => frame,
         }
     }
 

@@ -16,12 +16,15 @@ use http::{Request, Version};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use crate::body::Backlog;
-use crate::limits::{Busy, Place};
+use crate::limits::Place;
 
 /// `\n\r\n`, the longest form of an empty line behind a line.
 const LONGEST_END: usize = 3;
 /// What a client says first in HTTP/2 (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What hyper writes before a body, in one piece. It answers nothing: what is read behind it is that body.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// The longest head of a client's request. Twice of what any client was seen to send: cookies and tokens of
 /// 64 KiB.
@@ -67,6 +70,9 @@ pub enum Ambiguity {
     /// It has both a length and a transfer coding.
     #[error("the request has both Content-Length and Transfer-Encoding")]
     Length,
+    /// It has lengths that differ.
+    #[error("the request has several Content-Lengths")]
+    Lengths,
     /// It names no host or several (RFC 9112, section 3.2).
     #[error("the request must have one Host")]
     Host,
@@ -82,6 +88,21 @@ impl LastHead {
         } else {
             self.has_two_lengths(request).then_some(Ambiguity::Length)
         }
+    }
+
+    /// Leaves one length where several are the same. hyper does it in HTTP/1.1.
+    ///
+    /// # Errors
+    /// They differ.
+    pub fn unify_lengths<B>(request: &mut Request<B>) -> Result<(), Ambiguity> {
+        let mut lengths = request.headers().get_all(CONTENT_LENGTH).iter();
+        let (Some(first), Some(second)) = (lengths.next(), lengths.next()) else { return Ok(()) };
+        if second != first || lengths.any(|length| length != first) {
+            return Err(Ambiguity::Lengths);
+        }
+        let length = first.clone();
+        request.headers_mut().insert(CONTENT_LENGTH, length);
+        Ok(())
     }
 
     /// Whether it was seen to have both a length and a transfer coding. hyper closes the connection after
@@ -121,9 +142,9 @@ impl LastHead {
         *self.lock() = Recording { state: State::Http2, bytes: Vec::new() };
     }
 
-    fn wrote(&self) {
+    fn wrote(&self, bytes: &[u8]) {
         let mut recording = self.lock();
-        if recording.state == State::Complete {
+        if recording.state == State::Complete && bytes != CONTINUE {
             recording.state = State::InHead;
             if recording.bytes.capacity() > KEPT_BYTES {
                 recording.bytes = Vec::new();
@@ -170,10 +191,7 @@ pub struct Watched<S> {
     /// What [`Watched::protocol`] read, until it is read again.
     read_before: Vec<u8>,
     holds_head: bool,
-    /// There while a write waits for the client. What hyper took of an answer is no longer a request in
-    /// progress, but whoever is slow to take it is not idle.
-    waits: Option<Busy>,
-    /// Also on a connection that is being closed, or whose requests are refused.
+    /// While a write waits for the client: whoever is slow to take what was written is not idle.
     is_waiting: bool,
     backlog: Arc<Backlog>,
 }
@@ -182,16 +200,7 @@ impl<S> Watched<S> {
     /// Looks at what is read from `stream`.
     pub fn new(stream: S, head: LastHead, place: Arc<Place>) -> Self {
         let backlog = Arc::default();
-        Self {
-            stream,
-            head,
-            place,
-            read_before: Vec::new(),
-            holds_head: false,
-            waits: None,
-            is_waiting: false,
-            backlog,
-        }
+        Self { stream, head, place, read_before: Vec::new(), holds_head: false, is_waiting: false, backlog }
     }
 
     /// Tells whether writes wait for the client.
@@ -218,12 +227,12 @@ impl<S> Watched<S> {
         match (&written, self.is_waiting) {
             (Poll::Pending, false) => {
                 self.is_waiting = true;
-                self.waits = self.place.begin();
+                self.place.begin_wait();
                 self.backlog.begin();
             }
             (Poll::Ready(_), true) => {
                 self.is_waiting = false;
-                self.waits = None;
+                self.place.end_wait();
                 self.backlog.end();
             }
             (Poll::Pending, true) | (Poll::Ready(_), false) => {}
@@ -283,7 +292,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.head.wrote();
+        self.head.wrote(bytes);
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.wrote(written)
     }
@@ -293,7 +302,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.head.wrote();
+        let mut parts = slices.iter().filter(|slice| !slice.is_empty());
+        let (first, second) = (parts.next(), parts.next());
+        self.head.wrote(first.filter(|_| second.is_none()).map_or(&[], |only| only));
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.wrote(written)
     }
@@ -321,7 +332,7 @@ mod tests {
         let request = Request::builder().header(TRANSFER_ENCODING, "chunked").body(()).unwrap();
         let head = LastHead::default();
         head.read(b"GET / HTTP/1.1\r\ncontent-length: 1\r\n\r\nx");
-        head.wrote();
+        head.wrote(b"HTTP/1.1 200 OK\r\n");
         for part in parts {
             head.read(part.as_bytes());
         }
@@ -345,6 +356,43 @@ mod tests {
         check(&["PUT / HTTP/1.1\r\n", te, "x: y\n", "\r\n", "content-length: 5\n\n"], false);
         check(&["rest of a body\r\n\r\n", "PUT / HTTP/1.1\r\n", te, "\r\n"], false);
         check(&[&"x".repeat(MAX_HEAD_BYTES + 1), "\r\n", te, "content-length: 5\r\n\r\n"], false);
+    }
+
+    #[test]
+    fn a_body_behind_100_continue_is_no_head() {
+        let request = Request::builder().header(TRANSFER_ENCODING, "chunked").body(()).unwrap();
+        let head = LastHead::default();
+        assert_eq!(head.read(b"PUT / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 99\r\n\r\n"), None);
+        head.wrote(CONTINUE);
+        assert_eq!(head.read(b"a: b\ncontent-length: 1\n"), None);
+        head.wrote(b"HTTP/1.1 201 Created\r\n\r\n");
+        assert!(head.read(b"PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n").is_some());
+        assert!(!head.has_two_lengths(&request));
+    }
+
+    #[track_caller]
+    fn check_lengths(lengths: &[&str], expected: Result<&[&str], Ambiguity>) {
+        let request = Request::builder();
+        let request = lengths.iter().fold(request, |request, length| request.header(CONTENT_LENGTH, *length));
+        let mut request = request.body(()).unwrap();
+        let unified = LastHead::unify_lengths(&mut request);
+        let left = request.headers().get_all(CONTENT_LENGTH);
+        match expected {
+            Ok(expected) => {
+                assert_eq!(unified, Ok(()), "{lengths:?}");
+                assert!(left.iter().eq(expected), "{lengths:?}");
+            }
+            Err(expected) => assert_eq!(unified, Err(expected), "{lengths:?}"),
+        }
+    }
+
+    #[test]
+    fn equal_lengths_are_one() {
+        check_lengths(&[], Ok(&[]));
+        check_lengths(&["5"], Ok(&["5"]));
+        check_lengths(&["5", "5", "5"], Ok(&["5"]));
+        check_lengths(&["5", "6"], Err(Ambiguity::Lengths));
+        check_lengths(&["5", "5", "6"], Err(Ambiguity::Lengths));
     }
 
     #[track_caller]

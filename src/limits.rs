@@ -12,6 +12,7 @@ pub use connections::{Busy, Closing, Connections, Place};
 pub use pushes::{PushGuard, Pushes};
 pub use requests::{Load, RequestGuard, Requests};
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,20 @@ pub enum Limit {
     /// Questions of refshim's own to one upstream.
     #[error("too many questions to the registry are open (limits.questions)")]
     Questions,
+}
+
+/// Who counts as one client: an IPv4 address, or the /64 of an IPv6 address. Whoever has one address of that
+/// usually has them all (RFC 6177), and would be as many clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Client(IpAddr);
+
+impl From<IpAddr> for Client {
+    fn from(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V4(address) => address.into(),
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        })
+    }
 }
 
 /// A number of things that may be had at once.
@@ -75,6 +90,22 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[track_caller]
+    fn check_client(one: &str, other: &str, expected: bool) {
+        let [one_client, other_client] = [one, other].map(|it| Client::from(it.parse::<IpAddr>().unwrap()));
+        assert_eq!(one_client == other_client, expected, "{one} {other}");
+    }
+
+    #[test]
+    fn a_client_is_an_ipv4_address_or_an_ipv6_network() {
+        check_client("192.0.2.1", "192.0.2.1", true);
+        check_client("192.0.2.1", "192.0.2.2", false);
+        check_client("192.0.2.1", "::ffff:192.0.2.1", true);
+        check_client("::ffff:192.0.2.1", "::ffff:192.0.2.2", false);
+        check_client("2001:db8::1", "2001:db8::ffff:1:2:3", true);
+        check_client("2001:db8::1", "2001:db8:0:1::1", false);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_taken_of_a_budget_is_given_back() {

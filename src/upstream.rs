@@ -352,6 +352,7 @@ impl Upstream {
     ) -> Result<Response<Incoming>, UpstreamError> {
         let began = Instant::now();
         let progress = request.body_mut().watch();
+        let is_done_by_its_head = resending::is_done_by_its_head(&request);
         let mut response = pin!(client.request(request));
         let mut limit = began + self.silence_limit;
         let answer = loop {
@@ -376,7 +377,10 @@ impl Upstream {
                 }
                 Ok(response)
             }
-            Err(error) => Err(self.explained(resending::classify(error, self.is_always_http2))),
+            Err(error) => {
+                let error = resending::classify(error, self.is_always_http2, is_done_by_its_head);
+                Err(self.explained(error))
+            }
         }
     }
 

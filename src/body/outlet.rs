@@ -19,9 +19,11 @@ use tokio::time::{Instant, Sleep};
 
 use super::{BodyError, Source};
 
-/// The longest piece: more than that is never queued for a client that has no room for it. Whoever takes less
-/// than this within `timeouts.body_idle` counts as taking nothing.
+/// The longest piece: more than that is never queued for a client that has no room for it.
 const PIECE_BYTES: usize = 64 * 1024;
+/// The longest piece for a client that ever had to be waited for. Whoever takes less than this within
+/// `timeouts.body_idle` counts as taking nothing: of many streams on a slow line, each takes little.
+const SMALL_PIECE_BYTES: usize = 16 * 1024;
 
 /// How a body is given out.
 #[derive(Debug)]
@@ -46,8 +48,12 @@ pub struct Pieces {
     rest: Bytes,
 }
 
-/// Whether the sender owes the next piece; the other bits of `taken` count pieces.
+/// Whether the sender owes the next piece.
 const OWED: u64 = 1;
+/// Whether the client ever had to be waited for.
+const WAITED: u64 = 2;
+/// The other bits of `taken` count pieces.
+const PIECE: u64 = 4;
 
 impl Backlog {
     /// A write has to wait.
@@ -120,11 +126,13 @@ impl Pieces {
                 Poll::Ready(other) => return Poll::Ready(other),
             }
         }
-        self.taken.store((taken & !OWED) + 2, Ordering::Relaxed);
-        let mut length = self.rest.len().min(PIECE_BYTES);
+        self.taken.store((taken & !OWED) + PIECE, Ordering::Relaxed);
+        let most = if taken & WAITED == 0 { PIECE_BYTES } else { SMALL_PIECE_BYTES };
+        let mut length = self.rest.len().min(most);
         // The last byte goes alone: hyper ends a stream, and its time-out with it, as soon as it has the last
-        // piece, which it takes when the client has made room for all that is before it.
-        if length == self.rest.len() && length > 1 && source.is_end_stream() {
+        // piece, which it takes when the client has made room for all that is before it. Without a known length,
+        // each frame may be the last.
+        if length == self.rest.len() && length > 1 && source.size_hint().lower() == 0 {
             length -= 1;
         }
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
@@ -140,7 +148,12 @@ pub async fn limit_stall(stream: impl Future<Output = ()>, taken: Arc<AtomicU64>
         if stream.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        stall.poll(taken.load(Ordering::Relaxed), cx)
+        let before = taken.load(Ordering::Relaxed);
+        if before & OWED == 0 {
+            taken.store(before | WAITED, Ordering::Relaxed);
+        }
+        // Without that bit, which would look like one more piece.
+        stall.poll(before & !WAITED, cx)
     })
     .await;
 }

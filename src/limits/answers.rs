@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Limit;
+use super::{Client, Limit};
 
 /// One client may hold this part of the budget, so that a client that reads nothing shuts out no other.
 const CLIENTS_SHARE: usize = 4;
@@ -19,14 +19,14 @@ pub struct Answers {
 #[derive(Debug, Default)]
 struct Held {
     all: usize,
-    by_client: HashMap<IpAddr, usize>,
+    by_client: HashMap<Client, usize>,
 }
 
 /// The bytes of one answer, as long as it is kept.
 #[derive(Debug)]
 pub struct AnswerGuard {
     answers: Arc<Answers>,
-    client: IpAddr,
+    client: Client,
     bytes: usize,
 }
 
@@ -40,6 +40,7 @@ impl Answers {
     /// Counts an answer of this length. A client that holds none gets one of any length that all clients
     /// together have room for: otherwise a long answer could never be given.
     pub fn take(self: &Arc<Self>, client: IpAddr, bytes: usize) -> Result<AnswerGuard, Limit> {
+        let client = Client::from(client);
         let mut held = self.lock();
         let before = held.by_client.get(&client).copied().unwrap_or_default();
         let is_over = |held: usize, most: usize| held > 0 && held.saturating_add(bytes) > most;

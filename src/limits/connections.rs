@@ -1,6 +1,7 @@
 //! `limits.connections`: a place for each client connection. When all places are taken, the connection that
 //! has been without a request for the longest loses its place to the new one, as in nginx: only requests in
-//! progress can keep others out, and those are limited by client.
+//! progress can keep others out, and those are limited by client. A write that waits for its client does not: a
+//! client that asks for nothing can bring about any number of them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -14,11 +15,12 @@ use super::{Budget, BudgetGuard, Limit};
 
 /// How long a new connection waits for the end of the one that makes room for it, which takes microseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Bytes of unfinished heads that all connections of a listener may hold. Over it, the connection that has
-/// been without a request for the longest and holds such bytes is closed.
+/// Bytes of unfinished heads that all connections of a listener may hold. Over it, the connection whose
+/// head began first is closed.
 const UNFINISHED_HEAD_BYTES: usize = 8 << 20;
 /// Set in [`State::busy`] of a connection that is to be closed.
 const CLOSING: u32 = 1 << 31;
+const NOT_WRITING: u64 = u64::MAX;
 
 /// The connections of one listener.
 #[derive(Clone, Debug)]
@@ -37,21 +39,33 @@ struct Shared {
 struct Places {
     taken: HashMap<u64, Arc<State>>,
     begun: u64,
-    /// The longest idle ones when [`Places::taken`] was last looked through, the longest idle last, and since
-    /// when each of them was idle. One look serves many evictions: with 10,000 places it takes 0.1 ms.
-    idlest: Vec<(Arc<State>, u64)>,
+    /// The longest idle ones when [`Places::taken`] was last looked through, the longest idle last, and how idle
+    /// each of them was. One look serves many evictions: with 10,000 places it takes 0.1 ms.
+    idlest: Vec<(Arc<State>, Idleness)>,
+}
+
+/// What a connection without a request in progress does, and since when: the least is the first to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Idleness {
+    /// Nothing.
+    Nothing(u64),
+    /// A write waits for its client.
+    Writing(u64),
 }
 
 /// What others may know of a connection.
 #[derive(Debug)]
 struct State {
     is_served: bool,
-    /// Requests in progress and writes that wait for the client; [`CLOSING`] besides.
+    /// Requests in progress; [`CLOSING`] besides.
     busy: AtomicU32,
-    /// Milliseconds from [`Shared::began`] to the end of the last request, or to its acceptance.
+    /// Milliseconds from [`Shared::began`] to the end of the last request or wait, or to its acceptance.
     idle_since: AtomicU64,
-    /// Bytes of an unfinished head.
+    /// Milliseconds to when a write began to wait for the client, or [`NOT_WRITING`].
+    writing_since: AtomicU64,
+    /// Bytes of an unfinished head, and milliseconds to when it began.
     head_bytes: AtomicUsize,
+    head_since: AtomicU64,
     closing: Notify,
 }
 
@@ -110,7 +124,9 @@ impl Connections {
             is_served,
             busy: AtomicU32::new(0),
             idle_since: AtomicU64::new(self.0.now()),
+            writing_since: AtomicU64::new(NOT_WRITING),
             head_bytes: AtomicUsize::new(0),
+            head_since: AtomicU64::new(0),
             closing: Notify::new(),
         });
         let mut places = self.0.lock();
@@ -131,12 +147,13 @@ impl Shared {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the connection that has been idle for the longest to close; false if none is idle.
+    /// Tells the connection that has been idle for the longest to close, or else the one that has waited for its
+    /// client for the longest; false if all have requests in progress.
     fn evict(&self) -> bool {
         let mut places = self.lock();
         loop {
-            while let Some((state, since)) = places.idlest.pop() {
-                if state.idle_since() == Some(since) && state.close(self) {
+            while let Some((state, idleness)) = places.idlest.pop() {
+                if state.idleness() == Some(idleness) && state.close(self) {
                     return true;
                 }
             }
@@ -147,14 +164,14 @@ impl Shared {
         }
     }
 
-    /// Closes the longest idle connections with unfinished heads until those of the others are few enough.
+    /// Closes the connections whose unfinished heads began first until those of the others are few enough.
     fn limit_heads(&self) {
         let places = self.lock();
         while self.head_bytes.load(Ordering::Relaxed) > UNFINISHED_HEAD_BYTES {
             let holding = places.taken.values().filter(|state| state.head_bytes.load(Ordering::Relaxed) > 0);
-            let idle = holding.filter_map(|state| Some((state.idle_since()?, state)));
-            let Some((_, idlest)) = idle.min_by_key(|(since, _)| *since) else { return };
-            idlest.close(self);
+            let idle = holding.filter(|state| state.busy.load(Ordering::Acquire) == 0);
+            let Some(first) = idle.min_by_key(|state| state.head_since.load(Ordering::Relaxed)) else { return };
+            first.close(self);
         }
     }
 }
@@ -163,19 +180,31 @@ impl Places {
     fn look_through(&mut self) {
         // Closing one whose requests are refused makes no room for one whose requests are served.
         let served = self.taken.values().filter(|state| state.is_served);
-        let idle = served.filter_map(|state| Some((Arc::clone(state), state.idle_since()?)));
+        let idle = served.filter_map(|state| Some((Arc::clone(state), state.idleness()?)));
         let mut idle: Vec<_> = idle.collect();
-        idle.sort_unstable_by_key(|(_, since)| std::cmp::Reverse(*since));
+        // While some do nothing, none that writes is kept for later.
+        let is_nothing = |idleness: &Idleness| matches!(idleness, Idleness::Nothing(_));
+        if idle.iter().any(|(_, idleness)| is_nothing(idleness)) {
+            idle.retain(|(_, idleness)| is_nothing(idleness));
+        }
+        idle.sort_unstable_by_key(|(_, idleness)| std::cmp::Reverse(*idleness));
         let kept = idle.len().min(self.taken.len() / 16 + 1);
         self.idlest = idle.split_off(idle.len() - kept);
     }
 }
 
 impl State {
-    /// None while it is busy, or closing.
-    fn idle_since(&self) -> Option<u64> {
+    /// None while it has requests in progress, or is closing.
+    fn idleness(&self) -> Option<Idleness> {
         let is_idle = self.busy.load(Ordering::Acquire) == 0;
-        is_idle.then(|| self.idle_since.load(Ordering::Relaxed))
+        is_idle.then(|| match self.writing_since.load(Ordering::Relaxed) {
+            NOT_WRITING => Idleness::Nothing(self.idle_since.load(Ordering::Relaxed)),
+            since => Idleness::Writing(since),
+        })
+    }
+
+    fn is_writing(&self) -> bool {
+        self.writing_since.load(Ordering::Relaxed) != NOT_WRITING
     }
 
     /// From here on no request can begin. False if one was quicker.
@@ -212,10 +241,21 @@ impl Place {
         (before & CLOSING == 0).then_some(busy)
     }
 
-    /// Whether it has no request in progress.
+    /// A write waits for the client. That is not being idle, and it keeps nobody else out.
+    pub fn begin_wait(&self) {
+        self.state.writing_since.store(self.shared.now(), Ordering::Relaxed);
+    }
+
+    /// The write goes on.
+    pub fn end_wait(&self) {
+        self.state.idle_since.store(self.shared.now(), Ordering::Relaxed);
+        self.state.writing_since.store(NOT_WRITING, Ordering::Relaxed);
+    }
+
+    /// Whether it has no request in progress and no write that waits.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.state.busy.load(Ordering::Acquire) & !CLOSING == 0
+        self.state.busy.load(Ordering::Acquire) & !CLOSING == 0 && !self.state.is_writing()
     }
 
     /// Waits until the connection is to be closed: at the latest when it has been idle for `limit`.
@@ -225,7 +265,7 @@ impl Place {
         loop {
             tokio::select! {
                 biased;
-                () = self.state.closing.notified() => return Closing::Evicted,
+                () = self.evicted() => return Closing::Evicted,
                 () = sleep_until(next) => {}
             }
             next = if self.is_idle() { self.idle_until(limit) } else { Instant::now() + limit };
@@ -235,6 +275,11 @@ impl Place {
         }
     }
 
+    /// Waits until another connection needs its place.
+    pub async fn evicted(&self) {
+        self.state.closing.notified().await;
+    }
+
     fn idle_until(&self, limit: Duration) -> Instant {
         let since = Duration::from_millis(self.state.idle_since.load(Ordering::Relaxed));
         self.shared.began + since + limit
@@ -242,8 +287,12 @@ impl Place {
 
     /// Counts bytes of a head that is not finished.
     pub fn hold_head(&self, bytes: usize) {
-        if !self.is_idle() || self.state.busy.load(Ordering::Acquire) & CLOSING != 0 {
+        // With requests in progress it could not be closed for them, nor when it is closing.
+        if self.state.busy.load(Ordering::Acquire) != 0 {
             return;
+        }
+        if self.state.head_bytes.load(Ordering::Relaxed) == 0 {
+            self.state.head_since.store(self.shared.now(), Ordering::Relaxed);
         }
         self.state.head_bytes.fetch_add(bytes, Ordering::Relaxed);
         if self.shared.head_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > UNFINISHED_HEAD_BYTES {
@@ -316,6 +365,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn whoever_does_not_read_keeps_nobody_out_without_a_request() {
+        let connections = Connections::new(3);
+        let mut places = Vec::new();
+        for _ in 0..3 {
+            places.push(Some(served(&connections).await));
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        // The third waits for the longest; only the second does nothing; the first has a request besides.
+        let request = places[0].as_ref().unwrap().begin().unwrap();
+        for number in [2, 0] {
+            places[number].as_ref().unwrap().begin_wait();
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        let mut others = Vec::new();
+        for number in [1, 2] {
+            let place = places[number].take().unwrap();
+            let limit = Duration::from_secs(9);
+            let (closing, other) =
+                tokio::join!(async move { place.closing(limit).await }, served(&connections));
+            assert_eq!(closing, Closing::Evicted);
+            others.push((other.begin().unwrap(), other));
+        }
+        assert!(!connections.admit().await.unwrap().is_served());
+        // A wait outlasts the time of an idle connection.
+        drop(request);
+        let first = places[0].take().unwrap();
+        let began = Instant::now();
+        let waiting = async {
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            first.end_wait();
+        };
+        let (closing, ()) = tokio::join!(first.closing(Duration::from_secs(9)), waiting);
+        assert_eq!((closing, began.elapsed().as_secs()), (Closing::Idle, 109));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn idleness_counts_from_the_last_request() {
         let place = served(&Connections::new(1)).await;
         let began = Instant::now();
@@ -327,6 +412,23 @@ mod tests {
         let (closing, ()) = tokio::join!(place.closing(Duration::from_secs(9)), working);
         assert_eq!(closing, Closing::Idle);
         assert_eq!(began.elapsed().as_secs(), 109);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_head_that_began_first_gives_way_and_not_the_longest_idle_connection() {
+        let connections = Connections::new(1_000);
+        let kept_alive = served(&connections).await;
+        let mut others = Vec::new();
+        for _ in 0..UNFINISHED_HEAD_BYTES / (128 << 10) {
+            tokio::time::advance(Duration::from_millis(10)).await;
+            others.push(served(&connections).await);
+            others.last().unwrap().hold_head(128 << 10);
+        }
+        tokio::time::advance(Duration::from_millis(10)).await;
+        kept_alive.hold_head(100);
+        assert!(kept_alive.begin().is_some());
+        let closed: Vec<_> = others.iter().map(|place| place.begin().is_none()).collect();
+        assert!(closed[0] && !closed[1..].contains(&true), "{closed:?}");
     }
 
     #[tokio::test]

@@ -68,6 +68,10 @@ impl PushGuard {
     /// if all that is held is complete and waits for the upstream.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Limit> {
         let mut held = self.shared.lock();
+        if !held.unfinished.contains_key(&self.number) {
+            // It had to give way itself: no other has to for it.
+            return Err(Limit::ManifestBytes);
+        }
         while held.bytes.saturating_add(bytes) > self.shared.most {
             let others = held.unfinished.iter().filter(|(_, other)| other.bytes > 0);
             let mut others = others.map(|(number, _)| *number).filter(|number| *number != self.number);
@@ -125,6 +129,8 @@ mod tests {
         third.grow(6).unwrap();
         second.gives_way().await;
         assert_eq!(second.grow(0).unwrap_err(), Limit::ManifestBytes);
+        assert_eq!(second.grow(1).unwrap_err(), Limit::ManifestBytes);
+        third.grow(0).unwrap();
         assert_eq!(second.finish().unwrap_err(), Limit::ManifestBytes);
         third.finish().unwrap();
         assert_eq!(pushes.begin().grow(1).unwrap_err(), Limit::ManifestBytes);

@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Busy, Limit};
+use super::{Busy, Client, Limit};
 
 /// Requests in progress, by the address of the client.
 #[derive(Debug)]
 pub struct Requests {
     most: usize,
     load: Load,
-    counts: Mutex<HashMap<IpAddr, usize>>,
+    counts: Mutex<HashMap<Client, usize>>,
 }
 
 /// Requests in progress of all clients. Cheap to clone.
@@ -40,7 +40,7 @@ pub struct RequestGuard {
 #[derive(Debug)]
 struct Counted {
     requests: Arc<Requests>,
-    client: IpAddr,
+    client: Client,
 }
 
 impl Requests {
@@ -52,6 +52,7 @@ impl Requests {
 
     /// Counts one more of this client, on a connection that is `busy` with it.
     pub fn begin(self: &Arc<Self>, client: IpAddr, busy: Busy) -> Result<RequestGuard, Limit> {
+        let client = Client::from(client);
         let mut counts = self.lock();
         let count = counts.entry(client).or_default();
         if *count >= self.most {
@@ -64,7 +65,7 @@ impl Requests {
         Ok(RequestGuard { _shared: Arc::new((counted, busy)) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Client, usize>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

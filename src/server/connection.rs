@@ -15,7 +15,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -42,6 +42,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// blob at full speed, small enough for many clients.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// What is queued of a stream for a client that lets writes wait. It is counted nowhere but by its stream.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Streams of one HTTP/2 connection at a time. RFC 9113 recommends at least 100 (section 6.5.2).
 const MAX_STREAMS: u32 = 128;
 /// Streams that the client reset before they were looked at, and that refshim reset, before the connection is
@@ -123,16 +125,15 @@ where
         let streams = Streams { begun: Arc::default(), idle: timeouts.body_idle };
         let mut builder = http2::Builder::new(streams.clone());
         builder
-            .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+            .max_send_buf_size(SEND_BUFFER_BYTES)
             .max_concurrent_streams(MAX_STREAMS)
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-            .max_local_error_reset_streams(MAX_LOCAL_RESETS)
-            .keep_alive_interval(timeouts.client_headers)
-            // A client that reads nothing for a while does not see the question either.
-            .keep_alive_timeout(timeouts.body_idle);
+            .max_local_error_reset_streams(MAX_LOCAL_RESETS);
+        // Without PINGs to see whether the client is there: behind all that is queued on a slow line, they would
+        // come too late. Idle connections end anyhow, and so do writes and streams that wait for too long.
         let service = service_fn(move |request| {
             let outlet = streams.begin();
             let answer = service.call(request);
@@ -172,35 +173,34 @@ impl End<'_> {
         C: Future<Output = hyper::Result<()>>,
     {
         let mut connection = std::pin::pin!(connection);
-        let pause = tokio::select! {
+        let closing = tokio::select! {
             biased;
             ended = connection.as_mut() => return ended,
-            closing = self.place.closing(self.limit) => match closing {
-                // Another client waits for its place.
-                Closing::Evicted => Duration::ZERO,
-                Closing::Idle => GOODBYE,
-            },
-            () = self.shutdown.cancelled() => GOODBYE,
+            closing = self.place.closing(self.limit) => closing,
+            () = self.shutdown.cancelled() => Closing::Idle,
         };
         say_goodbye(connection.as_mut());
+        if closing == Closing::Evicted {
+            // Another client waits for its place: as much is said as can be without a wait.
+            return tokio::select! {
+                biased;
+                ended = connection.as_mut() => ended,
+                () = std::future::ready(()) => Ok(()),
+            };
+        }
         loop {
             tokio::select! {
                 biased;
                 ended = connection.as_mut() => return ended,
-                () = pause_for(pause) => {}
+                // Whoever waits for its place waits for its end.
+                () = self.place.evicted() => return Ok(()),
+                () = tokio::time::sleep(GOODBYE) => {}
             }
             // A request that crossed the goodbye is still answered.
             if self.place.is_idle() {
                 return Ok(());
             }
         }
-    }
-}
-
-/// Without a timer, which fires a millisecond late, where there is nothing to wait for.
-async fn pause_for(pause: Duration) {
-    if !pause.is_zero() {
-        tokio::time::sleep(pause).await;
     }
 }
 

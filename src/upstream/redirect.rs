@@ -65,7 +65,7 @@ impl Redirects {
         })?;
         let answer = tokio::time::timeout(settings.timeouts.response, client.request(request)).await;
         let answer = answer.map_err(|_| UpstreamError::Silent(settings.timeouts.response))?;
-        answer.map_err(|error| resending::classify(error, false))
+        answer.map_err(|error| resending::classify(error, false, false))
     }
 
     fn client(&self, settings: &config::Upstream, reach: Reach) -> Result<&Foreign, TlsError> {

@@ -60,8 +60,18 @@ impl Again {
     }
 }
 
-/// What an error of the client means.
-pub(super) fn classify(error: legacy::Error, is_always_http2: bool) -> UpstreamError {
+/// Whether a request is sent whole with its head, and has consequences.
+pub(super) fn is_done_by_its_head(request: &Request<Body>) -> bool {
+    let is_safe = *request.method() == Method::GET || *request.method() == Method::HEAD;
+    !is_safe && request.body().is_end_stream()
+}
+
+/// What an error of the client means, by whether the request [is done by its head](is_done_by_its_head).
+pub(super) fn classify(
+    error: legacy::Error,
+    is_always_http2: bool,
+    is_done_by_its_head: bool,
+) -> UpstreamError {
     if error.is_connect() {
         return UpstreamError::Unreachable(error);
     }
@@ -76,8 +86,8 @@ pub(super) fn classify(error: legacy::Error, is_always_http2: bool) -> UpstreamE
             }
             None => {}
         }
-        is_unprocessed |=
-            cause.downcast_ref::<hyper::Error>().is_some_and(|error| was_never_sent(error, is_http2));
+        let was_never_sent = |error| was_never_sent(error, is_http2 && !is_done_by_its_head);
+        is_unprocessed |= cause.downcast_ref::<hyper::Error>().is_some_and(was_never_sent);
         is_unprocessed |= cause.downcast_ref::<h2::Error>().is_some_and(was_refused);
         source = cause.source();
     }
@@ -89,9 +99,10 @@ pub(super) fn classify(error: legacy::Error, is_always_http2: bool) -> UpstreamE
 }
 
 /// Whether a connection ended while the request waited for its turn. In HTTP/2, hyper calls it a mistake of its
-/// user if that was because the upstream allows no more streams.
-fn was_never_sent(error: &hyper::Error, is_http2: bool) -> bool {
-    error.is_canceled() || (is_http2 && error.is_user())
+/// user if that was because the upstream allows no more streams: then h2 may still send the head, without the body
+/// and with a reset behind it.
+fn was_never_sent(error: &hyper::Error, only_its_head_may_be: bool) -> bool {
+    error.is_canceled() || (only_its_head_may_be && error.is_user())
 }
 
 /// Whether the upstream says that it did not process a stream: a GOAWAY, which h2 tells only to streams beyond its
