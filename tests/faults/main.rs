@@ -25,6 +25,7 @@ mod full_disk;
 mod kills;
 mod ledger;
 mod mounted;
+mod oddities;
 mod power;
 mod process;
 mod random;
