@@ -170,7 +170,9 @@ impl Shared {
         while self.head_bytes.load(Ordering::Relaxed) > UNFINISHED_HEAD_BYTES {
             let holding = places.taken.values().filter(|state| state.head_bytes.load(Ordering::Relaxed) > 0);
             let idle = holding.filter(|state| state.busy.load(Ordering::Acquire) == 0);
-            let Some(first) = idle.min_by_key(|state| state.head_since.load(Ordering::Relaxed)) else { return };
+            let Some(first) = idle.min_by_key(|state| state.head_since.load(Ordering::Relaxed)) else {
+                return;
+            };
             first.close(self);
         }
     }

@@ -2,6 +2,7 @@
 //! taken for it is given back. Over plain HTTP and TLS, in HTTP/1.1 and HTTP/2.
 
 mod held;
+mod unread;
 
 use std::io::{Read as _, Write as _};
 use std::sync::Mutex;
