@@ -86,7 +86,7 @@ impl Merging {
     }
 
     /// Brings the index up to what the registry lists. A caller who was not shown to be able to read the
-    /// repository has everything asked anew: [`Shown`] then tells whether the answers showed it.
+    /// repository has everything asked anew; what comes back tells whether the answers showed it.
     pub async fn refresh(self: &Arc<Self>, question: &Question, is_proven: bool) -> Result<Shown, Error> {
         let memory = &self.registry.memory;
         let epoch = question.visit.epoch;
