@@ -129,20 +129,20 @@ struct Storm {
 impl Storm {
     fn oddity(&mut self, asked: &Asked) -> Option<Oddity> {
         let (is_get, is_head) = (asked.method == Method::GET, asked.method == Method::HEAD);
-        let is_read = (is_get || is_head) && asked.is_manifest();
+        let reads = (is_get || is_head) && asked.is_manifest();
         let hash = |hash: u64, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte));
         let is_hidden = || Random::new(asked.path.bytes().fold(self.seed, hash)).coin();
         let befalls = |oddity: &Oddity| match oddity {
             Oddity::Head(_) => is_head && asked.is_manifest(),
-            Oddity::ReferrersTag(_) => is_read && asked.target == Target::ReferrersTag,
+            Oddity::ReferrersTag(_) => reads && asked.target == Target::ReferrersTag,
             Oddity::ReferrersApi(_) => asked.target == Target::ReferrersApi,
-            Oddity::LoginPage => is_read,
-            Oddity::Absent => is_read && is_hidden(),
+            Oddity::LoginPage => reads,
+            Oddity::Absent => reads && is_hidden(),
             Oddity::AbsentAfterPush => {
-                is_read && self.stored.get(&asked.path).is_some_and(|stored| stored.elapsed() < LAG)
+                reads && self.stored.get(&asked.path).is_some_and(|stored| stored.elapsed() < LAG)
             }
-            Oddity::Moved => is_get && is_read && !asked.is_moved,
-            Oddity::Packed => is_get && is_read,
+            Oddity::Moved => is_get && reads && !asked.is_moved,
+            Oddity::Packed => is_get && reads,
             Oddity::NoDigest => asked.is_manifest(),
         };
         let possible: Vec<Oddity> = self.oddities.iter().copied().filter(befalls).collect();

@@ -140,7 +140,7 @@ async fn for_as_long_as_it_is_under_load_nothing_is_lost_and_nothing_grows() {
     let descriptors: Vec<u64> = most(|sample| sample.1).collect();
     let (requests, excused) = (all.requests, all.excused);
     println!(
-        "{requests} requests, {excused} of them broken by a storm; the most memory (bytes) in each third:"
+        "{requests} requests, {excused} of them failed by a storm; the most memory (bytes) in each third:"
     );
     println!("{memory:?}, and descriptors: {descriptors:?}");
     println!("{} entries were missing from lists for a moment; odd answers dealt:", all.lacking);

@@ -1,4 +1,4 @@
-//! When something is wrong with the way to a registry, so that clients know what it excuses.
+//! When connections break and when the registry answers oddly: what clients excuse, and when.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};

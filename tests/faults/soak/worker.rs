@@ -115,7 +115,7 @@ impl Worker {
         };
         let after = self.now();
         let is_broken = answer.as_ref().map_or(true, |answer| answer.status.is_server_error());
-        // Pushes and deletes are not answered oddly.
+        // Only reads get odd answers: pushes and deletes have no such excuse.
         let is_read = expected.contains(&200);
         let is_odd = |answer: &Answer| {
             is_read && (ODD.contains(&answer.status.as_u16()) || answer.status.is_server_error())
@@ -251,7 +251,7 @@ impl Worker {
     }
 }
 
-/// The body as it was before the way packed it.
+/// The body without gzip, if it came with that.
 fn unpacked(answer: &Answer) -> Vec<u8> {
     if answer.headers.get("content-encoding").is_none_or(|coding| coding != "gzip") {
         return answer.body.clone();
