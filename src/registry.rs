@@ -8,7 +8,7 @@
 //!   is asked again as GET before anything else than a yes is concluded from an odd answer.
 //! - Equal questions under way are asked once: a hundred clients that ask the same cost the registry one
 //!   question, and a registry that is slow does not turn them into errors.
-//! - What is remembered lives in [`memory`] alone, for seconds, and is forgotten by what is written.
+//! - What is remembered lives in `memory` alone, for seconds, and is forgotten by what is written.
 
 mod answer;
 mod flights;
