@@ -174,7 +174,7 @@ impl Registry {
         visit: &Visit,
         referrers: impl Iterator<Item = Digest>,
     ) -> Result<Verdict, Error> {
-        // Of each length another one: equal questions would be asked once, and be fewer.
+        // Different digests: equal ones would be asked once, so that fewer questions would tell that there are no links.
         let nobodys = (0..).map(|n| Digest::Sha256([n; 32]));
         let witnesses = referrers.chain(nobodys).take(WITNESSES).map(TagOrDigest::Digest);
         let questions = witnesses.map(|witness| async move { self.find(visit, &witness).await });
