@@ -154,11 +154,11 @@ impl App {
         // that it says: what is added later is formatted anew.
         let span = tracing::error_span!(
             "request",
-            request_id = log.request_id(),
-            upstream = handlers.upstream.name().as_str(),
-            repository = route.repository().map(RepositoryName::as_str),
+            request_id = %log.request_id(),
+            upstream = %handlers.upstream.name(),
+            repository = route.repository().map(tracing::field::display),
         );
-        self.dispatch(handlers, route, origin, request, in_progress, log).instrument(span).await
+        Box::pin(self.dispatch(handlers, route, origin, request, in_progress, log)).instrument(span).await
     }
 
     async fn dispatch(
@@ -331,7 +331,7 @@ impl Handlers {
 
     /// A query's caller at its repository.
     fn visit(&self, name: RepositoryName, origin: &Origin, request: &Request<Incoming>) -> Visit {
-        let caller = self.registry.caller(request, origin);
+        let caller = self.registry.caller(request.headers(), request.uri(), origin);
         self.registry.visit(&caller, self.repository(name))
     }
 
@@ -422,10 +422,13 @@ impl RequestLog {
             "answered");
     }
 
-    /// As far as it is one: a client may send anything of any length.
+    /// As far as it is one: a client may send anything of any length, and what could be read as further fields of
+    /// the line.
     fn request_id(&self) -> &str {
         let id = self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
-        id.get(..LOGGED_ID_BYTES).unwrap_or(id)
+        let is_of_id = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(&byte);
+        let end = id.bytes().take(LOGGED_ID_BYTES).take_while(|byte| is_of_id(*byte)).count();
+        id.get(..end).unwrap_or_default()
     }
 }
 

@@ -55,7 +55,7 @@ pub async fn pass(
     match wanted {
         None => send(upstream, origin, request).await,
         Some(wanted) => {
-            let (response, tunnel) = switch(upstream, origin, request, wanted).await?;
+            let (response, tunnel) = Box::pin(switch(upstream, origin, request, wanted)).await?;
             if let Some(tunnel) = tunnel {
                 let in_progress = in_progress.clone();
                 let tunnel = async move {

@@ -120,6 +120,8 @@ pub struct Entry {
     pub kinds: LinkKinds,
     /// Whether the upstream has to be asked if it has it.
     pub pending: bool,
+    /// Whether the upstream had it at any time, so that it is more than somebody's claim.
+    pub was_confirmed: bool,
     /// The state of it that this is.
     pub version: Version,
     /// Its descriptor as JSON.
@@ -135,6 +137,8 @@ pub struct Scan {
     /// How many bytes their descriptors may have together, and one more for each of them. An entry that
     /// has more makes a page of its own.
     pub max_bytes: usize,
+    /// How many may be claims that the upstream never confirmed; as many more make another page.
+    pub max_claims: usize,
     /// Which ones; asked before an entry is counted.
     pub accepts: Box<dyn Fn(&Entry) -> bool + Send>,
 }
@@ -245,6 +249,7 @@ impl fmt::Debug for Scan {
             .field("after", &self.after)
             .field("max_entries", &self.max_entries)
             .field("max_bytes", &self.max_bytes)
+            .field("max_claims", &self.max_claims)
             .finish_non_exhaustive()
     }
 }

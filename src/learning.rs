@@ -117,14 +117,17 @@ impl Learning {
             return self.heard(&repository, &manifest, response).await;
         }
         let watch = self.index.watch(repository.clone());
-        let visit = self.registry.visit(&self.registry.caller(&request, &origin), repository.clone());
+        let is_foreign = self.registry.is_foreign(request.uri());
+        let asked = (request.headers().clone(), request.uri().clone());
         // One of refshim's own questions that a redirect led back here: it is not to lead to further ones.
         let is_own = request.headers().get_all(VIA).iter().any(|via| *via == VIA_REFSHIM);
         let mut response = forward::pass(&self.upstream, &origin, &self.tasks, request, in_progress).await?;
         let is_redirect = response.status().is_redirection() && response.headers().contains_key(LOCATION);
         if is_redirect && !is_own {
-            self.follow(visit, manifest, watch);
-        } else if let Some(passing) = self.passing(&visit, &manifest, watch, &response)
+            let (headers, uri) = asked;
+            let caller = self.registry.caller(&headers, &uri, &origin);
+            self.follow(self.registry.visit(&caller, repository), manifest, watch);
+        } else if let Some(passing) = self.passing((&repository, is_foreign), &manifest, watch, &response)
             && let Some(copy) = response.body_mut().copy(self.reading.max_bytes())
         {
             let learning = self.clone();
@@ -210,7 +213,7 @@ impl Learning {
     /// What is worth being read of an answer, as far as there is room for it.
     fn passing(
         &self,
-        visit: &Visit,
+        (repository, is_foreign): (&Repository, bool),
         manifest: &TagOrDigest,
         watch: Watch,
         response: &Response<Body>,
@@ -218,7 +221,6 @@ impl Learning {
         if response.status() != StatusCode::OK || self.index.state() != State::Ready {
             return None;
         }
-        let repository = &visit.repository;
         let told = match manifest {
             TagOrDigest::Tag(_) => content_digest(response.headers()),
             TagOrDigest::Digest(digest) => Some(digest.clone()),
@@ -234,7 +236,7 @@ impl Learning {
         }
         let permit = Arc::clone(&self.budget).try_acquire_many_owned(u32::try_from(length).ok()?).ok()?;
         let (repository, manifest) = (repository.clone(), manifest.clone());
-        let (headers, is_foreign) = (response.headers().clone(), visit.is_foreign);
+        let headers = response.headers().clone();
         Some(Passing { repository, manifest, headers, is_foreign, watch, permit })
     }
 

@@ -21,6 +21,10 @@ pub use answer::render;
 pub use elsewhere::{Beyond, REPOSITORY_ANNOTATION};
 use elsewhere::{Elsewhere, merge};
 
+/// How many entries of a page may be claims that the registry never confirmed. Each costs a question, and whoever
+/// hangs up in the middle of a PUT makes one.
+const CLAIMS: usize = 500;
+
 /// Lists referrers.
 #[derive(Debug)]
 pub struct Listing {
@@ -228,6 +232,7 @@ impl Listing {
             after: wanted.after,
             max_entries: wanted.count.unwrap_or(usize::MAX),
             max_bytes,
+            max_claims: CLAIMS,
             accepts: Box::new(move |entry| entry.pending || accepts(entry)),
         };
         let Question { visit: Visit { repository, .. }, subject } = question;
@@ -246,12 +251,23 @@ impl Listing {
         } else {
             vec![false; entries.len()]
         };
-        let looks: Vec<_> = entries
-            .iter()
-            .zip(inlined)
-            .map(|(placed, inlined)| self.look(questions, placed, inlined, wanted))
-            .collect();
-        let shown: Vec<Seen> = stream::iter(looks).buffered(self.concurrency).try_collect().await?;
+        // A page has thousands of entries, of which hardly any has to be asked for.
+        let is_asked = |(place, entry): &Placed, inlined: bool| {
+            let is_foreign = questions.get(*place).is_none_or(|question| question.visit.is_foreign);
+            inlined || entry.pending || is_foreign
+        };
+        let asked: Vec<bool> =
+            entries.iter().zip(&inlined).map(|(placed, inlined)| is_asked(placed, *inlined)).collect();
+        let looks = entries.iter().zip(inlined).zip(&asked).filter(|(_, asked)| **asked);
+        let looks: Vec<_> =
+            looks.map(|((placed, inlined), _)| self.look(questions, placed, inlined, wanted)).collect();
+        let looked: Vec<Seen> = stream::iter(looks).buffered(self.concurrency).try_collect().await?;
+        let mut looked = looked.into_iter();
+        let shown = entries.iter().zip(&asked).map(|((_, entry), asked)| match asked {
+            true => looked.next().ok_or(Error::Handler),
+            false => Ok(Seen::There(entry.descriptor.clone())),
+        });
+        let shown: Vec<Seen> = shown.collect::<Result<_, Error>>()?;
         for (place, question) in questions.iter().enumerate() {
             let here = entries.iter().zip(&shown).filter(|((at, _), _)| *at == place);
             let (hidden, others): (Vec<_>, Vec<_>) = here
@@ -261,14 +277,19 @@ impl Listing {
             let others = others.into_iter().map(|(entry, _)| &entry.digest);
             self.doubt(question, &hidden, std::iter::once(&question.subject).chain(others)).await;
         }
-        let listed = shown.into_iter().filter_map(|seen| match seen {
-            Seen::There(descriptor) => Some(descriptor),
+        let listed = entries.iter().zip(shown).filter_map(|((place, _), seen)| match seen {
+            Seen::There(descriptor) if *place > 0 => {
+                let name = &questions.get(*place)?.visit.repository.name;
+                Some(answer::with_repository(&descriptor, name))
+            }
+            Seen::There(descriptor) => Some(Ok(descriptor)),
             Seen::Hidden | Seen::Unwanted => None,
         });
-        Ok(listed.collect())
+        listed.collect()
     }
 
-    /// How an entry is listed. Only what is pending, or is to be inlined, is asked for.
+    /// How an entry is listed that has to be asked for: it is pending, or is to be inlined, or may be another
+    /// namespace's.
     async fn look(
         &self,
         questions: &[Question],
@@ -277,23 +298,31 @@ impl Listing {
         wanted: &Wanted,
     ) -> Result<Seen, Error> {
         let question = questions.get(*place).ok_or(Error::Handler)?;
-        let seen = if inlined || entry.pending || question.visit.is_foreign {
-            match self.check(question, entry, inlined, wanted).await {
-                // Only its content was wanted besides what is known.
-                Err(_) if !entry.pending && !question.visit.is_foreign => {
-                    Seen::There(entry.descriptor.clone())
-                }
-                seen => seen?,
-            }
-        } else {
-            Seen::There(entry.descriptor.clone())
-        };
-        Ok(match seen {
-            Seen::There(descriptor) if *place > 0 => {
-                Seen::There(answer::with_repository(&descriptor, &question.visit.repository.name)?)
-            }
-            seen @ (Seen::There(_) | Seen::Hidden | Seen::Unwanted) => seen,
-        })
+        match self.check(question, entry, inlined, wanted).await {
+            Ok(seen) => Ok(seen),
+            Err(error) => self.as_known(question, entry, wanted, error),
+        }
+    }
+
+    /// How an entry is listed that the registry cannot be asked for. One that is doubted was there once, and a
+    /// registry that fails says nothing against it; a claim that was never confirmed may not be told.
+    fn as_known(
+        &self,
+        question: &Question,
+        entry: &Entry,
+        wanted: &Wanted,
+        error: Error,
+    ) -> Result<Seen, Error> {
+        let reason = error.stands_in();
+        match reason {
+            _ if question.visit.is_foreign || !entry.was_confirmed => return Err(error),
+            // Only its content was wanted besides what is known.
+            _ if !entry.pending => {}
+            None => return Err(error),
+            Some(reason) => self.registry.listed_as_known(&question.visit, &entry.digest, reason, &error),
+        }
+        let is_wanted = !entry.kinds.is_empty() && (wanted.accepts)(entry);
+        Ok(if is_wanted { Seen::There(entry.descriptor.clone()) } else { Seen::Unwanted })
     }
 
     /// Asks the registry for a referrer.
@@ -342,6 +371,7 @@ impl Listing {
             kinds: own.chain(told).collect(),
             descriptor: read.referrer.descriptor.clone(),
             pending: false,
+            was_confirmed: true,
             ..entry.clone()
         };
         if !question.visit.is_foreign {

@@ -24,7 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::header::{ACCEPT, LOCATION, VARY};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 
@@ -115,16 +115,23 @@ impl Registry {
         }
     }
 
-    /// Who sent this request.
+    /// Who sent a request for `uri` with these headers.
     #[must_use]
-    pub fn caller<B>(&self, request: &Request<B>, origin: &Origin) -> Arc<Caller> {
-        Arc::new(self.callers.caller(request.headers(), request.uri(), origin))
+    pub fn caller(&self, headers: &HeaderMap, uri: &Uri, origin: &Origin) -> Arc<Caller> {
+        Arc::new(self.callers.caller(headers, uri, origin))
+    }
+
+    /// Whether a request for `uri` is about another namespace (`ns=`) than the one that the upstream stands for.
+    #[must_use]
+    pub fn is_foreign(&self, uri: &Uri) -> bool {
+        let named = question::namespace(uri.query().unwrap_or_default());
+        question::is_foreign(named.as_deref(), self.upstream.namespaces())
     }
 
     /// This caller at that repository, from now on.
     #[must_use]
     pub fn visit(&self, caller: &Arc<Caller>, repository: Repository) -> Visit {
-        let is_foreign = caller.is_foreign(self.upstream.namespaces());
+        let is_foreign = question::is_foreign(caller.namespace.as_deref(), self.upstream.namespaces());
         Visit { caller: Arc::clone(caller), epoch: self.memory.epoch(&repository), repository, is_foreign }
     }
 
@@ -248,6 +255,13 @@ impl Registry {
         let repository = &question.visit.repository.name;
         tracing::warn!(%repository, subject = %question.subject, %error,
             "the registry cannot list referrers now; the last complete list is the answer");
+    }
+
+    /// Counts and logs that a referrer is listed as it is known, since the registry cannot be asked for it.
+    pub fn listed_as_known(&self, visit: &Visit, referrer: &Digest, reason: Stale, error: &Error) {
+        self.metrics.query_stale(self.upstream.name(), reason);
+        tracing::warn!(repository = %visit.repository.name, digest = %referrer, %error,
+            "the registry cannot be asked for a referrer that it had; it is listed as it is known");
     }
 
     /// Whether this caller was told a moment ago that this manifest is not there.

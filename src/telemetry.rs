@@ -3,6 +3,7 @@
 
 mod labels;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
+use tracing::field::Field;
+use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 use crate::config::{Log, LogFormat, UpstreamName};
 use crate::index::{State, Statistics};
@@ -34,11 +38,20 @@ pub fn start_logging(log: &Log) -> Result<(), ParseError> {
     let filter = EnvFilter::try_new(&log.filter)?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match log.format {
-        LogFormat::Text => logs.with_ansi(false).init(),
+        // Each request's span is formatted, logged from or not: the subscriber's own way to do that costs twice as
+        // much, for colours that are not used.
+        LogFormat::Text => logs.with_ansi(false).fmt_fields(debug_fn(write_field).delimited(" ")).init(),
         // The request that a line belongs to stands in `span`; there is never a span within another.
         LogFormat::Json => logs.json().flatten_event(true).with_span_list(false).init(),
     }
     Ok(())
+}
+
+fn write_field(line: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    match field.name() {
+        "message" => write!(line, "{value:?}"),
+        name => write!(line, "{name}={value:?}"),
+    }
 }
 
 /// What is counted of one upstream, or of requests before theirs was known. Cheap to make: all of them count in the
@@ -141,7 +154,7 @@ impl All {
             queries_stale: registered(
                 all,
                 "queries_stale",
-                "Queries that were answered from what the registry said earlier",
+                "Queries, or entries of them, that were answered from what the registry said earlier",
             ),
             attestations_refused: registered(
                 all,
@@ -234,7 +247,7 @@ impl Metrics {
         self.all.queries_refused.get_or_create(&labels).inc();
     }
 
-    /// Counts a query to this upstream that was answered from an earlier merge.
+    /// Counts a query to this upstream, or an entry of one, that was answered by what the upstream said earlier.
     pub fn query_stale(&self, upstream: &UpstreamName, reason: Stale) {
         let labels = StaleLabels { upstream: upstream.clone(), reason };
         self.all.queries_stale.get_or_create(&labels).inc();

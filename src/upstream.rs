@@ -306,7 +306,8 @@ impl Upstream {
         mut request: Request<Body>,
     ) -> Result<Response<Incoming>, UpstreamError> {
         *request.uri_mut() = self.target(request.uri())?;
-        self.send_to_target(client, request).await
+        // Boxed: each of the futures around it has room for the request, and would have for this one too.
+        Box::pin(self.send_to_target(client, request)).await
     }
 
     /// Sends a request whose URI is the upstream's own.

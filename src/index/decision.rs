@@ -269,6 +269,7 @@ fn recorded(
         order: order.0,
         pending,
         claimed: false,
+        was_confirmed: false,
         absent_since: None,
         version: None,
         descriptor: referrer.descriptor.clone(),

@@ -11,6 +11,8 @@ use crate::oci::{Digest, Link, LinkKind, LinkKinds};
 pub(crate) struct Known {
     pub(crate) order: Order,
     pub(crate) pending: bool,
+    /// Whether it was confirmed at any time, so that it is more than somebody's claim even while it is pending.
+    pub(crate) was_confirmed: bool,
     /// Since when the upstream has answered nothing but 404 for it, in microseconds since 1970; then it is
     /// pending.
     pub(crate) absent_since: Option<u64>,
@@ -52,6 +54,7 @@ impl Known {
             },
             Record::Confirmed(_) => changed(&|known| {
                 known.pending = false;
+                known.was_confirmed = true;
                 known.absent_since = None;
             }),
             Record::Doubted(_) => changed(&|known| known.pending = true),
@@ -68,6 +71,7 @@ impl Known {
         let mut known = before.unwrap_or_else(|| Self {
             order: Order(recorded.order),
             pending: true,
+            was_confirmed: false,
             absent_since: None,
             version,
             claimed: recorded.claimed,
@@ -86,6 +90,7 @@ impl Known {
             known.claimed = recorded.claimed;
         }
         known.pending &= recorded.pending;
+        known.was_confirmed |= recorded.was_confirmed || !known.pending;
         known.absent_since = recorded.absent_since.filter(|_| known.pending);
         known.version = version;
         known.add(recorded.links);
@@ -99,9 +104,11 @@ impl Known {
         }
         self.links.retain(|_, kinds| *kinds != LinkKinds::default());
         self.add(recorded.links);
-        let Self { order, links, .. } = self;
+        let Self { order, links, was_confirmed, .. } = self;
         let Recorded { pending, claimed, descriptor, .. } = recorded;
-        let known = Self { order, pending, absent_since: None, version, claimed, descriptor, links };
+        let was_confirmed = was_confirmed || !pending;
+        let absent_since = None;
+        let known = Self { order, pending, was_confirmed, absent_since, version, claimed, descriptor, links };
         Some(known).filter(|known| !known.links.is_empty())
     }
 
@@ -166,6 +173,7 @@ mod tests {
             order,
             pending,
             claimed: false,
+            was_confirmed: false,
             absent_since: None,
             version: None,
             descriptor: descriptor.to_owned(),
@@ -281,6 +289,30 @@ mod tests {
 
     fn all_but_last() -> [(u8, LinkKind); 2] {
         [(1, Reference), (2, Parent)]
+    }
+
+    #[test]
+    fn a_confirmation_is_remembered_until_the_removal() {
+        let claim = recorded(1, true, "", &[(1, Parent)]);
+        let fact = recorded(1, false, "", &[(1, Parent)]);
+        let doubted = || Record::Doubted(key());
+        let was_confirmed = |records: &[Record]| {
+            let after = (0..).zip(records).fold(None, |known, (index, record)| {
+                Known::after(known, record.clone(), Version::of(0, index))
+            });
+            after.unwrap().was_confirmed
+        };
+        let absent = Record::Absent { referrer: key(), since: 5 };
+        assert!(!was_confirmed(std::slice::from_ref(&claim)));
+        assert!(!was_confirmed(&[claim.clone(), absent.clone(), Record::Begun(inner(&claim))]));
+        assert!(!was_confirmed(&[claim.clone(), Record::Accepted(inner(&claim))]));
+        assert!(!was_confirmed(&[fact.clone(), Record::Removed(key()), claim.clone()]));
+        for confirmation in [fact.clone(), Record::Confirmed(key()), Record::Settled(inner(&fact))] {
+            assert!(was_confirmed(&[claim.clone(), confirmation.clone(), doubted()]));
+            assert!(was_confirmed(&[claim.clone(), confirmation, absent.clone(), claim.clone()]));
+        }
+        let in_snapshot = Recorded { was_confirmed: true, ..inner(&claim) };
+        assert!(was_confirmed(&[Record::Recorded(in_snapshot)]));
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub(crate) fn record(
             order: order.0,
             pending,
             claimed,
+            was_confirmed: false,
             absent_since: None,
             version: None,
             descriptor: referrer.descriptor,

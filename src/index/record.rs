@@ -52,6 +52,9 @@ pub(crate) struct Recorded {
     /// Whether the descriptor is another manifest's word. Not there in records of older builds.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) claimed: bool,
+    /// Whether it was confirmed at any time; in snapshots, of what is pending.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) was_confirmed: bool,
     /// Since when the upstream has answered nothing but 404 for it, in microseconds since 1970; in snapshots
     /// alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,6 +97,7 @@ impl Recorded {
             order: known.order.0,
             pending: known.pending,
             claimed: known.claimed,
+            was_confirmed: known.pending && known.was_confirmed,
             absent_since: known.absent_since,
             version: Some(known.version.0),
             links: known.links(),
@@ -196,6 +200,7 @@ mod tests {
             order: 5,
             pending: true,
             claimed: false,
+            was_confirmed: false,
             absent_since: None,
             version: None,
             descriptor: "{\"a\":\n1}".to_owned(),
@@ -213,8 +218,10 @@ mod tests {
         check(&Record::Settled(recorded.clone()), &expected("settled", ""));
         let claimed = Recorded { claimed: true, ..recorded.clone() };
         check(&Record::Recorded(claimed), &expected("recorded", r#""claimed":true,"#));
-        let in_snapshot = Recorded { absent_since: Some(6), version: Some(7), ..recorded };
-        check(&Record::Recorded(in_snapshot), &expected("recorded", r#""absent_since":6,"version":7,"#));
+        let in_snapshot =
+            Recorded { was_confirmed: true, absent_since: Some(6), version: Some(7), ..recorded };
+        let more = r#""was_confirmed":true,"absent_since":6,"version":7,"#;
+        check(&Record::Recorded(in_snapshot), &expected("recorded", more));
     }
 
     #[test]

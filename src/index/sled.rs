@@ -187,7 +187,7 @@ impl Store {
         behind.extend([0xff; size_of::<u64>() + 1]);
         guarded(|| {
             let mut page = Page { entries: Vec::new(), more: false };
-            let mut bytes = 0;
+            let (mut bytes, mut claims) = (0, 0);
             for link in self.tree.range((first, Bound::Excluded(behind))) {
                 let (key, value) = link?;
                 let Some(entry) = self.complete_entry(repository, decode_link(&key, &value)?)? else {
@@ -197,7 +197,8 @@ impl Store {
                     continue;
                 }
                 bytes += entry.descriptor.len() + 1;
-                let fits = bytes <= scan.max_bytes || page.entries.is_empty();
+                claims += usize::from(!entry.was_confirmed);
+                let fits = (bytes <= scan.max_bytes && claims <= scan.max_claims) || page.entries.is_empty();
                 if page.entries.len() >= scan.max_entries || !fits {
                     page.more = true;
                     break;
@@ -336,6 +337,7 @@ mod tests {
                 order: u64::from(n),
                 pending: false,
                 claimed: false,
+                was_confirmed: false,
                 absent_since: None,
                 version: None,
                 descriptor: "{}".to_owned(),

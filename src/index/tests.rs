@@ -127,7 +127,13 @@ fn referrer(n: u32, subjects: &[u32]) -> Referrer {
 }
 
 fn everything() -> Scan {
-    Scan { after: None, max_entries: usize::MAX, max_bytes: usize::MAX, accepts: Box::new(|_| true) }
+    Scan {
+        after: None,
+        max_entries: usize::MAX,
+        max_bytes: usize::MAX,
+        max_claims: usize::MAX,
+        accepts: Box::new(|_| true),
+    }
 }
 
 async fn entries(index: &Index, subject: u32) -> Vec<Entry> {

@@ -223,6 +223,7 @@ mod tests {
             digest: Digest::Sha256([0; 32]),
             kinds: LinkKinds::default(),
             pending: false,
+            was_confirmed: true,
             version: Version(0),
             descriptor: "d".repeat(9),
         };

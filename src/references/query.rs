@@ -245,6 +245,7 @@ mod tests {
             digest: Digest::Sha256([1; 32]),
             kinds: kind.into(),
             pending: false,
+            was_confirmed: true,
             version: Version(1),
             descriptor: descriptor.to_string(),
         }

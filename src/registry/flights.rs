@@ -37,11 +37,10 @@ where
             let under_way = flying.get(&key).and_then(WeakShared::upgrade);
             under_way.unwrap_or_else(|| {
                 let (landing, question) = (Landing(key.clone(), Arc::clone(&self.0)), ask());
-                let flight = async move {
-                    let answer = question.await.map_err(Arc::new);
+                let flight = question.map(move |answer| {
                     drop(landing);
-                    answer
-                };
+                    answer.map_err(Arc::new)
+                });
                 let flight = flight.in_current_span().boxed().shared();
                 // There is something to be held weakly: it was not polled yet.
                 if let Some(weak) = flight.downgrade() {

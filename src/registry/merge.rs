@@ -282,6 +282,7 @@ impl Pass<'_> {
                 after,
                 max_entries: AT_ONCE,
                 max_bytes: usize::MAX,
+                max_claims: usize::MAX,
                 accepts: Box::new(move |entry| entry.kinds.intersects(kinds)),
             };
             let page = self.merging.index.referrers(repository.clone(), subject.clone(), scan).await;

@@ -102,14 +102,6 @@ pub struct Question {
 }
 
 impl Caller {
-    /// Whether the request is about another namespace than the one that the upstream stands for, if it does for
-    /// one alone.
-    pub(super) fn is_foreign(&self, namespaces: &[String]) -> bool {
-        let Some(named) = &self.namespace else { return false };
-        let [own] = namespaces else { return true };
-        parse(named.as_bytes()).any(|(key, value)| key != "ns" || value != own.as_str())
-    }
-
     /// Whether a URI names the host by which the client says that it reached refshim.
     pub(super) fn told_host(&self, uri: &Uri) -> bool {
         let told = self.headers.get("x-forwarded-host").and_then(|told| told.to_str().ok()?.parse().ok());
@@ -169,11 +161,20 @@ impl Callers {
     }
 }
 
+/// Whether the `ns=` fields of a request name another namespace than the one that the upstream stands for, if it
+/// does for one alone.
+pub(super) fn is_foreign(named: Option<&str>, namespaces: &[String]) -> bool {
+    let Some(named) = named else { return false };
+    let [own] = namespaces else { return true };
+    parse(named.as_bytes()).any(|(key, value)| key != "ns" || value != own.as_str())
+}
+
 fn is_relevant(name: &HeaderName) -> bool {
     !name.as_str().starts_with(REPRESENTATION_PREFIX) && !IRRELEVANT.contains(name)
 }
 
-fn namespace(query: &str) -> Option<Box<str>> {
+/// The `ns=` fields of a query as they came.
+pub(super) fn namespace(query: &str) -> Option<Box<str>> {
     let is_one = |field: &&str| parse(field.as_bytes()).any(|(key, _)| key == "ns");
     let fields: Vec<&str> = query.split('&').filter(is_one).collect();
     (!fields.is_empty()).then(|| fields.join("&").into())

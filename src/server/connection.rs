@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::TryFutureExt as _;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -106,8 +107,7 @@ where
         let backlog = stream.backlog();
         let service = service_fn(move |request| {
             let outlet = Outlet::Http1(Arc::clone(&backlog));
-            let answer = service.call(request);
-            async move { answer.await.map(|response| response.map(|body| body.through(outlet))) }
+            through(outlet, service.call(request))
         });
         let mut builder = http1::Builder::new();
         // Without hyper's own time-out for heads, which would be a second timer for the same.
@@ -136,8 +136,7 @@ where
         // come too late. Idle connections end anyhow, and so do writes and streams that wait for too long.
         let service = service_fn(move |request| {
             let outlet = streams.begin();
-            let answer = service.call(request);
-            async move { answer.await.map(|response| response.map(|body| body.through(outlet))) }
+            through(outlet, service.call(request))
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let end = End { place: &place, limit: limit(&place, &timeouts), shutdown: &shutdown };
@@ -153,6 +152,15 @@ where
             () = self.shutdown.cancelled() => None,
         }
     }
+}
+
+/// The answer, given out through `outlet`. No async block, which would have room for `answer` twice: each request
+/// pays for moving that.
+fn through(
+    outlet: Outlet,
+    answer: impl Future<Output = Result<Response<Body>, Infallible>>,
+) -> impl Future<Output = Result<Response<Body>, Infallible>> {
+    answer.map_ok(|response| response.map(|body| body.through(outlet)))
 }
 
 fn limit(place: &Place, timeouts: &Timeouts) -> Duration {

@@ -4,6 +4,7 @@ Everything listens on loopback and keeps its files in one directory, which goes 
 Each runs as a single process, so that its CPU time is one line of /proc.
 """
 
+import hashlib
 import http.client
 import os
 import shutil
@@ -26,6 +27,7 @@ MANIFEST = """{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest
     '{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","size":%d,"digest":"sha256:%064x"}' % (size, size)
     for size in range(1000, 6000, 1000)
 )
+DIGEST = "sha256:" + hashlib.sha256(MANIFEST.encode()).hexdigest()
 
 NGINX = """
 daemon off;
@@ -53,9 +55,18 @@ NGINX_UPSTREAM = """
     server {{
         listen 127.0.0.1:{port} backlog=512;
         default_type application/vnd.oci.image.manifest.v1+json;
+        location = /v2/bench/manifests/latest {{
+            add_header Docker-Content-Digest {digest};
+            return 200 '{manifest}';
+        }}
+        # Any digest is there, as refshim asks for the subject of a query.
+        location ~ "^/v2/bench/manifests/(?<digest>sha256:[0-9a-f]{{64}})$" {{
+            add_header Docker-Content-Digest $digest;
+            return 200 '{manifest}';
+        }}
         location /v2/bench/manifests/ {{
             if ($request_method = PUT) {{ return 201; }}
-            return 200 '{manifest}';
+            return 404;
         }}
         location /v2/bench/blobs/ {{
             default_type application/octet-stream;
@@ -194,7 +205,7 @@ class Parts:
     def static_upstream(self):
         """Answers any manifest, takes any, serves the blob."""
         port = free_port()
-        server = NGINX_UPSTREAM.format(port=port, manifest=MANIFEST, directory=self.directory)
+        server = NGINX_UPSTREAM.format(port=port, manifest=MANIFEST, digest=DIGEST, directory=self.directory)
         return self.nginx("upstream", port, server, self.load_cores)
 
     def upload_upstream(self):

@@ -117,8 +117,13 @@ fn repository() -> Repository {
 
 /// What is listed of a subject, each with whether the registry has to be asked for it first.
 pub(crate) async fn listed(index: &Index, subject: &str) -> HashMap<String, bool> {
-    let scan =
-        Scan { after: None, max_entries: usize::MAX, max_bytes: usize::MAX, accepts: Box::new(|_| true) };
+    let scan = Scan {
+        after: None,
+        max_entries: usize::MAX,
+        max_bytes: usize::MAX,
+        max_claims: usize::MAX,
+        accepts: Box::new(|_| true),
+    };
     let page = index.referrers(repository(), subject.parse().unwrap(), scan).await.unwrap();
     page.entries.into_iter().map(|entry| (entry.digest.to_string(), entry.pending)).collect()
 }

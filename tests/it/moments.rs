@@ -330,6 +330,43 @@ async fn while_a_registry_throttles_or_fails_its_lists_the_last_complete_one_is_
     assert!(metrics.contains(refused), "{metrics}");
 }
 
+/// Whoever may ask for a manifest can raise a doubt about it, so a doubt must not make a failing registry's errors
+/// the query's. A claim that was never confirmed is another matter: to list it would let anybody list anything.
+#[tokio::test]
+async fn what_was_there_is_listed_while_the_registry_cannot_be_asked_for_it() {
+    let moods = ["429 Too Many Requests", "503 Service Unavailable", "500 Internal Server Error", ""];
+    for (mood, was_confirmed) in moods.into_iter().flat_map(|mood| [(mood, true), (mood, false)]) {
+        let scene = scene(&[("REFERENCES_ACCESS_TTL", "5m")]).await;
+        let [sure, unsure] =
+            ["sure", "unsure"].map(|name| signature(&scene.image, &scene.image, "application/x", name));
+        scene.client.push("a", &sure).await;
+        let path = format!("/v2/a/manifests/{}", unsure.digest);
+        if was_confirmed {
+            scene.client.push("a", &unsure).await;
+            take(&scene.shelf, "a", &unsure.digest);
+            assert_eq!(scene.client.get(&path).await.status, StatusCode::NOT_FOUND);
+        } else {
+            scene.says(Some(Target::Digest), "");
+            let lost = scene.client.put_manifest("a", &unsure.digest, &unsure).await;
+            assert_eq!(lost.status, StatusCode::BAD_GATEWAY);
+        }
+        put(&scene.shelf, "a", &[], &unsure);
+        scene.says(Some(Target::Digest), mood);
+        let context = format!("{mood:?}, was confirmed: {was_confirmed}");
+        let answer = scene.client.get("/v2/a/manifests/latest/references").await;
+        assert_eq!(answer.status.is_success(), was_confirmed, "{context}");
+        if was_confirmed {
+            assert_eq!(answer.json()["manifests"].as_array().unwrap().len(), 2, "{context}");
+            let filtered = scene.client.referrers("a", "latest", "?artifactType=none").await;
+            assert_eq!(filtered, [] as [String; 0], "{context}");
+            let metrics = Client::new(scene.refshim.admin).text("/metrics").await;
+            assert!(metrics.contains("refshim_queries_stale_total{"), "{context}");
+        }
+        scene.is_well();
+        scene.lists(&[&sure, &unsure]).await;
+    }
+}
+
 #[tokio::test]
 async fn links_of_what_stays_away_are_removed_only_after_their_time() {
     for (forget_after, left) in [("100ms", 1), ("1h", 2)] {

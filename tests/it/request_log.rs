@@ -61,3 +61,15 @@ async fn an_id_of_any_length_passes_and_is_logged_in_part() {
     let logged = span(&scene.refshim, "a request failed").await;
     assert_eq!(logged["request_id"].as_str().unwrap().len(), 128);
 }
+
+#[tokio::test]
+async fn an_id_cannot_be_read_as_another_field() {
+    let upstream = Scripted::start(|exchange| {
+        exchange.read_body();
+    });
+    let scene = Face::Http1.before(upstream.address, &[]).await;
+    let id = "1/a+b= upstream=other";
+    let get = scene.client.request(Method::GET, "/outside").header("x-request-id", id);
+    assert_eq!(scene.client.send(get).await.header("x-request-id"), id);
+    assert_eq!(span(&scene.refshim, "a request failed").await["request_id"], "1/a+b=");
+}

@@ -17,6 +17,8 @@ const DESCRIPTOR_BACK: u8 = 2;
 const CLAIMED: u8 = 4;
 /// Of a way back: it also says since when the upstream has answered 404.
 const ABSENT: u8 = 8;
+/// Of what is pending: it was confirmed once.
+const WAS_CONFIRMED: u8 = 16;
 /// Up to how many bytes the descriptor is repeated in each link. Without a limit, a manifest of 4 MiB,
 /// half of it annotations and half of it references, would be stored as many gigabytes.
 const REPEATED_BYTES: usize = 64 << 10;
@@ -29,6 +31,7 @@ pub(super) fn entries(referrer: &ReferrerKey, known: &Known) -> Vec<(Vec<u8>, Ve
         (known.pending, PENDING),
         (descriptor_back, DESCRIPTOR_BACK),
         (known.claimed, CLAIMED),
+        (known.pending && known.was_confirmed, WAS_CONFIRMED),
         (known.absent_since.is_some(), ABSENT),
     ];
     let flags = flags.into_iter().filter_map(|(is_set, flag)| is_set.then_some(flag)).sum();
@@ -90,7 +93,8 @@ pub(super) fn decode_link(key: &[u8], mut value: &[u8]) -> Option<Stored<Entry>>
     let digest = key::take_digest(&mut value)?;
     let descriptor = str::from_utf8(value).ok()?.to_owned();
     let order = key::order_of_link(key)?;
-    let entry = Entry { order, digest, kinds, pending: flags & PENDING != 0, version, descriptor };
+    let (pending, was_confirmed) = confirmation(flags);
+    let entry = Entry { order, digest, kinds, pending, was_confirmed, version, descriptor };
     Some(Stored { value: entry, has_descriptor: flags & DESCRIPTOR_BACK == 0 })
 }
 
@@ -106,9 +110,16 @@ pub(super) fn decode_back(mut value: &[u8]) -> Option<Stored<Known>> {
         links.insert(subject, LinkKinds::from_bits(value.try_get_u8().ok()?));
     }
     let descriptor = str::from_utf8(value).ok()?.to_owned();
-    let (pending, claimed) = (flags & PENDING != 0, flags & CLAIMED != 0);
-    let known = Known { order, pending, absent_since, version, claimed, descriptor, links };
+    let (pending, was_confirmed) = confirmation(flags);
+    let claimed = flags & CLAIMED != 0;
+    let known = Known { order, pending, was_confirmed, absent_since, version, claimed, descriptor, links };
     Some(Stored { value: known, has_descriptor: flags & DESCRIPTOR_BACK != 0 })
+}
+
+/// Whether it is pending, and whether it was confirmed at any time.
+fn confirmation(flags: u8) -> (bool, bool) {
+    let pending = flags & PENDING != 0;
+    (pending, !pending || flags & WAS_CONFIRMED != 0)
 }
 
 #[cfg(test)]
@@ -120,13 +131,26 @@ mod tests {
     /// many of its entries have the descriptor.
     #[track_caller]
     fn check(subjects: u8, descriptor: usize, pending: bool, descriptors: usize) {
+        for was_confirmed in [true, !pending] {
+            check_confirmed(subjects, descriptor, (pending, was_confirmed), descriptors);
+        }
+    }
+
+    #[track_caller]
+    fn check_confirmed(
+        subjects: u8,
+        descriptor: usize,
+        (pending, was_confirmed): (bool, bool),
+        descriptors: usize,
+    ) {
         let repository = Repository { upstream: 0, name: "a".parse().unwrap() };
         let referrer = ReferrerKey { repository, digest: Digest::Sha256([9; 32]) };
         let links = (0..subjects).map(|n| (Digest::Sha512([n; 64]), LinkKinds::from_bits(n + 1))).collect();
         let descriptor = "d".repeat(descriptor);
         let (order, version, claimed) = (Order(5), Version(6), pending);
         let absent_since = pending.then_some(7);
-        let known = Known { order, pending, absent_since, version, claimed, descriptor, links };
+        let known =
+            Known { order, pending, was_confirmed, absent_since, version, claimed, descriptor, links };
         let mut entries = entries(&referrer, &known);
         let (_, back) = entries.pop().unwrap();
         let back = decode_back(&back).unwrap();
@@ -143,6 +167,7 @@ mod tests {
                 digest: referrer.digest.clone(),
                 kinds: *kinds,
                 pending,
+                was_confirmed,
                 version: known.version,
                 descriptor,
             };
