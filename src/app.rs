@@ -20,7 +20,7 @@ use crate::body::{Body, PushLimits};
 use crate::config::Config;
 use crate::error::Error;
 use crate::forward::{self, Origin, Peer};
-use crate::framing::LastHead;
+use crate::framing;
 use crate::index::{Index, Repository};
 use crate::learning::Learning;
 use crate::limits::{Answers, Busy, Limit, Load, Place, Pushes, RequestGuard, Requests};
@@ -96,7 +96,6 @@ impl App {
     pub fn service(
         self: Arc<Self>,
         client: Peer,
-        head: LastHead,
         place: Arc<Place>,
     ) -> impl Service<
         Request<Incoming>,
@@ -110,7 +109,7 @@ impl App {
             // First: everything behind it logs the id, and the upstream gets it too.
             let id = self.request_ids.identify(&mut request);
             let (app, origin) = (Arc::clone(&self), client.origin(&request));
-            let admitted = admit(&place, &head, &mut request);
+            let admitted = admit(&place, &mut request);
             let is_head = *request.method() == Method::HEAD;
             async move {
                 let mut response = match admitted {
@@ -373,13 +372,10 @@ fn leave_body_out(response: &mut Response<Body>) {
 }
 
 /// Before anything is passed on: whether it can be, and that the connection is then busy with it.
-fn admit(place: &Arc<Place>, head: &LastHead, request: &mut Request<Incoming>) -> Result<Busy, Error> {
+fn admit(place: &Arc<Place>, request: &mut Request<Incoming>) -> Result<Busy, Error> {
     let busy = place.begin().ok_or(Limit::Connections)?;
     // The upstream may read it the other way.
-    if let Some(ambiguity) = head.ambiguity(request) {
-        return Err(ambiguity.into());
-    }
-    LastHead::unify_lengths(request)?;
+    framing::check(request)?;
     // Here and not where it would be sent: a tunnel through an upgrade must not be one either.
     if *request.method() == Method::CONNECT {
         return Err(Error::Method(Method::CONNECT));

@@ -2,6 +2,7 @@
 //! end of it all within a limit.
 
 mod connection;
+mod watched;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -26,7 +27,6 @@ use crate::app::App;
 use crate::body::Body;
 use crate::config::{self, Config, RegistryUrl, Timeouts, UpstreamName};
 use crate::forward::{Clients, Peer};
-use crate::framing::LastHead;
 use crate::index::{Index, OpenError};
 use crate::limits::{Connections, Load, Place};
 use crate::telemetry::Metrics;
@@ -176,13 +176,13 @@ impl Server {
         let tls = &self.tls.acceptor;
         let has_tls = tls.is_some();
         let doors = Doors { connections: &open, shutdown: &ending, timeouts: &self.timeouts };
-        let clients = doors.accept(&self.clients, &self.connections, tls.clone(), |client, head, place| {
+        let clients = doors.accept(&self.clients, &self.connections, tls.clone(), |client, place| {
             let client = Peer::new(Arc::clone(&self.known_clients), client, has_tls);
-            TowerToHyperService::new(Arc::clone(&app).service(client, head, place))
+            TowerToHyperService::new(Arc::clone(&app).service(client, place))
         });
         let admin = self.admin;
         let admin_connections = Connections::new(ADMIN_CONNECTIONS);
-        let admins = doors.accept(&self.admins, &admin_connections, None, |_, _, place| {
+        let admins = doors.accept(&self.admins, &admin_connections, None, |_, place| {
             let admin = Arc::clone(&admin);
             hyper::service::service_fn(move |request: Request<Incoming>| {
                 let (admin, busy) = (Arc::clone(&admin), place.begin());
@@ -248,7 +248,7 @@ impl Doors<'_> {
         listener: &TcpListener,
         connections: &Connections,
         tls: Option<Arc<Acceptor>>,
-        service: impl Fn(IpAddr, LastHead, Arc<Place>) -> S,
+        service: impl Fn(IpAddr, Arc<Place>) -> S,
     ) where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Send + Sync + 'static,
         S::Future: Send + 'static,
@@ -257,12 +257,10 @@ impl Doors<'_> {
             match listener.accept().await {
                 Ok((stream, client)) => {
                     let Some(place) = connections.admit().await else { continue };
-                    let head = LastHead::default();
                     let connection = Connection {
                         timeouts: self.timeouts.clone(),
                         client,
-                        service: service(client.ip(), head.clone(), Arc::clone(&place)),
-                        head,
+                        service: service(client.ip(), Arc::clone(&place)),
                         place,
                         shutdown: self.shutdown.clone(),
                     };

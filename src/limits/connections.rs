@@ -239,6 +239,7 @@ impl Place {
             return None;
         }
         let before = self.state.busy.fetch_add(1, Ordering::AcqRel);
+        self.release_head();
         let busy = Busy(Arc::clone(self));
         (before & CLOSING == 0).then_some(busy)
     }
@@ -287,7 +288,7 @@ impl Place {
         self.shared.began + since + limit
     }
 
-    /// Counts bytes of a head that is not finished.
+    /// Counts bytes of a head that is not finished, as far as is known.
     pub fn hold_head(&self, bytes: usize) {
         // With requests in progress it could not be closed for them, nor when it is closing.
         if self.state.busy.load(Ordering::Acquire) != 0 {
@@ -304,7 +305,9 @@ impl Place {
 
     /// The head is finished.
     pub fn release_head(&self) {
-        self.state.release_head(&self.shared);
+        if self.state.head_bytes.load(Ordering::Relaxed) > 0 {
+            self.state.release_head(&self.shared);
+        }
     }
 }
 

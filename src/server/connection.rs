@@ -25,10 +25,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body::{Body, Outlet, limit_stall};
 use crate::config::Timeouts;
-use crate::framing::{LastHead, MAX_HEAD_BYTES, Protocol, Watched};
 use crate::limits::{Closing, Place};
 use crate::tls::Acceptor;
 use crate::upstream::{BUFFER_BYTES, MAX_HEADERS};
+
+use super::watched::{Protocol, Watched};
+
+/// The longest head of a client's request. Twice of what any client was seen to send: cookies and tokens of
+/// 64 KiB.
+const MAX_HEAD_BYTES: usize = 128 * 1024;
 
 /// How long a connection may last that is only told that there are too many.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(5);
@@ -57,7 +62,6 @@ pub(super) struct Connection<S> {
     pub(super) timeouts: Timeouts,
     pub(super) client: SocketAddr,
     pub(super) service: S,
-    pub(super) head: LastHead,
     pub(super) place: Arc<Place>,
     pub(super) shutdown: CancellationToken,
 }
@@ -86,7 +90,7 @@ where
     }
 
     async fn serve_http(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
-        let mut stream = Watched::new(stream, self.head.clone(), Arc::clone(&self.place));
+        let mut stream = Watched::new(stream, Arc::clone(&self.place));
         let protocol = self.in_time(Box::pin(stream.protocol())).await;
         let client = self.client;
         let ended = match protocol {

@@ -1,0 +1,151 @@
+//! A client's connection byte for byte: which protocol it speaks, heads that do not come to their end, and writes
+//! that the client lets wait.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+
+use crate::body::Backlog;
+use crate::limits::Place;
+
+/// What a client says first in HTTP/2 (RFC 9113, section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The protocol that a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// HTTP/1.0 or 1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// A client's stream. What is read while no request is in progress is a part of one whose head is not finished. The connection's place is kept as long as this is, also by a
+/// tunnel.
+#[derive(Debug)]
+pub(super) struct Watched<S> {
+    stream: S,
+    place: Arc<Place>,
+    /// What [`Watched::protocol`] read, until it is read again.
+    read_before: Vec<u8>,
+    /// While a write waits for the client: whoever is slow to take what was written is not idle.
+    is_waiting: bool,
+    backlog: Arc<Backlog>,
+}
+
+impl<S> Watched<S> {
+    /// Counts what is read from `stream`, and the time that writes to it wait.
+    pub(super) fn new(stream: S, place: Arc<Place>) -> Self {
+        let backlog = Arc::default();
+        Self { stream, place, read_before: Vec::new(), is_waiting: false, backlog }
+    }
+
+    /// Tells whether writes wait for the client.
+    pub(super) fn backlog(&self) -> Arc<Backlog> {
+        Arc::clone(&self.backlog)
+    }
+
+    /// Whoever is written to has said something whole: an erroneous head, or frames of HTTP/2.
+    fn answered(&self) {
+        self.place.release_head();
+    }
+
+    fn wrote<T>(&mut self, written: Poll<T>) -> Poll<T> {
+        match (&written, self.is_waiting) {
+            (Poll::Pending, false) => {
+                self.is_waiting = true;
+                self.place.begin_wait();
+                self.backlog.begin();
+            }
+            (Poll::Ready(_), true) => {
+                self.is_waiting = false;
+                self.place.end_wait();
+                self.backlog.end();
+            }
+            (Poll::Pending, true) | (Poll::Ready(_), false) => {}
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + Unpin> Watched<S> {
+    /// What the client speaks, by the first bytes, which are then read again. Takes as long as the client
+    /// lets it.
+    ///
+    /// # Errors
+    /// Reading fails.
+    pub(super) async fn protocol(&mut self) -> io::Result<Protocol> {
+        let mut first = [0; HTTP2_PREFACE.len()];
+        let mut length = 0;
+        let protocol = loop {
+            let read = self.stream.read(first.get_mut(length..).unwrap_or_default()).await?;
+            length += read;
+            let all = first.get(..length).unwrap_or_default();
+            if read == 0 || !HTTP2_PREFACE.starts_with(all) {
+                break Protocol::Http1;
+            }
+            if length == HTTP2_PREFACE.len() {
+                break Protocol::Http2;
+            }
+        };
+        self.read_before.extend_from_slice(first.get(..length).unwrap_or_default());
+        Ok(protocol)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.read_before.is_empty() {
+            let mut first = std::mem::take(&mut self.read_before);
+            self.read_before = first.split_off(first.len().min(buffer.remaining()));
+            buffer.put_slice(&first);
+            self.place.hold_head(first.len());
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let bytes = buffer.filled().get(before..).unwrap_or_default();
+        if !bytes.is_empty() {
+            self.place.hold_head(bytes.len());
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.answered();
+        self.wrote(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.answered();
+        self.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.wrote(flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
