@@ -13,10 +13,10 @@ use hyper::body::Incoming;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::body::Body;
+use crate::http::body::Body;
 use crate::index::{Index, State};
+use crate::proxy::upstream::Upstreams;
 use crate::telemetry::Metrics;
-use crate::upstream::Upstreams;
 use readiness::Readiness;
 
 /// For how long an answer of the upstream, or a write of the index, speaks for now.

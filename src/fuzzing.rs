@@ -8,20 +8,20 @@ use std::sync::{Arc, LazyLock};
 use http::header::{CONNECTION, LINK, LOCATION, TE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 
-use crate::body::Body;
 use crate::config::{Config, Given};
-use crate::forward::{Clients, Origin, Peer, lead_back, strip_hop_by_hop};
+use crate::http::body::Body;
+use crate::http::route::Route;
 use crate::index::Order;
-use crate::listing::{Next, Scope};
 use crate::oci::{
     Algorithm, Descriptor, Digest, LinkKind, RepositoryName, Tag, TagOrDigest, TagScheme, links_of,
     media_type,
 };
-use crate::references::query::Query;
-use crate::referrers;
-use crate::route::Route;
+use crate::proxy::forward::{Clients, Origin, Peer, lead_back, strip_hop_by_hop};
+use crate::proxy::upstream::Upstream;
+use crate::queries::pages::{Next, Scope};
+use crate::queries::references::query::Query;
+use crate::queries::referrers;
 use crate::telemetry::Metrics;
-use crate::upstream::Upstream;
 
 pub use crate::config::fuzzing::configuration;
 pub use crate::index::fuzzing::records;
@@ -85,7 +85,7 @@ pub fn names(bytes: &[u8]) {
     comes_back::<TagOrDigest>(text);
     comes_back::<LinkKind>(text);
     comes_back::<Order>(text);
-    comes_back::<crate::listing::Beyond>(text);
+    comes_back::<crate::queries::pages::Beyond>(text);
     assert!(text.parse::<Tag>().is_err() || text.parse::<Digest>().is_err());
     for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
         let digest = Digest::of(algorithm, bytes);
@@ -133,7 +133,7 @@ pub fn links(bytes: &[u8]) {
         annotations: found.annotations.clone(),
         data: None,
     };
-    let json = crate::reading::to_json(&descriptor).expect("a descriptor is JSON");
+    let json = crate::registry::reader::to_json(&descriptor).expect("a descriptor is JSON");
     assert!(json.chars().all(|character| character >= ' '), "one line");
     assert_eq!(serde_json::from_str::<Descriptor>(&json).expect("its own form"), descriptor);
     // How it is written does not matter, once each member stands once.

@@ -47,32 +47,19 @@
 //!   earlier when another client needs its place; what a client leaves undone ends after its time-out.
 
 pub mod admin;
-pub mod app;
-pub mod body;
 pub mod cli;
 pub mod client;
-pub mod coding;
 pub mod config;
-pub mod error;
-pub mod forward;
-pub mod framing;
 #[doc(hidden)]
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod http;
 pub mod index;
-pub mod learning;
-pub mod limits;
-pub mod link_header;
-pub mod listing;
-pub mod manifests;
 pub mod oci;
-pub mod reading;
-pub mod references;
-pub mod referrers;
+pub mod proxy;
+pub mod queries;
+pub mod recording;
 pub mod registry;
-pub mod route;
-pub mod selection;
 pub mod server;
 pub mod telemetry;
 pub mod tls;
-pub mod upstream;

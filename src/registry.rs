@@ -16,6 +16,7 @@ mod image_index;
 mod memory;
 mod merge;
 mod question;
+pub mod reader;
 mod referrers_api;
 
 use std::sync::Arc;
@@ -28,16 +29,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 
-use crate::body::Body;
 use crate::config::Config;
-use crate::error::{Error, Rejection};
-use crate::forward::{Origin, strip_hop_by_hop};
+use crate::http::body::Body;
+use crate::http::limits::{Budget, BudgetGuard, Limit};
+use crate::http::link;
 use crate::index::Repository;
-use crate::limits::{Budget, BudgetGuard, Limit};
-use crate::link_header;
 use crate::oci::{Digest, RepositoryName, TagOrDigest, media_type};
+use crate::proxy::error::{Error, Rejection};
+use crate::proxy::forward::{Origin, strip_hop_by_hop};
+use crate::proxy::upstream::{Upstream, UpstreamError, question as request_of};
 use crate::telemetry::{Metrics, Stale};
-use crate::upstream::{Upstream, UpstreamError, question as request_of};
 
 pub use answer::{Answer, Fetched, Found, content_digest, content_type, is_manifest, unpacked};
 pub use merge::Merging;
@@ -476,7 +477,7 @@ fn redirect_of(response: &Response<Incoming>, from: &Uri) -> Option<Uri> {
     if !redirects.contains(&response.status()) {
         return None;
     }
-    link_header::resolved(response.headers().get(LOCATION)?.to_str().ok()?, from)
+    link::resolved(response.headers().get(LOCATION)?.to_str().ok()?, from)
 }
 
 /// The URI of a manifest for one of refshim's own questions. Never another one instead: the answer to it

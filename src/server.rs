@@ -1,6 +1,7 @@
 //! Listening, serving and draining: both listeners, HTTP/1.1 and HTTP/2 on each connection, and the
 //! end of it all within a limit.
 
+pub mod app;
 mod connection;
 mod watched;
 
@@ -23,15 +24,15 @@ use tokio_util::task::TaskTracker;
 
 use self::connection::Connection;
 use crate::admin::Admin;
-use crate::app::App;
-use crate::body::Body;
 use crate::config::{self, Config, RegistryUrl, Timeouts, UpstreamName};
-use crate::forward::{Clients, Peer};
+use crate::http::body::Body;
+use crate::http::limits::{Connections, Load, Place};
 use crate::index::{Index, OpenError};
-use crate::limits::{Connections, Load, Place};
+use crate::proxy::forward::{Clients, Peer};
+use crate::proxy::upstream::{Upstream, Upstreams};
+use crate::server::app::App;
 use crate::telemetry::Metrics;
 use crate::tls::{Acceptor, Reload as _, TlsError};
-use crate::upstream::{Upstream, Upstreams};
 
 /// How long to wait before accepting again after accepting failed, as it does without free file
 /// descriptors.

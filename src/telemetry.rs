@@ -20,10 +20,10 @@ use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 use crate::config::{Log, LogFormat, UpstreamName};
+use crate::http::limits::Limit;
+use crate::http::route::RouteClass;
 use crate::index::{State, Statistics};
-use crate::limits::Limit;
 use crate::oci::LinkKind;
-use crate::route::RouteClass;
 
 pub use labels::{LinkOutcome, QueryRefused, Stale, Unrecorded};
 

@@ -10,8 +10,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
 
 use super::FRESH;
+use crate::proxy::upstream::{API_VERSION, Upstream, UpstreamError, question};
 use crate::tls::MixedUp;
-use crate::upstream::{API_VERSION, Upstream, UpstreamError, question};
 
 /// How long a probe waits for the upstream.
 pub(super) const PROBE_WAIT: Duration = Duration::from_secs(5);

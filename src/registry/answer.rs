@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::coding;
+use crate::http::coding;
 use crate::oci::{Algorithm, Digest, TagOrDigest, media_type};
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");

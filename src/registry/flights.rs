@@ -11,7 +11,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, WeakShared};
 use tracing::Instrument as _;
 
-use crate::error::Error;
+use crate::proxy::error::Error;
 
 type Flight<V> = BoxFuture<'static, Result<V, Arc<Error>>>;
 type Flying<K, V> = Arc<Mutex<HashMap<K, WeakShared<Flight<V>>>>>;

@@ -22,10 +22,10 @@ use super::question::CallerKey;
 use super::referrers_api::{Api, ListPage};
 use super::{Answer, Fetched, Question, Registry, Visit};
 use crate::config::Config;
-use crate::error::Error;
 use crate::index::{Index, Learnt, Referrer, Removed, Scan, Version, Watch};
 use crate::oci::{Descriptor, Digest, Link, LinkKind, LinkKinds, Tag, TagOrDigest};
-use crate::reading::{Reading, to_json};
+use crate::proxy::error::Error;
+use crate::registry::reader::{Reading, to_json};
 
 /// How many entries of the index are looked at, and written, at once.
 const AT_ONCE: usize = 500;

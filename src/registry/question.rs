@@ -13,9 +13,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use sha2::{Digest as _, Sha256};
 
 use super::memory::Epoch;
-use crate::forward::{Origin, question_headers};
 use crate::index::Repository;
 use crate::oci::Digest;
+use crate::proxy::forward::{Origin, question_headers};
 
 /// Fields that say nothing of who asks. Every other one is taken for a part of the caller's identity: a field
 /// that is missing here costs a question to the registry, one too many would be a leak.

@@ -5,9 +5,9 @@ use http::{StatusCode, Uri};
 
 use super::image_index::entries;
 use super::{Question, Registry, Visit, content_type, referrers_uri, refused};
-use crate::error::Error;
-use crate::link_header;
+use crate::http::link;
 use crate::oci::{Algorithm, Descriptor, Digest, media_type};
+use crate::proxy::error::Error;
 
 /// What the registry says of its API.
 #[derive(Debug)]
@@ -65,8 +65,8 @@ impl Registry {
         }
         let (headers, bytes) = self.whole(response).await?;
         let limit = self.manifest_limit;
-        let bytes = crate::coding::decode(&headers, bytes, limit).ok_or(Error::UpstreamBody)?;
-        let next = match link_header::next(&headers, &asked) {
+        let bytes = crate::http::coding::decode(&headers, bytes, limit).ok_or(Error::UpstreamBody)?;
+        let next = match link::next(&headers, &asked) {
             None => None,
             Some(next) => Some(self.here(&next.map_err(|_| Error::UpstreamBody)?)?),
         };

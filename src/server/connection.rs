@@ -23,11 +23,11 @@ use tokio::net::TcpStream;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::body::{Body, Outlet, limit_stall};
 use crate::config::Timeouts;
-use crate::limits::{Closing, Place};
+use crate::http::body::{Body, Outlet, limit_stall};
+use crate::http::limits::{Closing, Place};
+use crate::proxy::upstream::{BUFFER_BYTES, MAX_HEADERS};
 use crate::tls::Acceptor;
-use crate::upstream::{BUFFER_BYTES, MAX_HEADERS};
 
 use super::watched::{Protocol, Watched};
 

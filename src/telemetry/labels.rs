@@ -5,9 +5,9 @@ use std::fmt;
 use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 
 use crate::config::UpstreamName;
-use crate::limits::Limit;
+use crate::http::limits::Limit;
+use crate::http::route::RouteClass;
 use crate::oci::LinkKind;
-use crate::route::RouteClass;
 
 /// What became of a link that passed in a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -9,7 +9,7 @@ use reqwest::{Response, Url};
 use super::Registry;
 use crate::client::session::{read, request};
 use crate::client::{Error, Result};
-use crate::link_header;
+use crate::http::link;
 
 /// Pages of one list, at most: 100 tags a page is what registries commonly give, and 200,000 tags is more
 /// than any repository has.
@@ -70,7 +70,7 @@ impl<'a> Pages<'a> {
     fn after(&self, response: &Response) -> Result<Option<Url>> {
         let failed = |error: &dyn std::fmt::Display| Error::failed(self.asked, error.to_string());
         let page: Uri = response.url().as_str().parse().map_err(|error| failed(&error))?;
-        let Some(next) = link_header::next(response.headers(), &page) else { return Ok(None) };
+        let Some(next) = link::next(response.headers(), &page) else { return Ok(None) };
         let next = next.map_err(|error| failed(&error))?;
         let target = next.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         // Not joined: a path that begins with two slashes would be another host.

@@ -1,0 +1,285 @@
+//! Everything that can go wrong with a request, and the one place that gives each its status and its
+//! OCI error body. An answer of the upstream to a client's own request is never an error here: it is passed on.
+
+mod rejection;
+
+use std::sync::Arc;
+
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+
+use crate::http::body::{Body, BodyError};
+use crate::http::framing::Ambiguity;
+use crate::http::limits::Limit;
+use crate::http::route::MalformedPath;
+use crate::index::{ReadError, WriteError};
+use crate::oci::{ErrorBody, ErrorCode};
+use crate::proxy::upstream::UpstreamError;
+use crate::telemetry::{QueryRefused, Stale};
+
+pub use rejection::Rejection;
+
+/// Why a request is answered by refshim with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The path of a query is malformed.
+    #[error(transparent)]
+    Path(#[from] MalformedPath),
+    /// A parameter of a query is malformed.
+    #[error(transparent)]
+    Query(#[from] BadQuery),
+    /// The method does not go with a query.
+    #[error("only GET and HEAD are possible here")]
+    QueryMethod,
+    /// The request can be read in two ways.
+    #[error(transparent)]
+    Ambiguous(#[from] Ambiguity),
+    /// The request cannot be proxied.
+    #[error("{0} cannot be proxied")]
+    Method(http::Method),
+    /// The tag whose references are asked for does not exist.
+    #[error("the registry has no such tag")]
+    TagUnknown,
+    /// The client's body ended early.
+    #[error("the request's body: {0}")]
+    RequestBody(#[source] BodyError),
+    /// The upstream gave no answer.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The upstream refused a question of refshim's own.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The upstream's answer to a question of refshim's own says neither yes nor no. A 200 is none either if
+    /// no manifest came with it: login pages do that.
+    #[error("the registry answered {0} and no manifest where refshim had to know whether one is there")]
+    Undecided(StatusCode),
+    /// The upstream's own list of referrers does not come to an end.
+    #[error("the registry's own list of referrers has more than {0} pages")]
+    EndlessList(usize),
+    /// The upstream's body ended early, or was longer than a manifest may be.
+    #[error("the registry's answer could not be read whole")]
+    UpstreamBody,
+    /// The links of a manifest could not be recorded; the push can be repeated.
+    #[error("the references of this manifest could not be recorded, push it again: {0}")]
+    Record(#[source] WriteError),
+    /// What the upstream lists could not be recorded, so that it cannot be listed either.
+    #[error("what the registry itself lists could not be recorded: {0}")]
+    Gather(#[source] WriteError),
+    /// The index cannot be read now.
+    #[error("what refers to this manifest cannot be looked up now: {0}")]
+    LookUp(#[source] ReadError),
+    /// There is too much at once.
+    #[error("{0}, try again later")]
+    Limit(#[from] Limit),
+    /// A question that several requests were waiting for failed.
+    #[error(transparent)]
+    Shared(#[from] Arc<Error>),
+    /// Something that handles requests ended before it answered.
+    #[error("refshim failed to handle the request")]
+    Handler,
+}
+
+/// Which parameter of a query is malformed, and how.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadQuery {
+    /// `n` must be a positive number.
+    #[error("n must be a whole number from 1 on")]
+    Count,
+    /// `last` does not come from a `Link` of refshim.
+    #[error("last is not one that refshim gave in a Link header")]
+    Last,
+    /// `beyond` does not come from a `Link` of this process.
+    #[error("beyond is not one that refshim gave in a Link header since it was started; begin again")]
+    Beyond,
+    /// `kind` names none.
+    #[error("kind must be one of reference, subject, parent, attestation, cosign, fallback")]
+    Kind,
+    /// `scope` names none.
+    #[error("scope must be repository or registry")]
+    Scope,
+    /// `inline` is neither `true` nor `false`.
+    #[error("inline must be true or false")]
+    Inline,
+    /// `annotation` has no key.
+    #[error("annotation must be key or key=value")]
+    Annotation,
+    /// `artifactType` or `mediaType` is empty.
+    #[error("{0} must not be empty")]
+    Empty(&'static str),
+    /// Two different values where one is due.
+    #[error("{0} may be given once")]
+    Repeated(&'static str),
+}
+
+/// Seconds after which a client may try again what failed for want of the index, or of room.
+const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
+
+impl Error {
+    /// A body of a client that could not be read.
+    #[must_use]
+    pub fn request_body(error: BodyError) -> Self {
+        match error {
+            BodyError::Limit(limit) => Self::Limit(limit),
+            BodyError::Broken(_) | BodyError::Idle(_) | BodyError::Slow(_) => Self::RequestBody(error),
+        }
+    }
+
+    fn status_and_code(&self) -> (StatusCode, ErrorCode) {
+        match self {
+            Self::Path(MalformedPath::Name(_)) => (StatusCode::BAD_REQUEST, ErrorCode::NameInvalid),
+            Self::Path(MalformedPath::Manifest(crate::oci::InvalidTag::Tag)) => {
+                (StatusCode::BAD_REQUEST, ErrorCode::TagInvalid)
+            }
+            Self::Path(
+                MalformedPath::Manifest(crate::oci::InvalidTag::Digest(_)) | MalformedPath::Digest(_),
+            ) => (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid),
+            Self::Query(BadQuery::Count) => (StatusCode::BAD_REQUEST, ErrorCode::PaginationNumberInvalid),
+            Self::Query(_) | Self::Ambiguous(_) | Self::Upstream(UpstreamError::Target) => {
+                (StatusCode::BAD_REQUEST, ErrorCode::Unsupported)
+            }
+            Self::QueryMethod => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
+            Self::Method(_) => (StatusCode::NOT_IMPLEMENTED, ErrorCode::Unsupported),
+            Self::TagUnknown => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
+            Self::RequestBody(BodyError::Idle(_) | BodyError::Slow(_))
+            | Self::Upstream(UpstreamError::RequestBodyIdle) => {
+                (StatusCode::REQUEST_TIMEOUT, ErrorCode::SizeInvalid)
+            }
+            Self::RequestBody(BodyError::Broken(_)) | Self::Upstream(UpstreamError::RequestBody(_)) => {
+                (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid)
+            }
+            Self::Upstream(
+                UpstreamError::Unreachable(_)
+                | UpstreamError::Broken(_)
+                | UpstreamError::Unprocessed(_)
+                | UpstreamError::Framing(_)
+                | UpstreamError::Redirect,
+            )
+            | Self::Undecided(_)
+            | Self::EndlessList(_)
+            | Self::UpstreamBody => (StatusCode::BAD_GATEWAY, ErrorCode::Unavailable),
+            Self::Upstream(UpstreamError::Silent(_)) => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable),
+            Self::Limit(Limit::RequestsPerClient) => {
+                (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests)
+            }
+            Self::Limit(_)
+            | Self::RequestBody(BodyError::Limit(_))
+            | Self::Record(_)
+            | Self::Gather(_)
+            | Self::LookUp(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
+            Self::Rejected(rejection) => (rejection.status(), ErrorCode::Unavailable),
+            Self::Shared(error) => error.status_and_code(),
+            Self::Handler => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
+        }
+    }
+
+    /// The answer that the client gets.
+    #[must_use]
+    pub fn to_response(&self) -> Response<Body> {
+        if let Self::Rejected(rejection) = self.root() {
+            return rejection.to_response();
+        }
+        let (status, code) = self.status_and_code();
+        let mut response = error_response(status, code, &self.to_string());
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+        if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status) {
+            response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
+        }
+        if matches!(self.root(), Self::Limit(Limit::Connections)) {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// The error itself, if several requests share it.
+    #[must_use]
+    pub fn root(&self) -> &Self {
+        if let Self::Shared(error) = self { error.root() } else { self }
+    }
+
+    /// The status with which the upstream refused a question, if it did.
+    #[must_use]
+    pub fn rejected(&self) -> Option<StatusCode> {
+        if let Self::Rejected(rejection) = self.root() { Some(rejection.status()) } else { None }
+    }
+
+    /// Whether the upstream said that this caller may not.
+    #[must_use]
+    pub fn is_about_rights(&self) -> bool {
+        matches!(self.root(), Self::Rejected(rejection) if rejection.is_about_rights())
+    }
+
+    /// Whether it says nothing but that the upstream cannot answer now, so that what it said a moment ago may
+    /// stand in; and why.
+    #[must_use]
+    pub fn stands_in(&self) -> Option<Stale> {
+        match self.root() {
+            Self::Rejected(rejection) if !rejection.is_about_rights() => Some(Stale::Throttled),
+            Self::Limit(_) => Some(Stale::Throttled),
+            Self::Undecided(status) if status.is_server_error() => Some(Stale::Failed),
+            Self::UpstreamBody | Self::EndlessList(_) => Some(Stale::Failed),
+            Self::Upstream(error) if !matches!(error, UpstreamError::Redirect | UpstreamError::Target) => {
+                Some(Stale::Unreachable)
+            }
+            Self::Upstream(_)
+            | Self::Rejected(_)
+            | Self::Undecided(_)
+            | Self::Path(_)
+            | Self::Query(_)
+            | Self::QueryMethod
+            | Self::Ambiguous(_)
+            | Self::Method(_)
+            | Self::TagUnknown
+            | Self::RequestBody(_)
+            | Self::Record(_)
+            | Self::Gather(_)
+            | Self::LookUp(_)
+            | Self::Shared(_)
+            | Self::Handler => None,
+        }
+    }
+
+    /// What a query that ends with it is counted as.
+    #[must_use]
+    pub fn query_refused(&self) -> QueryRefused {
+        match self.root() {
+            Self::Rejected(rejection) => match rejection.status() {
+                StatusCode::UNAUTHORIZED => QueryRefused::Unauthorized,
+                StatusCode::FORBIDDEN => QueryRefused::Denied,
+                StatusCode::TOO_MANY_REQUESTS => QueryRefused::Throttled,
+                _ => QueryRefused::Unavailable,
+            },
+            Self::Undecided(status) if status.is_server_error() => QueryRefused::Unavailable,
+            Self::Undecided(_) | Self::UpstreamBody | Self::EndlessList(_) | Self::Shared(_) => {
+                QueryRefused::Undecided
+            }
+            Self::Upstream(UpstreamError::Silent(_)) => QueryRefused::Timeout,
+            Self::Upstream(_) => QueryRefused::Unreachable,
+            Self::Record(_) | Self::Gather(_) | Self::LookUp(_) | Self::Handler => QueryRefused::Index,
+            Self::Limit(_) => QueryRefused::Limit,
+            Self::TagUnknown => QueryRefused::Unknown,
+            Self::Path(_)
+            | Self::Query(_)
+            | Self::QueryMethod
+            | Self::Ambiguous(_)
+            | Self::Method(_)
+            | Self::RequestBody(_) => QueryRefused::Malformed,
+        }
+    }
+
+    /// Whether the client itself could have avoided it.
+    #[must_use]
+    pub fn is_the_clients(&self) -> bool {
+        self.status_and_code().0.is_client_error()
+    }
+}
+
+/// An answer with an OCI error body.
+#[must_use]
+pub fn error_response(status: StatusCode, code: ErrorCode, message: &str) -> Response<Body> {
+    let mut response = Response::new(Body::whole(ErrorBody::new(code, message).to_json()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,259 @@
+//! Which upstream a request is for: by Host, else by `ns=`, else by what its repository's name begins
+//! with, else the default one. Pure.
+//!
+//! A client that follows a Location or a Link sends neither the `ns=` nor the prefix again. What leads
+//! back to an upstream that was chosen by one of them is therefore marked with the upstream's name,
+//! `/.refshim/<name>/v2/…`, and a marked path chooses before everything else. An upstream that is chosen by
+//! Host alone has no mark: who may not use that name cannot reach it by its path either.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use form_urlencoded::{byte_serialize, parse};
+use http::uri::PathAndQuery;
+
+use crate::config::{Config, Upstream};
+use crate::http::route::{behind, has_dot_segment};
+
+/// `/.refshim/<name>`
+const MARK: &str = "/.refshim/";
+const API: &str = "/v2/";
+
+/// The rules of all upstreams, in one order: the default one, then the further ones.
+#[derive(Debug)]
+pub struct Selection {
+    rules: Vec<Rules>,
+    is_needed: bool,
+}
+
+#[derive(Debug)]
+struct Rules {
+    mark: Arc<str>,
+    hosts: Vec<String>,
+    namespaces: Vec<String>,
+    prefixes: Vec<String>,
+    strip_prefix: bool,
+}
+
+/// An upstream for a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selected {
+    /// Its place in the order of the upstreams.
+    pub place: usize,
+    /// Path and query in the upstream's own terms, where they differ from the request's.
+    pub target: Option<PathAndQuery>,
+    /// What to put in front of a path so that it leads to this upstream again.
+    pub mark: Option<Arc<str>>,
+    /// The `ns=` by which it was chosen.
+    pub namespace: Option<String>,
+}
+
+impl Selection {
+    /// The rules of a configuration.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let upstreams = std::iter::once(&config.upstream).chain(&config.further_upstreams);
+        let rules: Vec<Rules> = upstreams.map(Rules::of).collect();
+        let is_needed = rules.len() > 1 || rules.iter().any(|rules| rules.strip_prefix);
+        Self { rules, is_needed }
+    }
+
+    /// The upstream for a request to this host and target.
+    #[must_use]
+    pub fn select(&self, host: Option<&str>, target: &PathAndQuery) -> Selected {
+        if !self.is_needed {
+            return Selected::default();
+        }
+        self.by_mark(target)
+            .or_else(|| self.by_host(host?))
+            .or_else(|| self.by_namespace(target.query()?))
+            .or_else(|| self.by_prefix(target))
+            .unwrap_or_default()
+    }
+
+    fn by_mark(&self, target: &PathAndQuery) -> Option<Selected> {
+        behind(target.path(), MARK)?;
+        let marked = self.rules.iter().enumerate().filter(|(_, rules)| rules.gives_marks());
+        let (place, rules, rest) = marked
+            .filter_map(|(place, rules)| Some((place, rules, behind(target.as_str(), &rules.mark)?)))
+            .find(|(_, _, rest)| behind(rest, "/").is_some())?;
+        let target = absolute(rest)?;
+        Some(Selected { place, target: Some(target), mark: Some(Arc::clone(&rules.mark)), namespace: None })
+    }
+
+    fn by_host(&self, host: &str) -> Option<Selected> {
+        let without_port = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        let names =
+            |rule: &String| rule.eq_ignore_ascii_case(host) || rule.eq_ignore_ascii_case(without_port);
+        let place = self.rules.iter().position(|rules| rules.hosts.iter().any(names))?;
+        Some(Selected { place, ..Selected::default() })
+    }
+
+    fn by_namespace(&self, query: &str) -> Option<Selected> {
+        let (_, namespace) = parse(query.as_bytes()).find(|(key, _)| key == "ns")?;
+        let names = |rules: &Rules| rules.namespaces.iter().any(|rule| *rule == namespace);
+        let place = self.rules.iter().position(names)?;
+        let mark = Some(Arc::clone(&self.rules.get(place)?.mark));
+        Some(Selected { place, target: None, mark, namespace: Some(namespace.into_owned()) })
+    }
+
+    /// By the longest prefix. A path that leads out of where it stands is under none.
+    fn by_prefix(&self, target: &PathAndQuery) -> Option<Selected> {
+        let repository = behind(target.path(), API)?;
+        let is_under = |prefix: &str| under(repository, prefix).is_some();
+        let all = self.rules.iter().enumerate();
+        let matching = all.flat_map(|(place, rules)| {
+            let prefixes = rules.prefixes.iter().filter(|prefix| is_under(prefix));
+            prefixes.map(move |prefix| (prefix, place, rules))
+        });
+        let (prefix, place, rules) = matching.max_by_key(|(prefix, ..)| prefix.len())?;
+        if has_dot_segment(target.path()) {
+            return None;
+        }
+        let target = if rules.strip_prefix { Some(without_prefix(target, prefix)?) } else { None };
+        Some(Selected { place, target, mark: Some(Arc::clone(&rules.mark)), namespace: None })
+    }
+}
+
+/// A target under a prefix as an upstream asks for it that does not know the prefix. The repository from
+/// which an upload is to be mounted (`from=`, distribution-spec, section "Mounting a blob from another
+/// repository") is named without it too.
+fn without_prefix(target: &PathAndQuery, prefix: &str) -> Option<PathAndQuery> {
+    let path = under(behind(target.path(), API)?, prefix)?;
+    let starts_upload = path.trim_end_matches('/').ends_with("/blobs/uploads");
+    let query = target.query().map(|query| {
+        let fields = query.split('&').map(|field| {
+            let source = if starts_upload { mounted_from(field, prefix) } else { None };
+            source.map_or(Cow::Borrowed(field), Cow::Owned)
+        });
+        ["?", &fields.collect::<Vec<_>>().join("&")].concat()
+    });
+    [API, path, query.as_deref().unwrap_or_default()].concat().parse().ok()
+}
+
+/// What a raw path has below a prefix.
+fn under<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    behind(path, prefix).and_then(|rest| behind(rest, "/"))
+}
+
+/// A raw path, whose first slash may be encoded, as the path of a request.
+fn absolute(path: &str) -> Option<PathAndQuery> {
+    ["/", behind(path, "/")?].concat().parse().ok()
+}
+
+/// One field of a query, if it is `from=` with a repository under the prefix, without the prefix.
+fn mounted_from(field: &str, prefix: &str) -> Option<String> {
+    let (_, repository) = parse(field.as_bytes()).find(|(key, _)| key == "from")?;
+    let repository = repository.strip_prefix(prefix)?.strip_prefix('/')?;
+    Some(std::iter::once("from=").chain(byte_serialize(repository.as_bytes())).collect())
+}
+
+impl Rules {
+    /// Whether a client may have been given a path with the upstream's mark.
+    fn gives_marks(&self) -> bool {
+        !(self.namespaces.is_empty() && self.prefixes.is_empty())
+    }
+
+    fn of(upstream: &Upstream) -> Self {
+        Self {
+            mark: format!("{MARK}{}", upstream.name).into(),
+            hosts: upstream.hosts.clone(),
+            namespaces: upstream.namespaces.clone(),
+            prefixes: upstream.prefixes.iter().map(ToString::to_string).collect(),
+            strip_prefix: upstream.strip_prefix,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Given;
+
+    fn selection() -> Selection {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("refshim.toml");
+        let text = r#"
+            upstream = "http://default"
+            [upstreams.hub]
+            url = "http://hub"
+            hosts = ["hub.example.com", "other.example.com:8443"]
+            namespaces = ["docker.io"]
+            prefixes = ["hub"]
+            strip_prefix = true
+            [upstreams.inner]
+            url = "http://inner"
+            prefixes = ["hub/inner", "team"]
+            [upstreams.own]
+            url = "http://own"
+            hosts = ["own.example.com"]
+        "#;
+        std::fs::write(&file, text).unwrap();
+        Selection::new(&Config::load(&Given { config: Some(file), ..Given::default() }, []).unwrap())
+    }
+
+    #[track_caller]
+    fn check(host: &str, target: &str, expected: (usize, &str, Option<&str>, Option<&str>)) {
+        let selected = selection().select(Some(host), &target.parse().unwrap());
+        let sent = selected.target.as_ref().map_or(target, PathAndQuery::as_str);
+        let (mark, namespace) = (selected.mark.as_deref(), selected.namespace.as_deref());
+        assert_eq!((selected.place, sent, mark, namespace), expected, "{host} {target}");
+    }
+
+    const HUB: Option<&str> = Some("/.refshim/hub");
+    const INNER: Option<&str> = Some("/.refshim/inner");
+
+    #[test]
+    fn a_host_chooses_before_a_namespace_before_a_prefix() {
+        check("any", "/v2/", (0, "/v2/", None, None));
+        check("hub.example.com", "/v2/a/tags/list", (1, "/v2/a/tags/list", None, None));
+        check("HUB.example.com:5000", "/v2/team/a/tags/list", (1, "/v2/team/a/tags/list", None, None));
+        check("other.example.com:8443", "/", (1, "/", None, None));
+        check("other.example.com", "/", (0, "/", None, None));
+        check("any", "/v2/team/a?ns=docker.io", (1, "/v2/team/a?ns=docker.io", HUB, Some("docker.io")));
+        check("any", "/v2/a?x=1&ns=docker%2Eio", (1, "/v2/a?x=1&ns=docker%2Eio", HUB, Some("docker.io")));
+        check("any", "/v2/a?ns=quay.io", (0, "/v2/a?ns=quay.io", None, None));
+    }
+
+    #[test]
+    fn the_longest_prefix_chooses_and_is_taken_off_where_the_upstream_does_not_know_it() {
+        check("any", "/v2/hub/library/a/tags/list?n=1", (1, "/v2/library/a/tags/list?n=1", HUB, None));
+        check("any", "/v2/hub/inner/a/tags/list", (2, "/v2/hub/inner/a/tags/list", INNER, None));
+        check("any", "/v2/team/manifests/x", (2, "/v2/team/manifests/x", INNER, None));
+        check("any", "/v2/hubs/a/tags/list", (0, "/v2/hubs/a/tags/list", None, None));
+        check("any", "/hub/a", (0, "/hub/a", None, None));
+    }
+
+    #[test]
+    fn a_marked_path_leads_back() {
+        check("any", "/.refshim/hub/v2/a?x=%2F", (1, "/v2/a?x=%2F", HUB, None));
+        check("any", "/.refshim/inner/outside", (2, "/outside", INNER, None));
+        check("hub.example.com", "/.refshim/inner/", (2, "/", INNER, None));
+        check("any", "/%2Erefshim%2fhu%62%2Fv2/a%2Fb", (1, "/v2/a%2Fb", HUB, None));
+        check("any", "/.refshim/hub/.refshim/inner/", (1, "/.refshim/inner/", HUB, None));
+        check("any", "/.refshim/none/v2/", (0, "/.refshim/none/v2/", None, None));
+        check("any", "/.refshim/hub", (0, "/.refshim/hub", None, None));
+        check("any", "/.refshim/hub?/", (0, "/.refshim/hub?/", None, None));
+    }
+
+    #[test]
+    fn an_upstream_that_gives_no_marks_is_not_reached_by_one() {
+        for name in ["own", "default"] {
+            let target = format!("/.refshim/{name}/v2/a");
+            check("any", &target, (0, &target, None, None));
+            check("own.example.com", &target, (3, &target, None, None));
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_the_same_in_any_encoding() {
+        check("any", "/%76%32/h%75b%2Flibrary/a", (1, "/v2/library/a", HUB, None));
+        check("any", "/v2/hub/inne%72/a%2Fb", (2, "/v2/hub/inne%72/a%2Fb", INNER, None));
+        check("any", "/v2/hub%252Fa", (0, "/v2/hub%252Fa", None, None));
+        check("any", "/v2/hub;x/a", (0, "/v2/hub;x/a", None, None));
+        check("any", "/v2/hub//a", (1, "/v2//a", HUB, None));
+        for target in ["/v2/hub/../team/a", "/v2/hub/%2e%2E%2fteam/a", "/v2/hub/./a"] {
+            check("any", target, (0, target, None, None));
+        }
+    }
+}

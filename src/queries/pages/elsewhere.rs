@@ -1,0 +1,279 @@
+//! What refers to a manifest from other repositories of the upstream. Each is listed only if the upstream
+//! shows that the caller may read it; the others leave no trace: the questions of a query are asked in
+//! full rows, and where its next page begins does not tell any name.
+
+use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
+use std::str::FromStr;
+
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use tokio::time::{Duration, Instant};
+
+use super::{Listing, Placed, Wanted};
+use crate::index::{Order, Page, Repository};
+use crate::oci::RepositoryName;
+use crate::proxy::error::{BadQuery, Error};
+use crate::registry::{Question, Verdict};
+
+/// The annotation that says in which repository an entry from elsewhere is.
+pub const REPOSITORY_ANNOTATION: &str = "io.refshim.repository";
+
+/// The least that a repository's part of a page may have.
+const LEAST_BYTES: usize = 64 << 10;
+/// What the annotation adds to a descriptor besides the name, about.
+const ANNOTATION_BYTES: usize = 48;
+
+/// Which repositories earlier pages told of: those up to a place in an order that is this process's secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beyond {
+    process: u64,
+    place: u64,
+}
+
+/// Looks into other repositories.
+#[derive(Debug)]
+pub(super) struct Elsewhere {
+    secret: RandomState,
+    max_repositories: usize,
+    concurrency: usize,
+    page_bytes: usize,
+}
+
+/// What was found elsewhere.
+pub(super) struct Found {
+    /// A page of each repository that the caller may read, and by which question it was found.
+    pub(super) pages: Vec<(Question, Page)>,
+    /// Up to where the repositories were looked into, if there are more.
+    pub(super) beyond: Option<Beyond>,
+}
+
+impl Elsewhere {
+    pub(super) fn new(max_repositories: usize, concurrency: usize, page_bytes: usize) -> Self {
+        Self { secret: RandomState::new(), max_repositories, concurrency, page_bytes }
+    }
+
+    /// Pages of the other repositories in which something refers to the subject.
+    ///
+    /// How many repositories hold links is the secret of those who may read them, so that the time of the
+    /// answer must not tell: there are always as many rows of questions as one query may have, and a row
+    /// without any lasts as long as the slowest one with some.
+    pub(super) async fn pages(
+        &self,
+        listing: &Listing,
+        question: &Question,
+        wanted: &Wanted,
+    ) -> Result<Found, Error> {
+        let home = &question.visit.repository;
+        let names = listing.index.repositories(home.upstream, question.subject.clone()).await;
+        let mut names = names.map_err(Error::LookUp)?;
+        names.retain(|name| *name != home.name);
+        let (names, beyond) = self.window(names, wanted)?;
+        // Whatever their number: it must not be told by how much of a page each may have.
+        let bytes = (self.page_bytes / self.max_repositories).max(LEAST_BYTES);
+        let rows = self.max_repositories.div_ceil(self.concurrency);
+        let mut pages = Vec::new();
+        let mut slowest = Duration::ZERO;
+        let mut names = names.into_iter();
+        for row in 0..rows {
+            let began = Instant::now();
+            let some: Vec<RepositoryName> = names.by_ref().take(self.concurrency).collect();
+            if some.is_empty() && row > 0 {
+                tokio::time::sleep(slowest).await;
+                continue;
+            }
+            // Nor does the time of a row tell how full it is.
+            let questions = (0..self.concurrency).map(|place| {
+                let name = some.get(place);
+                async move {
+                    match name {
+                        Some(name) => {
+                            let (upstream, name) = (home.upstream, name.clone());
+                            let question = listing.elsewhere(question, Repository { upstream, name });
+                            self.page(listing, question, wanted, bytes).await
+                        }
+                        None => self.ask_for_nothing(listing, question, place).await,
+                    }
+                }
+            });
+            let found: Vec<Option<(Question, Page)>> =
+                stream::iter(questions).buffered(self.concurrency).try_collect().await?;
+            pages.extend(found.into_iter().flatten());
+            slowest = slowest.max(began.elapsed());
+        }
+        Ok(Found { pages, beyond })
+    }
+
+    /// As many repositories as one query may ask about, and up to where that is if there are more.
+    fn window(
+        &self,
+        names: Vec<RepositoryName>,
+        wanted: &Wanted,
+    ) -> Result<(Vec<RepositoryName>, Option<Beyond>), Error> {
+        let process = self.secret.hash_one(0u8);
+        let after = match wanted.scope {
+            super::Scope::Registry(Some(beyond)) if beyond.process != process => {
+                return Err(Error::Query(BadQuery::Beyond));
+            }
+            super::Scope::Registry(Some(beyond)) => Some(beyond.place),
+            super::Scope::Registry(None) | super::Scope::Repository => None,
+        };
+        let mut places: Vec<(u64, RepositoryName)> =
+            names.into_iter().map(|name| (self.secret.hash_one(name.as_str()), name)).collect();
+        places.retain(|(place, _)| after.is_none_or(|after| *place > after));
+        places.sort_unstable();
+        let more = places.len() > self.max_repositories;
+        places.truncate(self.max_repositories);
+        let last = places.last().filter(|_| more).map(|(place, _)| Beyond { process, place: *place });
+        Ok((places.into_iter().map(|(_, name)| name).collect(), last))
+    }
+
+    async fn page(
+        &self,
+        listing: &Listing,
+        question: Question,
+        wanted: &Wanted,
+        bytes: usize,
+    ) -> Result<Option<(Question, Page)>, Error> {
+        let page = listing.scan(&question, wanted, bytes).await?;
+        match listing.registry.may_list(&question.visit, super::witnesses(&page)).await {
+            Ok(Verdict::Readable) => Ok(Some((question, page))),
+            Ok(Verdict::Unproven | Verdict::Odd(_)) => Ok(None),
+            Err(error) if error.is_about_rights() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The questions about a repository that nobody has; the answers do not matter.
+    async fn ask_for_nothing(
+        &self,
+        listing: &Listing,
+        question: &Question,
+        place: usize,
+    ) -> Result<Option<(Question, Page)>, Error> {
+        let name = format!("refshim-{:016x}/nothing", self.secret.hash_one(place));
+        let name = name.parse().map_err(|_| Error::Handler)?;
+        let repository = Repository { upstream: question.visit.repository.upstream, name };
+        let nothing = listing.elsewhere(question, repository);
+        match listing.registry.may_read_one_of(&nothing.visit, std::iter::empty()).await {
+            // As for a repository that there is: what fails the one fails the other.
+            Err(error) if !error.is_about_rights() => Err(error),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// The pages of several repositories as one, oldest first, and where it ends if there is more.
+pub(super) fn merge(
+    pages: Vec<Page>,
+    places: &[&RepositoryName],
+    max_bytes: usize,
+    max_entries: Option<usize>,
+) -> (Vec<Placed>, Option<Order>) {
+    // What comes behind the end of a page that goes on may belong before entries of other pages.
+    let known_up_to = pages.iter().filter(|page| page.more);
+    let known_up_to = known_up_to.filter_map(|page| page.entries.last()).map(|last| last.order).min();
+    let numbered = |(place, page): (usize, Page)| page.entries.into_iter().map(move |entry| (place, entry));
+    let mut all: Vec<Placed> = pages.into_iter().enumerate().flat_map(numbered).collect();
+    all.sort_unstable_by_key(|(_, entry)| entry.order);
+    let mut bytes = 0;
+    let fits = |(count, (place, entry)): (usize, &Placed)| {
+        let elsewhere = places.get(*place).filter(|_| *place > 0);
+        bytes += entry.descriptor.len() + 1;
+        bytes += elsewhere.map_or(0, |name| name.as_str().len() + ANNOTATION_BYTES);
+        known_up_to.is_none_or(|known| entry.order <= known)
+            && max_entries.is_none_or(|most| count < most)
+            && (bytes <= max_bytes || count == 0)
+    };
+    let count = all.iter().enumerate().map(fits).take_while(|fits| *fits).count();
+    let more = count < all.len() || known_up_to.is_some();
+    all.truncate(count);
+    let last = all.last().filter(|_| more).map(|(_, entry)| entry.order);
+    (all, last)
+}
+
+impl fmt::Display for Beyond {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}{:016x}", self.process, self.place)
+    }
+}
+
+impl FromStr for Beyond {
+    type Err = BadQuery;
+
+    fn from_str(text: &str) -> Result<Self, BadQuery> {
+        let is_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let (process, place) = text.split_at_checked(16).filter(|_| is_hex).ok_or(BadQuery::Beyond)?;
+        let number = |hex: &str| u64::from_str_radix(hex, 16).ok().filter(|_| hex.len() == 16);
+        number(process)
+            .zip(number(place))
+            .map(|(process, place)| Self { process, place })
+            .ok_or(BadQuery::Beyond)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::{Entry, Version};
+    use crate::oci::{Digest, LinkKinds};
+
+    fn page(orders: &[u64], more: bool) -> Page {
+        let entry = |order: &u64| Entry {
+            order: Order(*order),
+            digest: Digest::Sha256([0; 32]),
+            kinds: LinkKinds::default(),
+            pending: false,
+            was_confirmed: true,
+            version: Version(0),
+            descriptor: "d".repeat(9),
+        };
+        Page { entries: orders.iter().map(entry).collect(), more }
+    }
+
+    #[track_caller]
+    fn check(
+        pages: &[(&[u64], bool)],
+        max_bytes: usize,
+        max_entries: Option<usize>,
+        expected: &[(usize, u64)],
+        more: bool,
+    ) {
+        let places: Vec<RepositoryName> = ["a", "b", "c"].map(|name| name.parse().unwrap()).into();
+        let places: Vec<_> = places.iter().collect();
+        let pages = pages.iter().map(|(orders, more)| page(orders, *more)).collect();
+        let (merged, last) = merge(pages, &places, max_bytes, max_entries);
+        let found: Vec<_> = merged.iter().map(|(place, entry)| (*place, entry.order.0)).collect();
+        assert_eq!(found, expected);
+        assert_eq!(last.map(|last| last.0), expected.last().filter(|_| more).map(|(_, order)| *order));
+    }
+
+    #[test]
+    fn pages_merge_in_the_order_of_pushes_and_none_runs_ahead() {
+        let all = usize::MAX;
+        check(&[(&[], false)], all, None, &[], false);
+        check(
+            &[(&[1, 4], false), (&[2], false), (&[3], false)],
+            all,
+            None,
+            &[(0, 1), (1, 2), (2, 3), (0, 4)],
+            false,
+        );
+        check(&[(&[1, 4], true), (&[2, 5], false)], all, None, &[(0, 1), (1, 2), (0, 4)], true);
+        check(&[(&[1, 4], false), (&[2, 3], true)], all, None, &[(0, 1), (1, 2), (1, 3)], true);
+        check(&[(&[1, 4], false), (&[2], false)], all, Some(2), &[(0, 1), (1, 2)], true);
+        check(&[(&[1, 4], false), (&[2], false)], all, Some(3), &[(0, 1), (1, 2), (0, 4)], false);
+        check(&[(&[1, 4], false)], 10, None, &[(0, 1)], true);
+        check(&[(&[1, 4], false)], 20, None, &[(0, 1), (0, 4)], false);
+        check(&[(&[1], false), (&[4], false)], 20, None, &[(0, 1)], true);
+        check(&[(&[], false), (&[4], false)], 0, None, &[(1, 4)], false);
+    }
+
+    #[test]
+    fn where_a_page_begins_comes_back_as_it_was_written() {
+        let beyond = Beyond { process: 1, place: u64::MAX };
+        assert_eq!(beyond.to_string().parse::<Beyond>(), Ok(beyond));
+        for text in ["", "0", &"0".repeat(31), &"0".repeat(33), &"g".repeat(32), &"+".repeat(32)] {
+            assert_eq!(text.parse::<Beyond>(), Err(BadQuery::Beyond));
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! `GET /v2/<name>/manifests/<ref>/references` of the 2021 proposal: an image index of what refers to
+//! a manifest, in every way there is.
+
+pub(crate) mod query;
+
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::http::body::Body;
+use crate::oci::TagOrDigest;
+use crate::proxy::error::Error;
+use crate::queries::pages::{Listing, render};
+use crate::registry::Visit;
+
+use query::Query;
+
+/// Answers references queries.
+#[derive(Debug)]
+pub struct References {
+    listing: Arc<Listing>,
+}
+
+impl References {
+    /// Answers what `listing` lists.
+    #[must_use]
+    pub fn new(listing: Arc<Listing>) -> Self {
+        Self { listing }
+    }
+
+    /// The answer to one query. A client that goes away ends it wherever it is; nothing is lost by
+    /// that.
+    pub async fn answer(
+        &self,
+        visit: Visit,
+        manifest: TagOrDigest,
+        request: &Request<Incoming>,
+    ) -> Result<Response<Body>, Error> {
+        let query = Query::parse(request.uri().query().unwrap_or_default())?;
+        let (name, caller) = (visit.repository.name.clone(), Arc::clone(&visit.caller));
+        let listed = self.listing.page(visit, manifest, &query.wanted()).await?;
+        let next = listed.next.map(|next| caller.with_namespace(query.next(&name, &listed.subject, next)));
+        render(&listed.descriptors, query.filters_applied(), next)
+    }
+}

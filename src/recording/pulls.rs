@@ -1,0 +1,309 @@
+//! Learning from pulls: a manifest that passes through a GET is copied on its way, and once it has passed
+//! its links are recorded. Not a byte waits for that; when there is too much at once, some is not learnt.
+//! A manifest that the registry hands out by redirect never passes, and is asked for by refshim itself.
+//!
+//! A 404 is learnt from as well: a list must not go on naming what clients were just told is not there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{LOCATION, VIA};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use moka::sync::Cache;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+use crate::http::body::Body;
+use crate::http::coding;
+use crate::http::limits::RequestGuard;
+use crate::index::{Index, Learnt, Repository, State, Watch};
+use crate::oci::{Algorithm, Digest, LinkKind, TagOrDigest, TagScheme};
+use crate::proxy::error::Error;
+use crate::proxy::forward::{self, Origin};
+use crate::proxy::upstream::{Upstream, VIA_REFSHIM};
+use crate::registry::reader::{ReadManifest, Reading};
+use crate::registry::{
+    Answer, Fetched, Registry, Visit, content_digest, content_type, is_manifest, unpacked,
+};
+use crate::telemetry::{LinkOutcome, Metrics};
+
+/// How many manifests are remembered as read, and for how long.
+const READ_REMEMBERED: u64 = 100_000;
+/// A pull is a sign of life of what somebody else was told is not there, so that it must not go unread for long.
+const READ_LIFETIME: Duration = Duration::from_secs(10 * 60);
+
+/// How many manifests that were handed out by redirect are remembered, and for how long they are not asked
+/// for again.
+const REDIRECTED_REMEMBERED: u64 = 10_000;
+const REDIRECTED_LIFETIME: Duration = Duration::from_secs(60);
+
+/// Reads manifests that pass.
+#[derive(Clone, Debug)]
+pub struct Learning {
+    upstream: Arc<Upstream>,
+    registry: Arc<Registry>,
+    index: Index,
+    reading: Reading,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+    budget: Arc<Semaphore>,
+    is_on: bool,
+    read: Cache<Pulled, ()>,
+    redirected: Cache<(Repository, TagOrDigest), ()>,
+}
+
+/// What was pulled: the same manifest says more at a tag that says what it is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Pulled {
+    repository: Repository,
+    digest: Digest,
+    at_telling_tag: bool,
+}
+
+/// A manifest on its way to the client.
+struct Passing {
+    repository: Repository,
+    manifest: TagOrDigest,
+    headers: HeaderMap,
+    /// Whether it was pulled from another namespace than the upstream's own.
+    is_foreign: bool,
+    watch: Watch,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Learning {
+    /// Holds at most `budget` bytes of manifests at a time; with none it only passes on.
+    #[must_use]
+    pub fn new(
+        registry: Arc<Registry>,
+        index: Index,
+        reading: Reading,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+        budget: usize,
+    ) -> Self {
+        Self {
+            upstream: registry.upstream(),
+            registry,
+            index,
+            reading,
+            metrics,
+            tasks,
+            budget: Arc::new(Semaphore::new(budget.min(Semaphore::MAX_PERMITS))),
+            is_on: budget > 0,
+            read: Cache::builder().max_capacity(READ_REMEMBERED).time_to_live(READ_LIFETIME).build(),
+            redirected: Cache::builder()
+                .max_capacity(REDIRECTED_REMEMBERED)
+                .time_to_live(REDIRECTED_LIFETIME)
+                .build(),
+        }
+    }
+
+    /// `GET /v2/<name>/manifests/<ref>`, passed on and read on the way.
+    pub async fn get(
+        &self,
+        repository: Repository,
+        manifest: TagOrDigest,
+        origin: Origin,
+        request: Request<Incoming>,
+        in_progress: &RequestGuard,
+    ) -> Result<Response<Body>, Error> {
+        if !self.is_on || self.is_known(&repository, &manifest) {
+            let response = forward::pass(&self.upstream, &origin, &self.tasks, request, in_progress).await?;
+            return self.heard(&repository, &manifest, response).await;
+        }
+        let watch = self.index.watch(repository.clone());
+        let is_foreign = self.registry.is_foreign(request.uri());
+        let asked = (request.headers().clone(), request.uri().clone());
+        // One of refshim's own questions that a redirect led back here: it is not to lead to further ones.
+        let is_own = request.headers().get_all(VIA).iter().any(|via| *via == VIA_REFSHIM);
+        let mut response = forward::pass(&self.upstream, &origin, &self.tasks, request, in_progress).await?;
+        let is_redirect = response.status().is_redirection() && response.headers().contains_key(LOCATION);
+        if is_redirect && !is_own {
+            let (headers, uri) = asked;
+            let caller = self.registry.caller(&headers, &uri, &origin);
+            self.follow(self.registry.visit(&caller, repository), manifest, watch);
+        } else if let Some(passing) = self.passing((&repository, is_foreign), &manifest, watch, &response)
+            && let Some(copy) = response.body_mut().copy(self.reading.max_bytes())
+        {
+            let learning = self.clone();
+            let task = async move {
+                // A body that broke off is none that can be read.
+                if let Ok(bytes) = copy.await {
+                    learning.read(passing, bytes).await;
+                }
+            };
+            self.tasks.spawn(task.in_current_span());
+        } else {
+            return self.heard(&repository, &manifest, response).await;
+        }
+        Ok(response)
+    }
+
+    /// `HEAD /v2/<name>/manifests/<digest>`, passed on.
+    pub async fn head(
+        &self,
+        repository: Repository,
+        digest: Digest,
+        origin: Origin,
+        request: Request<Incoming>,
+        in_progress: &RequestGuard,
+    ) -> Result<Response<Body>, Error> {
+        let response = forward::pass(&self.upstream, &origin, &self.tasks, request, in_progress).await?;
+        self.heard(&repository, &TagOrDigest::Digest(digest), response).await
+    }
+
+    /// The same answer, once a 404 to it is written down: whoever got it may ask for a list next.
+    pub async fn heard(
+        &self,
+        repository: &Repository,
+        manifest: &TagOrDigest,
+        response: Response<Body>,
+    ) -> Result<Response<Body>, Error> {
+        if let (StatusCode::NOT_FOUND, TagOrDigest::Digest(digest)) = (response.status(), manifest) {
+            self.forget(repository, digest);
+            if let Err(error) = self.index.doubt(repository.clone(), digest.clone()).await {
+                tracing::warn!(repository = %repository.name, %digest, %error,
+                    "a client was told that a manifest is not there, which could not be written to the index");
+            }
+        }
+        Ok(response)
+    }
+
+    /// Reads a manifest again should it come by again, since it was deleted.
+    pub fn forget(&self, repository: &Repository, digest: &Digest) {
+        for at_telling_tag in [false, true] {
+            let (repository, digest) = (repository.clone(), digest.clone());
+            self.read.invalidate(&Pulled { repository, digest, at_telling_tag });
+        }
+    }
+
+    fn is_known(&self, repository: &Repository, manifest: &TagOrDigest) -> bool {
+        match manifest {
+            TagOrDigest::Tag(tag) => tag.scheme() == Some(TagScheme::Referrers),
+            TagOrDigest::Digest(digest) => self.read.contains_key(&pulled(repository, manifest, digest)),
+        }
+    }
+
+    /// Asks for a manifest that the client is sent elsewhere for, with the client's own rights.
+    fn follow(&self, visit: Visit, manifest: TagOrDigest, watch: Watch) {
+        let asked = (visit.repository.clone(), manifest.clone());
+        let length = u32::try_from(self.reading.max_bytes()).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.budget).try_acquire_many_owned(length);
+        let (false, Ok(permit)) = (self.redirected.contains_key(&asked), permit) else { return };
+        self.redirected.insert(asked, ());
+        let learning = self.clone();
+        self.tasks.spawn(async move {
+            match learning.registry.fetch(&visit, &manifest).await {
+                Ok(Answer::Present(fetched)) => {
+                    let place = (&visit.repository, visit.is_foreign);
+                    learning.learn(place, &manifest, fetched, &watch, permit).await;
+                }
+                Ok(Answer::Absent | Answer::Odd(_)) => {}
+                Err(error) => tracing::debug!(repository = %visit.repository.name, %manifest, %error,
+                    "a manifest that is served by redirect could not be read"),
+            }
+        });
+    }
+
+    /// What is worth being read of an answer, as far as there is room for it.
+    fn passing(
+        &self,
+        (repository, is_foreign): (&Repository, bool),
+        manifest: &TagOrDigest,
+        watch: Watch,
+        response: &Response<Body>,
+    ) -> Option<Passing> {
+        if response.status() != StatusCode::OK || self.index.state() != State::Ready {
+            return None;
+        }
+        let told = match manifest {
+            TagOrDigest::Tag(_) => content_digest(response.headers()),
+            TagOrDigest::Digest(digest) => Some(digest.clone()),
+        };
+        if told.is_some_and(|digest| self.read.contains_key(&pulled(repository, manifest, &digest))) {
+            return None;
+        }
+        let length = response.body().size_hint().upper();
+        let length =
+            length.map_or(self.reading.max_bytes(), |length| usize::try_from(length).unwrap_or(usize::MAX));
+        if length > self.reading.max_bytes() {
+            return None;
+        }
+        let permit = Arc::clone(&self.budget).try_acquire_many_owned(u32::try_from(length).ok()?).ok()?;
+        let (repository, manifest) = (repository.clone(), manifest.clone());
+        let headers = response.headers().clone();
+        Some(Passing { repository, manifest, headers, is_foreign, watch, permit })
+    }
+
+    /// Reads what passed, without the codings that it passed in.
+    async fn read(&self, passing: Passing, bytes: Bytes) {
+        let Passing { repository, manifest, headers, is_foreign, watch, permit } = passing;
+        let limit = self.reading.max_bytes();
+        let bytes = match &manifest {
+            TagOrDigest::Digest(digest) => unpacked(digest, &headers, bytes, limit),
+            TagOrDigest::Tag(_) => coding::decode(&headers, bytes, limit)
+                .filter(|bytes| is_manifest(content_type(&headers), bytes).is_some()),
+        };
+        let Some(bytes) = bytes else {
+            tracing::warn!(repository = %repository.name, %manifest,
+                "what the registry gave for a manifest is not what was asked for; nothing is learnt from it");
+            return;
+        };
+        let fetched = Fetched::new(&headers, bytes);
+        self.learn((&repository, is_foreign), &manifest, fetched, &watch, permit).await;
+    }
+
+    /// Records the links of a manifest that was read whole. One from another namespace of a mirror need not be
+    /// there for everybody: it is asked for before it is listed.
+    async fn learn(
+        &self,
+        (repository, is_foreign): (&Repository, bool),
+        manifest: &TagOrDigest,
+        fetched: Fetched,
+        watch: &Watch,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let algorithm = match manifest {
+            TagOrDigest::Tag(_) => Algorithm::Sha256,
+            TagOrDigest::Digest(digest) => digest.algorithm(),
+        };
+        let (bytes, content_type) = (&fetched.bytes, fetched.content_type.as_deref());
+        let read = match self.reading.read(repository, manifest, algorithm, bytes, content_type).await {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::warn!(repository = %repository.name, %manifest, %error, "a manifest could not be read");
+                return;
+            }
+        };
+        let has_room = read.referrer.links.is_empty() || self.index.has_room(repository).await;
+        let ReadManifest { referrer, claims, .. } = self.reading.within(repository, read, has_room);
+        let digest = referrer.digest.clone();
+        let count = referrer.links.len() + claims.len();
+        let mut learnt = vec![Learnt { referrer, claimed: is_foreign }];
+        learnt.extend(claims);
+        let links = learnt.iter().flat_map(|learnt| &learnt.referrer.links);
+        let kinds: Vec<LinkKind> = links.map(|link| link.kind).collect();
+        if let Err(error) = self.index.learn(watch, learnt).await {
+            tracing::warn!(repository = %repository.name, %digest, %error,
+                "the links of a manifest that was pulled could not be recorded");
+            return;
+        }
+        drop(permit);
+        self.read.insert(pulled(repository, manifest, &digest), ());
+        self.metrics.links(kinds, LinkOutcome::Learnt);
+        tracing::debug!(repository = %repository.name, %digest, links = count, "read a manifest that was pulled");
+    }
+}
+
+fn pulled(repository: &Repository, manifest: &TagOrDigest, digest: &Digest) -> Pulled {
+    let at_telling_tag = match manifest {
+        TagOrDigest::Tag(tag) => tag.scheme().is_some(),
+        TagOrDigest::Digest(_) => false,
+    };
+    Pulled { repository: repository.clone(), digest: digest.clone(), at_telling_tag }
+}

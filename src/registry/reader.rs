@@ -1,0 +1,171 @@
+//! From the bytes of a manifest to what the index keeps of it, and what of its links is left out and why.
+//! Whether the manifest was pushed or pulled makes no difference here.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+
+use crate::http::body::{BodyError, Held, PushLimits};
+use crate::http::limits::RequestGuard;
+use crate::index::{Learnt, Referrer, Repository};
+use crate::oci::{
+    Algorithm, Attestation, Descriptor, Digest, Link, LinkKind, ManifestLinks, TagOrDigest, links_of,
+};
+use crate::proxy::error::Error;
+use crate::telemetry::{Metrics, Unrecorded};
+
+/// Longer manifests are read where blocking is allowed.
+const READ_IN_PLACE_BYTES: usize = 64 * 1024;
+
+/// Reads manifests.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    metrics: Arc<Metrics>,
+    max_links_bytes: usize,
+    /// How manifests are read while they are pushed.
+    pushed: PushLimits,
+}
+
+/// A manifest whose bytes were at hand.
+#[derive(Debug)]
+pub struct ReadManifest {
+    /// The manifest as a referrer; without links if it carries none that can be recorded.
+    pub referrer: Referrer,
+    /// What it tells of other manifests.
+    pub claims: Vec<Learnt>,
+    /// What its `subject` names, if that is among the links.
+    pub subject: Option<Digest>,
+    /// Why links were left out, for the one who pushed it.
+    pub warning: Option<String>,
+}
+
+impl Reading {
+    /// Reads within these limits.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>, max_links_bytes: usize, pushed: PushLimits) -> Self {
+        Self { metrics, max_links_bytes, pushed }
+    }
+
+    /// How long a manifest may be.
+    #[must_use]
+    pub fn max_bytes(&self) -> usize {
+        self.pushed.bytes
+    }
+
+    /// Reads the body of a push, which is then held unless it is too long for that.
+    ///
+    /// # Errors
+    /// The body breaks off, is too slow, or there is no room for it.
+    pub async fn pushed(&self, body: Incoming, request: RequestGuard) -> Result<Held, BodyError> {
+        self.pushed.read(body, request).await
+    }
+
+    /// A manifest is longer than that. Gives what to say to the one who pushed it.
+    #[must_use]
+    pub fn too_long(&self, repository: &Repository, manifest: &TagOrDigest) -> String {
+        tracing::warn!(repository = %repository.name, manifest = %manifest, limit = self.pushed.bytes,
+            "a manifest is longer than the limit, its links are not recorded");
+        self.metrics.unrecorded(Unrecorded::TooLong, 1);
+        format!("longer than {} bytes, links are not recorded", self.pushed.bytes)
+    }
+
+    /// Reads a manifest that came, or goes, under the name `manifest` with this Content-Type.
+    pub async fn read(
+        &self,
+        repository: &Repository,
+        manifest: &TagOrDigest,
+        algorithm: Algorithm,
+        bytes: &Bytes,
+        content_type: Option<&str>,
+    ) -> Result<ReadManifest, Error> {
+        let parse = move |bytes: &[u8], content_type: Option<&str>, manifest: &TagOrDigest| {
+            let tag = match manifest {
+                TagOrDigest::Tag(tag) => Some(tag),
+                TagOrDigest::Digest(_) => None,
+            };
+            (links_of(bytes, content_type, tag), Digest::of(algorithm, bytes))
+        };
+        let (found, digest) = if bytes.len() <= READ_IN_PLACE_BYTES {
+            parse(bytes, content_type, manifest)
+        } else {
+            let (bytes, content_type) = (bytes.clone(), content_type.map(str::to_owned));
+            let manifest = manifest.clone();
+            let parse = move || parse(&bytes, content_type.as_deref(), &manifest);
+            tokio::task::spawn_blocking(parse).await.map_err(|_| Error::Handler)?
+        };
+        let mut warning = self.tell_refusals(repository, manifest, &found);
+        let ManifestLinks { mut links, mut subject, media_type, artifact_type, annotations, .. } = found;
+        let descriptor = Descriptor {
+            media_type,
+            digest: digest.clone(),
+            size: bytes.len() as u64,
+            artifact_type,
+            annotations,
+            data: None,
+        };
+        let descriptor = to_json(&descriptor)?;
+        if links.len().saturating_mul(descriptor.len()) > self.max_links_bytes {
+            tracing::warn!(repository = %repository.name, %digest, links = links.len(),
+                descriptor_bytes = descriptor.len(), limit = self.max_links_bytes,
+                "a manifest has too many links for so long a descriptor, they are not recorded");
+            self.metrics.unrecorded(Unrecorded::TooMany, links.len());
+            warning = Some(format!("{} links are too many, none is recorded", links.len()));
+            (links, subject) = (Vec::new(), None);
+        }
+        let claims = found.attestations.into_iter().map(claim).collect::<Result<_, _>>()?;
+        Ok(ReadManifest { referrer: Referrer { digest, descriptor, links }, claims, subject, warning })
+    }
+
+    /// The same manifest, without its links if the repository has no room for any.
+    #[must_use]
+    pub fn within(&self, repository: &Repository, read: ReadManifest, has_room: bool) -> ReadManifest {
+        let links = read.referrer.links.len() + read.claims.len();
+        if has_room || links == 0 {
+            return read;
+        }
+        self.no_room(repository, links);
+        ReadManifest {
+            referrer: Referrer { links: Vec::new(), ..read.referrer },
+            claims: Vec::new(),
+            subject: None,
+            warning: Some("the repository has too many referrers, links are not recorded".to_owned()),
+        }
+    }
+
+    /// Links are left out because the repository has no room for them.
+    pub fn no_room(&self, repository: &Repository, links: usize) {
+        tracing::warn!(repository = %repository.name, links,
+            "links are not recorded: the repository has as many referrers as limits.repository_referrers allows");
+        self.metrics.unrecorded(Unrecorded::RepositoryFull, links);
+    }
+
+    fn tell_refusals(
+        &self,
+        repository: &Repository,
+        manifest: &TagOrDigest,
+        found: &ManifestLinks,
+    ) -> Option<String> {
+        if found.refused == 0 {
+            return None;
+        }
+        self.metrics.unrecorded(Unrecorded::Malformed, found.refused);
+        let told: Vec<String> = found.refusals.iter().map(ToString::to_string).collect();
+        let told = told.join("; ");
+        tracing::warn!(repository = %repository.name, manifest = %manifest, refused = found.refused,
+            reasons = %told, "malformed links of a manifest are not recorded");
+        Some(format!("malformed links are not recorded: {told}"))
+    }
+}
+
+/// A descriptor in the form in which the index keeps it and queries send it.
+pub fn to_json(descriptor: &Descriptor) -> Result<String, Error> {
+    serde_json::to_string(descriptor).map_err(|_| Error::Handler)
+}
+
+fn claim(attestation: Attestation) -> Result<Learnt, Error> {
+    let Attestation { referrer, subject } = attestation;
+    let descriptor = to_json(&referrer)?;
+    let links = vec![Link { subject, kind: LinkKind::Attestation }];
+    Ok(Learnt { referrer: Referrer { digest: referrer.digest, descriptor, links }, claimed: true })
+}
