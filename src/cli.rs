@@ -22,7 +22,7 @@ use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::client::Result;
-use crate::config::{Config, Given};
+use crate::config::{CommandLine, Config};
 use crate::server::Server;
 use crate::{telemetry, tls};
 use connection::run;
@@ -98,7 +98,7 @@ impl Cli {
 
 impl Serve {
     fn run(self) -> ExitCode {
-        let given = Given {
+        let given = CommandLine {
             upstream: self.upstream,
             listen: self.listen,
             admin_listen: self.admin_listen,

@@ -24,19 +24,19 @@ use ipnet::IpNet;
 
 use crate::oci::LinkKinds;
 
-pub use load::Given;
+pub use load::CommandLine;
 pub use mistake::{Mistake, Mistakes};
 pub use registry_url::{InvalidRegistryUrl, RegistryUrl};
 pub use tls_files::TlsChecks;
-pub use upstream::{Http2, InvalidUpstreamName, Upstream, UpstreamName, UpstreamTls};
+pub use upstream::{Http2, InvalidUpstreamName, UpstreamConfig, UpstreamName, UpstreamTls};
 
 /// Every setting, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The registry that requests go to unless a rule of another one takes them. No default.
-    pub upstream: Upstream,
+    pub upstream: UpstreamConfig,
     /// Further registries, by name.
-    pub further_upstreams: Vec<Upstream>,
+    pub further_upstreams: Vec<UpstreamConfig>,
     /// How clients reach refshim, if the upstreams are to be told another scheme, host and port than
     /// those of the request. Default: those of the request.
     pub external_url: Option<RegistryUrl>,
@@ -50,29 +50,29 @@ pub struct Config {
     /// the working directory. Default `./refshim-data`.
     pub data_dir: PathBuf,
     /// TLS towards clients; without it they are spoken to in plain HTTP.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsConfig>,
     /// How often the files of TLS, towards clients and towards upstreams, are looked at. Default 10
     /// seconds.
     pub tls_reload: Duration,
     /// How long anything is waited for.
-    pub timeouts: Timeouts,
+    pub timeouts: TimeoutsConfig,
     /// What is read of the manifests that pass through.
-    pub manifests: Manifests,
+    pub manifests: ManifestsConfig,
     /// How references queries are answered.
-    pub references: References,
+    pub references: ReferencesConfig,
     /// How referrers queries are answered.
-    pub referrers: Referrers,
+    pub referrers: ReferrersConfig,
     /// How much at once.
-    pub limits: Limits,
+    pub limits: LimitsConfig,
     /// How links are kept.
-    pub index: Index,
+    pub index: IndexConfig,
     /// What is logged.
-    pub log: Log,
+    pub log: LogConfig,
 }
 
 /// TLS towards clients. All files are PEM; they are read again when they change, or on SIGHUP.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
+pub struct TlsConfig {
     /// The files of the certificates, each with its chain; the client's server name chooses one, and the
     /// first serves whoever names none. At least one.
     pub certificates: Vec<PathBuf>,
@@ -80,7 +80,7 @@ pub struct Tls {
     pub keys: Vec<PathBuf>,
     /// The authorities whose client certificates are taken. Default: no client certificate is asked for.
     pub client_ca: Option<PathBuf>,
-    /// Whether a client must have a certificate, given [`Tls::client_ca`]. Default required.
+    /// Whether a client must have a certificate, given [`TlsConfig::client_ca`]. Default required.
     pub client_auth: ClientAuth,
 }
 
@@ -95,7 +95,7 @@ pub enum ClientAuth {
 
 /// How long anything is waited for. No limit applies to a body as a whole, but for manifests.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Timeouts {
+pub struct TimeoutsConfig {
     /// For a connection to the upstream, TLS included. Default 10 seconds.
     pub connect: Duration,
     /// How long the upstream may stay silent before its answer begins. Default 60 seconds.
@@ -118,7 +118,7 @@ pub struct Timeouts {
 
 /// What is read of the manifests that pass through.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Manifests {
+pub struct ManifestsConfig {
     /// Bytes of the longest manifest that is read for links; a longer one passes through
     /// unrecorded. Default 4 MiB.
     pub max_bytes: usize,
@@ -133,7 +133,7 @@ pub struct Manifests {
 
 /// How references queries are answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct References {
+pub struct ReferencesConfig {
     /// Bytes of the longest page of an answer. Default 4 MiB less 64 KiB, because clients read no
     /// manifest over 4 MiB.
     pub page_bytes: usize,
@@ -149,7 +149,7 @@ pub struct References {
 
 /// How referrers queries are answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Referrers {
+pub struct ReferrersConfig {
     /// The kinds of link that are listed besides `subject`. Default none.
     pub include: LinkKinds,
     /// How long it is believed what the upstream's referrers tags and its own referrers API list; zero
@@ -162,7 +162,7 @@ pub struct Referrers {
 
 /// How much at once. What is over a limit is answered with 429 or 503 and `Retry-After`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct LimitsConfig {
     /// Connections of clients. Default 10,000.
     pub connections: usize,
     /// Requests of one client address in progress. Default 1,000.
@@ -180,7 +180,7 @@ pub struct Limits {
 
 /// How links are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Index {
+pub struct IndexConfig {
     /// Bytes of memory for the index's own cache. Default 128 MiB.
     pub cache_bytes: u64,
     /// How often the index is written to disk. What it has not written is replayed from the journal
@@ -198,7 +198,7 @@ pub struct Index {
 
 /// What is logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Log {
+pub struct LogConfig {
     /// How a line is written. Default text.
     pub format: LogFormat,
     /// Which events are logged: a level, or `target=level`, several with commas between them, in the syntax of
@@ -215,7 +215,7 @@ pub enum LogFormat {
     Json,
 }
 
-impl Default for Timeouts {
+impl Default for TimeoutsConfig {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(10),
@@ -230,7 +230,7 @@ impl Default for Timeouts {
     }
 }
 
-impl Default for Limits {
+impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             connections: 10_000,
@@ -243,13 +243,13 @@ impl Default for Limits {
     }
 }
 
-impl Default for Manifests {
+impl Default for ManifestsConfig {
     fn default() -> Self {
         Self { max_bytes: 4 << 20, max_links_bytes: 32 << 20, learn_bytes: 16 << 20 }
     }
 }
 
-impl Default for References {
+impl Default for ReferencesConfig {
     fn default() -> Self {
         Self {
             page_bytes: (4 << 20) - (64 << 10),
@@ -260,7 +260,7 @@ impl Default for References {
     }
 }
 
-impl Default for Referrers {
+impl Default for ReferrersConfig {
     fn default() -> Self {
         Self {
             include: LinkKinds::default(),
@@ -270,7 +270,7 @@ impl Default for Referrers {
     }
 }
 
-impl Default for Index {
+impl Default for IndexConfig {
     fn default() -> Self {
         Self {
             cache_bytes: 128 << 20,
@@ -282,7 +282,7 @@ impl Default for Index {
     }
 }
 
-impl Default for Log {
+impl Default for LogConfig {
     fn default() -> Self {
         Self { format: LogFormat::Text, filter: "info".to_owned() }
     }

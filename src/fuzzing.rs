@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use http::header::{CONNECTION, LINK, LOCATION, TE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 
-use crate::config::{Config, Given};
+use crate::config::{CommandLine, Config};
 use crate::http::body::Body;
 use crate::http::route::Route;
 use crate::index::Order;
@@ -18,8 +18,8 @@ use crate::oci::{
 };
 use crate::proxy::forward::{Clients, Origin, Peer, lead_back, strip_hop_by_hop};
 use crate::proxy::upstream::Upstream;
-use crate::queries::pages::{Next, Scope};
-use crate::queries::references::query::Query;
+use crate::queries::pages::{Next, QueryScope};
+use crate::queries::references::query::ReferencesQuery;
 use crate::queries::referrers;
 use crate::telemetry::Metrics;
 
@@ -154,25 +154,26 @@ pub fn query(bytes: &[u8]) {
         assert!(is_field(target) && target.is_ascii() && !target.contains(['<', '>', ' ', '"']));
         target.strip_prefix(path).and_then(|rest| rest.strip_prefix('?')).expect("the same path").to_owned()
     };
-    if let Ok(query) = Query::parse(text) {
+    if let Ok(query) = ReferencesQuery::parse(text) {
         let beyond = match query.wanted().scope {
-            Scope::Registry(beyond) => beyond,
-            Scope::Repository => None,
+            QueryScope::Registry(beyond) => beyond,
+            QueryScope::Repository => None,
         };
         let next = Next { after: Some(after), beyond };
         let target = query.next(&name, &subject, next);
         let parameters = parameters(&target, &format!("/v2/a/b/manifests/{subject}/references"));
-        let again = Query::parse(&parameters).expect("its own form");
+        let again = ReferencesQuery::parse(&parameters).expect("its own form");
         assert_eq!(again.next(&name, &subject, next), target);
         assert_eq!(again.filters_applied(), query.filters_applied());
-        let here = |query: &Query| (query.wanted().count, query.wanted().inline, query.wanted().scope);
+        let here =
+            |query: &ReferencesQuery| (query.wanted().count, query.wanted().inline, query.wanted().scope);
         assert_eq!(here(&again), here(&query));
         assert_eq!(again.wanted().after, Some(after));
     }
-    if let Ok(query) = referrers::query::Query::parse(text) {
+    if let Ok(query) = referrers::query::ReferrersQuery::parse(text) {
         let target = query.next(&name, &subject, after);
         let parameters = parameters(&target, &format!("/v2/a/b/referrers/{subject}"));
-        let again = referrers::query::Query::parse(&parameters).expect("its own form");
+        let again = referrers::query::ReferrersQuery::parse(&parameters).expect("its own form");
         assert_eq!(again.next(&name, &subject, after), target);
         assert_eq!(again.filters_applied(), query.filters_applied());
     }
@@ -190,7 +191,7 @@ static WAY: LazyLock<Way> = LazyLock::new(|| {
         ("REFSHIM_UPSTREAMS_DEFAULT_REWRITE_REALM", "true"),
     ];
     let variables = variables.map(|(name, value)| (name.into(), value.into()));
-    let config = Config::load(&Given::default(), variables).expect("a configuration");
+    let config = Config::load(&CommandLine::default(), variables).expect("a configuration");
     let upstream = Upstream::new(&config.upstream, &Metrics::new()).expect("an upstream without TLS");
     let clients = Arc::new(Clients::new(&config));
     let request = Request::builder().header("host", "hub.example.com").body(()).expect("a request");

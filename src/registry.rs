@@ -40,8 +40,10 @@ use crate::proxy::forward::{Origin, strip_hop_by_hop};
 use crate::proxy::upstream::{Upstream, UpstreamError, question as request_of};
 use crate::telemetry::{Metrics, Stale};
 
-pub use answer::{Answer, Fetched, Found, content_digest, content_type, is_manifest, unpacked};
-pub use merge::Merging;
+pub use answer::{
+    Answer, FetchedManifest, FoundManifest, content_digest, content_type, is_manifest, unpacked,
+};
+pub use merge::Merger;
 pub use question::{Caller, Callers, Question, Visit};
 
 use flights::Flights;
@@ -61,7 +63,7 @@ pub struct Registry {
     upstream: Arc<Upstream>,
     callers: Callers,
     memory: Memory,
-    flights: Flights<Asked, Answer<Found>>,
+    flights: Flights<Asked, Answer<FoundManifest>>,
     questions: Budget,
     metrics: Metrics,
     patience: Duration,
@@ -231,7 +233,7 @@ impl Registry {
         self: &Arc<Self>,
         visit: &Visit,
         manifest: &TagOrDigest,
-    ) -> Result<Answer<Found>, Error> {
+    ) -> Result<Answer<FoundManifest>, Error> {
         self.shared(visit, manifest, Need::Existence).await
     }
 
@@ -240,10 +242,10 @@ impl Registry {
         self: &Arc<Self>,
         visit: &Visit,
         manifest: &TagOrDigest,
-    ) -> Result<Answer<Fetched>, Error> {
+    ) -> Result<Answer<FetchedManifest>, Error> {
         let answer = self.shared(visit, manifest, Need::Bytes).await?;
         Ok(match answer {
-            Answer::Present(Found { manifest: Some(manifest), .. }) => Answer::Present(manifest),
+            Answer::Present(FoundManifest { manifest: Some(manifest), .. }) => Answer::Present(manifest),
             Answer::Present(_) => return Err(Error::Handler),
             Answer::Absent => Answer::Absent,
             Answer::Odd(status) => Answer::Odd(status),
@@ -286,7 +288,7 @@ impl Registry {
         visit: &Visit,
         manifest: &TagOrDigest,
         need: Need,
-    ) -> Result<Answer<Found>, Error> {
+    ) -> Result<Answer<FoundManifest>, Error> {
         let (epoch, caller) = (visit.epoch, visit.caller.key);
         let asked = Asked { epoch, caller, manifest: manifest.clone(), need };
         let question = || {
@@ -296,7 +298,12 @@ impl Registry {
         self.flights.join(asked, question).await
     }
 
-    async fn ask(&self, visit: &Visit, manifest: &TagOrDigest, need: Need) -> Result<Answer<Found>, Error> {
+    async fn ask(
+        &self,
+        visit: &Visit,
+        manifest: &TagOrDigest,
+        need: Need,
+    ) -> Result<Answer<FoundManifest>, Error> {
         let Visit { caller, repository, epoch, .. } = visit;
         let repository = &repository.name;
         let by_head = match need {
@@ -307,7 +314,7 @@ impl Registry {
             Some(answer) => answer,
             None => self.ask_by_get(caller, repository, manifest).await?,
         };
-        if matches!(answer, Answer::Present(Found { is_proof: true, .. })) {
+        if matches!(answer, Answer::Present(FoundManifest { is_proof: true, .. })) {
             self.memory.set_readable(*epoch, caller);
         }
         Ok(answer)
@@ -319,7 +326,7 @@ impl Registry {
         caller: &Caller,
         repository: &RepositoryName,
         manifest: &TagOrDigest,
-    ) -> Result<Option<Answer<Found>>, Error> {
+    ) -> Result<Option<Answer<FoundManifest>>, Error> {
         let uri = manifest_uri(repository, manifest, caller)?;
         let response = self.send(Method::HEAD, uri, caller, media_type::ACCEPT_EVERY_MANIFEST).await;
         let response = match response {
@@ -351,7 +358,7 @@ impl Registry {
         caller: &Caller,
         repository: &RepositoryName,
         manifest: &TagOrDigest,
-    ) -> Result<Answer<Found>, Error> {
+    ) -> Result<Answer<FoundManifest>, Error> {
         let uri = manifest_uri(repository, manifest, caller)?;
         let response = self.get(uri, caller, media_type::ACCEPT_EVERY_MANIFEST).await?;
         match response.status() {
@@ -440,11 +447,11 @@ impl Registry {
     }
 }
 
-impl From<Answer<Found>> for Verdict {
-    fn from(answer: Answer<Found>) -> Self {
+impl From<Answer<FoundManifest>> for Verdict {
+    fn from(answer: Answer<FoundManifest>) -> Self {
         match answer {
-            Answer::Present(Found { is_proof: true, .. }) => Self::Readable,
-            Answer::Present(Found { is_proof: false, .. }) | Answer::Absent => Self::Unproven,
+            Answer::Present(FoundManifest { is_proof: true, .. }) => Self::Readable,
+            Answer::Present(FoundManifest { is_proof: false, .. }) | Answer::Absent => Self::Unproven,
             Answer::Odd(status) => Self::Odd(status),
         }
     }

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use self::connection::Connection;
 use crate::admin::Admin;
-use crate::config::{self, Config, RegistryUrl, Timeouts, UpstreamName};
+use crate::config::{self, Config, RegistryUrl, TimeoutsConfig, UpstreamName};
 use crate::http::body::Body;
 use crate::http::limits::{Connections, Load, Place};
 use crate::index::{Index, OpenError};
@@ -59,7 +59,7 @@ pub enum StartError {
     Index(#[from] OpenError),
     /// TLS towards clients cannot be set up.
     #[error("cannot set up TLS towards clients: {0}")]
-    Tls(#[source] TlsError),
+    ServerTls(#[source] TlsError),
     /// The client towards an upstream cannot be set up.
     #[error("cannot set up TLS towards the upstream {0}: {1}")]
     Upstream(UpstreamName, #[source] TlsError),
@@ -70,25 +70,25 @@ pub enum StartError {
 pub struct Server {
     clients: TcpListener,
     admins: TcpListener,
-    tls: Tls,
+    tls: ServerTls,
     known_clients: Arc<Clients>,
     app: Arc<App>,
     admin: Arc<Admin>,
     index: Index,
     tasks: TaskTracker,
-    timeouts: Timeouts,
+    timeouts: TimeoutsConfig,
     connections: Connections,
 }
 
 /// All that is made of TLS files.
 #[derive(Clone, Debug)]
-struct Tls {
+struct ServerTls {
     acceptor: Option<Arc<Acceptor>>,
     upstreams: Upstreams,
     interval: Duration,
 }
 
-impl Tls {
+impl ServerTls {
     /// Looks at the files at each interval and each SIGHUP, for ever.
     async fn watch(self, mut hangup: Signal) {
         loop {
@@ -114,7 +114,7 @@ impl Server {
         let clients = listen(config.listen).await?;
         let admins = listen(config.admin_listen).await?;
         let (metrics, load) = (Arc::new(Metrics::new()), Load::default());
-        let upstream = |settings: &config::Upstream| {
+        let upstream = |settings: &config::UpstreamConfig| {
             if clients.local_addr().is_ok_and(|own| leads_to(&settings.url, own)) {
                 return Err(StartError::Loop(settings.url.authority().clone()));
             }
@@ -131,7 +131,7 @@ impl Server {
             default: upstream(&config.upstream)?,
             further: config.further_upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
         };
-        let acceptor = config.tls.as_ref().map(Acceptor::new).transpose().map_err(StartError::Tls)?;
+        let acceptor = config.tls.as_ref().map(Acceptor::new).transpose().map_err(StartError::ServerTls)?;
         let index = Index::open(crate::index::Settings {
             data_dir: config.data_dir.clone(),
             cache_bytes: config.index.cache_bytes,
@@ -148,7 +148,7 @@ impl Server {
         Ok(Self {
             clients,
             admins,
-            tls: Tls { acceptor: acceptor.map(Arc::new), upstreams, interval: config.tls_reload },
+            tls: ServerTls { acceptor: acceptor.map(Arc::new), upstreams, interval: config.tls_reload },
             known_clients: Arc::new(Clients::new(config)),
             app: Arc::new(app),
             admin: Arc::new(admin),
@@ -239,7 +239,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 struct Doors<'a> {
     connections: &'a TaskTracker,
     shutdown: &'a CancellationToken,
-    timeouts: &'a Timeouts,
+    timeouts: &'a TimeoutsConfig,
 }
 
 impl Doors<'_> {

@@ -19,7 +19,7 @@ use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
-use crate::config::{Log, LogFormat, UpstreamName};
+use crate::config::{LogConfig, LogFormat, UpstreamName};
 use crate::http::limits::Limit;
 use crate::http::route::RouteClass;
 use crate::index::{State, Statistics};
@@ -34,7 +34,7 @@ const SECONDS: [f64; 14] =
 ///
 /// # Errors
 /// The filter is malformed.
-pub fn start_logging(log: &Log) -> Result<(), ParseError> {
+pub fn start_logging(log: &LogConfig) -> Result<(), ParseError> {
     let filter = EnvFilter::try_new(&log.filter)?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match log.format {

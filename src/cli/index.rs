@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::{Args, Subcommand};
 
 use super::{CONFIGURATION_ERROR, fail};
-use crate::config::{Config, Given};
+use crate::config::{CommandLine, Config};
 use crate::index::Order;
 use crate::index::maintenance::{self, Dumped, Gap, MaintenanceError, Mended, Report};
 
@@ -50,7 +50,7 @@ enum Action {
 
 impl IndexCommand {
     pub(super) fn run(self) -> ExitCode {
-        let given = Given { data_dir: self.data_dir, config: self.config, ..Given::default() };
+        let given = CommandLine { data_dir: self.data_dir, config: self.config, ..CommandLine::default() };
         let data_dir = match Config::data_dir(&given, std::env::vars_os()) {
             Ok(data_dir) => data_dir,
             Err(mistakes) => return fail(CONFIGURATION_ERROR, &mistakes.to_string()),

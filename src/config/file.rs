@@ -6,16 +6,16 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::load::Said;
+use super::load::StatedValue;
 use super::mistake::Mistake;
-use super::settings::{Known, SETTINGS, Setting, SettingForm};
+use super::settings::{KnownSetting, SETTINGS, Setting, SettingForm};
 use super::upstream::{InvalidUpstreamName, UPSTREAM_SETTINGS, UpstreamName};
 
 /// What a file says.
 #[derive(Debug)]
 pub(super) struct Contents {
     /// Settings and mistakes, line by line.
-    pub(super) said: Vec<Result<Said, Mistake>>,
+    pub(super) said: Vec<Result<StatedValue, Mistake>>,
     /// Whether all of it could be read. If not, a setting that seems missing may stand in the rest.
     pub(super) is_whole: bool,
 }
@@ -72,7 +72,7 @@ struct Reader<'a> {
     path: &'a Path,
     text: &'a str,
     /// With their lines, in no order.
-    said: Vec<(usize, Result<Said, Mistake>)>,
+    said: Vec<(usize, Result<StatedValue, Mistake>)>,
 }
 
 impl Reader<'_> {
@@ -89,9 +89,9 @@ impl Reader<'_> {
     fn read_entry(&mut self, key: &str, name: &Spanned<DeString<'_>>, value: &DeValue<'_>) {
         let line = line_at(self.text, name.span().start);
         let place = place(self.path, line, Some(key));
-        let said = if let Some(setting) = Known::with_key(key) {
+        let said = if let Some(setting) = KnownSetting::with_key(key) {
             match text_of(value, setting.form()) {
-                Ok(text) => Ok(Said { place, setting, text }),
+                Ok(text) => Ok(StatedValue { place, setting, text }),
                 Err(problem) => Err(Mistake::new(place, problem)),
             }
         } else if let Some(Err(invalid)) = upstream_named(key) {

@@ -13,7 +13,7 @@ pub fn configuration(bytes: &[u8]) {
     let is_whole = contents.is_whole;
     let faults = contents.said.iter().filter(|said| said.is_err()).count();
     assert!(is_whole || faults > 0, "what cannot be read is told");
-    let given = contents.said.iter().flatten().any(|said: &load::Said| said.setting.is_upstream());
+    let given = contents.said.iter().flatten().any(|said: &load::StatedValue| said.setting.is_upstream());
     match settle(contents.said, None) {
         Ok(config) => {
             assert!(is_whole && given && faults == 0);

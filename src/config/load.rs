@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::Config;
 use super::file::{self, Contents};
 use super::mistake::{Mistake, Mistakes};
-use super::settings::{Draft, Known, SETTINGS, Setting};
+use super::settings::{Draft, KnownSetting, SETTINGS, Setting};
 use super::tls_files::{Places, TlsChecks};
 
 const PREFIX: &str = "REFSHIM_";
@@ -17,7 +17,7 @@ const FILE_FLAG: &str = "--config";
 
 /// What the command line says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Given {
+pub struct CommandLine {
     /// `--upstream`
     pub upstream: Option<String>,
     /// `--listen`
@@ -32,10 +32,10 @@ pub struct Given {
 
 /// What one place says of one setting.
 #[derive(Debug)]
-pub(super) struct Said {
+pub(super) struct StatedValue {
     /// As mistakes name it: a file with line and key, a variable or a flag.
     pub(super) place: String,
-    pub(super) setting: Known,
+    pub(super) setting: KnownSetting,
     pub(super) text: String,
 }
 
@@ -44,7 +44,7 @@ impl Config {
     /// that one of them names, and the defaults. A value that another one overrides is checked as
     /// well. Files that it names are not looked at.
     pub fn load(
-        given: &Given,
+        given: &CommandLine,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, Mistakes> {
         Self::load_with(given, variables, None)
@@ -52,7 +52,7 @@ impl Config {
 
     /// [`Config::load`], and the files of TLS are read as well: what is wrong with them is told with the rest.
     pub fn load_and_check(
-        given: &Given,
+        given: &CommandLine,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
         tls: &TlsChecks,
     ) -> Result<Self, Mistakes> {
@@ -60,7 +60,7 @@ impl Config {
     }
 
     fn load_with(
-        given: &Given,
+        given: &CommandLine,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
         tls: Option<&TlsChecks>,
     ) -> Result<Self, Mistakes> {
@@ -75,7 +75,7 @@ impl Config {
     /// `data_dir` alone, as [`Config::load`] finds it; whether the rest is there and goes together does not
     /// matter.
     pub fn data_dir(
-        given: &Given,
+        given: &CommandLine,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<PathBuf, Mistakes> {
         let mut draft = Draft::default();
@@ -85,7 +85,7 @@ impl Config {
     }
 }
 
-fn all_said(given: &Given, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Contents {
+fn all_said(given: &CommandLine, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Contents {
     let variables = ours(variables);
     let Contents { mut said, is_whole } = match file_named(given, &variables) {
         Some((place, path)) => said_by_file(place, &path),
@@ -96,8 +96,8 @@ fn all_said(given: &Given, variables: impl IntoIterator<Item = (OsString, OsStri
     Contents { said, is_whole }
 }
 
-fn put_all(said: Vec<Result<Said, Mistake>>, draft: &mut Draft, places: &mut Places) -> Vec<Mistake> {
-    let mut put = |said: Said| {
+fn put_all(said: Vec<Result<StatedValue, Mistake>>, draft: &mut Draft, places: &mut Places) -> Vec<Mistake> {
+    let mut put = |said: StatedValue| {
         let (key, place) = (said.setting.key(), said.place.clone());
         said.put_into(draft)?;
         places.insert(key, place);
@@ -106,7 +106,10 @@ fn put_all(said: Vec<Result<Said, Mistake>>, draft: &mut Draft, places: &mut Pla
     said.into_iter().filter_map(|said| said.and_then(&mut put).err()).collect()
 }
 
-pub(super) fn settle(said: Vec<Result<Said, Mistake>>, tls: Option<&TlsChecks>) -> Result<Config, Mistakes> {
+pub(super) fn settle(
+    said: Vec<Result<StatedValue, Mistake>>,
+    tls: Option<&TlsChecks>,
+) -> Result<Config, Mistakes> {
     let (mut draft, mut places) = (Draft::default(), Places::new());
     let mut mistakes = put_all(said, &mut draft, &mut places);
     let of_files = tls.map_or_else(Vec::new, |tls| draft.tls_mistakes(tls, &places));
@@ -121,7 +124,7 @@ pub(super) fn settle(said: Vec<Result<Said, Mistake>>, tls: Option<&TlsChecks>) 
     Err(Mistakes::new(mistakes))
 }
 
-impl Said {
+impl StatedValue {
     fn put_into(self, draft: &mut Draft) -> Result<(), Mistake> {
         self.setting.put(draft, &self.text).map_err(|invalid| Mistake::new(self.place, invalid))
     }
@@ -143,7 +146,10 @@ fn ours(variables: impl IntoIterator<Item = (OsString, OsString)>) -> BTreeMap<S
 }
 
 /// The file to read, and who names it.
-fn file_named(given: &Given, variables: &BTreeMap<String, OsString>) -> Option<(&'static str, PathBuf)> {
+fn file_named(
+    given: &CommandLine,
+    variables: &BTreeMap<String, OsString>,
+) -> Option<(&'static str, PathBuf)> {
     let by_flag = given.config.clone().map(|path| (FILE_FLAG, path));
     by_flag.or_else(|| variables.get(FILE_VARIABLE).map(|path| (FILE_VARIABLE, path.into())))
 }
@@ -158,10 +164,10 @@ fn said_by_file(place: &str, path: &Path) -> Contents {
     }
 }
 
-fn said_by_variable(name: &str, value: &OsStr) -> Option<Result<Said, Mistake>> {
-    match (Known::with_variable(name), value.to_str()) {
+fn said_by_variable(name: &str, value: &OsStr) -> Option<Result<StatedValue, Mistake>> {
+    match (KnownSetting::with_variable(name), value.to_str()) {
         (Some(setting), Some(text)) => {
-            Some(Ok(Said { place: name.to_owned(), setting, text: text.to_owned() }))
+            Some(Ok(StatedValue { place: name.to_owned(), setting, text: text.to_owned() }))
         }
         (Some(_), None) => Some(Err(Mistake::new(name, format!("not UTF-8: \"{}\"", value.display())))),
         (None, _) if name == FILE_VARIABLE || is_set_by_kubernetes(name) => None,
@@ -184,7 +190,7 @@ fn is_set_by_kubernetes(name: &str) -> bool {
         || name.contains("_PORT_")
 }
 
-fn said_by_flags(given: &Given) -> impl Iterator<Item = Said> {
+fn said_by_flags(given: &CommandLine) -> impl Iterator<Item = StatedValue> {
     let flags = [
         ("upstream", given.upstream.as_ref()),
         ("listen", given.listen.as_ref()),
@@ -193,6 +199,6 @@ fn said_by_flags(given: &Given) -> impl Iterator<Item = Said> {
     ];
     flags.into_iter().filter_map(|(key, text)| {
         let place = format!("--{}", key.replace('_', "-"));
-        Some(Said { place, setting: Known::with_key(key)?, text: text?.clone() })
+        Some(StatedValue { place, setting: KnownSetting::with_key(key)?, text: text?.clone() })
     })
 }

@@ -18,8 +18,8 @@ use super::value::{
     list, log_filter, log_format, network, size,
 };
 use super::{
-    ClientAuth, Config, Index, Limits, Log, Manifests, References, Referrers, RegistryUrl, Timeouts, Tls,
-    Upstream,
+    ClientAuth, Config, IndexConfig, LimitsConfig, LogConfig, ManifestsConfig, ReferencesConfig,
+    ReferrersConfig, RegistryUrl, TimeoutsConfig, TlsConfig, UpstreamConfig,
 };
 use crate::oci::LinkKinds;
 
@@ -47,7 +47,7 @@ pub(super) enum SettingForm {
 
 /// Which setting a key or a variable names.
 #[derive(Clone, Debug)]
-pub(super) enum Known {
+pub(super) enum KnownSetting {
     Common(&'static Setting<Draft>),
     OfUpstream(UpstreamName, &'static Setting<UpstreamDraft>),
 }
@@ -61,15 +61,15 @@ pub(super) struct Draft {
     listen: SocketAddr,
     admin_listen: SocketAddr,
     pub(super) data_dir: PathBuf,
-    tls: Tls,
+    tls: TlsConfig,
     tls_reload: Duration,
-    timeouts: Timeouts,
-    manifests: Manifests,
-    references: References,
-    referrers: Referrers,
-    limits: Limits,
-    index: Index,
-    log: Log,
+    timeouts: TimeoutsConfig,
+    manifests: ManifestsConfig,
+    references: ReferencesConfig,
+    referrers: ReferrersConfig,
+    limits: LimitsConfig,
+    index: IndexConfig,
+    log: LogConfig,
 }
 
 /// A wait that must end, but need not end soon.
@@ -196,7 +196,7 @@ impl Setting<Draft> {
     }
 }
 
-impl Known {
+impl KnownSetting {
     /// The setting of this key.
     pub(super) fn with_key(key: &str) -> Option<Self> {
         if let Some(common) = SETTINGS.iter().find(|setting| setting.key == key) {
@@ -265,20 +265,20 @@ impl Default for Draft {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)),
             admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5001)),
             data_dir: PathBuf::from("./refshim-data"),
-            tls: Tls {
+            tls: TlsConfig {
                 certificates: Vec::new(),
                 keys: Vec::new(),
                 client_ca: None,
                 client_auth: ClientAuth::Required,
             },
             tls_reload: Duration::from_secs(10),
-            timeouts: Timeouts::default(),
-            manifests: Manifests::default(),
-            references: References::default(),
-            referrers: Referrers::default(),
-            limits: Limits::default(),
-            index: Index::default(),
-            log: Log::default(),
+            timeouts: TimeoutsConfig::default(),
+            manifests: ManifestsConfig::default(),
+            references: ReferencesConfig::default(),
+            referrers: ReferrersConfig::default(),
+            limits: LimitsConfig::default(),
+            index: IndexConfig::default(),
+            log: LogConfig::default(),
         }
     }
 }
@@ -330,14 +330,14 @@ impl Draft {
     }
 }
 
-fn no_room(limits: &Limits, manifests: &Manifests) -> Option<Mistake> {
+fn no_room(limits: &LimitsConfig, manifests: &ManifestsConfig) -> Option<Mistake> {
     let needed = manifests.max_bytes;
     (limits.manifest_bytes < needed).then(|| {
         Mistake::new("limits.manifest_bytes", format!("must be at least manifests.max_bytes ({needed})"))
     })
 }
 
-fn unpaired(tls: &Tls) -> Option<Mistake> {
+fn unpaired(tls: &TlsConfig) -> Option<Mistake> {
     if tls.certificates.len() != tls.keys.len() {
         return Some(Mistake::new("tls", "certificate and key must name as many files, in the same order"));
     }
@@ -346,7 +346,7 @@ fn unpaired(tls: &Tls) -> Option<Mistake> {
 }
 
 /// A rule that two upstreams have, and two names that give the same number.
-fn clashes(upstreams: &[Upstream]) -> Vec<Mistake> {
+fn clashes(upstreams: &[UpstreamConfig]) -> Vec<Mistake> {
     let mut owners: BTreeMap<String, &UpstreamName> = BTreeMap::new();
     let mut mistakes = Vec::new();
     for upstream in upstreams {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
-use super::{Config, Given, Http2, Timeouts, Upstream, UpstreamTls};
+use super::{CommandLine, Config, Http2, TimeoutsConfig, UpstreamConfig, UpstreamTls};
 
 mod mistakes;
 mod settings;
@@ -16,7 +16,7 @@ const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/refshim.toml"
 struct Sources {
     file: Option<String>,
     variables: Vec<(OsString, OsString)>,
-    given: Given,
+    given: CommandLine,
 }
 
 impl Sources {
@@ -47,8 +47,8 @@ fn defaults() -> Config {
     from_variables(&[("REFSHIM_UPSTREAM", "https://registry.example")]).load().unwrap()
 }
 
-fn upstream(name: &str, url: &str, timeouts: &Timeouts) -> Upstream {
-    Upstream {
+fn upstream(name: &str, url: &str, timeouts: &TimeoutsConfig) -> UpstreamConfig {
+    UpstreamConfig {
         name: name.parse().unwrap(),
         url: url.parse().unwrap(),
         hosts: Vec::new(),
@@ -89,7 +89,7 @@ fn a_flag_comes_before_a_variable_before_the_file_before_the_default() {
 
 #[test]
 fn every_flag_reaches_its_field() {
-    let given = Given {
+    let given = CommandLine {
         upstream: Some("http://10.0.0.5".to_owned()),
         listen: Some("127.0.0.1:1".to_owned()),
         admin_listen: Some("127.0.0.1:2".to_owned()),
@@ -97,7 +97,7 @@ fn every_flag_reaches_its_field() {
         config: None,
     };
     let expected = Config {
-        upstream: upstream("default", "http://10.0.0.5", &Timeouts::default()),
+        upstream: upstream("default", "http://10.0.0.5", &TimeoutsConfig::default()),
         listen: "127.0.0.1:1".parse().unwrap(),
         admin_listen: "127.0.0.1:2".parse().unwrap(),
         data_dir: PathBuf::from("/data"),
@@ -109,8 +109,8 @@ fn every_flag_reaches_its_field() {
 #[test]
 fn a_variable_names_the_file_and_a_flag_comes_before_it() {
     let variables = |path: &str| [("REFSHIM_CONFIG".into(), path.into())];
-    assert_eq!(Config::load(&Given::default(), variables(EXAMPLE)), Ok(defaults()));
-    let given = Given { config: Some(PathBuf::from(EXAMPLE)), ..Given::default() };
+    assert_eq!(Config::load(&CommandLine::default(), variables(EXAMPLE)), Ok(defaults()));
+    let given = CommandLine { config: Some(PathBuf::from(EXAMPLE)), ..CommandLine::default() };
     assert_eq!(Config::load(&given, variables("missing.toml")), Ok(defaults()));
 }
 

@@ -8,19 +8,19 @@ use super::UpstreamTls;
 use super::mistake::Mistake;
 
 /// Reads a file; says what is wrong with it.
-type Check = fn(&Path) -> Result<(), String>;
+type FileCheck = fn(&Path) -> Result<(), String>;
 
 /// How the files are read.
 #[derive(Clone, Copy, Debug)]
 pub struct TlsChecks {
     /// A certificate with its chain.
-    pub certificate: Check,
+    pub certificate: FileCheck,
     /// A private key.
-    pub key: Check,
+    pub key: FileCheck,
     /// A certificate and a private key, each of them sound, that must belong together.
     pub pair: fn(&Path, &Path) -> Result<(), String>,
     /// Authorities, or certificates that are trusted by themselves.
-    pub authorities: Check,
+    pub authorities: FileCheck,
 }
 
 /// Where each setting was said that is in force, by its key.
@@ -36,7 +36,7 @@ pub(super) struct TlsFiles<'a> {
 }
 
 impl<'a> TlsFiles<'a> {
-    pub(super) fn towards_clients(tls: &'a super::Tls) -> Self {
+    pub(super) fn towards_clients(tls: &'a super::TlsConfig) -> Self {
         Self {
             table: "tls".to_owned(),
             certificates: tls.certificates.iter().collect(),

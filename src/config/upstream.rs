@@ -11,12 +11,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::settings::{LIMIT, Setting, SettingForm, put, setting};
 use super::value::{duration, file, host, http2, list, server_name, text, yes_or_no};
-use super::{RegistryUrl, Timeouts};
+use super::{RegistryUrl, TimeoutsConfig};
 use crate::oci::RepositoryName;
 
 /// A registry behind the shim.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
+pub struct UpstreamConfig {
     /// What the operator calls it; `default` for the one that takes what no rule gives to another.
     pub name: UpstreamName,
     /// Where it is.
@@ -37,7 +37,7 @@ pub struct Upstream {
     /// Default no.
     pub rewrite_realm: bool,
     /// The waits that concern it; those that it does not set are the common ones.
-    pub timeouts: Timeouts,
+    pub timeouts: TimeoutsConfig,
 }
 
 /// TLS towards an upstream. All files are PEM; they are read again when they change, or on SIGHUP.
@@ -124,7 +124,7 @@ pub(super) static UPSTREAM_SETTINGS: &[Setting<UpstreamDraft>] = &[
     }),
 ];
 
-impl Upstream {
+impl UpstreamConfig {
     /// The upstream's number in the index: 0 for the default one, else made from the name.
     #[must_use]
     pub fn number(&self) -> u32 {
@@ -138,9 +138,9 @@ impl UpstreamDraft {
     pub(super) fn finish(
         self,
         name: &UpstreamName,
-        common: &Timeouts,
+        common: &TimeoutsConfig,
         mut problem: impl FnMut(&'static str),
-    ) -> Option<Upstream> {
+    ) -> Option<UpstreamConfig> {
         if self.tls.certificate.is_some() != self.tls.key.is_some() {
             problem("certificate and key go together: give both or neither");
         }
@@ -162,7 +162,7 @@ impl UpstreamDraft {
             }
             return None;
         };
-        Some(Upstream {
+        Some(UpstreamConfig {
             name: name.clone(),
             url,
             hosts: self.hosts,
@@ -172,7 +172,7 @@ impl UpstreamDraft {
             tls: self.tls,
             http2: self.http2,
             rewrite_realm: self.rewrite_realm,
-            timeouts: Timeouts {
+            timeouts: TimeoutsConfig {
                 connect: self.connect.unwrap_or(common.connect),
                 response: self.response.unwrap_or(common.response),
                 body_idle: self.body_idle.unwrap_or(common.body_idle),

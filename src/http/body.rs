@@ -31,13 +31,13 @@ use lent::WayHome;
 /// A body on its way to the upstream or to the client.
 #[derive(Debug)]
 pub struct Body {
-    source: Source,
+    source: BodySource,
     /// There if a client is to get it.
     outlet: Option<Outlet>,
 }
 
 #[derive(Debug)]
-enum Source {
+enum BodySource {
     Whole(Option<Bytes>),
     Streamed(Box<Streamed>),
 }
@@ -108,13 +108,13 @@ impl Body {
     /// A body of these bytes.
     #[must_use]
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
-        Self::from(Source::Whole(Some(bytes.into())))
+        Self::from(BodySource::Whole(Some(bytes.into())))
     }
 
     /// A body without a byte.
     #[must_use]
     pub fn empty() -> Self {
-        Self::from(Source::Whole(None))
+        Self::from(BodySource::Whole(None))
     }
 
     /// What a client sends, passed on as it comes; an error if nothing comes for `idle`. When nobody wants
@@ -146,7 +146,7 @@ impl Body {
         sender: Sender,
         request: Option<RequestGuard>,
     ) -> Self {
-        Self::from(Source::Streamed(Box::new(Streamed {
+        Self::from(BodySource::Streamed(Box::new(Streamed {
             gate: None,
             read_before,
             sender,
@@ -163,7 +163,7 @@ impl Body {
     /// Lets nothing of a streamed body be read before the gate's other end is used or dropped, for
     /// `at_most` that long.
     pub fn wait_for(&mut self, gate: oneshot::Receiver<()>, at_most: Duration) {
-        if let Source::Streamed(streamed) = &mut self.source {
+        if let BodySource::Streamed(streamed) = &mut self.source {
             streamed.gate = Some(Gate(Box::pin(tokio::time::timeout(at_most, gate))));
         }
     }
@@ -171,8 +171,8 @@ impl Body {
     /// A copy of a streamed body, once all of it has passed; none if it breaks off or is longer than `limit`.
     pub fn copy(&mut self, limit: usize) -> Option<oneshot::Receiver<Bytes>> {
         match &mut self.source {
-            Source::Whole(_) => None,
-            Source::Streamed(streamed) => {
+            BodySource::Whole(_) => None,
+            BodySource::Streamed(streamed) => {
                 let (whole, copy) = oneshot::channel();
                 streamed.copy = Some(BodyCopy { kept: BytesMut::new(), limit, whole });
                 Some(copy)
@@ -184,14 +184,14 @@ impl Body {
     /// before that: its last bytes, queued for the client, keep the guard then.
     pub fn keep(&mut self, request: RequestGuard) {
         match &mut self.source {
-            Source::Streamed(streamed) => streamed.request = Some(request),
-            Source::Whole(_) => self.hold(request),
+            BodySource::Streamed(streamed) => streamed.request = Some(request),
+            BodySource::Whole(_) => self.hold(request),
         }
     }
 
     /// Keeps a guard of a whole answer until the client has taken it; of a streamed one it is dropped.
     pub fn hold(&mut self, guard: impl Send + 'static) {
-        if let Source::Whole(Some(bytes)) = &mut self.source {
+        if let BodySource::Whole(Some(bytes)) = &mut self.source {
             *bytes = held::kept_with(bytes.clone(), guard);
         }
     }
@@ -200,8 +200,8 @@ impl Body {
     #[must_use]
     pub fn whole_length(&self) -> Option<usize> {
         match &self.source {
-            Source::Whole(bytes) => bytes.as_ref().map(Bytes::len),
-            Source::Streamed(_) => None,
+            BodySource::Whole(bytes) => bytes.as_ref().map(Bytes::len),
+            BodySource::Streamed(_) => None,
         }
     }
 
@@ -214,8 +214,8 @@ impl Body {
     /// How far a streamed body has got; whole ones need no watching.
     pub fn watch(&mut self) -> Option<Arc<Progress>> {
         match &mut self.source {
-            Source::Whole(_) => None,
-            Source::Streamed(streamed) => Some(Arc::clone(streamed.progress.get_or_insert_default())),
+            BodySource::Whole(_) => None,
+            BodySource::Streamed(streamed) => Some(Arc::clone(streamed.progress.get_or_insert_default())),
         }
     }
 }
@@ -245,13 +245,13 @@ impl http_body::Body for Body {
     }
 }
 
-impl From<Source> for Body {
-    fn from(source: Source) -> Self {
+impl From<BodySource> for Body {
+    fn from(source: BodySource) -> Self {
         Self { source, outlet: None }
     }
 }
 
-impl Source {
+impl BodySource {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),

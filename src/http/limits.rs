@@ -41,9 +41,9 @@ pub enum Limit {
 /// Who counts as one client: an IPv4 address, or the /64 of an IPv6 address. Whoever has one address of that
 /// usually has them all (RFC 6177), and would be as many clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Client(IpAddr);
+struct ClientNetwork(IpAddr);
 
-impl From<IpAddr> for Client {
+impl From<IpAddr> for ClientNetwork {
     fn from(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V4(address) => address.into(),
@@ -93,7 +93,8 @@ mod tests {
 
     #[track_caller]
     fn check_client(one: &str, other: &str, expected: bool) {
-        let [one_client, other_client] = [one, other].map(|it| Client::from(it.parse::<IpAddr>().unwrap()));
+        let [one_client, other_client] =
+            [one, other].map(|it| ClientNetwork::from(it.parse::<IpAddr>().unwrap()));
         assert_eq!(one_client == other_client, expected, "{one} {other}");
     }
 

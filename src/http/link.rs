@@ -1,4 +1,4 @@
-//! The `Link` header (RFC 8288): where the next page of a list is. Pure; whether to go there, and with which
+//! The `WebLink` header (RFC 8288): where the next page of a list is. Pure; whether to go there, and with which
 //! credentials, is for the caller to decide.
 
 use std::borrow::Cow;
@@ -32,13 +32,13 @@ pub fn next(headers: &HeaderMap, request: &Uri) -> Option<Result<Uri, InvalidLin
 
 /// One link of a field.
 #[derive(Debug, Default)]
-struct Link<'a> {
+struct WebLink<'a> {
     target: &'a str,
     relations: Option<Cow<'a, str>>,
     anchor: Option<Cow<'a, str>>,
 }
 
-impl<'a> Link<'a> {
+impl<'a> WebLink<'a> {
     fn is_next(&self) -> bool {
         let relations = self.relations.as_deref().unwrap_or_default();
         relations.split_ascii_whitespace().any(|relation| relation.eq_ignore_ascii_case("next"))
@@ -64,11 +64,11 @@ impl<'a> Link<'a> {
 }
 
 /// The links of one field (RFC 8288, B.2), up to where it breaks the grammar.
-fn links_of(field: &str) -> Vec<Link<'_>> {
+fn links_of(field: &str) -> Vec<WebLink<'_>> {
     let mut links = Vec::new();
     let mut rest = field;
     while let Some((target, parameters)) = link_value(rest) {
-        let mut link = Link { target: target.trim(), ..Link::default() };
+        let mut link = WebLink { target: target.trim(), ..WebLink::default() };
         rest = parameters.trim_start();
         while let Some(parameter) = rest.strip_prefix(';') {
             let (name, value, after) = one_parameter(parameter);

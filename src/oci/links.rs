@@ -21,7 +21,7 @@ mod place;
 pub use attestation::Attestation;
 pub use in_toto::is_buildkit_attestation;
 use json::{annotations, each_element, parse, parse_raw, text};
-use place::Place;
+use place::ManifestPlace;
 
 /// How deep `reference.reference…` is followed.
 const NESTING_LIMIT: usize = 16;
@@ -104,7 +104,7 @@ impl fmt::Display for Refusal {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Manifest<'a> {
+struct ManifestMembers<'a> {
     #[serde(borrow)]
     media_type: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -147,8 +147,8 @@ struct DescriptorMembers<'a> {
 #[must_use]
 pub fn links_of(manifest: &[u8], content_type: Option<&str>, tag: Option<&Tag>) -> ManifestLinks {
     let mut found = ManifestLinks::default();
-    let Some(members) = parse::<Manifest<'_>>(manifest) else {
-        found.refuse(&Place::Document, RefusalReason::Unreadable);
+    let Some(members) = parse::<ManifestMembers<'_>>(manifest) else {
+        found.refuse(&ManifestPlace::Document, RefusalReason::Unreadable);
         return found;
     };
     let essence = content_type.map(media_type::essence);
@@ -177,9 +177,9 @@ pub fn links_of(manifest: &[u8], content_type: Option<&str>, tag: Option<&Tag>) 
     if media_type::has_subject(&found.media_type) {
         found.read_subject(members.subject);
     }
-    found.follow_reference(members.reference, &Place::Document, 0);
+    found.follow_reference(members.reference, &ManifestPlace::Document, 0);
     if let Some(config) = members.config {
-        found.read_descriptor(config, &Place::Member("config"), None);
+        found.read_descriptor(config, &ManifestPlace::Member("config"), None);
     }
     // What an index at a referrers tag lists are no parts of it.
     let is_parent = is_index && scheme != Some(TagScheme::Referrers);
@@ -190,10 +190,10 @@ pub fn links_of(manifest: &[u8], content_type: Option<&str>, tag: Option<&Tag>) 
     ] {
         let Some(list) = list else { continue };
         let whole = each_element(list, |position, element| {
-            found.read_descriptor(element, &Place::Element(name, position), kind);
+            found.read_descriptor(element, &ManifestPlace::Element(name, position), kind);
         });
         if !whole && kind.is_some() {
-            found.refuse(&Place::Member(name), RefusalReason::NotADescriptor);
+            found.refuse(&ManifestPlace::Member(name), RefusalReason::NotADescriptor);
         }
     }
 
@@ -205,7 +205,7 @@ pub fn links_of(manifest: &[u8], content_type: Option<&str>, tag: Option<&Tag>) 
 impl ManifestLinks {
     /// A descriptor inside the manifest: itself a link where `kind` says so, and the place of a
     /// `reference` in any case.
-    fn read_descriptor(&mut self, descriptor: &RawValue, place: &Place<'_>, kind: Option<LinkKind>) {
+    fn read_descriptor(&mut self, descriptor: &RawValue, place: &ManifestPlace<'_>, kind: Option<LinkKind>) {
         match (parse_raw::<DescriptorMembers<'_>>(descriptor), kind) {
             (Some(members), kind) => {
                 if let Some(kind) = kind {
@@ -229,7 +229,7 @@ impl ManifestLinks {
     }
 
     /// An entry of an index that buildx made for an attestation: what the entry names is about another entry.
-    fn read_attestation(&mut self, entry: &DescriptorMembers<'_>, place: &Place<'_>) {
+    fn read_attestation(&mut self, entry: &DescriptorMembers<'_>, place: &ManifestPlace<'_>) {
         match attestation::of(entry) {
             None => {}
             Some(Ok(attestation)) => self.attestations.push(attestation),
@@ -246,27 +246,27 @@ impl ManifestLinks {
                 self.subject = Some(subject.clone());
                 self.links.push(Link { subject, kind: LinkKind::Subject });
             }
-            Err(reason) => self.refuse(&Place::Member("subject"), reason),
+            Err(reason) => self.refuse(&ManifestPlace::Member("subject"), reason),
         }
     }
 
     /// The value of a `reference` member: a descriptor or a list of them.
-    fn follow_reference(&mut self, reference: Option<&RawValue>, holder: &Place<'_>, depth: usize) {
+    fn follow_reference(&mut self, reference: Option<&RawValue>, holder: &ManifestPlace<'_>, depth: usize) {
         let Some(reference) = reference else { return };
-        let place = Place::Reference(holder);
+        let place = ManifestPlace::Reference(holder);
         if depth == NESTING_LIMIT {
             return self.refuse(&place, RefusalReason::Nesting);
         }
         if reference.get().starts_with('[') {
             each_element(reference, |position, element| {
-                self.refer_to(element, &Place::ReferenceElement(holder, position), depth);
+                self.refer_to(element, &ManifestPlace::ReferenceElement(holder, position), depth);
             });
         } else {
             self.refer_to(reference, &place, depth);
         }
     }
 
-    fn refer_to(&mut self, descriptor: &RawValue, place: &Place<'_>, depth: usize) {
+    fn refer_to(&mut self, descriptor: &RawValue, place: &ManifestPlace<'_>, depth: usize) {
         let Some(members) = parse_raw::<DescriptorMembers<'_>>(descriptor) else {
             return self.refuse(place, RefusalReason::NotADescriptor);
         };
@@ -277,7 +277,7 @@ impl ManifestLinks {
         self.follow_reference(members.reference, place, depth + 1);
     }
 
-    fn refuse(&mut self, place: &Place<'_>, reason: RefusalReason) {
+    fn refuse(&mut self, place: &ManifestPlace<'_>, reason: RefusalReason) {
         self.refused += 1;
         if self.refusals.len() < REFUSALS_TOLD {
             self.refusals.push(Refusal { place: place.to_string(), reason });

@@ -84,7 +84,7 @@ async fn switch(
     upstream: &Upstream,
     origin: &Origin,
     mut request: Request<Body>,
-    wanted: tunnel::Wanted,
+    wanted: tunnel::WantedProtocol,
 ) -> Result<(Response<Body>, Option<impl Future<Output = ()> + use<>>), Error> {
     prepare_request(&mut request, origin);
     let client = wanted.ask(&mut request);

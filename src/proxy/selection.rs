@@ -12,7 +12,7 @@ use std::sync::Arc;
 use form_urlencoded::{byte_serialize, parse};
 use http::uri::PathAndQuery;
 
-use crate::config::{Config, Upstream};
+use crate::config::{Config, UpstreamConfig};
 use crate::http::route::{behind, has_dot_segment};
 
 /// `/.refshim/<name>`
@@ -154,7 +154,7 @@ impl Rules {
         !(self.namespaces.is_empty() && self.prefixes.is_empty())
     }
 
-    fn of(upstream: &Upstream) -> Self {
+    fn of(upstream: &UpstreamConfig) -> Self {
         Self {
             mark: format!("{MARK}{}", upstream.name).into(),
             hosts: upstream.hosts.clone(),
@@ -168,7 +168,7 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Given;
+    use crate::config::CommandLine;
 
     fn selection() -> Selection {
         let directory = tempfile::tempdir().unwrap();
@@ -189,7 +189,9 @@ mod tests {
             hosts = ["own.example.com"]
         "#;
         std::fs::write(&file, text).unwrap();
-        Selection::new(&Config::load(&Given { config: Some(file), ..Given::default() }, []).unwrap())
+        Selection::new(
+            &Config::load(&CommandLine { config: Some(file), ..CommandLine::default() }, []).unwrap(),
+        )
     }
 
     #[track_caller]

@@ -63,7 +63,7 @@ pub const VIA_REFSHIM: HeaderValue = HeaderValue::from_static("1.1 refshim");
 pub struct Upstream {
     number: u32,
     name: config::UpstreamName,
-    settings: config::Upstream,
+    settings: config::UpstreamConfig,
     client: Client<Connector, Body>,
     /// With small buffers, for times of many requests: what a client leaves unread stays in them.
     thrifty: Client<Connector, Body>,
@@ -139,7 +139,7 @@ impl Upstream {
     ///
     /// # Errors
     /// TLS towards it cannot be set up.
-    pub fn new(settings: &config::Upstream, metrics: &Metrics) -> Result<Self, TlsError> {
+    pub fn new(settings: &config::UpstreamConfig, metrics: &Metrics) -> Result<Self, TlsError> {
         let protocols = match settings.http2 {
             Http2::Never => Protocols::Http1,
             Http2::Auto => Protocols::Either,
@@ -420,7 +420,7 @@ impl Upstream {
 }
 
 fn pool(
-    timeouts: &config::Timeouts,
+    timeouts: &config::TimeoutsConfig,
     connector: Connector,
     protocols: Protocols,
     Buffers { read, window }: Buffers,

@@ -2,8 +2,8 @@
 //! showed that the caller may read the repository, and nothing pending is listed before the upstream was
 //! asked for it.
 
+mod across;
 mod answer;
-mod elsewhere;
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use crate::config;
 use crate::index::{Entry, Index, Order, Page, Removed, Repository, Scan};
 use crate::oci::{Digest, TagOrDigest};
 use crate::proxy::error::Error;
-use crate::registry::reader::Reading;
-use crate::registry::{Answer, Fetched, Merging, Question, Registry, Verdict, Visit};
+use crate::registry::reader::ManifestReader;
+use crate::registry::{Answer, FetchedManifest, Merger, Question, Registry, Verdict, Visit};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use http::StatusCode;
 
+pub use across::{Beyond, REPOSITORY_ANNOTATION};
+use across::{Elsewhere, merge};
 pub use answer::render;
-pub use elsewhere::{Beyond, REPOSITORY_ANNOTATION};
-use elsewhere::{Elsewhere, merge};
 
 /// How many entries of a page may be claims that the registry never confirmed. Each costs a question, and whoever
 /// hangs up in the middle of a PUT makes one.
@@ -27,10 +27,10 @@ const CLAIMS: usize = 500;
 
 /// Lists referrers.
 #[derive(Debug)]
-pub struct Listing {
+pub struct ReferrerPages {
     registry: Arc<Registry>,
-    merging: Arc<Merging>,
-    reading: Reading,
+    merger: Arc<Merger>,
+    reader: ManifestReader,
     index: Index,
     page_bytes: usize,
     concurrency: usize,
@@ -41,7 +41,7 @@ pub struct Listing {
 pub type Accepts = Arc<dyn Fn(&Entry) -> bool + Send + Sync>;
 
 /// What a caller wants to see.
-pub struct Wanted {
+pub struct PageRequest {
     /// Where the page before ended.
     pub after: Option<Order>,
     /// How many entries at most.
@@ -53,12 +53,12 @@ pub struct Wanted {
     /// Whether the upstream can have something that the index has not.
     pub gathers: bool,
     /// Where to look.
-    pub scope: Scope,
+    pub scope: QueryScope,
 }
 
 /// Where referrers are looked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Scope {
+pub enum QueryScope {
     /// In the repository of the query.
     #[default]
     Repository,
@@ -68,7 +68,7 @@ pub enum Scope {
 
 /// What a page holds.
 #[derive(Debug)]
-pub struct Listed {
+pub struct ReferrerPage {
     /// What was asked about.
     pub subject: Digest,
     /// The descriptors of its referrers, oldest first.
@@ -113,7 +113,7 @@ enum Seen {
     Unwanted,
 }
 
-impl fmt::Debug for Wanted {
+impl fmt::Debug for PageRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wanted")
             .field("after", &self.after)
@@ -122,34 +122,39 @@ impl fmt::Debug for Wanted {
     }
 }
 
-impl Listing {
+impl ReferrerPages {
     /// Lists from `index` what `registry` lets its callers see.
     #[must_use]
     pub fn new(
         registry: Arc<Registry>,
-        merging: Arc<Merging>,
-        reading: Reading,
+        merger: Arc<Merger>,
+        reader: ManifestReader,
         index: Index,
-        settings: &config::References,
+        settings: &config::ReferencesConfig,
     ) -> Self {
-        let config::References { page_bytes, concurrency, scope_repositories, .. } = *settings;
+        let config::ReferencesConfig { page_bytes, concurrency, scope_repositories, .. } = *settings;
         let elsewhere = Elsewhere::new(scope_repositories, concurrency, page_bytes);
-        Self { registry, merging, reading, index, page_bytes, concurrency, elsewhere }
+        Self { registry, merger, reader, index, page_bytes, concurrency, elsewhere }
     }
 
     /// One page. A client that goes away ends it wherever it is; nothing is lost by that.
-    pub async fn page(&self, visit: Visit, manifest: TagOrDigest, wanted: &Wanted) -> Result<Listed, Error> {
+    pub async fn page(
+        &self,
+        visit: Visit,
+        manifest: TagOrDigest,
+        wanted: &PageRequest,
+    ) -> Result<ReferrerPage, Error> {
         let (question, verdict) = self.open(visit, manifest).await?;
         let here = self.here(&question, verdict, wanted).await?;
         let mut questions = Vec::new();
         let (entries, next) = match wanted.scope {
-            Scope::Repository => {
+            QueryScope::Repository => {
                 let last = here.entries.last().filter(|_| here.more);
                 let next = last.map(|last| Next { after: Some(last.order), beyond: None });
                 questions.push(question);
                 (here.entries.into_iter().map(|entry| (0, entry)).collect(), next)
             }
-            Scope::Registry(beyond) => {
+            QueryScope::Registry(beyond) => {
                 let found = self.elsewhere.pages(self, &question, wanted).await?;
                 questions.push(question);
                 let mut pages = vec![here];
@@ -167,7 +172,7 @@ impl Listing {
         };
         let descriptors = self.present(&questions, &entries, wanted).await?;
         let subject = questions.swap_remove(0).subject;
-        Ok(Listed { subject, descriptors, next })
+        Ok(ReferrerPage { subject, descriptors, next })
     }
 
     /// The question, once its subject is known, and what is known of the caller's right to ask it.
@@ -196,16 +201,16 @@ impl Listing {
     }
 
     /// The page of the repository that was asked, as far as the caller may know.
-    async fn here(&self, question: &Question, verdict: Verdict, wanted: &Wanted) -> Result<Page, Error> {
+    async fn here(&self, question: &Question, verdict: Verdict, wanted: &PageRequest) -> Result<Page, Error> {
         let nothing = Page { entries: Vec::new(), more: false };
-        if matches!(wanted.scope, Scope::Registry(Some(_))) {
+        if matches!(wanted.scope, QueryScope::Registry(Some(_))) {
             return Ok(nothing);
         }
         // Later pages go on in what the first one brought into the index.
         let gathers = wanted.gathers && wanted.after.is_none();
         if verdict == Verdict::Readable {
             if gathers {
-                self.merging.refresh(question, true).await?;
+                self.merger.refresh(question, true).await?;
             }
             return self.scan(question, wanted, self.page_bytes).await;
         }
@@ -213,7 +218,7 @@ impl Listing {
         let witnesses = witnesses(&page);
         let shown = self.registry.may_read_one_of(&question.visit, witnesses).await?;
         let is_shown = shown == Verdict::Readable;
-        if gathers && self.merging.refresh(question, is_shown).await? {
+        if gathers && self.merger.refresh(question, is_shown).await? {
             return self.scan(question, wanted, self.page_bytes).await;
         }
         match (shown, verdict) {
@@ -226,7 +231,7 @@ impl Listing {
 
     /// The entries that are wanted. What is pending is looked at whatever is wanted: what is known of it is
     /// somebody's claim, by which nothing may be left out.
-    async fn scan(&self, question: &Question, wanted: &Wanted, max_bytes: usize) -> Result<Page, Error> {
+    async fn scan(&self, question: &Question, wanted: &PageRequest, max_bytes: usize) -> Result<Page, Error> {
         let accepts = Arc::clone(&wanted.accepts);
         let scan = Scan {
             after: wanted.after,
@@ -244,7 +249,7 @@ impl Listing {
         &self,
         questions: &[Question],
         entries: &[Placed],
-        wanted: &Wanted,
+        wanted: &PageRequest,
     ) -> Result<Vec<String>, Error> {
         let inlined = if wanted.inline {
             answer::what_fits(entries, self.page_bytes)
@@ -295,7 +300,7 @@ impl Listing {
         questions: &[Question],
         (place, entry): &Placed,
         inlined: bool,
-        wanted: &Wanted,
+        wanted: &PageRequest,
     ) -> Result<Seen, Error> {
         let question = questions.get(*place).ok_or(Error::Handler)?;
         match self.check(question, entry, inlined, wanted).await {
@@ -310,7 +315,7 @@ impl Listing {
         &self,
         question: &Question,
         entry: &Entry,
-        wanted: &Wanted,
+        wanted: &PageRequest,
         error: Error,
     ) -> Result<Seen, Error> {
         let reason = error.stands_in();
@@ -331,7 +336,7 @@ impl Listing {
         question: &Question,
         entry: &Entry,
         inlined: bool,
-        wanted: &Wanted,
+        wanted: &PageRequest,
     ) -> Result<Seen, Error> {
         let visit = &question.visit;
         if self.registry.was_just_missing(visit, &entry.digest) {
@@ -360,11 +365,16 @@ impl Listing {
 
     /// What somebody claimed of a referrer becomes what its bytes say, as the registry serves them. The answer
     /// does not depend on whether this can be written down: the next query asks again.
-    async fn settle(&self, question: &Question, entry: &Entry, fetched: Fetched) -> Result<Entry, Error> {
+    async fn settle(
+        &self,
+        question: &Question,
+        entry: &Entry,
+        fetched: FetchedManifest,
+    ) -> Result<Entry, Error> {
         let Question { visit: Visit { repository, .. }, subject } = question;
         let manifest = TagOrDigest::Digest(entry.digest.clone());
         let (algorithm, content_type) = (entry.digest.algorithm(), fetched.content_type.as_deref());
-        let read = self.reading.read(repository, &manifest, algorithm, &fetched.bytes, content_type).await?;
+        let read = self.reader.read(repository, &manifest, algorithm, &fetched.bytes, content_type).await?;
         let own = read.referrer.links.iter().filter(|link| link.subject == *subject).map(|link| link.kind);
         let told = entry.kinds.iter().filter(|kind| !kind.is_in_own_bytes());
         let settled = Entry {

@@ -11,22 +11,22 @@ use hyper::body::Incoming;
 use crate::http::body::Body;
 use crate::oci::TagOrDigest;
 use crate::proxy::error::Error;
-use crate::queries::pages::{Listing, render};
+use crate::queries::pages::{ReferrerPages, render};
 use crate::registry::Visit;
 
-use query::Query;
+use query::ReferencesQuery;
 
 /// Answers references queries.
 #[derive(Debug)]
-pub struct References {
-    listing: Arc<Listing>,
+pub struct ReferencesHandler {
+    pages: Arc<ReferrerPages>,
 }
 
-impl References {
+impl ReferencesHandler {
     /// Answers what `listing` lists.
     #[must_use]
-    pub fn new(listing: Arc<Listing>) -> Self {
-        Self { listing }
+    pub fn new(pages: Arc<ReferrerPages>) -> Self {
+        Self { pages }
     }
 
     /// The answer to one query. A client that goes away ends it wherever it is; nothing is lost by
@@ -37,9 +37,9 @@ impl References {
         manifest: TagOrDigest,
         request: &Request<Incoming>,
     ) -> Result<Response<Body>, Error> {
-        let query = Query::parse(request.uri().query().unwrap_or_default())?;
+        let query = ReferencesQuery::parse(request.uri().query().unwrap_or_default())?;
         let (name, caller) = (visit.repository.name.clone(), Arc::clone(&visit.caller));
-        let listed = self.listing.page(visit, manifest, &query.wanted()).await?;
+        let listed = self.pages.page(visit, manifest, &query.wanted()).await?;
         let next = listed.next.map(|next| caller.with_namespace(query.next(&name, &listed.subject, next)));
         render(&listed.descriptors, query.filters_applied(), next)
     }

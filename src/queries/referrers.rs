@@ -12,26 +12,26 @@ use crate::config;
 use crate::http::body::Body;
 use crate::oci::{Digest, LinkKind, LinkKinds, TagOrDigest};
 use crate::proxy::error::Error;
-use crate::queries::pages::{Listing, render};
+use crate::queries::pages::{ReferrerPages, render};
 use crate::registry::Visit;
 
-use query::Query;
+use query::ReferrersQuery;
 
 /// Answers referrers queries.
 #[derive(Debug)]
-pub struct Referrers {
-    listing: Arc<Listing>,
+pub struct ReferrersHandler {
+    pages: Arc<ReferrerPages>,
     kinds: LinkKinds,
 }
 
-impl Referrers {
+impl ReferrersHandler {
     /// Answers what `listing` lists: `subject` links, those that a verified referrers tag stands for, and
     /// the kinds that the operator includes.
     #[must_use]
-    pub fn new(listing: Arc<Listing>, settings: &config::Referrers) -> Self {
+    pub fn new(pages: Arc<ReferrerPages>, settings: &config::ReferrersConfig) -> Self {
         let kinds =
             [LinkKind::Subject, LinkKind::Fallback].into_iter().chain(settings.include.iter()).collect();
-        Self { listing, kinds }
+        Self { pages, kinds }
     }
 
     /// The answer to one query: an empty list for whatever nothing is known of. A client that goes away
@@ -42,10 +42,9 @@ impl Referrers {
         subject: Digest,
         request: &Request<Incoming>,
     ) -> Result<Response<Body>, Error> {
-        let query = Query::parse(request.uri().query().unwrap_or_default())?;
+        let query = ReferrersQuery::parse(request.uri().query().unwrap_or_default())?;
         let (name, caller) = (visit.repository.name.clone(), Arc::clone(&visit.caller));
-        let listed =
-            self.listing.page(visit, TagOrDigest::Digest(subject), &query.wanted(self.kinds)).await?;
+        let listed = self.pages.page(visit, TagOrDigest::Digest(subject), &query.wanted(self.kinds)).await?;
         let last = listed.next.and_then(|next| next.after);
         let next = last.map(|last| caller.with_namespace(query.next(&name, &listed.subject, last)));
         render(&listed.descriptors, query.filters_applied(), next)

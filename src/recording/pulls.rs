@@ -1,4 +1,4 @@
-//! Learning from pulls: a manifest that passes through a GET is copied on its way, and once it has passed
+//! PullRecorder from pulls: a manifest that passes through a GET is copied on its way, and once it has passed
 //! its links are recorded. Not a byte waits for that; when there is too much at once, some is not learnt.
 //! A manifest that the registry hands out by redirect never passes, and is asked for by refshim itself.
 //!
@@ -25,9 +25,9 @@ use crate::oci::{Algorithm, Digest, LinkKind, TagOrDigest, TagScheme};
 use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Origin};
 use crate::proxy::upstream::{Upstream, VIA_REFSHIM};
-use crate::registry::reader::{ReadManifest, Reading};
+use crate::registry::reader::{ManifestReader, ReadManifest};
 use crate::registry::{
-    Answer, Fetched, Registry, Visit, content_digest, content_type, is_manifest, unpacked,
+    Answer, FetchedManifest, Registry, Visit, content_digest, content_type, is_manifest, unpacked,
 };
 use crate::telemetry::{LinkOutcome, Metrics};
 
@@ -43,11 +43,11 @@ const REDIRECTED_LIFETIME: Duration = Duration::from_secs(60);
 
 /// Reads manifests that pass.
 #[derive(Clone, Debug)]
-pub struct Learning {
+pub struct PullRecorder {
     upstream: Arc<Upstream>,
     registry: Arc<Registry>,
     index: Index,
-    reading: Reading,
+    reader: ManifestReader,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     budget: Arc<Semaphore>,
@@ -75,13 +75,13 @@ struct Passing {
     permit: OwnedSemaphorePermit,
 }
 
-impl Learning {
+impl PullRecorder {
     /// Holds at most `budget` bytes of manifests at a time; with none it only passes on.
     #[must_use]
     pub fn new(
         registry: Arc<Registry>,
         index: Index,
-        reading: Reading,
+        reader: ManifestReader,
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
         budget: usize,
@@ -90,7 +90,7 @@ impl Learning {
             upstream: registry.upstream(),
             registry,
             index,
-            reading,
+            reader,
             metrics,
             tasks,
             budget: Arc::new(Semaphore::new(budget.min(Semaphore::MAX_PERMITS))),
@@ -128,13 +128,13 @@ impl Learning {
             let caller = self.registry.caller(&headers, &uri, &origin);
             self.follow(self.registry.visit(&caller, repository), manifest, watch);
         } else if let Some(passing) = self.passing((&repository, is_foreign), &manifest, watch, &response)
-            && let Some(copy) = response.body_mut().copy(self.reading.max_bytes())
+            && let Some(copy) = response.body_mut().copy(self.reader.max_bytes())
         {
-            let learning = self.clone();
+            let pulls = self.clone();
             let task = async move {
                 // A body that broke off is none that can be read.
                 if let Ok(bytes) = copy.await {
-                    learning.read(passing, bytes).await;
+                    pulls.read(passing, bytes).await;
                 }
             };
             self.tasks.spawn(task.in_current_span());
@@ -192,16 +192,16 @@ impl Learning {
     /// Asks for a manifest that the client is sent elsewhere for, with the client's own rights.
     fn follow(&self, visit: Visit, manifest: TagOrDigest, watch: Watch) {
         let asked = (visit.repository.clone(), manifest.clone());
-        let length = u32::try_from(self.reading.max_bytes()).unwrap_or(u32::MAX);
+        let length = u32::try_from(self.reader.max_bytes()).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.budget).try_acquire_many_owned(length);
         let (false, Ok(permit)) = (self.redirected.contains_key(&asked), permit) else { return };
         self.redirected.insert(asked, ());
-        let learning = self.clone();
+        let pulls = self.clone();
         self.tasks.spawn(async move {
-            match learning.registry.fetch(&visit, &manifest).await {
+            match pulls.registry.fetch(&visit, &manifest).await {
                 Ok(Answer::Present(fetched)) => {
                     let place = (&visit.repository, visit.is_foreign);
-                    learning.learn(place, &manifest, fetched, &watch, permit).await;
+                    pulls.learn(place, &manifest, fetched, &watch, permit).await;
                 }
                 Ok(Answer::Absent | Answer::Odd(_)) => {}
                 Err(error) => tracing::debug!(repository = %visit.repository.name, %manifest, %error,
@@ -230,8 +230,8 @@ impl Learning {
         }
         let length = response.body().size_hint().upper();
         let length =
-            length.map_or(self.reading.max_bytes(), |length| usize::try_from(length).unwrap_or(usize::MAX));
-        if length > self.reading.max_bytes() {
+            length.map_or(self.reader.max_bytes(), |length| usize::try_from(length).unwrap_or(usize::MAX));
+        if length > self.reader.max_bytes() {
             return None;
         }
         let permit = Arc::clone(&self.budget).try_acquire_many_owned(u32::try_from(length).ok()?).ok()?;
@@ -243,7 +243,7 @@ impl Learning {
     /// Reads what passed, without the codings that it passed in.
     async fn read(&self, passing: Passing, bytes: Bytes) {
         let Passing { repository, manifest, headers, is_foreign, watch, permit } = passing;
-        let limit = self.reading.max_bytes();
+        let limit = self.reader.max_bytes();
         let bytes = match &manifest {
             TagOrDigest::Digest(digest) => unpacked(digest, &headers, bytes, limit),
             TagOrDigest::Tag(_) => coding::decode(&headers, bytes, limit)
@@ -254,7 +254,7 @@ impl Learning {
                 "what the registry gave for a manifest is not what was asked for; nothing is learnt from it");
             return;
         };
-        let fetched = Fetched::new(&headers, bytes);
+        let fetched = FetchedManifest::new(&headers, bytes);
         self.learn((&repository, is_foreign), &manifest, fetched, &watch, permit).await;
     }
 
@@ -264,7 +264,7 @@ impl Learning {
         &self,
         (repository, is_foreign): (&Repository, bool),
         manifest: &TagOrDigest,
-        fetched: Fetched,
+        fetched: FetchedManifest,
         watch: &Watch,
         permit: OwnedSemaphorePermit,
     ) {
@@ -273,7 +273,7 @@ impl Learning {
             TagOrDigest::Digest(digest) => digest.algorithm(),
         };
         let (bytes, content_type) = (&fetched.bytes, fetched.content_type.as_deref());
-        let read = match self.reading.read(repository, manifest, algorithm, bytes, content_type).await {
+        let read = match self.reader.read(repository, manifest, algorithm, bytes, content_type).await {
             Ok(read) => read,
             Err(error) => {
                 tracing::warn!(repository = %repository.name, %manifest, %error, "a manifest could not be read");
@@ -281,7 +281,7 @@ impl Learning {
             }
         };
         let has_room = read.referrer.links.is_empty() || self.index.has_room(repository).await;
-        let ReadManifest { referrer, claims, .. } = self.reading.within(repository, read, has_room);
+        let ReadManifest { referrer, claims, .. } = self.reader.within(repository, read, has_room);
         let digest = referrer.digest.clone();
         let count = referrer.links.len() + claims.len();
         let mut learnt = vec![Learnt { referrer, claimed: is_foreign }];

@@ -1,4 +1,4 @@
-//! Manifests on their way to the upstream: the links of a PUT are recorded before it, and confirmed
+//! PushRecorder on their way to the upstream: the links of a PUT are recorded before it, and confirmed
 //! by the upstream's answer; a DELETE removes what its manifest referred to. The bytes go on as they
 //! came. Once a manifest was read whole, a client that goes away stops nothing.
 
@@ -18,8 +18,8 @@ use crate::oci::{Algorithm, Descriptor, Digest, LinkKind, TagOrDigest, is_buildk
 use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Origin};
 use crate::proxy::upstream::{Upstream, UpstreamError};
-use crate::recording::pulls::Learning;
-use crate::registry::reader::{ReadManifest, Reading};
+use crate::recording::pulls::PullRecorder;
+use crate::registry::reader::{ManifestReader, ReadManifest};
 use crate::registry::{Registry, content_digest};
 use crate::telemetry::{LinkOutcome, Metrics};
 
@@ -29,12 +29,12 @@ const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
 /// Records what passes.
 #[derive(Clone, Debug)]
-pub struct Manifests {
+pub struct PushRecorder {
     upstream: Arc<Upstream>,
     registry: Arc<Registry>,
-    learning: Arc<Learning>,
+    pulls: Arc<PullRecorder>,
     index: Index,
-    reading: Reading,
+    reader: ManifestReader,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
 }
@@ -93,18 +93,18 @@ struct Recording {
     in_progress: RequestGuard,
 }
 
-impl Manifests {
+impl PushRecorder {
     /// Tasks that outlive their client run on `tasks`.
     #[must_use]
     pub fn new(
         registry: Arc<Registry>,
-        learning: Arc<Learning>,
+        pulls: Arc<PullRecorder>,
         index: Index,
-        reading: Reading,
+        reader: ManifestReader,
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
     ) -> Self {
-        Self { upstream: registry.upstream(), registry, learning, index, reading, metrics, tasks }
+        Self { upstream: registry.upstream(), registry, pulls, index, reader, metrics, tasks }
     }
 
     /// `PUT /v2/<name>/manifests/<ref>`.
@@ -117,11 +117,11 @@ impl Manifests {
         in_progress: RequestGuard,
     ) -> Result<Response<Body>, Error> {
         let (mut head, body) = request.into_parts();
-        let read = self.reading.pushed(body, in_progress.clone()).await;
+        let read = self.reader.pushed(body, in_progress.clone()).await;
         let bytes = match read.map_err(Error::request_body)? {
             Held::Whole(bytes) => bytes,
             Held::Longer(body) => {
-                let warning = self.reading.too_long(&repository, &manifest);
+                let warning = self.reader.too_long(&repository, &manifest);
                 let request = Request::from_parts(head, body);
                 return Ok(warned(self.send(&repository, &origin, request).await?, Some(&warning)));
             }
@@ -130,9 +130,9 @@ impl Manifests {
         head.headers.remove(TRAILER);
         let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let algorithm = algorithm_of(&manifest);
-        let read = self.reading.read(&repository, &manifest, algorithm, &bytes, content_type).await?;
+        let read = self.reader.read(&repository, &manifest, algorithm, &bytes, content_type).await?;
         let has_room = read.referrer.links.is_empty() || self.index.has_room(&repository).await;
-        let read = self.reading.within(&repository, read, has_room);
+        let read = self.reader.within(&repository, read, has_room);
         let warning = read.warning.clone();
         let request = Request::from_parts(head, Body::whole(bytes.clone()));
         let response = if read.referrer.links.is_empty() {
@@ -195,7 +195,7 @@ impl Manifests {
         let answer = self.send(&repository, origin, request).await;
         let seen = match answer {
             Ok(response) if response.status() == StatusCode::NOT_FOUND => {
-                return self.learning.heard(&repository, &TagOrDigest::Digest(digest), response).await;
+                return self.pulls.heard(&repository, &TagOrDigest::Digest(digest), response).await;
             }
             Ok(ref response) if response.status().is_client_error() => return answer,
             Ok(ref response) if is_deleted(response.status()) => seen.unwrap_or(Version::UNKNOWN),
@@ -203,7 +203,7 @@ impl Manifests {
             // Whether it was deleted is settled by the next query too.
             Ok(_) | Err(_) => Version::UNKNOWN,
         };
-        self.learning.forget(&repository, &digest);
+        self.pulls.forget(&repository, &digest);
         let name = repository.name.clone();
         if let Err(error) = self.index.remove(repository, digest.clone(), seen).await {
             tracing::error!(repository = %name, %digest, %error,

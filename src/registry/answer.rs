@@ -25,11 +25,11 @@ pub enum Answer<T> {
 
 /// A manifest that the registry showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundManifest {
     /// Its digest: the one that was asked for, or what the tag points at.
     pub digest: Digest,
     /// All of it, if it was asked for with GET.
-    pub manifest: Option<Fetched>,
+    pub manifest: Option<FetchedManifest>,
     /// Whether only who may read the repository is shown this. An empty index is none of it: something in
     /// front of a registry may answer one to anything.
     pub is_proof: bool,
@@ -37,14 +37,14 @@ pub struct Found {
 
 /// A manifest as the registry gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fetched {
+pub struct FetchedManifest {
     /// All of it, without content codings.
     pub bytes: Bytes,
     /// Its own media type, else the one it came with, if that is one of a manifest.
     pub content_type: Option<String>,
 }
 
-impl Fetched {
+impl FetchedManifest {
     /// A manifest that came with this header. What it calls itself comes before what the header says: caches and
     /// storage get that wrong, and its bytes are what the digest vouches for.
     #[must_use]
@@ -74,7 +74,7 @@ pub fn content_type(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The manifest that a 200 to a HEAD speaks of; none if it has to be asked for with GET before it is believed.
-pub(super) fn of_head(asked: &TagOrDigest, headers: &HeaderMap) -> Option<Found> {
+pub(super) fn of_head(asked: &TagOrDigest, headers: &HeaderMap) -> Option<FoundManifest> {
     let digest = content_digest(headers)?;
     let is_asked_for = match asked {
         TagOrDigest::Digest(asked) => *asked == digest,
@@ -82,7 +82,7 @@ pub(super) fn of_head(asked: &TagOrDigest, headers: &HeaderMap) -> Option<Found>
     };
     let is_manifest = content_type(headers).is_some_and(is_manifest_type);
     let is_proof = is_asked_for && is_manifest && !may_be_empty(headers);
-    is_proof.then_some(Found { digest, manifest: None, is_proof })
+    is_proof.then_some(FoundManifest { digest, manifest: None, is_proof })
 }
 
 /// Whether a HEAD may speak of an empty index, which proves nothing: a descriptor alone is longer.
@@ -92,7 +92,12 @@ fn may_be_empty(headers: &HeaderMap) -> bool {
 }
 
 /// The manifest that came with a 200 to a GET, if one did.
-pub(super) fn of_get(asked: &TagOrDigest, headers: &HeaderMap, bytes: Bytes, limit: usize) -> Option<Found> {
+pub(super) fn of_get(
+    asked: &TagOrDigest,
+    headers: &HeaderMap,
+    bytes: Bytes,
+    limit: usize,
+) -> Option<FoundManifest> {
     match asked {
         TagOrDigest::Digest(asked) => {
             let bytes = unpacked(asked, headers, bytes, limit)?;
@@ -100,8 +105,8 @@ pub(super) fn of_get(asked: &TagOrDigest, headers: &HeaderMap, bytes: Bytes, lim
             // digest.
             let shape = is_manifest(content_type(headers), &bytes);
             let is_proof = shape.is_some_and(|shape| shape.has_parts);
-            let manifest = Some(Fetched::new(headers, bytes));
-            Some(Found { digest: asked.clone(), manifest, is_proof })
+            let manifest = Some(FetchedManifest::new(headers, bytes));
+            Some(FoundManifest { digest: asked.clone(), manifest, is_proof })
         }
         TagOrDigest::Tag(_) => {
             let bytes = coding::decode(headers, bytes, limit)?;
@@ -109,7 +114,7 @@ pub(super) fn of_get(asked: &TagOrDigest, headers: &HeaderMap, bytes: Bytes, lim
             // The registry's word tells the algorithm; the bytes decide.
             let told = content_digest(headers).map_or(Algorithm::Sha256, |told| told.algorithm());
             let digest = Digest::of(told, &bytes);
-            Some(Found { digest, manifest: Some(Fetched::new(headers, bytes)), is_proof })
+            Some(FoundManifest { digest, manifest: Some(FetchedManifest::new(headers, bytes)), is_proof })
         }
     }
 }
@@ -147,7 +152,7 @@ pub struct Shape {
 pub fn is_manifest(content_type: Option<&str>, bytes: &[u8]) -> Option<Shape> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Members {
+    struct TopMembers {
         schema_version: Option<u64>,
         media_type: Option<String>,
         config: Option<IgnoredAny>,
@@ -156,7 +161,7 @@ pub fn is_manifest(content_type: Option<&str>, bytes: &[u8]) -> Option<Shape> {
         blobs: Option<Vec<IgnoredAny>>,
         fs_layers: Option<Vec<IgnoredAny>>,
     }
-    let members: Members = serde_json::from_slice(bytes).ok()?;
+    let members: TopMembers = serde_json::from_slice(bytes).ok()?;
     let lists = [&members.layers, &members.manifests, &members.blobs, &members.fs_layers];
     let has_parts =
         members.config.is_some() || lists.iter().any(|list| list.as_ref().is_some_and(|it| !it.is_empty()));

@@ -42,13 +42,13 @@ pub(super) struct Merge {
     /// When the registry was asked.
     pub(super) asked: Instant,
     /// What it said, told apart from what it said before.
-    pub(super) fingerprint: Fingerprint,
+    pub(super) fingerprint: ListFingerprint,
     /// Whether a listed manifest was not there, so that it has to be asked for again.
     pub(super) is_undecided: bool,
 }
 
 /// A hash of the lists that the registry gave.
-pub(super) type Fingerprint = [u8; 32];
+pub(super) type ListFingerprint = [u8; 32];
 
 /// A manifest that somebody was told is not there.
 #[derive(Clone, Copy, Debug)]

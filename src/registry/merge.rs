@@ -17,15 +17,15 @@ use tokio::time::Instant;
 
 use super::flights::Flights;
 use super::image_index::entries;
-use super::memory::{Epoch, Fingerprint, Merge};
+use super::memory::{Epoch, ListFingerprint, Merge};
 use super::question::CallerKey;
 use super::referrers_api::{Api, ListPage};
-use super::{Answer, Fetched, Question, Registry, Visit};
+use super::{Answer, FetchedManifest, Question, Registry, Visit};
 use crate::config::Config;
 use crate::index::{Index, Learnt, Referrer, Removed, Scan, Version, Watch};
 use crate::oci::{Descriptor, Digest, Link, LinkKind, LinkKinds, Tag, TagOrDigest};
 use crate::proxy::error::Error;
-use crate::registry::reader::{Reading, to_json};
+use crate::registry::reader::{ManifestReader, to_json};
 
 /// How many entries of the index are looked at, and written, at once.
 const AT_ONCE: usize = 500;
@@ -36,10 +36,10 @@ const PAGES: usize = 256;
 
 /// Asks the registry for referrers and puts them into the index.
 #[derive(Debug)]
-pub struct Merging {
+pub struct Merger {
     registry: Arc<Registry>,
     index: Index,
-    reading: Reading,
+    reader: ManifestReader,
     flights: Flights<(Epoch, CallerKey, Digest, bool), Shown>,
     fresh_for: Duration,
     stale_for: Duration,
@@ -51,14 +51,14 @@ type Shown = bool;
 
 /// A referrer as the index has it.
 #[derive(Debug)]
-struct Listed {
+struct ListedReferrer {
     kinds: LinkKinds,
     pending: bool,
     version: Version,
 }
 
 /// What the index has of what the registry can list.
-type Known = HashMap<Digest, Listed>;
+type KnownEntry = HashMap<Digest, ListedReferrer>;
 
 /// What a listed manifest turned out to be.
 enum Verified {
@@ -70,14 +70,14 @@ enum Verified {
     Missing,
 }
 
-impl Merging {
+impl Merger {
     /// Nothing merged yet.
     #[must_use]
-    pub fn new(registry: Arc<Registry>, index: Index, reading: Reading, config: &Config) -> Self {
+    pub fn new(registry: Arc<Registry>, index: Index, reader: ManifestReader, config: &Config) -> Self {
         Self {
             registry,
             index,
-            reading,
+            reader,
             flights: Flights::default(),
             fresh_for: config.referrers.upstream_ttl,
             stale_for: config.referrers.stale_for,
@@ -113,8 +113,8 @@ impl Merging {
         let Question { visit, subject } = question;
         let key = (visit.epoch, visit.caller.key, subject.clone(), is_proven);
         let merge = || {
-            let (merging, question) = (Arc::clone(self), question.clone());
-            async move { merging.merge(&question, is_proven).await }
+            let (merger, question) = (Arc::clone(self), question.clone());
+            async move { merger.merge(&question, is_proven).await }
         };
         self.flights.join(key, merge).await
     }
@@ -148,7 +148,7 @@ impl Merging {
         if api.is_none() && !without_api {
             memory.set_without_api(epoch, caller, is_api_sure);
         }
-        let merge = Pass { merging: self, question, watch: &watch };
+        let merge = Pass { merger: self, question, watch: &watch };
         let fingerprint = fingerprint(tag.list.as_ref(), api.as_ref());
         let before = memory.merge(epoch, caller, subject);
         let has_more = api.as_ref().is_some_and(|page| page.next.is_some());
@@ -187,13 +187,13 @@ impl Merging {
 
 /// What the referrers tag leads to.
 struct AtTag {
-    list: Option<Fetched>,
+    list: Option<FetchedManifest>,
     /// Whether that counts for everybody who may read the repository.
     is_sure: bool,
 }
 
 /// Tells two answers apart. What the registry lists on further pages is looked at each time.
-fn fingerprint(tag: Option<&Fetched>, api: Option<&ListPage>) -> Fingerprint {
+fn fingerprint(tag: Option<&FetchedManifest>, api: Option<&ListPage>) -> ListFingerprint {
     let mut hash = Sha256::new();
     hash.update([u8::from(tag.is_some()), u8::from(api.is_some())]);
     if let Some(list) = tag {
@@ -207,7 +207,7 @@ fn fingerprint(tag: Option<&Fetched>, api: Option<&ListPage>) -> Fingerprint {
 
 /// One merge on its way.
 struct Pass<'a> {
-    merging: &'a Merging,
+    merger: &'a Merger,
     question: &'a Question,
     watch: &'a Watch,
 }
@@ -229,7 +229,7 @@ impl Pass<'_> {
     async fn take_pages(
         &self,
         first: ListPage,
-        known: &Known,
+        known: &KnownEntry,
         listed: &mut HashSet<Digest>,
     ) -> Result<bool, Error> {
         let mut asked: HashSet<Uri> = HashSet::new();
@@ -248,7 +248,7 @@ impl Pass<'_> {
             if asked.len() >= PAGES {
                 return Err(Error::EndlessList(PAGES));
             }
-            page = self.merging.registry.further_page(&self.question.visit, next).await?;
+            page = self.merger.registry.further_page(&self.question.visit, next).await?;
         }
     }
 
@@ -259,11 +259,11 @@ impl Pass<'_> {
         for learnt in &mut learnt {
             learnt.claimed |= is_foreign;
         }
-        let index = &self.merging.index;
+        let index = &self.merger.index;
         for some in learnt.chunks(AT_ONCE) {
             let has_room = index.has_room(&self.question.visit.repository).await;
             if !has_room {
-                self.merging.reading.no_room(&self.question.visit.repository, some.len());
+                self.merger.reader.no_room(&self.question.visit.repository, some.len());
                 return Ok(false);
             }
             index.learn(self.watch, some.to_vec()).await.map_err(Error::Gather)?;
@@ -272,7 +272,7 @@ impl Pass<'_> {
     }
 
     /// What the index lists of what the registry can list.
-    async fn known(&self) -> Result<Known, Error> {
+    async fn known(&self) -> Result<KnownEntry, Error> {
         let Question { visit: Visit { repository, .. }, subject } = self.question;
         let kinds: LinkKinds = [LinkKind::Subject, LinkKind::Fallback].into_iter().collect();
         let mut known = HashMap::new();
@@ -285,12 +285,12 @@ impl Pass<'_> {
                 max_claims: usize::MAX,
                 accepts: Box::new(move |entry| entry.kinds.intersects(kinds)),
             };
-            let page = self.merging.index.referrers(repository.clone(), subject.clone(), scan).await;
+            let page = self.merger.index.referrers(repository.clone(), subject.clone(), scan).await;
             let page = page.map_err(Error::LookUp)?;
             after = page.entries.last().map(|entry| entry.order);
             known.extend(page.entries.into_iter().map(|entry| {
                 let (kinds, pending, version) = (entry.kinds, entry.pending, entry.version);
-                (entry.digest, Listed { kinds, pending, version })
+                (entry.digest, ListedReferrer { kinds, pending, version })
             }));
             if !page.more {
                 return Ok(known);
@@ -300,10 +300,10 @@ impl Pass<'_> {
 
     /// Learns the entries of the tag's list that are what they say they are and not known yet, in their order.
     /// Tells whether one of the others was not there.
-    async fn take_tag(&self, known: &Known, listed: Vec<Descriptor>) -> Result<bool, Error> {
+    async fn take_tag(&self, known: &KnownEntry, listed: Vec<Descriptor>) -> Result<bool, Error> {
         let Question { visit, subject } = self.question;
         let (caller, epoch) = (&visit.caller, visit.epoch);
-        let memory = &self.merging.registry.memory;
+        let memory = &self.merger.registry.memory;
         let new = listed.into_iter().filter(|entry| {
             !is_listed(known, &entry.digest, LinkKind::Fallback)
                 && !memory.is_stranger(&entry.digest, subject)
@@ -326,7 +326,7 @@ impl Pass<'_> {
         let mut is_undecided = put_off;
         for some in due.chunks(AT_ONCE) {
             let verified = some.iter().map(|entry| self.verified(known, entry)).collect::<Vec<_>>();
-            let mut verified = stream::iter(verified).buffered(self.merging.concurrency);
+            let mut verified = stream::iter(verified).buffered(self.merger.concurrency);
             let (mut learnt, mut failure) = (Vec::new(), None);
             while let Some(answer) = verified.next().await {
                 match answer {
@@ -347,7 +347,7 @@ impl Pass<'_> {
         Ok(is_undecided)
     }
 
-    async fn verified(&self, known: &Known, entry: &Descriptor) -> Result<Verified, Error> {
+    async fn verified(&self, known: &KnownEntry, entry: &Descriptor) -> Result<Verified, Error> {
         if is_listed(known, &entry.digest, LinkKind::Subject) {
             // Its own bytes said so; only that the tag lists it is news.
             return Ok(Verified::Referrer(found(entry, &self.question.subject, LinkKind::Fallback, true)?));
@@ -359,7 +359,7 @@ impl Pass<'_> {
     async fn verify(&self, referrer: Digest) -> Result<Verified, Error> {
         let Question { visit, subject } = self.question;
         let Visit { caller, repository, epoch, .. } = visit;
-        let Merging { registry, reading, .. } = self.merging;
+        let Merger { registry, reader, .. } = self.merger;
         let manifest = TagOrDigest::Digest(referrer);
         let TagOrDigest::Digest(referrer) = &manifest else { return Err(Error::Handler) };
         let answer = match registry.fetch(visit, &manifest).await {
@@ -372,7 +372,7 @@ impl Pass<'_> {
             return Ok(Verified::Missing);
         };
         let (algorithm, content_type) = (referrer.algorithm(), fetched.content_type.as_deref());
-        let read = reading.read(repository, &manifest, algorithm, &fetched.bytes, content_type).await?;
+        let read = reader.read(repository, &manifest, algorithm, &fetched.bytes, content_type).await?;
         if read.subject.as_ref() != Some(subject) {
             tracing::warn!(repository = %repository.name, %subject, %referrer,
                 "a referrers tag lists a manifest that does not name its subject; it is left out");
@@ -387,11 +387,11 @@ impl Pass<'_> {
 
     /// Referrers that are known only from a list that has them no longer may have been deleted behind
     /// refshim's back. If that cannot be found out they stay.
-    async fn ask_for_unlisted(&self, known: &Known, has_api: bool, listed: &HashSet<Digest>) {
+    async fn ask_for_unlisted(&self, known: &KnownEntry, has_api: bool, listed: &HashSet<Digest>) {
         let Question { visit, subject } = self.question;
         let Visit { caller, repository, epoch, .. } = visit;
-        let Merging { registry, index, concurrency, .. } = self.merging;
-        let is_unlisted = |(digest, known): &(&Digest, &Listed)| {
+        let Merger { registry, index, concurrency, .. } = self.merger;
+        let is_unlisted = |(digest, known): &(&Digest, &ListedReferrer)| {
             let would_be_listed = has_api || !known.kinds.intersects(LinkKind::Subject.into());
             would_be_listed && !known.pending && !listed.contains(*digest)
         };
@@ -425,7 +425,7 @@ impl Pass<'_> {
     }
 }
 
-fn is_listed(known: &Known, digest: &Digest, kind: LinkKind) -> bool {
+fn is_listed(known: &KnownEntry, digest: &Digest, kind: LinkKind) -> bool {
     known.get(digest).is_some_and(|known| !known.pending && known.kinds.intersects(kind.into()))
 }
 

@@ -20,7 +20,7 @@ const READ_IN_PLACE_BYTES: usize = 64 * 1024;
 
 /// Reads manifests.
 #[derive(Clone, Debug)]
-pub struct Reading {
+pub struct ManifestReader {
     metrics: Arc<Metrics>,
     max_links_bytes: usize,
     /// How manifests are read while they are pushed.
@@ -40,7 +40,7 @@ pub struct ReadManifest {
     pub warning: Option<String>,
 }
 
-impl Reading {
+impl ManifestReader {
     /// Reads within these limits.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, max_links_bytes: usize, pushed: PushLimits) -> Self {

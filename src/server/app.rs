@@ -27,13 +27,13 @@ use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Origin, Peer};
 use crate::proxy::selection::Selection;
 use crate::proxy::upstream::{Upstream, Upstreams};
-use crate::queries::pages::Listing;
-use crate::queries::references::References;
-use crate::queries::referrers::Referrers;
-use crate::recording::pulls::Learning;
-use crate::recording::pushes::Manifests;
-use crate::registry::reader::Reading;
-use crate::registry::{Caller, Merging, Registry, Visit};
+use crate::queries::pages::ReferrerPages;
+use crate::queries::references::ReferencesHandler;
+use crate::queries::referrers::ReferrersHandler;
+use crate::recording::pulls::PullRecorder;
+use crate::recording::pushes::PushRecorder;
+use crate::registry::reader::ManifestReader;
+use crate::registry::{Caller, Merger, Registry, Visit};
 use crate::telemetry::Metrics;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -60,10 +60,10 @@ pub struct App {
 struct Handlers {
     upstream: Arc<Upstream>,
     registry: Arc<Registry>,
-    manifests: Manifests,
-    learning: Arc<Learning>,
-    references: References,
-    referrers: Referrers,
+    manifests: PushRecorder,
+    pulls: Arc<PullRecorder>,
+    references: ReferencesHandler,
+    referrers: ReferrersHandler,
     metrics: Arc<Metrics>,
 }
 
@@ -179,13 +179,11 @@ impl App {
             }
             Route::GetManifest { repository, manifest } => {
                 let repository = handlers.repository(repository);
-                Box::pin(handlers.learning.get(repository, manifest, origin.clone(), request, in_progress))
-                    .await
+                Box::pin(handlers.pulls.get(repository, manifest, origin.clone(), request, in_progress)).await
             }
             Route::HeadManifest { repository, digest } => {
                 let repository = handlers.repository(repository);
-                Box::pin(handlers.learning.head(repository, digest, origin.clone(), request, in_progress))
-                    .await
+                Box::pin(handlers.pulls.head(repository, digest, origin.clone(), request, in_progress)).await
             }
             Route::PutManifest { repository, manifest } => {
                 let repository = handlers.repository(repository);
@@ -292,36 +290,36 @@ impl Handlers {
             whole: config.timeouts.manifest,
             pushes: Pushes::new(config.limits.manifest_bytes),
         };
-        let reading = Reading::new(Arc::clone(&metrics), config.manifests.max_links_bytes, pushed);
-        let learning = Arc::new(Learning::new(
+        let reader = ManifestReader::new(Arc::clone(&metrics), config.manifests.max_links_bytes, pushed);
+        let pulls = Arc::new(PullRecorder::new(
             Arc::clone(&registry),
             index.clone(),
-            reading.clone(),
+            reader.clone(),
             Arc::clone(&metrics),
             tasks.clone(),
             config.manifests.learn_bytes,
         ));
-        let merging = Merging::new(Arc::clone(&registry), index.clone(), reading.clone(), config);
-        let merging = Arc::new(merging);
-        let listing = Arc::new(Listing::new(
+        let merger = Merger::new(Arc::clone(&registry), index.clone(), reader.clone(), config);
+        let merger = Arc::new(merger);
+        let pages = Arc::new(ReferrerPages::new(
             Arc::clone(&registry),
-            merging,
-            reading.clone(),
+            merger,
+            reader.clone(),
             index.clone(),
             &config.references,
         ));
         Self {
-            manifests: Manifests::new(
+            manifests: PushRecorder::new(
                 Arc::clone(&registry),
-                Arc::clone(&learning),
+                Arc::clone(&pulls),
                 index.clone(),
-                reading,
+                reader,
                 Arc::clone(&metrics),
                 tasks.clone(),
             ),
-            learning,
-            references: References::new(Arc::clone(&listing)),
-            referrers: Referrers::new(listing, &config.referrers),
+            pulls,
+            references: ReferencesHandler::new(Arc::clone(&pages)),
+            referrers: ReferrersHandler::new(pages, &config.referrers),
             upstream: Arc::clone(upstream),
             registry,
             metrics,

@@ -23,13 +23,13 @@ use tokio::net::TcpStream;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Timeouts;
+use crate::config::TimeoutsConfig;
 use crate::http::body::{Body, Outlet, limit_stall};
 use crate::http::limits::{Closing, Place};
 use crate::proxy::upstream::{BUFFER_BYTES, MAX_HEADERS};
 use crate::tls::Acceptor;
 
-use super::watched::{Protocol, Watched};
+use super::watched::{Protocol, WatchedStream};
 
 /// The longest head of a client's request. Twice of what any client was seen to send: cookies and tokens of
 /// 64 KiB.
@@ -59,7 +59,7 @@ const MAX_LOCAL_RESETS: usize = 1_024;
 
 /// One client's connection, until it is served.
 pub(super) struct Connection<S> {
-    pub(super) timeouts: Timeouts,
+    pub(super) timeouts: TimeoutsConfig,
     pub(super) client: SocketAddr,
     pub(super) service: S,
     pub(super) place: Arc<Place>,
@@ -90,7 +90,7 @@ where
     }
 
     async fn serve_http(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
-        let mut stream = Watched::new(stream, Arc::clone(&self.place));
+        let mut stream = WatchedStream::new(stream, Arc::clone(&self.place));
         let protocol = self.in_time(Box::pin(stream.protocol())).await;
         let client = self.client;
         let ended = match protocol {
@@ -105,7 +105,7 @@ where
 
     async fn serve_http1(
         self,
-        stream: Watched<impl AsyncRead + AsyncWrite + Send + Unpin + 'static>,
+        stream: WatchedStream<impl AsyncRead + AsyncWrite + Send + Unpin + 'static>,
     ) -> Result<(), hyper::Error> {
         let Self { timeouts, service, place, shutdown, .. } = self;
         let backlog = stream.backlog();
@@ -117,13 +117,13 @@ where
         // Without hyper's own time-out for heads, which would be a second timer for the same.
         builder.max_buf_size(BUFFER_BYTES).max_header_size(MAX_HEAD_BYTES).max_headers(MAX_HEADERS);
         let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        let end = End { place: &place, limit: limit(&place, &timeouts), shutdown: &shutdown };
+        let end = ConnectionEnd { place: &place, limit: limit(&place, &timeouts), shutdown: &shutdown };
         end.of(connection, http1::UpgradeableConnection::graceful_shutdown).await
     }
 
     async fn serve_http2(
         self,
-        stream: Watched<impl AsyncRead + AsyncWrite + Send + Unpin + 'static>,
+        stream: WatchedStream<impl AsyncRead + AsyncWrite + Send + Unpin + 'static>,
     ) -> Result<(), hyper::Error> {
         let Self { timeouts, service, place, shutdown, .. } = self;
         let streams = Streams { begun: Arc::default(), idle: timeouts.body_idle };
@@ -143,7 +143,7 @@ where
             through(outlet, service.call(request))
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let end = End { place: &place, limit: limit(&place, &timeouts), shutdown: &shutdown };
+        let end = ConnectionEnd { place: &place, limit: limit(&place, &timeouts), shutdown: &shutdown };
         end.of(connection, http2::Connection::graceful_shutdown).await
     }
 
@@ -167,18 +167,18 @@ fn through(
     answer.map_ok(|response| response.map(|body| body.through(outlet)))
 }
 
-fn limit(place: &Place, timeouts: &Timeouts) -> Duration {
+fn limit(place: &Place, timeouts: &TimeoutsConfig) -> Duration {
     if place.is_served() { timeouts.client_headers } else { REFUSAL_LIMIT }
 }
 
 /// What ends a connection.
-struct End<'a> {
+struct ConnectionEnd<'a> {
     place: &'a Place,
     limit: Duration,
     shutdown: &'a CancellationToken,
 }
 
-impl End<'_> {
+impl ConnectionEnd<'_> {
     /// Runs a connection to its end, or until it is to be closed.
     async fn of<C>(&self, connection: C, say_goodbye: impl FnOnce(Pin<&mut C>)) -> hyper::Result<()>
     where
@@ -246,10 +246,10 @@ where
     }
 }
 
-type ClientStream = Pin<Box<TimeoutStream<TcpStream>>>;
+type TcpClientStream = Pin<Box<TimeoutStream<TcpStream>>>;
 
 /// A client that takes nothing for too long is let go.
-fn client_stream(stream: TcpStream, idle: Duration) -> io::Result<ClientStream> {
+fn client_stream(stream: TcpStream, idle: Duration) -> io::Result<TcpClientStream> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
     SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;

@@ -26,17 +26,17 @@ pub(super) enum Protocol {
 /// A client's stream. What is read while no request is in progress is a part of one whose head is not finished. The connection's place is kept as long as this is, also by a
 /// tunnel.
 #[derive(Debug)]
-pub(super) struct Watched<S> {
+pub(super) struct WatchedStream<S> {
     stream: S,
     place: Arc<Place>,
-    /// What [`Watched::protocol`] read, until it is read again.
+    /// What [`WatchedStream::protocol`] read, until it is read again.
     read_before: Vec<u8>,
     /// While a write waits for the client: whoever is slow to take what was written is not idle.
     is_waiting: bool,
     backlog: Arc<Backlog>,
 }
 
-impl<S> Watched<S> {
+impl<S> WatchedStream<S> {
     /// Counts what is read from `stream`, and the time that writes to it wait.
     pub(super) fn new(stream: S, place: Arc<Place>) -> Self {
         let backlog = Arc::default();
@@ -71,7 +71,7 @@ impl<S> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> Watched<S> {
+impl<S: AsyncRead + Unpin> WatchedStream<S> {
     /// What the client speaks, by the first bytes, which are then read again. Takes as long as the client
     /// lets it.
     ///
@@ -96,7 +96,7 @@ impl<S: AsyncRead + Unpin> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -119,7 +119,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.answered();

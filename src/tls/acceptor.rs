@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use super::peeked::Peeked;
 use super::reloading::{Reload, Reloading};
 use super::{TlsError, pem, provider};
-use crate::config::{ClientAuth, Tls};
+use crate::config::{ClientAuth, TlsConfig};
 use crate::oci::{ErrorBody, ErrorCode};
 
 /// How much of a plain request is read before the connection is closed.
@@ -34,7 +34,7 @@ impl Acceptor {
     ///
     /// # Errors
     /// One of them is missing, or does not fit.
-    pub fn new(settings: &Tls) -> Result<Self, TlsError> {
+    pub fn new(settings: &TlsConfig) -> Result<Self, TlsError> {
         let files: Vec<PathBuf> =
             settings.certificates.iter().chain(&settings.keys).chain(&settings.client_ca).cloned().collect();
         let settings = settings.clone();
@@ -79,7 +79,7 @@ impl Reload for Acceptor {
     }
 }
 
-fn server_config(settings: &Tls) -> Result<ServerConfig, TlsError> {
+fn server_config(settings: &TlsConfig) -> Result<ServerConfig, TlsError> {
     let pairs = settings.certificates.iter().zip(&settings.keys);
     let certificates = pairs
         .map(|(certificate, key)| pem::certified_key(certificate, key).map(Arc::new))

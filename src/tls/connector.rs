@@ -26,7 +26,7 @@ use super::patient::Patient;
 use super::reloading::{Reload, Reloading};
 use super::trust::Trust;
 use super::{TlsError, pem, provider};
-use crate::config::{Upstream, UpstreamTls};
+use crate::config::{UpstreamConfig, UpstreamTls};
 
 /// Connects without TLS.
 type TcpConnector = MapResponse<HttpConnector, fn(TokioIo<TcpStream>) -> TokioIo<Patient>>;
@@ -56,7 +56,7 @@ impl Connector {
     ///
     /// # Errors
     /// The upstream needs TLS and a file, or the platform's root certificates, cannot be read.
-    pub fn new(upstream: &Upstream, protocols: Protocols) -> Result<Self, TlsError> {
+    pub fn new(upstream: &UpstreamConfig, protocols: Protocols) -> Result<Self, TlsError> {
         let files: Vec<PathBuf> = upstream
             .tls
             .ca
@@ -111,7 +111,7 @@ fn origin(uri: &Uri) -> String {
 }
 
 fn https_connector(
-    upstream: &Upstream,
+    upstream: &UpstreamConfig,
     protocols: Protocols,
 ) -> Result<HttpsConnector<TcpConnector>, TlsError> {
     let mut tcp = HttpConnector::new();

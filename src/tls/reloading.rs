@@ -21,10 +21,10 @@ pub(super) struct Reloading<T> {
     files: Vec<PathBuf>,
     make: Box<dyn Fn() -> Result<T, TlsError> + Send + Sync>,
     current: RwLock<Arc<T>>,
-    seen: Mutex<Fingerprint>,
+    seen: Mutex<FileFingerprint>,
 }
 
-type Fingerprint = [u8; 32];
+type FileFingerprint = [u8; 32];
 
 impl<T> Reloading<T> {
     /// Made once, so that what does not fit is told at the start. `what` is its name in the log.
@@ -66,7 +66,7 @@ impl<T: Send + Sync> Reload for Reloading<T> {
 
 /// Of the contents: a mounted secret is replaced by moving links, which changes no time stamp that could
 /// be relied on. A file that cannot be read counts as one without content.
-fn fingerprint(files: &[PathBuf]) -> Fingerprint {
+fn fingerprint(files: &[PathBuf]) -> FileFingerprint {
     let mut hash = Sha256::new();
     for file in files {
         let content = std::fs::read(file).unwrap_or_default();

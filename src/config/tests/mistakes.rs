@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::super::Given;
+use super::super::CommandLine;
 use super::{Sources, from_file, from_variables};
 
 const NO_UPSTREAM: &str = "upstream: not given (write --upstream https://registry.example, \
@@ -176,7 +176,7 @@ fn a_file_that_cannot_be_read_is_named_with_who_named_it() {
         &from_variables(&[("REFSHIM_CONFIG", "missing.toml")]),
         &[&format!("REFSHIM_CONFIG: {problem}")],
     );
-    let given = Given { config: Some(PathBuf::from("missing.toml")), ..Given::default() };
+    let given = CommandLine { config: Some(PathBuf::from("missing.toml")), ..CommandLine::default() };
     check_mistakes(&Sources { given, ..Sources::default() }, &[&format!("--config: {problem}")]);
 }
 
@@ -235,10 +235,10 @@ fn every_mistake_is_told_at_once_even_in_a_value_that_is_overridden() {
     let sources = Sources {
         file: Some("lisen = 1\nlisten = \"here\"\nreferences.concurrency = 0".to_owned()),
         variables: vec![("REFSHIM_LISTEN".into(), "there".into()), ("REFSHIM_X".into(), "1".into())],
-        given: Given {
+        given: CommandLine {
             upstream: Some("https://user:secret@registry.example".to_owned()),
             listen: Some("somewhere".to_owned()),
-            ..Given::default()
+            ..CommandLine::default()
         },
     };
     let address = |place: &str, text: &str| {

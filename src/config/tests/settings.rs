@@ -5,11 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::super::settings::{Known, SETTINGS, Setting};
+use super::super::settings::{KnownSetting, SETTINGS, Setting};
 use super::super::upstream::UPSTREAM_SETTINGS;
 use super::super::{
-    ClientAuth, Config, Given, Http2, Index, Limits, Log, LogFormat, Manifests, References, Referrers,
-    Timeouts, Tls, Upstream, UpstreamTls, file,
+    ClientAuth, CommandLine, Config, Http2, IndexConfig, LimitsConfig, LogConfig, LogFormat, ManifestsConfig,
+    ReferencesConfig, ReferrersConfig, TimeoutsConfig, TlsConfig, UpstreamConfig, UpstreamTls, file,
 };
 use super::{EXAMPLE, defaults, from_file, upstream};
 use crate::oci::LinkKind;
@@ -25,7 +25,7 @@ fn an_upstream_is_enough() {
 
 #[test]
 fn the_example_file_loads_as_it_stands() {
-    let given = Given { config: Some(PathBuf::from(EXAMPLE)), ..Given::default() };
+    let given = CommandLine { config: Some(PathBuf::from(EXAMPLE)), ..CommandLine::default() };
     assert_eq!(Config::load(&given, []), Ok(defaults()));
 }
 
@@ -41,15 +41,15 @@ fn the_example_file_shows_every_setting() {
     let text = fs::read_to_string(EXAMPLE).unwrap();
     let shown = text.lines().map(|line| line_of(line_of(line, "# "), "#")).collect::<Vec<_>>().join("\n");
     let contents = file::read(Path::new(EXAMPLE), &shown);
-    let (of_upstream, common): (Vec<Known>, Vec<Known>) = contents
+    let (of_upstream, common): (Vec<KnownSetting>, Vec<KnownSetting>) = contents
         .said
         .into_iter()
         .map(|said| said.unwrap().setting)
-        .partition(|setting| matches!(setting, Known::OfUpstream(..)));
-    let keys = |found: Vec<Known>| -> Vec<&str> {
+        .partition(|setting| matches!(setting, KnownSetting::OfUpstream(..)));
+    let keys = |found: Vec<KnownSetting>| -> Vec<&str> {
         let key = |known| match known {
-            Known::Common(setting) => setting.key,
-            Known::OfUpstream(_, setting) => setting.key,
+            KnownSetting::Common(setting) => setting.key,
+            KnownSetting::OfUpstream(_, setting) => setting.key,
         };
         found.into_iter().map(key).collect()
     };
@@ -123,7 +123,7 @@ fn every_setting_reaches_its_field() {
         format = "json"
         filter = "debug"
     "#;
-    let timeouts = Timeouts {
+    let timeouts = TimeoutsConfig {
         connect: Duration::from_secs(1),
         response: Duration::from_secs(2),
         body_idle: Duration::from_secs(3 * 60),
@@ -138,7 +138,7 @@ fn every_setting_reaches_its_field() {
         further_upstreams: Vec::new(),
         external_url: Some("https://hub.example.com".parse().unwrap()),
         trusted_proxies: vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
-        tls: Some(Tls {
+        tls: Some(TlsConfig {
             certificates: vec!["a.crt".into(), "b.crt".into()],
             keys: vec!["a.key".into(), "b.key".into()],
             client_ca: Some("ca".into()),
@@ -149,19 +149,19 @@ fn every_setting_reaches_its_field() {
         admin_listen: "0.0.0.0:0".parse().unwrap(),
         data_dir: PathBuf::from("/data"),
         timeouts,
-        manifests: Manifests { max_bytes: 1, max_links_bytes: 2 << 10, learn_bytes: 0 },
-        references: References {
+        manifests: ManifestsConfig { max_bytes: 1, max_links_bytes: 2 << 10, learn_bytes: 0 },
+        references: ReferencesConfig {
             page_bytes: 1 << 16,
             access_ttl: Duration::ZERO,
             concurrency: 9,
             scope_repositories: 7,
         },
-        referrers: Referrers {
+        referrers: ReferrersConfig {
             include: [LinkKind::Cosign, LinkKind::Parent].into_iter().collect(),
             upstream_ttl: Duration::from_secs(3),
             stale_for: Duration::from_secs(4),
         },
-        limits: Limits {
+        limits: LimitsConfig {
             connections: 11,
             requests_per_client: 12,
             manifest_bytes: 13 << 20,
@@ -169,14 +169,14 @@ fn every_setting_reaches_its_field() {
             questions: 14,
             repository_referrers: 15,
         },
-        index: Index {
+        index: IndexConfig {
             cache_bytes: 1 << 30,
             flush_interval: Duration::from_millis(10),
             segment_bytes: 1 << 16,
             compact_bytes: 3 << 20,
             forget_after: Duration::from_secs(2 * 3600),
         },
-        log: Log { format: LogFormat::Json, filter: "debug".to_owned() },
+        log: LogConfig { format: LogFormat::Json, filter: "debug".to_owned() },
     };
     assert_eq!(from_file(text).load(), Ok(expected));
 }
@@ -204,14 +204,14 @@ fn every_setting_of_an_upstream_reaches_its_field() {
         body_idle = "3s"
         pool_idle = "4s"
     "#;
-    let common = Timeouts { response: Duration::from_secs(9), ..Timeouts::default() };
-    let own = Timeouts {
+    let common = TimeoutsConfig { response: Duration::from_secs(9), ..TimeoutsConfig::default() };
+    let own = TimeoutsConfig {
         connect: Duration::from_secs(1),
         body_idle: Duration::from_secs(3),
         pool_idle: Duration::from_secs(4),
         ..common.clone()
     };
-    let hub = Upstream {
+    let hub = UpstreamConfig {
         hosts: vec!["hub.example.com".to_owned(), "hub:8443".to_owned()],
         namespaces: vec!["docker.io".to_owned()],
         prefixes: vec!["hub".parse().unwrap(), "mirror/hub".parse().unwrap()],
@@ -230,7 +230,7 @@ fn every_setting_of_an_upstream_reaches_its_field() {
     let mut sources = from_file(text);
     let config = sources.load().unwrap();
     assert_eq!(config.further_upstreams, [hub]);
-    let expected = Upstream { http2: Http2::Auto, ..upstream("default", "http://10.0.0.5", &common) };
+    let expected = UpstreamConfig { http2: Http2::Auto, ..upstream("default", "http://10.0.0.5", &common) };
     assert_eq!(config.upstream, expected);
     sources.variables = vec![
         ("REFSHIM_UPSTREAMS_HUB_SERVER_NAME".into(), "outside".into()),
@@ -246,6 +246,6 @@ fn every_setting_of_an_upstream_reaches_its_field() {
 
 #[test]
 fn an_upstreams_number_follows_from_its_name_and_that_of_the_default_one_is_zero() {
-    let number = |name| upstream(name, "http://a", &Timeouts::default()).number();
+    let number = |name| upstream(name, "http://a", &TimeoutsConfig::default()).number();
     assert_eq!((number("default"), number("hub")), (0, 0x08d3_3503));
 }

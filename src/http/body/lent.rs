@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use tokio::sync::oneshot;
 
-use super::{Body, Source, Streamed};
+use super::{Body, BodySource, Streamed};
 
 /// How much of a streamed body is kept until it has passed for good: what an HTTP/2 upstream takes before it was
 /// asked whether it wants any (RFC 9113, section 6.9.2).
@@ -33,8 +33,8 @@ impl Body {
     /// Makes it possible to have the body back.
     pub fn lend(&mut self) -> Lent {
         Lent(match &mut self.source {
-            Source::Whole(bytes) => Hold::Whole(bytes.clone()),
-            Source::Streamed(streamed) => {
+            BodySource::Whole(bytes) => Hold::Whole(bytes.clone()),
+            BodySource::Streamed(streamed) => {
                 let (owner, body) = oneshot::channel();
                 streamed.way_home = Some(Box::new(WayHome { owner, taken: BytesMut::new() }));
                 Hold::Streamed(body)
@@ -47,8 +47,10 @@ impl Lent {
     /// The body as it was, once whoever had it has dropped it; none if too much was taken of it.
     pub async fn back(self) -> Option<Body> {
         match self.0 {
-            Hold::Whole(bytes) => Some(Body::from(Source::Whole(bytes))),
-            Hold::Streamed(body) => body.await.ok().map(|body| Body::from(Source::Streamed(Box::new(body)))),
+            Hold::Whole(bytes) => Some(Body::from(BodySource::Whole(bytes))),
+            Hold::Streamed(body) => {
+                body.await.ok().map(|body| Body::from(BodySource::Streamed(Box::new(body))))
+            }
         }
     }
 }

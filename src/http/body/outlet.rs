@@ -17,7 +17,7 @@ use futures_util::task::AtomicWaker;
 use http_body::Frame;
 use tokio::time::{Instant, Sleep};
 
-use super::{BodyError, Source};
+use super::{BodyError, BodySource};
 
 /// The longest piece: more than that is never queued for a client that has no room for it.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -94,7 +94,7 @@ impl Outlet {
 
     pub(super) fn poll_frame(
         &mut self,
-        source: &mut Source,
+        source: &mut BodySource,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
@@ -110,7 +110,7 @@ impl Outlet {
 impl Pieces {
     fn poll_frame(
         &mut self,
-        source: &mut Source,
+        source: &mut BodySource,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let taken = self.taken.load(Ordering::Relaxed);

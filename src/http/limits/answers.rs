@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Client, Limit};
+use super::{ClientNetwork, Limit};
 
 /// One client may hold this part of the budget, so that a client that reads nothing shuts out no other.
 const CLIENTS_SHARE: usize = 4;
@@ -13,20 +13,20 @@ const CLIENTS_SHARE: usize = 4;
 #[derive(Debug)]
 pub struct Answers {
     most: usize,
-    held: Mutex<Held>,
+    held: Mutex<HeldAnswer>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct HeldAnswer {
     all: usize,
-    by_client: HashMap<Client, usize>,
+    by_client: HashMap<ClientNetwork, usize>,
 }
 
 /// The bytes of one answer, as long as it is kept.
 #[derive(Debug)]
 pub struct AnswerGuard {
     answers: Arc<Answers>,
-    client: Client,
+    client: ClientNetwork,
     bytes: usize,
 }
 
@@ -40,7 +40,7 @@ impl Answers {
     /// Counts an answer of this length. A client that holds none gets one of any length that all clients
     /// together have room for: otherwise a long answer could never be given.
     pub fn take(self: &Arc<Self>, client: IpAddr, bytes: usize) -> Result<AnswerGuard, Limit> {
-        let client = Client::from(client);
+        let client = ClientNetwork::from(client);
         let mut held = self.lock();
         let before = held.by_client.get(&client).copied().unwrap_or_default();
         let is_over = |held: usize, most: usize| held > 0 && held.saturating_add(bytes) > most;
@@ -52,7 +52,7 @@ impl Answers {
         Ok(AnswerGuard { answers: Arc::clone(self), client, bytes })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held> {
+    fn lock(&self) -> MutexGuard<'_, HeldAnswer> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -18,16 +18,16 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of unfinished heads that all connections of a listener may hold. Over it, the connection whose
 /// head began first is closed.
 const UNFINISHED_HEAD_BYTES: usize = 8 << 20;
-/// Set in [`State::busy`] of a connection that is to be closed.
+/// Set in [`ConnectionState::busy`] of a connection that is to be closed.
 const CLOSING: u32 = 1 << 31;
 const NOT_WRITING: u64 = u64::MAX;
 
 /// The connections of one listener.
 #[derive(Clone, Debug)]
-pub struct Connections(Arc<Shared>);
+pub struct Connections(Arc<SharedConnections>);
 
 #[derive(Debug)]
-struct Shared {
+struct SharedConnections {
     served: Budget,
     refused: Budget,
     began: Instant,
@@ -37,11 +37,11 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Places {
-    taken: HashMap<u64, Arc<State>>,
+    taken: HashMap<u64, Arc<ConnectionState>>,
     begun: u64,
     /// The longest idle ones when [`Places::taken`] was last looked through, the longest idle last, and how idle
     /// each of them was. One look serves many evictions: with 10,000 places it takes 0.1 ms.
-    idlest: Vec<(Arc<State>, Idleness)>,
+    idlest: Vec<(Arc<ConnectionState>, Idleness)>,
 }
 
 /// What a connection without a request in progress does, and since when: the least is the first to go.
@@ -55,11 +55,11 @@ enum Idleness {
 
 /// What others may know of a connection.
 #[derive(Debug)]
-struct State {
+struct ConnectionState {
     is_served: bool,
     /// Requests in progress; [`CLOSING`] besides.
     busy: AtomicU32,
-    /// Milliseconds from [`Shared::began`] to the end of the last request or wait, or to its acceptance.
+    /// Milliseconds from [`SharedConnections::began`] to the end of the last request or wait, or to its acceptance.
     idle_since: AtomicU64,
     /// Milliseconds to when a write began to wait for the client, or [`NOT_WRITING`].
     writing_since: AtomicU64,
@@ -72,9 +72,9 @@ struct State {
 /// A connection's place, as long as its socket is open.
 #[derive(Debug)]
 pub struct Place {
-    shared: Arc<Shared>,
+    shared: Arc<SharedConnections>,
     number: u64,
-    state: Arc<State>,
+    state: Arc<ConnectionState>,
     _permit: BudgetGuard,
 }
 
@@ -96,7 +96,7 @@ impl Connections {
     #[must_use]
     pub fn new(most: usize) -> Self {
         let budget = |most| Budget::new(Limit::Connections, most);
-        Self(Arc::new(Shared {
+        Self(Arc::new(SharedConnections {
             served: budget(most),
             refused: budget(most.div_ceil(10)),
             began: Instant::now(),
@@ -120,7 +120,7 @@ impl Connections {
     }
 
     fn place(&self, permit: BudgetGuard, is_served: bool) -> Arc<Place> {
-        let state = Arc::new(State {
+        let state = Arc::new(ConnectionState {
             is_served,
             busy: AtomicU32::new(0),
             idle_since: AtomicU64::new(self.0.now()),
@@ -138,7 +138,7 @@ impl Connections {
     }
 }
 
-impl Shared {
+impl SharedConnections {
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -195,7 +195,7 @@ impl Places {
     }
 }
 
-impl State {
+impl ConnectionState {
     /// None while it has requests in progress, or is closing.
     fn idleness(&self) -> Option<Idleness> {
         let is_idle = self.busy.load(Ordering::Acquire) == 0;
@@ -210,7 +210,7 @@ impl State {
     }
 
     /// From here on no request can begin. False if one was quicker.
-    fn close(&self, shared: &Shared) -> bool {
+    fn close(&self, shared: &SharedConnections) -> bool {
         let closed = self.busy.compare_exchange(0, CLOSING, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if closed {
             self.release_head(shared);
@@ -219,7 +219,7 @@ impl State {
         closed
     }
 
-    fn release_head(&self, shared: &Shared) {
+    fn release_head(&self, shared: &SharedConnections) {
         let bytes = self.head_bytes.swap(0, Ordering::Relaxed);
         shared.head_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }

@@ -11,24 +11,24 @@ use super::Limit;
 
 /// Bytes of manifests that are being pushed.
 #[derive(Clone, Debug)]
-pub struct Pushes(Arc<Shared>);
+pub struct Pushes(Arc<SharedPushes>);
 
 #[derive(Debug)]
-struct Shared {
+struct SharedPushes {
     most: usize,
-    held: Mutex<Held>,
+    held: Mutex<HeldPush>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct HeldPush {
     bytes: usize,
     begun: u64,
     /// Those that are not read to their end, in the order in which they began.
-    unfinished: BTreeMap<u64, Unfinished>,
+    unfinished: BTreeMap<u64, UnfinishedPush>,
 }
 
 #[derive(Debug)]
-struct Unfinished {
+struct UnfinishedPush {
     bytes: usize,
     gives_way: Arc<Notify>,
 }
@@ -36,7 +36,7 @@ struct Unfinished {
 /// What is held of one manifest, as long as it is kept.
 #[derive(Debug)]
 pub struct PushGuard {
-    shared: Arc<Shared>,
+    shared: Arc<SharedPushes>,
     number: u64,
     /// All of it, once it is no longer among the unfinished.
     finished: usize,
@@ -47,7 +47,7 @@ impl Pushes {
     /// At most `most` bytes.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self(Arc::new(Shared { most, held: Mutex::default() }))
+        Self(Arc::new(SharedPushes { most, held: Mutex::default() }))
     }
 
     /// A push of which nothing has come yet.
@@ -57,7 +57,7 @@ impl Pushes {
         let mut held = self.0.lock();
         let number = held.begun;
         held.begun += 1;
-        held.unfinished.insert(number, Unfinished { bytes: 0, gives_way: Arc::clone(&gives_way) });
+        held.unfinished.insert(number, UnfinishedPush { bytes: 0, gives_way: Arc::clone(&gives_way) });
         drop(held);
         PushGuard { shared: Arc::clone(&self.0), number, finished: 0, gives_way }
     }
@@ -109,8 +109,8 @@ impl Drop for PushGuard {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Held> {
+impl SharedPushes {
+    fn lock(&self) -> MutexGuard<'_, HeldPush> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Busy, Client, Limit};
+use super::{Busy, ClientNetwork, Limit};
 
 /// Requests in progress, by the address of the client.
 #[derive(Debug)]
 pub struct Requests {
     most: usize,
     load: Load,
-    counts: Mutex<HashMap<Client, usize>>,
+    counts: Mutex<HashMap<ClientNetwork, usize>>,
 }
 
 /// Requests in progress of all clients. Cheap to clone.
@@ -34,13 +34,13 @@ impl Load {
 /// client that resets its request over and over would otherwise start more work than its limit allows.
 #[derive(Clone, Debug)]
 pub struct RequestGuard {
-    _shared: Arc<(Counted, Busy)>,
+    _shared: Arc<(CountedRequest, Busy)>,
 }
 
 #[derive(Debug)]
-struct Counted {
+struct CountedRequest {
     requests: Arc<Requests>,
-    client: Client,
+    client: ClientNetwork,
 }
 
 impl Requests {
@@ -52,7 +52,7 @@ impl Requests {
 
     /// Counts one more of this client, on a connection that is `busy` with it.
     pub fn begin(self: &Arc<Self>, client: IpAddr, busy: Busy) -> Result<RequestGuard, Limit> {
-        let client = Client::from(client);
+        let client = ClientNetwork::from(client);
         let mut counts = self.lock();
         let count = counts.entry(client).or_default();
         if *count >= self.most {
@@ -61,16 +61,16 @@ impl Requests {
         *count += 1;
         drop(counts);
         self.load.0.fetch_add(1, Ordering::Relaxed);
-        let counted = Counted { requests: Arc::clone(self), client };
+        let counted = CountedRequest { requests: Arc::clone(self), client };
         Ok(RequestGuard { _shared: Arc::new((counted, busy)) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Client, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ClientNetwork, usize>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountedRequest {
     fn drop(&mut self) {
         self.requests.load.0.fetch_sub(1, Ordering::Relaxed);
         let mut counts = self.requests.lock();

@@ -8,7 +8,7 @@ const IN_TOTO_LAYER: &str = "application/vnd.in-toto+json";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Members {
+struct StatementMembers {
     artifact_type: Option<String>,
     config: Option<Described>,
     #[serde(default)]
@@ -24,7 +24,7 @@ struct Described {
 /// Whether a manifest is an attestation of BuildKit's.
 #[must_use]
 pub fn is_buildkit_attestation(manifest: &[u8]) -> bool {
-    let Ok(members) = serde_json::from_slice::<Members>(manifest) else { return false };
+    let Ok(members) = serde_json::from_slice::<StatementMembers>(manifest) else { return false };
     let config_type = members.config.and_then(|config| config.media_type);
     let mut types = members.artifact_type.iter().chain(&config_type);
     let has_type = |layer: &Described| layer.media_type.as_deref() == Some(IN_TOTO_LAYER);

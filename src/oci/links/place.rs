@@ -3,15 +3,15 @@
 use std::fmt;
 
 /// Where in a manifest, for the log.
-pub(super) enum Place<'a> {
+pub(super) enum ManifestPlace<'a> {
     Document,
     Member(&'static str),
     Element(&'static str, usize),
-    Reference(&'a Place<'a>),
-    ReferenceElement(&'a Place<'a>, usize),
+    Reference(&'a ManifestPlace<'a>),
+    ReferenceElement(&'a ManifestPlace<'a>, usize),
 }
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for ManifestPlace<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Document => f.write_str("manifest"),

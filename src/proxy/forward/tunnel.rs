@@ -18,23 +18,23 @@ use super::tokens;
 use crate::http::body::Body;
 
 /// The protocol that a client wants, and its side of the connection once it gets it.
-pub(super) struct Wanted {
+pub(super) struct WantedProtocol {
     protocol: HeaderValue,
     client: OnUpgrade,
 }
 
 /// What a request asks to be switched to. HTTP/2 in clear is none of it: what is said there would pass
 /// unread.
-pub(super) fn wanted<B>(request: &mut Request<B>) -> Option<Wanted> {
+pub(super) fn wanted<B>(request: &mut Request<B>) -> Option<WantedProtocol> {
     let protocol = request.headers().get(UPGRADE)?.clone();
     let is_asked =
         tokens(request.headers(), &CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"));
     let is_http = tokens(request.headers(), &UPGRADE).any(|protocol| protocol.eq_ignore_ascii_case("h2c"));
     (request.version() == Version::HTTP_11 && is_asked && !is_http)
-        .then(|| Wanted { protocol, client: hyper::upgrade::on(request) })
+        .then(|| WantedProtocol { protocol, client: hyper::upgrade::on(request) })
 }
 
-impl Wanted {
+impl WantedProtocol {
     /// Asks the upstream for the same; the client's side.
     pub(super) fn ask(self, request: &mut Request<Body>) -> OnUpgrade {
         agree(request.headers_mut(), Some(self.protocol));
@@ -55,8 +55,8 @@ pub(super) async fn join(client: OnUpgrade, upstream: OnUpgrade, idle: Duration)
     let passed = async {
         let (client, upstream) = (client.await?, upstream.await?);
         let count = Arc::new(AtomicU64::new(0));
-        let mut client = Counted { stream: TokioIo::new(client), count: Arc::clone(&count) };
-        let mut upstream = Counted { stream: TokioIo::new(upstream), count: Arc::clone(&count) };
+        let mut client = CountedStream { stream: TokioIo::new(client), count: Arc::clone(&count) };
+        let mut upstream = CountedStream { stream: TokioIo::new(upstream), count: Arc::clone(&count) };
         tokio::select! {
             copied = copy_bidirectional(&mut client, &mut upstream) => { copied?; }
             () = silence(&count, idle) => tracing::debug!(limit = ?idle, "a tunnel was silent for too long"),
@@ -83,12 +83,12 @@ async fn silence(count: &AtomicU64, idle: Duration) {
 }
 
 /// One end of a tunnel, and how much was read from both.
-struct Counted {
+struct CountedStream {
     stream: TokioIo<Upgraded>,
     count: Arc<AtomicU64>,
 }
 
-impl AsyncRead for Counted {
+impl AsyncRead for CountedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -102,7 +102,7 @@ impl AsyncRead for Counted {
     }
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for CountedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

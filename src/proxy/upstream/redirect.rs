@@ -50,7 +50,7 @@ impl Redirects {
     /// Asks another host than the upstream, which is at `reach`.
     pub(super) async fn send(
         &self,
-        settings: &config::Upstream,
+        settings: &config::UpstreamConfig,
         reach: Reach,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, UpstreamError> {
@@ -68,7 +68,7 @@ impl Redirects {
         answer.map_err(|error| resending::classify(error, false, false))
     }
 
-    fn client(&self, settings: &config::Upstream, reach: Reach) -> Result<&Foreign, TlsError> {
+    fn client(&self, settings: &config::UpstreamConfig, reach: Reach) -> Result<&Foreign, TlsError> {
         let cell = match reach {
             Reach::Public => &self.public,
             Reach::Anywhere => &self.anywhere,

@@ -8,11 +8,11 @@ use form_urlencoded::Serializer;
 use crate::index::{InvalidOrder, Order};
 use crate::oci::{Descriptor, Digest, LinkKind, LinkKinds, RepositoryName, media_type};
 use crate::proxy::error::BadQuery;
-use crate::queries::pages::{Accepts, Next, Scope, Wanted};
+use crate::queries::pages::{Accepts, Next, PageRequest, QueryScope};
 
 /// What a caller wants to see. Repeats of a filter mean "or", different filters "and".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Query {
+pub(crate) struct ReferencesQuery {
     kinds: LinkKinds,
     artifact_types: Vec<String>,
     media_types: Vec<String>,
@@ -20,7 +20,7 @@ pub(crate) struct Query {
     inline: bool,
     count: Option<usize>,
     after: Option<Order>,
-    scope: Scope,
+    scope: QueryScope,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ struct AnnotationFilter {
     value: Option<String>,
 }
 
-impl Query {
+impl ReferencesQuery {
     /// Parameters that are not refshim's are ignored.
     pub(crate) fn parse(query: &str) -> Result<Self, BadQuery> {
         let mut parsed = Self::default();
@@ -52,7 +52,7 @@ impl Query {
         parsed.kinds = kinds.into_iter().collect();
         parsed.inline = inline.unwrap_or_default();
         if scope == Some(true) {
-            parsed.scope = Scope::Registry(beyond);
+            parsed.scope = QueryScope::Registry(beyond);
         }
         Ok(parsed)
     }
@@ -72,9 +72,9 @@ impl Query {
     }
 
     /// What is wanted of the list.
-    pub(crate) fn wanted(&self) -> Wanted {
+    pub(crate) fn wanted(&self) -> PageRequest {
         let gathered: LinkKinds = [LinkKind::Subject, LinkKind::Fallback].into_iter().collect();
-        Wanted {
+        PageRequest {
             after: self.after,
             count: self.count,
             accepts: self.accepts(),
@@ -119,7 +119,7 @@ impl Query {
         if let Some(count) = self.count {
             query.append_pair("n", &count.to_string());
         }
-        if matches!(self.scope, Scope::Registry(_)) {
+        if matches!(self.scope, QueryScope::Registry(_)) {
             query.append_pair("scope", "registry");
         }
         if let Some(beyond) = next.beyond {
@@ -201,7 +201,7 @@ mod tests {
 
     #[track_caller]
     fn check_refused(query: &str, expected: BadQuery) {
-        assert_eq!(Query::parse(query), Err(expected), "{query}");
+        assert_eq!(ReferencesQuery::parse(query), Err(expected), "{query}");
     }
 
     #[test]
@@ -227,8 +227,8 @@ mod tests {
 
     #[test]
     fn unknown_parameters_are_ignored_and_not_claimed() {
-        let query = Query::parse("ns=docker.io&predicateType=x").unwrap();
-        assert_eq!(query, Query::default());
+        let query = ReferencesQuery::parse("ns=docker.io&predicateType=x").unwrap();
+        assert_eq!(query, ReferencesQuery::default());
         assert_eq!(query.filters_applied(), None);
     }
 
@@ -253,7 +253,7 @@ mod tests {
 
     #[track_caller]
     fn check_accepts(query: &str, expected: bool) {
-        let query = Query::parse(query).unwrap();
+        let query = ReferencesQuery::parse(query).unwrap();
         assert_eq!(query.accepts()(&entry(LinkKind::Reference, "application/a+b")), expected);
     }
 
@@ -281,24 +281,24 @@ mod tests {
     #[test]
     fn the_next_page_asks_the_same() {
         let asked = "kind=reference&artifactType=a%2Fb%26c&annotation=k%3Dv%3Dw&annotation=z&inline=true&n=5";
-        let query = Query::parse(asked).unwrap();
+        let query = ReferencesQuery::parse(asked).unwrap();
         let subject = Digest::Sha256([7; 32]);
         let name = "a/b".parse().unwrap();
         let after = Some(Order(0xabc));
         let next = query.next(&name, &subject, Next { after, beyond: None });
         let (path, parameters) = next.split_once('?').unwrap();
         assert_eq!(path, format!("/v2/a/b/manifests/{subject}/references"));
-        assert_eq!(Query::parse(parameters).unwrap(), Query { after, ..query.clone() });
+        assert_eq!(ReferencesQuery::parse(parameters).unwrap(), ReferencesQuery { after, ..query.clone() });
         assert_eq!(query.filters_applied().as_deref(), Some("artifactType,annotation,kind"));
 
-        let query = Query::parse("scope=registry&n=5").unwrap();
+        let query = ReferencesQuery::parse("scope=registry&n=5").unwrap();
         let beyond: Beyond = "0123456789abcdef".repeat(2).parse().unwrap();
         for next in [Next { after, beyond: Some(beyond) }, Next { after: None, beyond: Some(beyond) }] {
             let target = query.next(&name, &subject, next);
             let (_, parameters) = target.split_once('?').unwrap();
-            let scope = Scope::Registry(Some(beyond));
-            let expected = Query { after: next.after, scope, ..query.clone() };
-            assert_eq!(Query::parse(parameters).unwrap(), expected);
+            let scope = QueryScope::Registry(Some(beyond));
+            let expected = ReferencesQuery { after: next.after, scope, ..query.clone() };
+            assert_eq!(ReferencesQuery::parse(parameters).unwrap(), expected);
         }
     }
 }

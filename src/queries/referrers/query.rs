@@ -7,11 +7,11 @@ use form_urlencoded::Serializer;
 use crate::index::{Entry, InvalidOrder, Order};
 use crate::oci::{Digest, LinkKinds, RepositoryName, media_type};
 use crate::proxy::error::BadQuery;
-use crate::queries::pages::{Scope, Wanted};
+use crate::queries::pages::{PageRequest, QueryScope};
 
 /// What a caller wants to see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Query {
+pub(crate) struct ReferrersQuery {
     /// Repeats mean "or".
     artifact_types: Vec<String>,
     after: Option<Order>,
@@ -24,7 +24,7 @@ struct Typed {
     artifact_type: Option<String>,
 }
 
-impl Query {
+impl ReferrersQuery {
     /// An empty `artifactType` is none.
     pub(crate) fn parse(query: &str) -> Result<Self, BadQuery> {
         let mut parsed = Self::default();
@@ -41,7 +41,7 @@ impl Query {
     }
 
     /// What is wanted of the list, of links of these kinds.
-    pub(crate) fn wanted(&self, kinds: LinkKinds) -> Wanted {
+    pub(crate) fn wanted(&self, kinds: LinkKinds) -> PageRequest {
         let artifact_types = self.artifact_types.clone();
         let is_wanted = move |entry: &Entry| {
             artifact_types.is_empty()
@@ -50,13 +50,13 @@ impl Query {
                     .and_then(|entry| entry.artifact_type)
                     .is_some_and(|own| media_type::is_among(&own, &artifact_types))
         };
-        Wanted {
+        PageRequest {
             after: self.after,
             count: None,
             accepts: Arc::new(move |entry| kinds.intersects(entry.kinds) && is_wanted(entry)),
             inline: false,
             gathers: true,
-            scope: Scope::Repository,
+            scope: QueryScope::Repository,
         }
     }
 
@@ -82,7 +82,7 @@ mod tests {
 
     #[track_caller]
     fn check(query: &str, artifact_types: &[&str], applied: Option<&str>) {
-        let parsed = Query::parse(query).unwrap();
+        let parsed = ReferrersQuery::parse(query).unwrap();
         assert_eq!(parsed.artifact_types, artifact_types, "{query}");
         assert_eq!(parsed.filters_applied().as_deref(), applied, "{query}");
     }
@@ -94,16 +94,19 @@ mod tests {
         check("artifactType=", &[], None);
         check("artifactType=a/b%2Bc", &["a/b+c"], Some("artifactType"));
         check("artifactType=a&artifactType=b", &["a", "b"], Some("artifactType"));
-        assert_eq!(Query::parse("last=x"), Err(BadQuery::Last));
+        assert_eq!(ReferrersQuery::parse("last=x"), Err(BadQuery::Last));
     }
 
     #[test]
     fn the_next_page_asks_the_same() {
-        let query = Query::parse("artifactType=a%2Fb%26c&artifactType=d").unwrap();
+        let query = ReferrersQuery::parse("artifactType=a%2Fb%26c&artifactType=d").unwrap();
         let subject = Digest::Sha256([7; 32]);
         let next = query.next(&"a/b".parse().unwrap(), &subject, Order(0xabc));
         let (path, parameters) = next.split_once('?').unwrap();
         assert_eq!(path, format!("/v2/a/b/referrers/{subject}"));
-        assert_eq!(Query::parse(parameters).unwrap(), Query { after: Some(Order(0xabc)), ..query });
+        assert_eq!(
+            ReferrersQuery::parse(parameters).unwrap(),
+            ReferrersQuery { after: Some(Order(0xabc)), ..query }
+        );
     }
 }

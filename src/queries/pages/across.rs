@@ -9,7 +9,7 @@ use std::str::FromStr;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::time::{Duration, Instant};
 
-use super::{Listing, Placed, Wanted};
+use super::{PageRequest, Placed, ReferrerPages};
 use crate::index::{Order, Page, Repository};
 use crate::oci::RepositoryName;
 use crate::proxy::error::{BadQuery, Error};
@@ -40,7 +40,7 @@ pub(super) struct Elsewhere {
 }
 
 /// What was found elsewhere.
-pub(super) struct Found {
+pub(super) struct OtherPages {
     /// A page of each repository that the caller may read, and by which question it was found.
     pub(super) pages: Vec<(Question, Page)>,
     /// Up to where the repositories were looked into, if there are more.
@@ -59,12 +59,12 @@ impl Elsewhere {
     /// without any lasts as long as the slowest one with some.
     pub(super) async fn pages(
         &self,
-        listing: &Listing,
+        here: &ReferrerPages,
         question: &Question,
-        wanted: &Wanted,
-    ) -> Result<Found, Error> {
+        wanted: &PageRequest,
+    ) -> Result<OtherPages, Error> {
         let home = &question.visit.repository;
-        let names = listing.index.repositories(home.upstream, question.subject.clone()).await;
+        let names = here.index.repositories(home.upstream, question.subject.clone()).await;
         let mut names = names.map_err(Error::LookUp)?;
         names.retain(|name| *name != home.name);
         let (names, beyond) = self.window(names, wanted)?;
@@ -88,10 +88,10 @@ impl Elsewhere {
                     match name {
                         Some(name) => {
                             let (upstream, name) = (home.upstream, name.clone());
-                            let question = listing.elsewhere(question, Repository { upstream, name });
-                            self.page(listing, question, wanted, bytes).await
+                            let question = here.elsewhere(question, Repository { upstream, name });
+                            self.page(here, question, wanted, bytes).await
                         }
-                        None => self.ask_for_nothing(listing, question, place).await,
+                        None => self.ask_for_nothing(here, question, place).await,
                     }
                 }
             });
@@ -100,22 +100,22 @@ impl Elsewhere {
             pages.extend(found.into_iter().flatten());
             slowest = slowest.max(began.elapsed());
         }
-        Ok(Found { pages, beyond })
+        Ok(OtherPages { pages, beyond })
     }
 
     /// As many repositories as one query may ask about, and up to where that is if there are more.
     fn window(
         &self,
         names: Vec<RepositoryName>,
-        wanted: &Wanted,
+        wanted: &PageRequest,
     ) -> Result<(Vec<RepositoryName>, Option<Beyond>), Error> {
         let process = self.secret.hash_one(0u8);
         let after = match wanted.scope {
-            super::Scope::Registry(Some(beyond)) if beyond.process != process => {
+            super::QueryScope::Registry(Some(beyond)) if beyond.process != process => {
                 return Err(Error::Query(BadQuery::Beyond));
             }
-            super::Scope::Registry(Some(beyond)) => Some(beyond.place),
-            super::Scope::Registry(None) | super::Scope::Repository => None,
+            super::QueryScope::Registry(Some(beyond)) => Some(beyond.place),
+            super::QueryScope::Registry(None) | super::QueryScope::Repository => None,
         };
         let mut places: Vec<(u64, RepositoryName)> =
             names.into_iter().map(|name| (self.secret.hash_one(name.as_str()), name)).collect();
@@ -129,13 +129,13 @@ impl Elsewhere {
 
     async fn page(
         &self,
-        listing: &Listing,
+        here: &ReferrerPages,
         question: Question,
-        wanted: &Wanted,
+        wanted: &PageRequest,
         bytes: usize,
     ) -> Result<Option<(Question, Page)>, Error> {
-        let page = listing.scan(&question, wanted, bytes).await?;
-        match listing.registry.may_list(&question.visit, super::witnesses(&page)).await {
+        let page = here.scan(&question, wanted, bytes).await?;
+        match here.registry.may_list(&question.visit, super::witnesses(&page)).await {
             Ok(Verdict::Readable) => Ok(Some((question, page))),
             Ok(Verdict::Unproven | Verdict::Odd(_)) => Ok(None),
             Err(error) if error.is_about_rights() => Ok(None),
@@ -146,15 +146,15 @@ impl Elsewhere {
     /// The questions about a repository that nobody has; the answers do not matter.
     async fn ask_for_nothing(
         &self,
-        listing: &Listing,
+        here: &ReferrerPages,
         question: &Question,
         place: usize,
     ) -> Result<Option<(Question, Page)>, Error> {
         let name = format!("refshim-{:016x}/nothing", self.secret.hash_one(place));
         let name = name.parse().map_err(|_| Error::Handler)?;
         let repository = Repository { upstream: question.visit.repository.upstream, name };
-        let nothing = listing.elsewhere(question, repository);
-        match listing.registry.may_read_one_of(&nothing.visit, std::iter::empty()).await {
+        let nothing = here.elsewhere(question, repository);
+        match here.registry.may_read_one_of(&nothing.visit, std::iter::empty()).await {
             // As for a repository that there is: what fails the one fails the other.
             Err(error) if !error.is_about_rights() => Err(error),
             _ => Ok(None),
