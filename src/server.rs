@@ -3,6 +3,8 @@
 
 pub mod app;
 mod connection;
+mod handlers;
+mod request_log;
 mod watched;
 
 use std::convert::Infallible;

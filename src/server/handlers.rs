@@ -1,0 +1,120 @@
+//! What answers the requests for one upstream.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{HeaderName, Request, Response};
+use hyper::body::Incoming;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::http::body::{Body, PushLimits};
+use crate::http::limits::Pushes;
+use crate::index::{Index, Repository};
+use crate::oci::RepositoryName;
+use crate::proxy::error::Error;
+use crate::proxy::forward::Origin;
+use crate::proxy::upstream::Upstream;
+use crate::queries::pages::ReferrerPages;
+use crate::queries::references::ReferencesHandler;
+use crate::queries::referrers::ReferrersHandler;
+use crate::recording::pulls::PullRecorder;
+use crate::recording::pushes::PushRecorder;
+use crate::registry::reader::ManifestReader;
+use crate::registry::{Caller, Merger, Registry, Visit};
+use crate::telemetry::Metrics;
+
+/// One upstream and what handles the requests for it.
+#[derive(Debug)]
+pub(super) struct Handlers {
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) pushes: PushRecorder,
+    pub(super) pulls: Arc<PullRecorder>,
+    pub(super) references: ReferencesHandler,
+    pub(super) referrers: ReferrersHandler,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Handlers {
+    pub(super) fn new(
+        config: &Config,
+        upstream: &Arc<Upstream>,
+        index: &Index,
+        metrics: &Metrics,
+        tasks: &TaskTracker,
+    ) -> Self {
+        let metrics = Arc::new(metrics.of_upstream(upstream.name()));
+        let registry = Arc::new(Registry::new(Arc::clone(upstream), config, (*metrics).clone()));
+        let pushed = PushLimits {
+            bytes: config.manifests.max_bytes,
+            idle: upstream.body_idle(),
+            whole: config.timeouts.manifest,
+            pushes: Pushes::new(config.limits.manifest_bytes),
+        };
+        let reader = ManifestReader::new(Arc::clone(&metrics), config.manifests.max_links_bytes, pushed);
+        let pulls = Arc::new(PullRecorder::new(
+            Arc::clone(&registry),
+            index.clone(),
+            reader.clone(),
+            Arc::clone(&metrics),
+            tasks.clone(),
+            config.manifests.learn_bytes,
+        ));
+        let merger = Merger::new(Arc::clone(&registry), index.clone(), reader.clone(), config);
+        let merger = Arc::new(merger);
+        let pages = Arc::new(ReferrerPages::new(
+            Arc::clone(&registry),
+            merger,
+            reader.clone(),
+            index.clone(),
+            &config.references,
+        ));
+        Self {
+            pushes: PushRecorder::new(
+                Arc::clone(&registry),
+                Arc::clone(&pulls),
+                index.clone(),
+                reader,
+                Arc::clone(&metrics),
+                tasks.clone(),
+            ),
+            pulls,
+            references: ReferencesHandler::new(Arc::clone(&pages)),
+            referrers: ReferrersHandler::new(pages, &config.referrers),
+            upstream: Arc::clone(upstream),
+            registry,
+            metrics,
+        }
+    }
+
+    /// A query's caller at its repository.
+    pub(super) fn visit(&self, name: RepositoryName, origin: &Origin, request: &Request<Incoming>) -> Visit {
+        let caller = self.registry.caller(request.headers(), request.uri(), origin);
+        self.registry.visit(&caller, self.repository(name))
+    }
+
+    pub(super) fn count_query(&self, began: Instant, result: &Result<Response<Body>, Error>) {
+        match result {
+            Ok(_) => self.metrics.query(began.elapsed()),
+            Err(error) => self.metrics.query_refused(self.upstream.name(), error.query_refused()),
+        }
+    }
+
+    /// Pages of other origins may read refshim's own answers as far as they may read the registry's (Fetch,
+    /// section 3.2).
+    pub(super) fn let_origins_read(&self, response: &mut Response<Body>, caller: &Caller) {
+        let Some(fields) = self.registry.access_control(caller) else { return };
+        let headers = response.headers_mut();
+        // A refusal of the registry has its own already.
+        let missing = |name: &HeaderName| !headers.contains_key(name);
+        let missing: Vec<_> = fields.iter().filter(|(name, _)| missing(name)).collect();
+        for (name, value) in missing {
+            headers.append(name, value.clone());
+        }
+    }
+
+    pub(super) fn repository(&self, name: RepositoryName) -> Repository {
+        Repository { upstream: self.upstream.number(), name }
+    }
+}

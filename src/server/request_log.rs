@@ -1,0 +1,94 @@
+//! What the log says of a request, and the id by which its client can quote it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use hyper::body::Incoming;
+
+use crate::http::body::Body;
+use crate::proxy::error::Error;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How much of a request's id is logged.
+const LOGGED_ID_BYTES: usize = 128;
+
+/// What the log says of a request. Paths may hold tokens in their query, so that part is left out.
+pub(super) struct RequestLog {
+    method: Method,
+    uri: Uri,
+    request_id: Option<HeaderValue>,
+    pub(super) began: Instant,
+}
+
+impl RequestLog {
+    pub(super) fn of(request: &Request<Incoming>) -> Self {
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            request_id: request.headers().get("x-request-id").cloned(),
+            began: Instant::now(),
+        }
+    }
+
+    /// The id is told where no span tells it.
+    pub(super) fn failure(&self, error: &Error, request_id: Option<&str>) {
+        let (method, path) = (&self.method, self.uri.path());
+        let causes = causes(error);
+        if error.is_the_clients() {
+            tracing::info!(%method, path, request_id, causes, "refused a request: {error}");
+        } else {
+            tracing::warn!(%method, path, request_id, causes, "a request failed: {error}");
+        }
+    }
+
+    pub(super) fn answered(&self, response: &Response<Body>) {
+        tracing::debug!(method = %self.method, path = self.uri.path(), status = response.status().as_u16(),
+            duration_ms = self.began.elapsed().as_secs_f64() * 1e3,
+            "answered");
+    }
+
+    /// As far as it is one: a client may send anything of any length, and what could be read as further fields of
+    /// the line.
+    pub(super) fn request_id(&self) -> &str {
+        let id = self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let is_of_id = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(&byte);
+        let end = id.bytes().take(LOGGED_ID_BYTES).take_while(|byte| is_of_id(*byte)).count();
+        id.get(..end).unwrap_or_default()
+    }
+}
+
+/// The chain of sources behind an error, outermost first.
+fn causes(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |cause| cause.source());
+    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Ids that differ between processes and between requests of one.
+#[derive(Debug)]
+pub(super) struct RequestIds {
+    process: u64,
+    count: AtomicU64,
+}
+
+impl RequestIds {
+    pub(super) fn new() -> Self {
+        use std::hash::BuildHasher as _;
+        let process = std::hash::RandomState::new().hash_one(std::process::id());
+        Self { process, count: AtomicU64::new(0) }
+    }
+
+    /// The id that a request came with, or a new one that it gets.
+    pub(super) fn identify<B>(&self, request: &mut Request<B>) -> Option<HeaderValue> {
+        if let Some(id) = request.headers().get(X_REQUEST_ID) {
+            return Some(id.clone());
+        }
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        let id = Bytes::from(format!("{:016x}-{count:x}", self.process));
+        let id = HeaderValue::from_maybe_shared(id).ok()?;
+        request.headers_mut().insert(X_REQUEST_ID, id.clone());
+        Some(id)
+    }
+}
