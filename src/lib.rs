@@ -1,46 +1,77 @@
-//! refshim stands in front of an unmodified container registry and gives it references: which
+//! refshim stands in front of an unmodified container registry and adds the OCI 1.1 referrers API to it: which
 //! manifests (signatures, SBOMs, attestations) are about which image.
 //!
 //! # The way of a request
-//! [`server`] accepts a connection, over [`tls`] or not, and gives each request to [`app`], where
-//! [`selection`] names the upstream and one `match` shows all ways there are:
-//! - Nearly everything is passed on by [`forward`], both bodies streaming, through the one client in
-//!   [`upstream`].
-//! - The PUT of a manifest goes through [`manifests`]: its links ([`oci::links_of`]) are written to
-//!   the [`index`] as pending, it goes upstream as it came, and the upstream's yes confirms them.
-//! - The GET of a manifest goes through [`learning`]: it is copied on its way, and its links are recorded
-//!   once it has passed.
-//! - A query ([`references`], [`referrers`]) is answered by [`listing`] from the index, after [`registry`] has
-//!   had the upstream show that this caller may read the repository, and has put into the index what the
-//!   upstream itself lists.
+//! [`server`] accepts a connection, over [`tls`] or not, and hands each request to [`server::app`], where every layer
+//! stands in the order in which a request meets it, and behind them one `match` on the [route](http::route).
+//! - **Nearly everything** is passed on by [`proxy::forward`], both bodies streaming, through the one client in
+//!   [`proxy::upstream`]. [`proxy::selection`] names the upstream where there are several.
+//! - **A push**, the PUT of a manifest, goes through [`recording::pushes`]. The links in its bytes
+//!   ([`oci::links_of`]) are written to the [`index`] as pending, the manifest goes upstream as it came, and the
+//!   upstream's 201 confirms them. A DELETE removes the links of its manifest.
+//! - **A pull**, the GET of a manifest, goes through [`recording::pulls`]: the manifest is copied on its way, and its
+//!   links are recorded once it has passed.
+//! - **A query** is answered by [`queries`]. First [`registry`] has the upstream show that this caller may read the
+//!   repository, and merges into the index what the registry itself lists (its own API, the referrers tag). Then a
+//!   page of the index is read, and what is pending on it is asked for.
 //!
 //! # The way of a command
-//! Every other command than `serve` is a client's: [`cli`] reads it, [`client`] opens the registries and OCI
-//! layouts it names and does it. A client uses nothing of the server's, and works with any registry.
+//! Every command but `serve` is a client: [`cli`] parses it, [`client`] opens the registries and OCI layouts that it
+//! names. A client shares the connector of [`tls`] with the server and nothing else, and works with any registry.
 //!
-//! # The modules, innermost first
+//! # The rooms, innermost first
 //! Each uses only those before it; a test holds the order.
-//! [`oci`] (names, digests, links; pure) → [`link_header`] (pages of lists; pure) → [`coding`] (content codings;
-//! pure) → [`limits`] → [`body`] → [`framing`] → [`config`] → [`route`] (path to route; pure) → [`selection`]
-//! (request to upstream; pure) → [`index`] (journal and sled) → [`telemetry`] → [`tls`] → [`client`] (registries
-//! and layouts as a client sees them; used by [`cli`] alone) → [`upstream`] → [`error`] → [`forward`] →
-//! [`reading`] (bytes of a manifest to what is kept) → [`registry`] (refshim's own questions, and what is
-//! remembered of the answers) → [`learning`] → [`manifests`] → [`listing`] → [`references`] → [`referrers`] →
-//! [`admin`] → [`app`] → [`server`] → [`cli`].
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`oci`] | names, tags, digests, media types, descriptors, the links of a manifest; pure |
+//! | [`config`] | the settings: file, environment, command line, and all mistakes at once |
+//! | [`http`] | what HTTP and the registry's API look like, without a registry: bodies, limits, paths, `Link` |
+//! | [`index`] | which manifest refers to which: the interface, and the engine behind it (journal and sled) |
+//! | [`telemetry`] | logs and metrics |
+//! | [`tls`] | certificates, trust, the acceptor towards clients and the connector towards registries |
+//! | [`client`] | registries and layouts as a client sees them; used by [`cli`] alone |
+//! | [`proxy`] | the upstream's connections, which upstream, what a proxy does to heads, errors |
+//! | [`registry`] | refshim's own questions to a registry, and all that is remembered of the answers |
+//! | [`recording`] | what passes and is recorded: pushes and pulls |
+//! | [`queries`] | `references` and `referrers`, in one repository or across repositories |
+//! | [`admin`] | health, readiness, metrics |
+//! | [`server`] | listeners, connections, the layers, the end |
+//! | [`cli`] | the command line |
+//!
+//! # Words
+//! - **Link**: a *referrer* (a signature, an SBOM) refers to a *subject* (an image). It has a kind: `reference` of the
+//!   2021 proposal, OCI's `subject`, the parent of an image index, and what only a tag or another manifest says
+//!   (cosign's tags, the referrers tag, `BuildKit`'s attestations).
+//! - **Referrers tag**, or fallback tag: `sha256-<hex>`, at which clients keep a list of referrers in a registry
+//!   without the API.
+//! - **Pending**: a referrer of which it is not known whether the upstream has it. Asked for before it is listed.
+//! - **Confirmed**: the upstream accepted it, or served it.
+//! - **Claimed**: known by somebody's word alone: a PUT that has not been answered, or a list that names it. The
+//!   manifest's own bytes, as the upstream serves them, replace a claim.
+//! - **Doubted**: confirmed once, and pending again, since somebody was answered 404 for it.
+//! - **Absent**: doubted since the upstream answered 404 to a caller who can read the repository. Removed once it was
+//!   so for `index.forget_after`.
+//! - **Version**: changes with each record of a referrer. A removal names the version that it was decided on, so that
+//!   a stale decision is detected.
+//! - **Caller**: a client as the registry sees it: all of its request that a registry may decide by.
+//! - **Verdict**: whether the registry showed that a caller may read a repository.
+//! - **Witness**: a manifest that is asked for to get a verdict, where the subject itself is 404.
+//! - **Foreign**: of another namespace (`ns=`) than the upstream stands for.
+//! - **Epoch**: a repository between two writes. What is remembered counts within one.
 //!
 //! # What always holds
-//! - The bytes of a manifest are never changed. A body is sent again only if the upstream certainly processed
+//! - The bytes of a manifest are never changed. A request is sent again only if the upstream certainly processed
 //!   nothing of it.
 //! - A PUT that carries links is answered with success only when its links are on disk.
 //! - Credentials go to the upstream that the request is for, and to no other host.
-//! - A link is listed only after the upstream said that it took the referrer, and only to a caller
-//!   whom the upstream let read the repository.
+//! - A link is listed only after the upstream accepted or served the referrer, and only to a caller whom the
+//!   upstream let read the repository. Nobody is answered from another caller's rights.
 //! - A question of refshim's own is its client's request in all that a registry may decide by, and its answer
 //!   counts for exactly such requests.
-//! - A look-up that fails is an error, never an empty list. What the registry does not show is left out while it
-//!   does not, and forgotten only after it has long shown nothing but 404.
-//! - What somebody claims of a manifest counts only once the registry took it, or as its bytes say it.
-//! - What a list at a referrers tag says counts only where the manifest it names says so itself.
+//! - A failed look-up is an error, never an empty list. What the registry does not show is left out while it does
+//!   not, and forgotten only after it has long answered nothing but 404.
+//! - A claim counts only once the upstream accepted or served the manifest, and then as its bytes say it.
 //! - Nothing but manifests and refshim's own answers is held in memory, and those only up to a limit.
 //! - Whatever is done for a request counts as this request until it is done, also when the client is gone.
 //! - Only requests in progress can keep other clients out. A connection without one is closed in time, or

@@ -1,7 +1,7 @@
 //! The way of a request: the layers that every request meets, in their order, and behind them one `match` on what
 //! it asks for.
 //!
-//! The layers are the lines of [`App::serve`] and [`App::answer`] and not `tower::Layer`s: each gives the next one
+//! The layers are the lines of `App::serve` and `App::answer` and not `tower::Layer`s: each gives the next one
 //! something that only it has (a place, a share, an upstream), which a stack would carry in the request's extensions
 //! or in a type and a pinned future for each. Towards the connection the whole is one [`tower::Service`].
 
