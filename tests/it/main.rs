@@ -21,6 +21,7 @@ mod commands;
 mod comparison;
 mod doors;
 mod durability;
+mod earlier;
 mod early_answers;
 mod elsewhere;
 mod forgetting;
