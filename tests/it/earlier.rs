@@ -4,7 +4,7 @@
 //! journal. Before a format changes, the build that still writes the old one adds its directory (a new one, named
 //! `journal-<format>`):
 //! `EARLIER_KEEP=$PWD/tests/it/earlier/journal-2 cargo nextest run -E 'test(earlier::)'`, with `TEST_BINARY` for
-//! another build than this one.
+//! another build than this one, whose own lists need not be the ones compared here.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -76,7 +76,7 @@ impl Contents {
     }
 
     /// What the registry has once all was pushed, and took the push that it answered with an error.
-    fn on(&self, shelf: &Shelf) {
+    fn put_on(&self, registry: &Shelf) {
         let tag = referrers_tag(&self.image);
         let all = [
             &self.reference,
@@ -87,13 +87,15 @@ impl Contents {
             &self.listed,
             &self.pending,
         ];
-        all.iter().for_each(|content| put(shelf, "hello", &[], content));
-        put(shelf, "hello", &["v1"], &self.image);
-        put(shelf, "hello", &[&format!("{tag}.sig")], &self.cosign);
-        put(shelf, "hello", &[&tag], &Content::index(&[&self.listed]));
-        put(shelf, "signatures", &[], &self.elsewhere);
-        put(shelf, "mirror/hello", &["v1"], &self.image);
-        put(shelf, "mirror/hello", &[], &self.mirrored);
+        for content in all {
+            put(registry, "hello", &[], content);
+        }
+        put(registry, "hello", &["v1"], &self.image);
+        put(registry, "hello", &[&format!("{tag}.sig")], &self.cosign);
+        put(registry, "hello", &[&tag], &Content::index(&[&self.listed]));
+        put(registry, "signatures", &[], &self.elsewhere);
+        put(registry, "mirror/hello", &["v1"], &self.image);
+        put(registry, "mirror/hello", &[], &self.mirrored);
     }
 
     /// A list and what is on it, oldest first.
@@ -181,7 +183,7 @@ async fn compact(client: &Client, data: &Path, image: &Content) {
 /// Opens a data directory and compares every list.
 async fn read(data: &Path) {
     let (contents, shelf) = (Contents::new(), Shelf::default());
-    contents.on(&shelf);
+    contents.put_on(&shelf);
     let upstream = shelf_registry(&shelf, |turn| Some(turn.right.clone()));
     let refshim = start(&upstream, data, &[]).await;
     for (list, expected) in contents.lists() {
@@ -244,7 +246,8 @@ async fn directories_of_earlier_builds_list_all_that_was_in_them() {
         assert_eq!(formats(&from), [format, format], "a snapshot and a segment");
         copy(&from, data.path());
         read(data.path()).await;
-        // And once more, now that this build has written to it.
+        // And once more, now that this build has written to it: what was pending is settled in a new file.
+        assert!(formats(data.path()).into_iter().max() > Some(format));
         read(data.path()).await;
     }
 }
