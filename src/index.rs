@@ -14,33 +14,18 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-mod command;
-mod committer;
-mod compaction;
-mod decision;
-mod draft;
 mod error;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
-mod in_flight;
-mod journal;
-mod known;
-mod learnt;
 mod local;
-pub mod maintenance;
-mod opening;
-mod record;
-mod retry;
-mod shared;
-mod sled;
-mod watches;
 
 pub use error::{OpenError, ProbeError, ReadError, WriteError};
+#[cfg(any(test, fuzzing))]
+pub(crate) use local::fuzzing;
+pub use local::maintenance;
 
 use crate::oci::{Digest, Link, LinkKinds, RepositoryName};
-use command::Put;
-use local::Local;
-use record::ReferrerKey;
+use local::command::Put;
+use local::record::ReferrerKey;
+use local::{Local, watches};
 
 /// Where the index is kept, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,19 +10,38 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::command::{Command, Put, Queued, Reply, Write};
-use super::committer::Committer;
-use super::journal::{Damage, Journal, JournalError, files};
-use super::opening::{DIRECTORY, Opener, adopt};
-use super::record::ReferrerKey;
-use super::shared::Shared;
-use super::sled::{Store, StoreError};
-use super::watches::Watch;
+pub(super) mod command;
+pub(super) mod committer;
+mod compaction;
+mod decision;
+mod draft;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+mod in_flight;
+pub(super) mod journal;
+mod known;
+mod learnt;
+pub mod maintenance;
+mod opening;
+pub(super) mod record;
+mod retry;
+pub(super) mod shared;
+pub(super) mod sled;
+pub(super) mod watches;
+
 use super::{
     Learnt, OpenError, Page, ProbeError, ReadError, Referrer, Removed, Repository, Scan, Settings, State,
     Statistics, Version, WriteError,
 };
 use crate::oci::{Digest, RepositoryName};
+use command::{Command, Put, Queued, Reply, Write};
+use committer::Committer;
+use journal::{Damage, Journal, JournalError, files};
+use opening::{DIRECTORY, Opener, adopt};
+use record::ReferrerKey;
+use shared::Shared;
+use sled::{Store, StoreError};
+use watches::Watch;
 
 /// Capacity of the write queue; senders wait for room, each no longer than for its answer.
 const QUEUE: usize = 1024;
@@ -372,7 +391,7 @@ pub(crate) fn lock(data_dir: &Path) -> Result<File, OpenError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::committer::PANICKED;
+    use crate::index::local::committer::PANICKED;
     use crate::oci::{Link, LinkKind};
 
     #[tokio::test]

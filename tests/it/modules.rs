@@ -36,7 +36,7 @@ const ORDER: [&str; 28] = [
 
 /// What may be named in which room only.
 const ROOMS: [(&str, &str); 10] = [
-    ("sled::", "index/sled"),
+    ("sled::", "index/local/sled"),
     ("rustls::", "tls"),
     ("legacy::Client", "upstream"),
     ("prometheus_client", "telemetry"),

@@ -6,11 +6,11 @@ use std::thread;
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
-use crate::index::command::{Command, Queued, Reply, Write};
-use crate::index::committer::Committer;
-use crate::index::journal::Journal;
-use crate::index::shared::Shared;
-use crate::index::sled::Store;
+use crate::index::local::command::{Command, Queued, Reply, Write};
+use crate::index::local::committer::Committer;
+use crate::index::local::journal::Journal;
+use crate::index::local::shared::Shared;
+use crate::index::local::sled::Store;
 
 /// A committer that does not run yet, and the store that it has not taken over yet.
 struct Parts {

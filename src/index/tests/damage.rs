@@ -3,7 +3,7 @@
 use std::io::{Seek, SeekFrom, Write as _};
 
 use super::*;
-use crate::index::journal::header::{self, FORMAT, HEADER_BYTES, Header};
+use crate::index::local::journal::header::{self, FORMAT, HEADER_BYTES, Header};
 
 /// A closed index with pending, confirmed, removed and re-pushed referrers, and its answers.
 async fn filled() -> (Bench, BTreeMap<u32, Vec<Listed>>) {
@@ -143,7 +143,7 @@ async fn check_lost_end(length: u64) {
         drop(put);
         index.close().await;
     }
-    let mended = crate::index::maintenance::rebuild(&bench.settings.data_dir).unwrap();
+    let mended = crate::index::local::maintenance::rebuild(&bench.settings.data_dir).unwrap();
     assert_eq!(mended.gaps.is_empty(), length < HEADER_BYTES);
     let index = bench.open().await;
     assert!(numbers(&index, 3).await.iter().all(|(_, pending)| *pending));

@@ -8,7 +8,7 @@ use super::frame::{Found, Frames};
 use super::header::{HEADER_BYTES, Identity};
 use super::{Damage, JournalError};
 use crate::index::Version;
-use crate::index::record::Record;
+use crate::index::local::record::Record;
 
 /// One group commit.
 #[derive(Debug)]

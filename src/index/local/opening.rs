@@ -21,7 +21,7 @@ use super::journal::history::History;
 use super::journal::{Damage, Journal, JournalError, create_segment};
 use super::shared::Shared;
 use super::sled::{Changes, Meta, Store, StoreError, guarded};
-use super::{Settings, Version};
+use crate::index::{Settings, Version};
 
 /// How much of the journal is read before what it changes is written to sled.
 const BATCH_BYTES: u64 = 1 << 20;

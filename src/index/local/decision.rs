@@ -10,7 +10,7 @@ use super::known::{Known, is_own};
 use super::learnt;
 use super::record::{Record, Recorded, ReferrerKey};
 use super::shared::Shared;
-use super::{Order, Referrer, Removed, Repository, Version, WriteError};
+use crate::index::{Order, Referrer, Removed, Repository, Version, WriteError};
 use crate::oci::Link;
 
 /// Sends one caller the answer.

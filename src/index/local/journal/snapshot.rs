@@ -6,7 +6,7 @@ use std::path::Path;
 use super::files::{Unfinished, snapshot_path};
 use super::frame;
 use super::header::{HEADER_BYTES, Header};
-use crate::index::record::Record;
+use crate::index::local::record::Record;
 
 /// How long a frame's payload gets before the next one is begun.
 const FRAME_BYTES: usize = 1 << 20;

@@ -8,11 +8,11 @@
 
 use std::io::Cursor;
 
-use super::Version;
 use super::journal::frame::{Found, Frames, next_intact, seal};
 use super::journal::header::Header;
 use super::known::Known;
 use super::record::{Record, Recorded};
+use crate::index::Version;
 
 /// A journal's file, or the payload of a frame.
 pub fn records(bytes: &[u8]) {

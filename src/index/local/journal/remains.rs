@@ -9,7 +9,7 @@ use super::files::{self, Listing, segment_path, snapshot_path};
 use super::frame::{self, Found, Frames};
 use super::header::{HEADER_BYTES, Identity};
 use super::history::Commit;
-use crate::index::record::Record;
+use crate::index::local::record::Record;
 
 /// A stretch of a file that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]

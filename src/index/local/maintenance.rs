@@ -16,7 +16,7 @@ pub use mending::{Mended, rebuild};
 use super::journal::JournalError;
 pub use super::journal::remains::Gap;
 use super::sled::StoreError;
-use super::{OpenError, Repository};
+use crate::index::{OpenError, Repository};
 use crate::oci::Digest;
 
 /// Why that cannot be done.

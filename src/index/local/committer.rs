@@ -20,7 +20,7 @@ use super::opening::{Opener, OpeningError, replay};
 use super::retry::Retry;
 use super::shared::Shared;
 use super::sled::{Store, guarded};
-use super::{Order, ReadError, Statistics, WriteError};
+use crate::index::{Order, ReadError, Statistics, WriteError};
 
 /// How many bytes of what waits go into one frame, about.
 const BATCH_BYTES: usize = 4 << 20;

@@ -10,14 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use super::checking::{CACHE_BYTES, FLUSH_INTERVAL};
 use super::{MaintenanceError, failed};
-use crate::index::journal::files::{self, segment_path, snapshot_path};
-use crate::index::journal::frame::{self, Found, Frames};
-use crate::index::journal::header::{HEADER_BYTES, Header, Identity};
-use crate::index::journal::{Damage, Journal, JournalError};
+use crate::index::Version;
+use crate::index::local::journal::files::{self, segment_path, snapshot_path};
+use crate::index::local::journal::frame::{self, Found, Frames};
+use crate::index::local::journal::header::{HEADER_BYTES, Header, Identity};
+use crate::index::local::journal::{Damage, Journal, JournalError};
+use crate::index::local::opening;
+use crate::index::local::record::{Record, Recorded, ReferrerKey};
+use crate::index::local::sled::Store;
 use crate::index::local::{JOURNAL, adopt_sled, create_data_dir, lock};
-use crate::index::record::{Record, Recorded, ReferrerKey};
-use crate::index::sled::Store;
-use crate::index::{Version, opening};
 
 /// The format of a dump. Those of format 1 lack some kinds of record, and are read as before.
 const FORMAT: u32 = 2;

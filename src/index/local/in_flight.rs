@@ -4,8 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Version;
 use super::record::ReferrerKey;
+use crate::index::Version;
 
 /// How many doubts may wait. PUTs whose outcome is unknown are far fewer; of clients that are answered 404 while
 /// sled is being opened, nobody knows how many there are.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Repository;
+use crate::index::Repository;
 
 /// The watches there are, by a number of their own.
 #[derive(Debug, Default)]

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Gap, MaintenanceError};
-use crate::index::journal::header::Identity;
-use crate::index::journal::remains::{Piece, Remains};
+use crate::index::local::journal::header::Identity;
+use crate::index::local::journal::remains::{Piece, Remains};
+use crate::index::local::opening;
+use crate::index::local::sled::Store;
 use crate::index::local::{JOURNAL, adopt_sled, lock};
-use crate::index::opening;
-use crate::index::sled::Store;
 
 /// Memory for sled while it is read from end to end.
 pub(super) const CACHE_BYTES: u64 = 64 << 20;

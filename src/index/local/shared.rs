@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::in_flight::InFlight;
 use super::sled::Store;
 use super::watches::Watches;
-use super::{ReadError, State, Statistics, WriteError};
+use crate::index::{ReadError, State, Statistics, WriteError};
 
 /// How far the index is.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::changes::Change;
 use super::{Meta, Store, StoreError, key};
 use crate::index::Repository;
-use crate::index::record::ReferrerKey;
+use crate::index::local::record::ReferrerKey;
 use crate::oci::{Digest, RepositoryName};
 
 /// By how much the numbers of referrers change, by key.

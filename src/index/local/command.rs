@@ -9,7 +9,7 @@ use super::opening::OpeningError;
 use super::record::ReferrerKey;
 use super::sled::Store;
 use super::watches::Watch;
-use super::{Learnt, Order, Referrer, Removed, Repository, Version, WriteError};
+use crate::index::{Learnt, Order, Referrer, Removed, Repository, Version, WriteError};
 
 /// What the committer is asked to do.
 #[derive(Debug)]

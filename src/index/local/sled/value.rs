@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::{Buf, BufMut};
 
 use super::key;
-use crate::index::known::Known;
-use crate::index::record::ReferrerKey;
+use crate::index::local::known::Known;
+use crate::index::local::record::ReferrerKey;
 use crate::index::{Entry, Order, Version};
 use crate::oci::{Digest, LinkKinds};
 

@@ -23,7 +23,7 @@ pub(crate) use meta::Meta;
 use super::journal::header::Identity;
 use super::known::Known;
 use super::record::ReferrerKey;
-use super::{Entry, Page, Repository, Scan};
+use crate::index::{Entry, Page, Repository, Scan};
 use crate::oci::Digest;
 use repositories::Counts;
 use value::Stored;
@@ -319,7 +319,7 @@ fn wait_for_lock(path: &Path) {
 mod tests {
     use super::*;
     use crate::index::Version;
-    use crate::index::record::{Record, Recorded};
+    use crate::index::local::record::{Record, Recorded};
     use crate::oci::{Link, LinkKind};
 
     const IDENTITY: Identity = Identity([7; 16]);

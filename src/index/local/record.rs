@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::known::Known;
-use super::{Order, Repository, Version};
+use crate::index::{Order, Repository, Version};
 use crate::oci::{Digest, InvalidName, Link};
 
 /// Which referrer: its digest counts within one repository.

@@ -3,7 +3,7 @@
 use super::draft::{Draft, Found};
 use super::record::{Record, Recorded, ReferrerKey};
 use super::watches::Watch;
-use super::{Learnt, Order};
+use crate::index::{Learnt, Order};
 
 /// Adds to the draft what of this is not known yet. What may have been deleted since it was read, and
 /// what nobody has seen itself, is pending.

@@ -10,7 +10,7 @@
 
 use bytes::{Buf, BufMut};
 
-use crate::index::record::ReferrerKey;
+use crate::index::local::record::ReferrerKey;
 use crate::index::{Order, Repository};
 use crate::oci::{Algorithm, Digest};
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::record::{Record, Recorded};
-use super::{Order, Version};
+use crate::index::{Order, Version};
 use crate::oci::{Digest, Link, LinkKind, LinkKinds};
 
 /// A referrer as the records so far make it.
@@ -155,7 +155,7 @@ pub(crate) fn is_own(kind: LinkKind) -> bool {
 mod tests {
     use super::*;
     use crate::index::Repository;
-    use crate::index::record::ReferrerKey;
+    use crate::index::local::record::ReferrerKey;
     use crate::oci::LinkKind::{Attestation, Parent, Reference};
 
     fn key() -> ReferrerKey {

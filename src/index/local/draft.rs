@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::Version;
 use super::known::Known;
 use super::record::{Record, ReferrerKey};
 use super::sled::{Changes, Store, StoreError};
+use crate::index::Version;
 
 /// The records that will be one frame.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 
 use bytes::{Buf, BufMut};
 
-use crate::index::journal::header::Identity;
-use crate::index::known::Known;
+use crate::index::local::journal::header::Identity;
+use crate::index::local::known::Known;
 
 /// The format of keys and values; another one is rebuilt.
 const FORMAT: u32 = 4;
