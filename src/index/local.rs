@@ -10,24 +10,24 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+mod batch;
+mod clock;
 pub(super) mod command;
 pub(super) mod committer;
 mod compaction;
-mod decision;
-mod draft;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-mod in_flight;
+mod in_progress;
 pub(super) mod journal;
-mod known;
 mod learnt;
 pub mod maintenance;
 mod opening;
 pub(super) mod record;
-mod retry;
-pub(super) mod shared;
+mod referrer_state;
 pub(super) mod sled;
+pub(super) mod state;
 pub(super) mod watches;
+mod write;
 
 use super::{
     Learnt, OpenError, Page, ProbeError, ReadError, Referrer, Removed, Repository, Scan, Settings, State,
@@ -39,8 +39,8 @@ use committer::Committer;
 use journal::{Damage, Journal, JournalError, files};
 use opening::{DIRECTORY, Opener, adopt};
 use record::ReferrerKey;
-use shared::Shared;
 use sled::{Store, StoreError};
+use state::Shared;
 use watches::Watch;
 
 /// Capacity of the write queue; senders wait for room, each no longer than for its answer.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::in_flight::Mark;
+use super::in_progress::Mark;
 use super::opening::OpeningError;
 use super::record::ReferrerKey;
 use super::sled::Store;

@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
+use super::batch::Draft;
+use super::clock::Retry;
 use super::command::{Command, Write};
 use super::compaction::Compactor;
-use super::decision::Decisions;
-use super::draft::Draft;
 use super::journal::Journal;
 use super::journal::files::Snapshot;
 use super::journal::header::Header;
 use super::opening::{Opener, OpeningError, replay};
-use super::retry::Retry;
-use super::shared::Shared;
 use super::sled::{Store, guarded};
+use super::state::Shared;
+use super::write::Decisions;
 use crate::index::{Order, ReadError, Statistics, WriteError};
 
 /// How many bytes of what waits go into one frame, about.

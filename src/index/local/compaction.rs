@@ -15,8 +15,8 @@ use super::journal::header::Header;
 use super::journal::snapshot::SnapshotWriter;
 use super::journal::{Journal, JournalError};
 use super::record::{Record, Recorded};
-use super::shared::Shared;
 use super::sled::{Numbers, Store, StoreError, guarded};
+use super::state::Shared;
 
 #[derive(Debug, thiserror::Error)]
 enum CompactionError {

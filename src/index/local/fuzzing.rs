@@ -8,10 +8,10 @@
 
 use std::io::Cursor;
 
-use super::journal::frame::{Found, Frames, next_intact, seal};
+use super::journal::format::{Found, Frames, next_intact, seal};
 use super::journal::header::Header;
-use super::known::Known;
 use super::record::{Record, Recorded};
+use super::referrer_state::Known;
 use crate::index::Version;
 
 /// A journal's file, or the payload of a frame.

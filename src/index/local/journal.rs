@@ -16,16 +16,16 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 pub(crate) mod files;
-pub(crate) mod frame;
+pub(crate) mod format;
 pub(crate) mod header;
-pub(crate) mod history;
-pub(crate) mod remains;
+pub(crate) mod reader;
+pub(crate) mod salvage;
 pub(crate) mod snapshot;
 
 use files::{Listing, Segment, Snapshot, segment_path, snapshot_path};
-use frame::{Found, Frames};
+use format::{Found, Frames};
 use header::{FORMAT, HEADER_BYTES, Header, Identity};
-use history::History;
+use reader::History;
 
 use super::record::Record;
 
@@ -238,7 +238,7 @@ impl Journal {
     /// Appends one frame of records, the highest order among which is `last_order`, and makes it durable.
     /// After an error nothing more may be written before [`Journal::resume`]: what is on the disk is not known.
     pub(crate) fn append(&mut self, payload: &[u8], last_order: u64) -> io::Result<()> {
-        let frame = frame::seal(payload)?;
+        let frame = format::seal(payload)?;
         self.file.write_all(&frame)?;
         self.file.sync_data()?;
         self.last_order = self.last_order.max(last_order);
@@ -277,14 +277,14 @@ impl Tail {
         loop {
             match frames.next().map_err(io_error)? {
                 Found::Frame(payload) => {
-                    let records = history::read_records(path, frames.offset(), &payload)?;
+                    let records = reader::read_records(path, frames.offset(), &payload)?;
                     let orders = records.iter().filter_map(Record::order);
                     last_order = orders.map(|order| order.0).fold(last_order, u64::max);
                 }
                 Found::Bad => {
                     let bad = frames.offset();
                     let mut file = File::open(path).map_err(io_error)?;
-                    let intact = frame::next_intact(&mut file, bad + 1, segment.length).map_err(io_error)?;
+                    let intact = format::next_intact(&mut file, bad + 1, segment.length).map_err(io_error)?;
                     if intact.is_some() {
                         let what = "a frame that is not intact stands before one that is";
                         return Err(Damage::new(path, bad, what).into());

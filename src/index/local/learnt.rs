@@ -1,6 +1,6 @@
 //! Recording what was read from the upstream and not pushed through refshim.
 
-use super::draft::{Draft, Found};
+use super::batch::{Draft, Found};
 use super::record::{Record, Recorded, ReferrerKey};
 use super::watches::Watch;
 use crate::index::{Learnt, Order};

@@ -3,7 +3,7 @@
 
 mod checking;
 mod dump;
-mod mending;
+mod rebuild;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,10 +11,10 @@ use std::path::PathBuf;
 
 pub use checking::{Report, check};
 pub use dump::{Dumped, dump, load};
-pub use mending::{Mended, rebuild};
+pub use rebuild::{Mended, rebuild};
 
 use super::journal::JournalError;
-pub use super::journal::remains::Gap;
+pub use super::journal::salvage::Gap;
 use super::sled::StoreError;
 use crate::index::{OpenError, Repository};
 use crate::oci::Digest;

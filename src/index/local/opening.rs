@@ -17,10 +17,10 @@ use tokio::sync::mpsc;
 use super::command::Command;
 use super::journal::files::{segment_path, sync_directory};
 use super::journal::header::Header;
-use super::journal::history::History;
+use super::journal::reader::History;
 use super::journal::{Damage, Journal, JournalError, create_segment};
-use super::shared::Shared;
 use super::sled::{Changes, Meta, Store, StoreError, guarded};
+use super::state::Shared;
 use crate::index::{Settings, Version};
 
 /// How much of the journal is read before what it changes is written to sled.

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::known::Known;
+use super::referrer_state::Known;
 use crate::index::{Order, Repository, Version};
 use crate::oci::{Digest, InvalidName, Link};
 

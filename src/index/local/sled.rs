@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 mod changes;
-mod key;
+mod layout;
 mod meta;
 mod repositories;
 mod value;
@@ -21,8 +21,8 @@ pub(crate) use changes::Changes;
 pub(crate) use meta::Meta;
 
 use super::journal::header::Identity;
-use super::known::Known;
 use super::record::ReferrerKey;
+use super::referrer_state::Known;
 use crate::index::{Entry, Page, Repository, Scan};
 use crate::oci::Digest;
 use repositories::Counts;
@@ -94,7 +94,7 @@ impl Store {
 
     /// What is known of a referrer.
     pub(crate) fn known(&self, referrer: &ReferrerKey) -> Result<Option<Known>, StoreError> {
-        guarded(|| match self.tree.get(key::back(referrer))? {
+        guarded(|| match self.tree.get(layout::back(referrer))? {
             Some(back) => self.complete(referrer, back),
             None => Ok(None),
         })
@@ -113,7 +113,7 @@ impl Store {
                 return Ok(Some(known));
             }
             // A writer came between the two look-ups.
-            match self.tree.get(key::back(referrer))? {
+            match self.tree.get(layout::back(referrer))? {
                 None => return Ok(None),
                 Some(again) if again == back => {
                     return Err(StoreError::Damaged("a referrer's link is missing"));
@@ -129,7 +129,7 @@ impl Store {
         known: &Known,
     ) -> Result<Option<String>, StoreError> {
         let Some(subject) = known.links.keys().next() else { return Ok(None) };
-        let key = key::link(&referrer.repository, subject, known.order);
+        let key = layout::link(&referrer.repository, subject, known.order);
         let Some(value) = self.tree.get(&key)? else { return Ok(None) };
         let link = decode_link(&key, &value)?;
         Ok(link.has_descriptor.then_some(link.value.descriptor))
@@ -165,7 +165,7 @@ impl Store {
         }
         guarded(|| {
             counts.write(self, &mut numbers.meta, &mut batch)?;
-            batch.insert(&key::META, numbers.meta.encode());
+            batch.insert(&layout::META, numbers.meta.encode());
             Ok(self.tree.apply_batch(batch)?)
         })?;
         *self.lock_numbers() = numbers;
@@ -180,10 +180,10 @@ impl Store {
         scan: &Scan,
     ) -> Result<Page, StoreError> {
         let first = scan.after.map_or_else(
-            || Bound::Included(key::links_to(repository, subject)),
-            |after| Bound::Excluded(key::link(repository, subject, after)),
+            || Bound::Included(layout::links_to(repository, subject)),
+            |after| Bound::Excluded(layout::link(repository, subject, after)),
         );
-        let mut behind = key::links_to(repository, subject);
+        let mut behind = layout::links_to(repository, subject);
         behind.extend([0xff; size_of::<u64>() + 1]);
         guarded(|| {
             let mut page = Page { entries: Vec::new(), more: false };
@@ -230,15 +230,15 @@ impl Store {
         let complete = |back: sled::Result<(sled::IVec, sled::IVec)>| {
             let (key, back) = back?;
             let damaged = StoreError::Damaged("the key of a way back is unreadable");
-            let referrer = key::referrer_of_back(&key).ok_or(damaged)?;
+            let referrer = layout::referrer_of_back(&key).ok_or(damaged)?;
             Ok(self.complete(&referrer, back)?.map(|known| (referrer, known)))
         };
-        self.tree.scan_prefix(key::BACK).filter_map(move |back| complete(back).transpose())
+        self.tree.scan_prefix(layout::BACK).filter_map(move |back| complete(back).transpose())
     }
 
     /// Proves that reading works.
     pub(crate) fn probe(&self) -> Result<(), StoreError> {
-        guarded(|| Ok(self.tree.get(key::META).map(|_| ())?))
+        guarded(|| Ok(self.tree.get(layout::META).map(|_| ())?))
     }
 
     /// Hands everything to the operating system.
@@ -262,7 +262,7 @@ fn decode_link(key: &[u8], value: &[u8]) -> Result<Stored<Entry>, StoreError> {
 
 /// What the index says of itself, if all its entries are as they were written.
 fn verified(tree: &sled::Db, identity: Identity) -> Result<Meta, StoreError> {
-    let Some(meta) = tree.get(key::META)? else {
+    let Some(meta) = tree.get(layout::META)? else {
         let empty = tree.iter().next().transpose()?.is_none();
         return if empty { Ok(Meta::empty(identity)) } else { Err(StoreError::Damaged("it has no head")) };
     };
@@ -272,9 +272,9 @@ fn verified(tree: &sled::Db, identity: Identity) -> Result<Meta, StoreError> {
         return Err(StoreError::Damaged("it is made from another journal"));
     }
     let mut found = Meta { entries: 0, sum: 0, ..meta };
-    for entry in tree.range(key::META.to_vec()..) {
+    for entry in tree.range(layout::META.to_vec()..) {
         let (key, value) = entry?;
-        if *key != key::META {
+        if *key != layout::META {
             found.add(&key, &value);
         }
         // In damaged files the iteration may run in a circle.
@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn what_was_not_written_as_it_is_is_noticed() {
-        let first_link = |tree: &sled::Db| tree.get_gt(key::META).unwrap().unwrap();
+        let first_link = |tree: &sled::Db| tree.get_gt(layout::META).unwrap().unwrap();
         let entries = Some("its entries are not those that were written");
         check(|_| {}, None);
         check(|tree| drop(tree.remove(first_link(tree).0)), entries);
@@ -376,11 +376,11 @@ mod tests {
             tree.insert(other, of_one).unwrap();
         };
         check(swap, entries);
-        check(|tree| drop(tree.remove(key::META)), Some("it has no head"));
+        check(|tree| drop(tree.remove(layout::META)), Some("it has no head"));
         let head = Some("its head is unreadable or of another format");
-        check(|tree| drop(tree.insert(key::META, "head")), head);
+        check(|tree| drop(tree.insert(layout::META, "head")), head);
         let other = Meta::empty(Identity([8; 16])).encode();
-        check(|tree| drop(tree.insert(key::META, other)), Some("it is made from another journal"));
+        check(|tree| drop(tree.insert(layout::META, other)), Some("it is made from another journal"));
     }
 
     #[test]

@@ -9,8 +9,8 @@ use super::*;
 use crate::index::local::command::{Command, Queued, Reply, Write};
 use crate::index::local::committer::Committer;
 use crate::index::local::journal::Journal;
-use crate::index::local::shared::Shared;
 use crate::index::local::sled::Store;
+use crate::index::local::state::Shared;
 
 /// A committer that does not run yet, and the store that it has not taken over yet.
 struct Parts {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::files::{Unfinished, snapshot_path};
-use super::frame;
+use super::format;
 use super::header::{HEADER_BYTES, Header};
 use crate::index::local::record::Record;
 
@@ -33,7 +33,7 @@ impl SnapshotWriter {
     }
 
     fn write_frame(&mut self) -> io::Result<()> {
-        let frame = frame::seal(&self.payload)?;
+        let frame = format::seal(&self.payload)?;
         self.payload.clear();
         self.length += frame.len() as u64;
         self.file.append(&frame)

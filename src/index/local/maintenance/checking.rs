@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Gap, MaintenanceError};
 use crate::index::local::journal::header::Identity;
-use crate::index::local::journal::remains::{Piece, Remains};
+use crate::index::local::journal::salvage::{Piece, Remains};
 use crate::index::local::opening;
 use crate::index::local::sled::Store;
 use crate::index::local::{JOURNAL, adopt_sled, lock};

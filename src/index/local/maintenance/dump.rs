@@ -12,7 +12,7 @@ use super::checking::{CACHE_BYTES, FLUSH_INTERVAL};
 use super::{MaintenanceError, failed};
 use crate::index::Version;
 use crate::index::local::journal::files::{self, segment_path, snapshot_path};
-use crate::index::local::journal::frame::{self, Found, Frames};
+use crate::index::local::journal::format::{self, Found, Frames};
 use crate::index::local::journal::header::{HEADER_BYTES, Header, Identity};
 use crate::index::local::journal::{Damage, Journal, JournalError};
 use crate::index::local::opening;
@@ -209,7 +209,7 @@ impl Opened {
     /// one behind it.
     fn torn(&self, offset: u64) -> Result<End, MaintenanceError> {
         let mut file = &self.file;
-        let next = frame::next_intact(&mut file, offset + 1, self.length);
+        let next = format::next_intact(&mut file, offset + 1, self.length);
         if next.map_err(|source| JournalError::io(&self.path, source))?.is_some() {
             let what = "a frame that is not intact stands before one that is";
             return Err(JournalError::from(Damage::new(&self.path, offset, what)).into());

@@ -5,8 +5,8 @@ use std::collections::hash_map::Entry;
 
 use super::{Store, StoreError};
 use crate::index::Version;
-use crate::index::local::known::Known;
 use crate::index::local::record::{Record, ReferrerKey};
+use crate::index::local::referrer_state::Known;
 
 /// Changes that are not written yet, and what of the store they were made on.
 #[derive(Debug, Default)]

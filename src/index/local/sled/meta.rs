@@ -4,7 +4,7 @@
 use bytes::{Buf, BufMut};
 
 use crate::index::local::journal::header::Identity;
-use crate::index::local::known::Known;
+use crate::index::local::referrer_state::Known;
 
 /// The format of keys and values; another one is rebuilt.
 const FORMAT: u32 = 4;

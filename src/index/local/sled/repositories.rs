@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::changes::Change;
-use super::{Meta, Store, StoreError, key};
+use super::{Meta, Store, StoreError, layout};
 use crate::index::Repository;
 use crate::index::local::record::ReferrerKey;
 use crate::oci::{Digest, RepositoryName};
@@ -18,9 +18,9 @@ impl Counts {
     pub(super) fn add(&mut self, referrer: &ReferrerKey, change: &Change) {
         for (known, step) in [(&change.before, -1), (&change.after, 1)] {
             let Some(known) = known else { continue };
-            *self.0.entry(key::referrers_in(&referrer.repository)).or_default() += step;
+            *self.0.entry(layout::referrers_in(&referrer.repository)).or_default() += step;
             for subject in known.links.keys() {
-                *self.0.entry(key::repository_of(subject, &referrer.repository)).or_default() += step;
+                *self.0.entry(layout::repository_of(subject, &referrer.repository)).or_default() += step;
             }
         }
     }
@@ -63,7 +63,9 @@ fn decode(value: &[u8]) -> Result<u64, StoreError> {
 impl Store {
     /// How many referrers a repository has.
     pub(crate) fn referrers_in(&self, repository: &Repository) -> Result<u64, StoreError> {
-        super::guarded(|| self.tree.get(key::referrers_in(repository))?.map_or(Ok(0), |count| decode(&count)))
+        super::guarded(|| {
+            self.tree.get(layout::referrers_in(repository))?.map_or(Ok(0), |count| decode(&count))
+        })
     }
 
     /// The repositories of an upstream in which `subject` has referrers, by name.
@@ -73,7 +75,7 @@ impl Store {
         subject: &Digest,
     ) -> Result<Vec<RepositoryName>, StoreError> {
         super::guarded(|| {
-            let prefix = key::repositories_of(upstream, subject);
+            let prefix = layout::repositories_of(upstream, subject);
             let name = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
                 let (key, _) = entry?;
                 let name = key.strip_prefix(prefix.as_slice()).and_then(|name| str::from_utf8(name).ok());

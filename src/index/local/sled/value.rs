@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut};
 
-use super::key;
-use crate::index::local::known::Known;
+use super::layout;
 use crate::index::local::record::ReferrerKey;
+use crate::index::local::referrer_state::Known;
 use crate::index::{Entry, Order, Version};
 use crate::oci::{Digest, LinkKinds};
 
@@ -36,12 +36,12 @@ pub(super) fn entries(referrer: &ReferrerKey, known: &Known) -> Vec<(Vec<u8>, Ve
     ];
     let flags = flags.into_iter().filter_map(|(is_set, flag)| is_set.then_some(flag)).sum();
     let link = |(subject, kinds): (&Digest, &LinkKinds)| {
-        let key = key::link(&referrer.repository, subject, known.order);
+        let key = layout::link(&referrer.repository, subject, known.order);
         let descriptor = if descriptor_back { "" } else { &known.descriptor };
         (key, encode_link(flags, *kinds, known.version, &referrer.digest, descriptor))
     };
     let mut entries: Vec<_> = known.links.iter().map(link).collect();
-    entries.push((key::back(referrer), encode_back(flags, known)));
+    entries.push((layout::back(referrer), encode_back(flags, known)));
     entries
 }
 
@@ -54,7 +54,7 @@ fn encode_link(
 ) -> Vec<u8> {
     let mut value = vec![flags, kinds.bits()];
     value.put_u64(version.0);
-    key::put_digest(&mut value, referrer);
+    layout::put_digest(&mut value, referrer);
     value.put_slice(descriptor.as_bytes());
     value
 }
@@ -68,7 +68,7 @@ fn encode_back(flags: u8, known: &Known) -> Vec<u8> {
     }
     value.put_u32(u32::try_from(known.links.len()).unwrap_or(u32::MAX));
     for (subject, kinds) in &known.links {
-        key::put_digest(&mut value, subject);
+        layout::put_digest(&mut value, subject);
         value.put_u8(kinds.bits());
     }
     if flags & DESCRIPTOR_BACK != 0 {
@@ -90,9 +90,9 @@ pub(super) fn decode_link(key: &[u8], mut value: &[u8]) -> Option<Stored<Entry>>
     let flags = value.try_get_u8().ok()?;
     let kinds = LinkKinds::from_bits(value.try_get_u8().ok()?);
     let version = Version(value.try_get_u64().ok()?);
-    let digest = key::take_digest(&mut value)?;
+    let digest = layout::take_digest(&mut value)?;
     let descriptor = str::from_utf8(value).ok()?.to_owned();
-    let order = key::order_of_link(key)?;
+    let order = layout::order_of_link(key)?;
     let (pending, was_confirmed) = confirmation(flags);
     let entry = Entry { order, digest, kinds, pending, was_confirmed, version, descriptor };
     Some(Stored { value: entry, has_descriptor: flags & DESCRIPTOR_BACK == 0 })
@@ -106,7 +106,7 @@ pub(super) fn decode_back(mut value: &[u8]) -> Option<Stored<Known>> {
     let absent_since = if flags & ABSENT == 0 { None } else { Some(value.try_get_u64().ok()?) };
     let mut links = BTreeMap::new();
     for _ in 0..value.try_get_u32().ok()? {
-        let subject = key::take_digest(&mut value)?;
+        let subject = layout::take_digest(&mut value)?;
         links.insert(subject, LinkKinds::from_bits(value.try_get_u8().ok()?));
     }
     let descriptor = str::from_utf8(value).ok()?.to_owned();
@@ -158,7 +158,7 @@ mod tests {
         let expected = if back.has_descriptor { known.descriptor.clone() } else { String::new() };
         assert_eq!(back.value, Known { descriptor: expected, ..known.clone() });
         for ((key, value), (subject, kinds)) in entries.iter().zip(&known.links) {
-            assert_eq!(*key, key::link(&referrer.repository, subject, known.order));
+            assert_eq!(*key, layout::link(&referrer.repository, subject, known.order));
             let link = decode_link(key, value).unwrap();
             found += usize::from(link.has_descriptor);
             let descriptor = if link.has_descriptor { known.descriptor.clone() } else { String::new() };

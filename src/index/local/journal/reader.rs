@@ -4,7 +4,7 @@ use std::io::{self, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::files::{self, Segment, Snapshot, segment_path, snapshot_path};
-use super::frame::{Found, Frames};
+use super::format::{Found, Frames};
 use super::header::{HEADER_BYTES, Identity};
 use super::{Damage, JournalError};
 use crate::index::Version;

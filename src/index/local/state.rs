@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::in_flight::InFlight;
+use super::in_progress::InFlight;
 use super::sled::Store;
 use super::watches::Watches;
 use crate::index::{ReadError, State, Statistics, WriteError};

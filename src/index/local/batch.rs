@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::known::Known;
 use super::record::{Record, ReferrerKey};
+use super::referrer_state::Known;
 use super::sled::{Changes, Store, StoreError};
 use crate::index::Version;
 

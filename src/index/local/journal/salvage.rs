@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::JournalError;
 use super::files::{self, Listing, segment_path, snapshot_path};
-use super::frame::{self, Found, Frames};
+use super::format::{self, Found, Frames};
 use super::header::{HEADER_BYTES, Identity};
-use super::history::Commit;
+use super::reader::Commit;
 use crate::index::local::record::Record;
 
 /// A stretch of a file that is not as it was written.
@@ -136,7 +136,7 @@ impl Source {
         let mut run = Run { offset: HEADER_BYTES, referrers: 0, is_complete: false };
         while self.read_run(&mut file, &mut run, take)? {
             let (offset, what) = (run.offset, "there is no intact frame");
-            let next = frame::next_intact(&mut file, offset + 1, self.length).map_err(io_error)?;
+            let next = format::next_intact(&mut file, offset + 1, self.length).map_err(io_error)?;
             run.offset = next.unwrap_or(self.length);
             let bytes = run.offset - offset;
             take(match next {

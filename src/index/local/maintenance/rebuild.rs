@@ -10,7 +10,7 @@ use super::{Counts, Gap, MaintenanceError, Manifest, failed};
 use crate::index::Order;
 use crate::index::Version;
 use crate::index::local::journal::header::Header;
-use crate::index::local::journal::remains::{Piece, Remains};
+use crate::index::local::journal::salvage::{Piece, Remains};
 use crate::index::local::journal::snapshot::SnapshotWriter;
 use crate::index::local::journal::{create_segment, files, random_identity};
 use crate::index::local::opening::set_aside;

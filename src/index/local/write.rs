@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::batch::{Draft, Found};
 use super::command::{Put, Write};
-use super::draft::{Draft, Found};
-use super::known::{Known, is_own};
 use super::learnt;
 use super::record::{Record, Recorded, ReferrerKey};
-use super::shared::Shared;
+use super::referrer_state::{Known, is_own};
+use super::state::Shared;
 use crate::index::{Order, Referrer, Removed, Repository, Version, WriteError};
 use crate::oci::Link;
 
