@@ -29,7 +29,7 @@ use local::{Local, watches};
 
 /// Where the index is kept, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct IndexSettings {
     /// The directory that holds the journal and sled.
     pub data_dir: PathBuf,
     /// How much memory sled may use as its cache.
@@ -71,7 +71,7 @@ pub struct Referrer {
 
 /// A referrer that was found in the upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Learnt {
+pub struct Observation {
     /// What was found; without links it only tells that the upstream has the manifest, and how it serves it.
     pub referrer: Referrer,
     /// Whether another manifest told of it: the upstream has to be asked for it, and its own descriptor is
@@ -139,7 +139,7 @@ pub struct Page {
 
 /// Whether queries are answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum IndexState {
     /// Not yet: the index is being opened or built from the journal. It can be written.
     Opening,
     /// Yes.
@@ -205,7 +205,7 @@ pub struct PutInFlight {
 /// Begun before the upstream is asked for what is to be learnt, so that nothing deleted in between is
 /// recorded as being there.
 #[derive(Clone, Debug)]
-pub struct Watch(Arc<watches::Watch>);
+pub struct UpstreamRead(Arc<watches::ReadMark>);
 
 impl Version {
     /// A version that nothing has: for a removal by somebody who could not look.
@@ -244,17 +244,17 @@ impl Index {
     /// answered once sled is opened in the background.
     ///
     /// A damaged journal is no error here: what does not need the index goes on, [`Index::state`] tells.
-    pub fn open(settings: Settings) -> Result<Self, OpenError> {
+    pub fn open(settings: IndexSettings) -> Result<Self, OpenError> {
         Ok(Self { engine: Arc::new(Local::open(settings)?) })
     }
 
     /// Whether queries are answered.
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> IndexState {
         self.engine.state()
     }
 
-    /// Waits until the index is neither [`State::Opening`] nor [`State::Rebuilding`].
+    /// Waits until the index is neither [`IndexState::Opening`] nor [`IndexState::Rebuilding`].
     pub async fn opened(&self) {
         self.engine.opened().await;
     }
@@ -303,7 +303,7 @@ impl Index {
 
     /// The upstream answered 404 for the referrer to somebody who was shown to be able to read the repository.
     /// If it is as it was `seen` and is not being PUT, it is pending from the first such answer on, and removed
-    /// once there was no other for [`Settings::forget_after`]; else it becomes pending.
+    /// once there was no other for [`IndexSettings::forget_after`]; else it becomes pending.
     pub async fn absent(
         &self,
         repository: Repository,
@@ -332,14 +332,18 @@ impl Index {
 
     /// Watches a repository, of which something is going to be learnt.
     #[must_use]
-    pub fn watch(&self, repository: Repository) -> Watch {
-        Watch(Arc::new(self.engine.watch(repository)))
+    pub fn begin_read(&self, repository: Repository) -> UpstreamRead {
+        UpstreamRead(Arc::new(self.engine.read_mark(repository)))
     }
 
     /// Records what was found in the upstream since the watch began, in this order; what is known already
     /// costs nothing. If anything was deleted from the repository meanwhile, all of it is pending.
-    pub async fn learn(&self, watch: &Watch, learnt: Vec<Learnt>) -> Result<(), WriteError> {
-        self.engine.learn(Arc::clone(&watch.0), learnt).await
+    pub async fn observe(
+        &self,
+        read: &UpstreamRead,
+        observations: Vec<Observation>,
+    ) -> Result<(), WriteError> {
+        self.engine.learn(Arc::clone(&read.0), observations).await
     }
 
     /// Whether a repository may have more referrers; it may as long as they cannot be counted.

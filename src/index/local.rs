@@ -30,8 +30,8 @@ pub(super) mod watches;
 mod write;
 
 use super::{
-    Learnt, OpenError, Page, ProbeError, ReadError, Referrer, Removed, Repository, Scan, Settings, State,
-    Statistics, Version, WriteError,
+    IndexSettings, IndexState, Observation, OpenError, Page, ProbeError, ReadError, Referrer, Removed,
+    Repository, Scan, Statistics, Version, WriteError,
 };
 use crate::oci::{Digest, RepositoryName};
 use command::{Command, Put, Queued, Reply, Write};
@@ -40,8 +40,8 @@ use journal::{Damage, Journal, JournalError, files};
 use opening::{DIRECTORY, Opener, adopt};
 use record::ReferrerKey;
 use sled::{Store, StoreError};
-use state::Shared;
-use watches::Watch;
+use state::SharedState;
+use watches::ReadMark;
 
 /// Capacity of the write queue; senders wait for room, each no longer than for its answer.
 const QUEUE: usize = 1024;
@@ -61,7 +61,7 @@ const LOCK: &str = "lock";
 /// The journal, sled and their threads.
 #[derive(Debug)]
 pub(crate) struct Local {
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     commands: mpsc::Sender<Command>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     repository_referrers: u64,
@@ -72,10 +72,10 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    pub(crate) fn open(mut settings: Settings) -> Result<Self, OpenError> {
+    pub(crate) fn open(mut settings: IndexSettings) -> Result<Self, OpenError> {
         settings.data_dir = create_data_dir(&settings.data_dir)?;
         let (repository_referrers, timeout) = (settings.repository_referrers, settings.timeout);
-        let shared = Arc::new(Shared::new(lock(&settings.data_dir)?));
+        let shared = Arc::new(SharedState::new(lock(&settings.data_dir)?));
         finish_mending(&settings.data_dir)?;
         adopt_sled(&settings.data_dir)?;
         let (commands, receiver) = mpsc::channel(QUEUE);
@@ -99,7 +99,7 @@ impl Local {
         })
     }
 
-    pub(crate) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> IndexState {
         self.shared.state()
     }
 
@@ -147,11 +147,11 @@ impl Local {
     /// Looks first, because anybody can have this asked for: a write costs a sync.
     pub(crate) async fn doubt(&self, key: ReferrerKey) -> Result<(), WriteError> {
         let referrer = key.clone();
-        match self.read(move |store| store.known(&referrer)).await {
-            Ok(Some(known)) if !known.pending => self.write(|reply| Write::Doubt { key, reply }).await,
+        match self.read(move |store| store.state(&referrer)).await {
+            Ok(Some(state)) if !state.pending => self.write(|reply| Write::Doubt { key, reply }).await,
             Ok(_) => Ok(()),
             Err(ReadError::Opening | ReadError::Rebuilding) => {
-                self.shared.in_flight.doubt_later(key);
+                self.shared.puts.doubt_later(key);
                 Ok(())
             }
             Err(error) => Err(error.into()),
@@ -167,12 +167,16 @@ impl Local {
         self.write(|reply| Write::Remove { key, seen, reply }).await
     }
 
-    pub(crate) fn watch(&self, repository: Repository) -> Watch {
-        self.shared.watches.begin(repository)
+    pub(crate) fn read_mark(&self, repository: Repository) -> ReadMark {
+        self.shared.reads.begin(repository)
     }
 
-    pub(crate) async fn learn(&self, watch: Arc<Watch>, learnt: Vec<Learnt>) -> Result<(), WriteError> {
-        self.write(|reply| Write::Learn { watch, learnt, reply }).await
+    pub(crate) async fn learn(
+        &self,
+        read: Arc<ReadMark>,
+        learnt: Vec<Observation>,
+    ) -> Result<(), WriteError> {
+        self.write(|reply| Write::Learn { read, learnt, reply }).await
     }
 
     pub(crate) async fn has_room(&self, repository: Repository) -> bool {
@@ -189,8 +193,8 @@ impl Local {
     }
 
     pub(crate) async fn version(&self, key: ReferrerKey) -> Result<Option<Version>, ReadError> {
-        let known = self.read(move |store| store.known(&key)).await?;
-        Ok(known.map(|known| known.version))
+        let state = self.read(move |store| store.state(&key)).await?;
+        Ok(state.map(|state| state.version))
     }
 
     pub(crate) async fn referrers(
@@ -246,8 +250,10 @@ impl Local {
     /// Why there is no committer any more.
     fn ended(&self) -> WriteError {
         match self.shared.state() {
-            State::Closed => WriteError::Closed,
-            State::Opening | State::Ready | State::Rebuilding(_) | State::Damaged(_) => WriteError::Ended,
+            IndexState::Closed => WriteError::Closed,
+            IndexState::Opening | IndexState::Ready | IndexState::Rebuilding(_) | IndexState::Damaged(_) => {
+                WriteError::Ended
+            }
         }
     }
 
@@ -319,7 +325,7 @@ impl Drop for Local {
 }
 
 /// The journal, a new one if there never was one.
-fn open_journal(settings: &Settings) -> Result<Journal, JournalError> {
+fn open_journal(settings: &IndexSettings) -> Result<Journal, JournalError> {
     let directory = settings.data_dir.join(JOURNAL);
     if let Some(journal) = Journal::open(&directory, settings.segment_bytes)? {
         return Ok(journal);
@@ -332,10 +338,10 @@ fn open_journal(settings: &Settings) -> Result<Journal, JournalError> {
 }
 
 fn start(
-    shared: &Arc<Shared>,
+    shared: &Arc<SharedState>,
     journal: Journal,
     (sender, receiver): (&mpsc::Sender<Command>, mpsc::Receiver<Command>),
-    settings: Settings,
+    settings: IndexSettings,
 ) -> Result<Vec<JoinHandle<()>>, OpenError> {
     let (compact_bytes, forget_after) = (settings.compact_bytes, settings.forget_after);
     let committer = Committer::new(Arc::clone(shared), journal, receiver, compact_bytes, forget_after);
@@ -397,7 +403,7 @@ mod tests {
     #[tokio::test]
     async fn a_committer_that_panics_leaves_nobody_waiting() {
         let directory = tempfile::tempdir().unwrap();
-        let local = Local::open(Settings {
+        let local = Local::open(IndexSettings {
             data_dir: directory.path().to_owned(),
             cache_bytes: 1 << 20,
             flush_interval: Duration::from_millis(100),
@@ -423,7 +429,7 @@ mod tests {
         assert_eq!(begin().await, WriteError::Ended);
         local.close().await;
         assert_eq!(local.write_failure().as_deref(), Some(PANICKED));
-        assert_eq!(local.state(), State::Damaged(PANICKED.to_owned()));
+        assert_eq!(local.state(), IndexState::Damaged(PANICKED.to_owned()));
         assert_eq!(local.probe().await, Err(ReadError::Failed.into()));
         assert_eq!(local.statistics().in_flight, 0);
     }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::record::{Record, ReferrerKey};
-use super::referrer_state::Known;
+use super::referrer_state::ReferrerState;
 use super::sled::{Changes, Store, StoreError};
 use crate::index::Version;
 
 /// The records that will be one frame.
 #[derive(Debug)]
-pub(crate) struct Draft {
+pub(crate) struct WriteBatch {
     position: u64,
     records: u64,
     payload: serde_json::Result<Vec<u8>>,
@@ -20,14 +20,14 @@ pub(crate) struct Draft {
 
 /// What is known of a referrer.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Found<'a> {
-    Known(&'a Known),
+pub(crate) enum LookUp<'a> {
+    Found(&'a ReferrerState),
     Unknown,
     /// The index cannot be looked into.
-    Unseen,
+    Unavailable,
 }
 
-impl Draft {
+impl WriteBatch {
     /// Of the frame at `position`.
     pub(crate) fn new(position: u64, store: Option<Arc<Store>>) -> Self {
         let index = store.map(|store| (store, Changes::default()));
@@ -35,18 +35,18 @@ impl Draft {
     }
 
     /// What is known of a referrer after the records so far.
-    pub(crate) fn find(&mut self, key: &ReferrerKey) -> Found<'_> {
+    pub(crate) fn find(&mut self, key: &ReferrerKey) -> LookUp<'_> {
         // From the first failure on the index counts as unseen: records that suit any state go on.
         if self.error.is_some() {
-            return Found::Unseen;
+            return LookUp::Unavailable;
         }
-        let Some((store, changes)) = &mut self.index else { return Found::Unseen };
+        let Some((store, changes)) = &mut self.index else { return LookUp::Unavailable };
         match changes.find(store, key) {
-            Ok(Some(known)) => Found::Known(known),
-            Ok(None) => Found::Unknown,
+            Ok(Some(state)) => LookUp::Found(state),
+            Ok(None) => LookUp::Unknown,
             Err(error) => {
                 self.error = Some(error);
-                Found::Unseen
+                LookUp::Unavailable
             }
         }
     }

@@ -12,13 +12,13 @@ const CALM: Duration = Duration::from_secs(300);
 
 /// Tells when the next attempt is due.
 #[derive(Debug)]
-pub(crate) struct Retry {
+pub(crate) struct Backoff {
     due: Option<Instant>,
     wait: Duration,
     failed: Option<Instant>,
 }
 
-impl Retry {
+impl Backoff {
     pub(crate) fn new() -> Self {
         Self { due: None, wait: FIRST, failed: None }
     }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::in_progress::Mark;
+use super::in_progress::PutMark;
 use super::opening::OpeningError;
 use super::record::ReferrerKey;
 use super::sled::Store;
-use super::watches::Watch;
-use crate::index::{Learnt, Order, Referrer, Removed, Repository, Version, WriteError};
+use super::watches::ReadMark;
+use crate::index::{Observation, Order, Referrer, Removed, Repository, Version, WriteError};
 
 /// What the committer is asked to do.
 #[derive(Debug)]
@@ -71,8 +71,8 @@ pub(crate) enum Write {
         reply: Reply<()>,
     },
     Learn {
-        watch: Arc<Watch>,
-        learnt: Vec<Learnt>,
+        read: Arc<ReadMark>,
+        learnt: Vec<Observation>,
         reply: Reply<()>,
     },
     /// An empty frame.
@@ -86,7 +86,7 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, WriteError>>;
 /// A PUT whose referrer is recorded as pending.
 #[derive(Debug)]
 pub(crate) struct Put {
-    pub(crate) mark: Mark,
+    pub(crate) mark: PutMark,
     pub(crate) referrer: Referrer,
     pub(crate) order: Order,
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use super::batch::Draft;
-use super::clock::Retry;
+use super::batch::WriteBatch;
+use super::clock::Backoff;
 use super::command::{Command, Write};
 use super::compaction::Compactor;
 use super::journal::Journal;
@@ -18,7 +18,7 @@ use super::journal::files::Snapshot;
 use super::journal::header::Header;
 use super::opening::{Opener, OpeningError, replay};
 use super::sled::{Store, guarded};
-use super::state::Shared;
+use super::state::SharedState;
 use super::write::Decisions;
 use crate::index::{Order, ReadError, Statistics, WriteError};
 
@@ -33,7 +33,7 @@ pub(crate) const PANICKED: &str = "the thread that writes the index panicked: re
 /// The thread's state.
 #[derive(Debug)]
 pub(crate) struct Committer {
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     journal: Journal,
     commands: mpsc::Receiver<Command>,
     /// None while sled is being opened, and when it failed.
@@ -44,14 +44,14 @@ pub(crate) struct Committer {
     opener: Option<Opener>,
     opening: Option<JoinHandle<()>>,
     /// When sled, which failed, is opened again.
-    reopening: Retry,
+    reopening: Backoff,
     /// When the journal, a write of which failed, is written again.
-    resuming: Retry,
+    resuming: Backoff,
 }
 
 impl Committer {
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<SharedState>,
         journal: Journal,
         commands: mpsc::Receiver<Command>,
         compact_bytes: u64,
@@ -68,8 +68,8 @@ impl Committer {
             compactor: Compactor::new(compact_bytes),
             opener: None,
             opening: None,
-            reopening: Retry::new(),
-            resuming: Retry::new(),
+            reopening: Backoff::new(),
+            resuming: Backoff::new(),
         }
     }
 
@@ -119,7 +119,7 @@ impl Committer {
 
     /// Whether there are doubts that can be written now.
     fn has_doubts(&self) -> bool {
-        self.store.is_some() && self.shared.writable().is_ok() && self.shared.in_flight.has_doubts()
+        self.store.is_some() && self.shared.writable().is_ok() && self.shared.puts.has_doubts()
     }
 
     /// What waits, up to a command that is no write.
@@ -150,23 +150,23 @@ impl Committer {
         if self.journal.is_full() && self.shared.writable().is_ok() {
             self.roll();
         }
-        let mut draft = Draft::new(self.journal.end(), self.store.clone());
-        let doubts = self.has_doubts().then(|| self.shared.in_flight.take_doubts());
+        let mut batch = WriteBatch::new(self.journal.end(), self.store.clone());
+        let doubts = self.has_doubts().then(|| self.shared.puts.take_doubts());
         for key in doubts.iter().flatten() {
-            self.decisions.doubt(key.clone(), &mut draft);
+            self.decisions.doubt(key.clone(), &mut batch);
         }
         let mut must_write = false;
         let mut answers = Vec::with_capacity(writes.len());
         // After a failure the answers are the same, and what the commands hold is let go.
         for write in writes {
             must_write |= matches!(write, Write::Probe { .. });
-            answers.push(self.decisions.decide(write, &mut draft));
+            answers.push(self.decisions.decide(write, &mut batch));
         }
-        let outcome = if must_write || !draft.is_empty() { self.write(draft) } else { Ok(()) };
+        let outcome = if must_write || !batch.is_empty() { self.write(batch) } else { Ok(()) };
         let outcome = outcome.and_then(|()| self.shared.writable());
         if outcome.is_err() {
             for key in doubts.into_iter().flatten() {
-                self.shared.in_flight.doubt_later(key);
+                self.shared.puts.doubt_later(key);
             }
         }
         for answer in answers {
@@ -181,10 +181,10 @@ impl Committer {
         rolled.map_err(|error| self.fail_writes(failed(error))).ok()
     }
 
-    fn write(&mut self, draft: Draft) -> Result<(), WriteError> {
+    fn write(&mut self, batch: WriteBatch) -> Result<(), WriteError> {
         self.shared.writable()?;
-        let records = draft.records();
-        let written = draft
+        let records = batch.records();
+        let written = batch
             .payload()
             .map_err(std::io::Error::other)
             .and_then(|payload| self.journal.append(payload, self.decisions.last_order().0));
@@ -193,7 +193,7 @@ impl Committer {
             return self.shared.writable();
         }
         self.shared.set_journal_end(self.journal.end());
-        if let Err(error) = draft.apply(self.journal.end()) {
+        if let Err(error) = batch.apply(self.journal.end()) {
             self.lose_store(error.to_string());
         }
         self.note_statistics(records);
@@ -248,7 +248,7 @@ impl Committer {
     /// Takes the store when the rest of the journal is applied to it; nothing is written meanwhile.
     fn take_over(&mut self, store: Arc<Store>) {
         self.opening = None;
-        match replay(&self.shared, &self.journal.history(), &store, self.journal.end()) {
+        match replay(&self.shared, &self.journal.reader(), &store, self.journal.end()) {
             Ok(()) => {
                 self.store = Some(Arc::clone(&store));
                 self.note_statistics(0);

@@ -16,7 +16,7 @@ use super::journal::snapshot::SnapshotWriter;
 use super::journal::{Journal, JournalError};
 use super::record::{Record, Recorded};
 use super::sled::{Numbers, Store, StoreError, guarded};
-use super::state::Shared;
+use super::state::SharedState;
 
 #[derive(Debug, thiserror::Error)]
 enum CompactionError {
@@ -83,7 +83,7 @@ impl Compactor {
     /// Compacts what lies before the position in the header, on a thread of its own.
     pub(crate) fn start(
         &mut self,
-        shared: Arc<Shared>,
+        shared: Arc<SharedState>,
         store: Arc<Store>,
         journal: &Journal,
         header: Header,
@@ -104,7 +104,7 @@ impl Compactor {
 /// What to compact: everything before the position in `header`, all of which `store` has.
 #[derive(Debug)]
 struct Compaction {
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     store: Arc<Store>,
     directory: PathBuf,
     header: Header,
@@ -133,9 +133,9 @@ impl Compaction {
         let mut writer = SnapshotWriter::create(&self.directory, &self.header)?;
         let mut found = 0;
         let mut referrers = self.store.all();
-        while let Some((referrer, known)) = guarded(|| referrers.next().transpose())? {
+        while let Some((referrer, state)) = guarded(|| referrers.next().transpose())? {
             found += 1;
-            writer.append(&Record::Recorded(Recorded::of(referrer, known)))?;
+            writer.append(&Record::Recorded(Recorded::of(referrer, state)))?;
             if self.shared.is_stopping() || self.shared.still_counts(&self.store).is_err() {
                 return Err(CompactionError::Stopped);
             }

@@ -13,17 +13,17 @@ const WAITING_DOUBTS: usize = 100_000;
 
 /// The PUTs in flight, by referrer, and the doubts that wait.
 #[derive(Debug, Default)]
-pub(crate) struct InFlight(Mutex<State>);
+pub(crate) struct PutsInProgress(Mutex<PutTable>);
 
 #[derive(Debug, Default)]
-struct State {
-    groups: HashMap<ReferrerKey, Group>,
+struct PutTable {
+    groups: HashMap<ReferrerKey, OverlappingPuts>,
     doubts: HashSet<ReferrerKey>,
 }
 
 /// PUTs of one referrer that overlap in time.
 #[derive(Debug)]
-struct Group {
+struct OverlappingPuts {
     marks: usize,
     /// Whether one of them made the referrer known.
     created: bool,
@@ -37,7 +37,7 @@ struct Group {
 
 /// How a PUT ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+enum PutOutcome {
     Unknown,
     Accepted,
     Refused,
@@ -46,27 +46,28 @@ enum Outcome {
 /// One PUT in flight. Dropped without an outcome, the outcome is not known: what the upstream serves has to be
 /// asked.
 #[derive(Debug)]
-pub(crate) struct Mark {
-    in_flight: Arc<InFlight>,
+pub(crate) struct PutMark {
+    in_flight: Arc<PutsInProgress>,
     key: ReferrerKey,
-    outcome: Outcome,
+    outcome: PutOutcome,
 }
 
-impl InFlight {
+impl PutsInProgress {
     /// Marks a PUT as in flight; `is_first` if the referrer was unknown before, `version` what its record made.
     pub(crate) fn begin(
         self: &Arc<Self>,
         key: ReferrerKey,
         is_first: bool,
         version: Option<Version>,
-    ) -> Mark {
+    ) -> PutMark {
         let mut state = self.lock();
-        let none = Group { marks: 0, created: false, version: None, all_refused: true, doubted: false };
+        let none =
+            OverlappingPuts { marks: 0, created: false, version: None, all_refused: true, doubted: false };
         let group = state.groups.entry(key.clone()).or_insert(none);
         group.marks += 1;
         group.created |= is_first && version.is_some();
         group.version = version.or(group.version);
-        Mark { in_flight: Arc::clone(self), key, outcome: Outcome::Unknown }
+        PutMark { in_flight: Arc::clone(self), key, outcome: PutOutcome::Unknown }
     }
 
     /// Notes that the referrer may have been deleted. Tells whether a PUT of it is in flight.
@@ -99,12 +100,12 @@ impl InFlight {
         self.lock().groups.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PutTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Mark {
+impl PutMark {
     /// Which referrer is PUT.
     pub(crate) fn key(&self) -> &ReferrerKey {
         &self.key
@@ -117,13 +118,13 @@ impl Mark {
 
     /// Ends it, the upstream having taken the manifest.
     pub(crate) fn end(mut self) {
-        self.outcome = Outcome::Accepted;
+        self.outcome = PutOutcome::Accepted;
     }
 
     /// Ends it, the upstream having refused the manifest. If that is all there is to the referrer, because
     /// these PUTs made it known and each was refused, gives the version in which they left it.
     pub(crate) fn refuse(mut self) -> Option<Version> {
-        self.outcome = Outcome::Refused;
+        self.outcome = PutOutcome::Refused;
         let state = self.in_flight.lock();
         let group = state.groups.get(&self.key)?;
         let is_all = group.marks == 1 && group.created && group.all_refused;
@@ -131,17 +132,17 @@ impl Mark {
     }
 }
 
-impl Drop for Mark {
+impl Drop for PutMark {
     fn drop(&mut self) {
         let mut state = self.in_flight.lock();
         let Some(group) = state.groups.get_mut(&self.key) else { return };
         group.marks -= 1;
-        group.all_refused &= self.outcome == Outcome::Refused;
+        group.all_refused &= self.outcome == PutOutcome::Refused;
         if group.marks == 0 {
             state.groups.remove(&self.key);
         }
         drop(state);
-        if self.outcome == Outcome::Unknown {
+        if self.outcome == PutOutcome::Unknown {
             self.in_flight.doubt_later(self.key.clone());
         }
     }
@@ -165,7 +166,7 @@ mod tests {
     fn check(steps: &[Step]) {
         let repository = Repository { upstream: 0, name: "a".parse().unwrap() };
         let key = ReferrerKey { repository, digest: Digest::Sha256([1; 32]) };
-        let in_flight = Arc::new(InFlight::default());
+        let in_flight = Arc::new(PutsInProgress::default());
         let (mut marks, mut version) = (Vec::new(), 0);
         for step in steps {
             match step {
@@ -181,7 +182,7 @@ mod tests {
                 Accept => marks.pop().unwrap().end(),
             }
             assert_eq!((in_flight.doubt(&key), in_flight.len()), (!marks.is_empty(), marks.len().min(1)));
-            assert!(marks.iter().all(Mark::is_doubted));
+            assert!(marks.iter().all(PutMark::is_doubted));
             let expected = HashSet::from_iter(matches!(step, Drop).then(|| key.clone()));
             assert_eq!((in_flight.has_doubts(), in_flight.take_doubts()), (!expected.is_empty(), expected));
         }

@@ -22,10 +22,10 @@ pub(crate) mod reader;
 pub(crate) mod salvage;
 pub(crate) mod snapshot;
 
-use files::{Listing, Segment, Snapshot, segment_path, snapshot_path};
-use format::{Found, Frames};
+use files::{JournalFiles, Segment, Snapshot, segment_path, snapshot_path};
+use format::{Frames, NextFrame};
 use header::{FORMAT, HEADER_BYTES, Header, Identity};
-use reader::History;
+use reader::JournalReader;
 
 use super::record::Record;
 
@@ -175,8 +175,8 @@ impl Journal {
     }
 
     /// What has to be read to build the index.
-    pub(crate) fn history(&self) -> History {
-        History {
+    pub(crate) fn reader(&self) -> JournalReader {
+        JournalReader {
             directory: self.directory.clone(),
             identity: self.identity,
             snapshot: self.snapshot,
@@ -276,12 +276,12 @@ impl Tail {
         let mut last_order = header.last_order;
         loop {
             match frames.next().map_err(io_error)? {
-                Found::Frame(payload) => {
+                NextFrame::Intact(payload) => {
                     let records = reader::read_records(path, frames.offset(), &payload)?;
                     let orders = records.iter().filter_map(Record::order);
                     last_order = orders.map(|order| order.0).fold(last_order, u64::max);
                 }
-                Found::Bad => {
+                NextFrame::Bad => {
                     let bad = frames.offset();
                     let mut file = File::open(path).map_err(io_error)?;
                     let intact = format::next_intact(&mut file, bad + 1, segment.length).map_err(io_error)?;
@@ -291,7 +291,7 @@ impl Tail {
                     }
                     break;
                 }
-                Found::End => break,
+                NextFrame::End => break,
             }
         }
         Ok(Self { header, length: frames.offset(), last_order })
@@ -299,7 +299,7 @@ impl Tail {
 }
 
 /// A last segment without a whole header is what a crash while creating it leaves.
-fn drop_torn_segment(directory: &Path, listing: &mut Listing) -> Result<(), JournalError> {
+fn drop_torn_segment(directory: &Path, listing: &mut JournalFiles) -> Result<(), JournalError> {
     if let Some(torn) = listing.segments.pop_if(|segment| segment.length < HEADER_BYTES) {
         let path = segment_path(directory, torn.base);
         tracing::warn!(file = %path.display(), "the journal's last segment was never begun; removed it");
@@ -308,7 +308,7 @@ fn drop_torn_segment(directory: &Path, listing: &mut Listing) -> Result<(), Jour
     Ok(())
 }
 
-fn refuse_newer(directory: &Path, listing: &Listing) -> Result<(), JournalError> {
+fn refuse_newer(directory: &Path, listing: &JournalFiles) -> Result<(), JournalError> {
     let segments = listing.segments.iter().map(|segment| segment.base);
     let segments = segments.map(|base| (segment_path(directory, base), base));
     let snapshots = listing.snapshots.iter().map(|snapshot| snapshot.position);
@@ -322,7 +322,7 @@ fn refuse_newer(directory: &Path, listing: &Listing) -> Result<(), JournalError>
 }
 
 /// The segments that count beside the newest snapshot, if they are there without a gap.
-fn needed_segments(directory: &Path, listing: &Listing) -> Result<Vec<Segment>, JournalError> {
+fn needed_segments(directory: &Path, listing: &JournalFiles) -> Result<Vec<Segment>, JournalError> {
     let start = listing.snapshots.last().map_or(0, |snapshot| snapshot.position);
     let needed: Vec<_> = listing.segments.iter().filter(|segment| segment.end() > start).copied().collect();
     if needed.first().is_none_or(|first| first.base > start) {
@@ -344,7 +344,7 @@ fn needed_segments(directory: &Path, listing: &Listing) -> Result<Vec<Segment>, 
 }
 
 pub(crate) fn create_segment(directory: &Path, header: &Header) -> io::Result<File> {
-    files::Unfinished::create(segment_path(directory, header.position), header)?.finish()
+    files::UnfinishedFile::create(segment_path(directory, header.position), header)?.finish()
 }
 
 pub(crate) fn random_identity() -> io::Result<Identity> {

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
-pub use checking::{Report, check};
+pub use checking::{CheckReport, check};
 pub use dump::{Dumped, dump, load};
-pub use rebuild::{Mended, rebuild};
+pub use rebuild::{Rebuilt, rebuild};
 
 use super::journal::JournalError;
 pub use super::journal::salvage::Gap;
@@ -56,10 +56,10 @@ pub enum MaintenanceError {
 }
 
 /// Manifests of each repository.
-pub type Counts = BTreeMap<Repository, u64>;
+pub type RepositoryCounts = BTreeMap<Repository, u64>;
 
 /// A manifest of a repository.
-pub type Manifest = (Repository, Digest);
+pub type RepositoryManifest = (Repository, Digest);
 
 impl From<JournalError> for MaintenanceError {
     fn from(error: JournalError) -> Self {

@@ -17,11 +17,11 @@ use tokio::sync::mpsc;
 use super::command::Command;
 use super::journal::files::{segment_path, sync_directory};
 use super::journal::header::Header;
-use super::journal::reader::History;
+use super::journal::reader::JournalReader;
 use super::journal::{Damage, Journal, JournalError, create_segment};
 use super::sled::{Changes, Meta, Store, StoreError, guarded};
-use super::state::Shared;
-use crate::index::{Settings, Version};
+use super::state::SharedState;
+use crate::index::{IndexSettings, Version};
 
 /// How much of the journal is read before what it changes is written to sled.
 const BATCH_BYTES: u64 = 1 << 20;
@@ -48,7 +48,7 @@ pub(crate) enum OpeningError {
 /// What is needed to open sled, once and again.
 #[derive(Debug)]
 pub(crate) struct Opener {
-    pub(crate) settings: Settings,
+    pub(crate) settings: IndexSettings,
     /// Weak, so that the committer ends when nobody holds the index any more.
     pub(crate) commands: mpsc::WeakSender<Command>,
 }
@@ -56,9 +56,9 @@ pub(crate) struct Opener {
 /// What the thread works on.
 #[derive(Debug)]
 struct Opening {
-    shared: Arc<Shared>,
-    settings: Settings,
-    history: History,
+    shared: Arc<SharedState>,
+    settings: IndexSettings,
+    reader: JournalReader,
     /// Where the journal ended when the thread was started, and the highest order in it.
     end: u64,
     last_order: u64,
@@ -72,14 +72,14 @@ impl Opener {
     /// the index any more.
     pub(crate) fn start(
         &self,
-        shared: Arc<Shared>,
+        shared: Arc<SharedState>,
         journal: &Journal,
         anew: bool,
     ) -> io::Result<Option<JoinHandle<()>>> {
         let Some(commands) = self.commands.upgrade() else { return Ok(None) };
-        let (settings, history) = (self.settings.clone(), journal.history());
+        let (settings, reader) = (self.settings.clone(), journal.reader());
         let (end, last_order) = (journal.end(), journal.last_order());
-        let opening = Opening { shared, settings, history, end, last_order, commands, anew };
+        let opening = Opening { shared, settings, reader, end, last_order, commands, anew };
         thread::Builder::new().name("index-opening".to_owned()).spawn(|| opening.run()).map(Some)
     }
 }
@@ -116,12 +116,12 @@ impl Opening {
     }
 
     fn caught_up(&self, path: &Path) -> Result<Store, OpeningError> {
-        let Settings { cache_bytes, flush_interval, .. } = &self.settings;
-        let store = Store::open(path, *cache_bytes, *flush_interval, self.history.identity())?;
+        let IndexSettings { cache_bytes, flush_interval, .. } = &self.settings;
+        let store = Store::open(path, *cache_bytes, *flush_interval, self.reader.identity())?;
         self.begin(&store)?;
         loop {
             let end = self.shared.journal_end();
-            replay(&self.shared, &self.history, &store, end)?;
+            replay(&self.shared, &self.reader, &store, end)?;
             if self.shared.journal_end() - end <= REST_BYTES {
                 return Ok(store);
             }
@@ -133,8 +133,8 @@ impl Opening {
         let meta = store.numbers().meta;
         match meta.applied {
             Some(applied) if applied > self.end => Err(self.journal_lost_its_end(applied).into()),
-            Some(applied) if applied >= self.history.oldest() => Ok(()),
-            None if meta == Meta::empty(self.history.identity()) => self.read_snapshot(store),
+            Some(applied) if applied >= self.reader.oldest() => Ok(()),
+            None if meta == Meta::empty(self.reader.identity()) => self.read_snapshot(store),
             Some(_) => {
                 Err(StoreError::Damaged("it is made up to a position that is not in the journal").into())
             }
@@ -145,8 +145,8 @@ impl Opening {
     /// What sled was made from was durable before: the journal is damaged. A segment that begins where sled
     /// ends keeps that known, whatever is written to the journal until it is told of.
     fn journal_lost_its_end(&self, applied: u64) -> JournalError {
-        let directory = self.history.directory();
-        let header = Header::new(self.history.identity(), applied, self.last_order);
+        let directory = self.reader.directory();
+        let header = Header::new(self.reader.identity(), applied, self.last_order);
         if let Err(error) = create_segment(directory, &header) {
             let path = segment_path(directory, applied);
             tracing::error!(file = %path.display(), %error, "that the journal lost its end cannot be noted");
@@ -155,8 +155,8 @@ impl Opening {
     }
 
     fn read_snapshot(&self, store: &Store) -> Result<(), OpeningError> {
-        let start = self.history.start();
-        self.history.read_snapshot(|records| {
+        let start = self.reader.start();
+        self.reader.read_snapshot(|records| {
             let mut changes = Changes::default();
             for record in records {
                 let version = Version::in_snapshot(start, &record);
@@ -181,15 +181,15 @@ impl OpeningError {
 
 /// Applies what the journal says from the store's position to `end`.
 pub(crate) fn replay(
-    shared: &Shared,
-    history: &History,
+    shared: &SharedState,
+    reader: &JournalReader,
     store: &Store,
     end: u64,
 ) -> Result<(), OpeningError> {
-    let start = store.numbers().meta.applied.unwrap_or(history.start());
+    let start = store.numbers().meta.applied.unwrap_or(reader.start());
     let mut written = start;
     let mut changes = Changes::default();
-    for commit in history.commits(start, end) {
+    for commit in reader.commits(start, end) {
         let commit = commit?;
         let commit_end = commit.end;
         for (version, record) in commit.into_versions() {

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::referrer_state::Known;
+use super::referrer_state::ReferrerState;
 use crate::index::{Order, Repository, Version};
 use crate::oci::{Digest, InvalidName, Link};
 
@@ -91,17 +91,17 @@ impl TryFrom<WireKey> for ReferrerKey {
 
 impl Recorded {
     /// All that is known of a referrer.
-    pub(crate) fn of(referrer: ReferrerKey, known: Known) -> Self {
+    pub(crate) fn of(referrer: ReferrerKey, state: ReferrerState) -> Self {
         Self {
             referrer,
-            order: known.order.0,
-            pending: known.pending,
-            claimed: known.claimed,
-            was_confirmed: known.pending && known.was_confirmed,
-            absent_since: known.absent_since,
-            version: Some(known.version.0),
-            links: known.links(),
-            descriptor: known.descriptor,
+            order: state.order.0,
+            pending: state.pending,
+            claimed: state.claimed,
+            was_confirmed: state.pending && state.was_confirmed,
+            absent_since: state.absent_since,
+            version: Some(state.version.0),
+            links: state.links(),
+            descriptor: state.descriptor,
         }
     }
 }

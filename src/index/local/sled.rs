@@ -22,10 +22,10 @@ pub(crate) use meta::Meta;
 
 use super::journal::header::Identity;
 use super::record::ReferrerKey;
-use super::referrer_state::Known;
+use super::referrer_state::ReferrerState;
 use crate::index::{Entry, Page, Repository, Scan};
 use crate::oci::Digest;
-use repositories::Counts;
+use repositories::ReferrerCounts;
 use value::Stored;
 
 /// How long an instance in this process that was just closed is waited for.
@@ -93,7 +93,7 @@ impl Store {
     }
 
     /// What is known of a referrer.
-    pub(crate) fn known(&self, referrer: &ReferrerKey) -> Result<Option<Known>, StoreError> {
+    pub(crate) fn state(&self, referrer: &ReferrerKey) -> Result<Option<ReferrerState>, StoreError> {
         guarded(|| match self.tree.get(layout::back(referrer))? {
             Some(back) => self.complete(referrer, back),
             None => Ok(None),
@@ -101,16 +101,20 @@ impl Store {
     }
 
     /// The referrer whose way back is `back`, with its descriptor.
-    fn complete(&self, referrer: &ReferrerKey, mut back: sled::IVec) -> Result<Option<Known>, StoreError> {
+    fn complete(
+        &self,
+        referrer: &ReferrerKey,
+        mut back: sled::IVec,
+    ) -> Result<Option<ReferrerState>, StoreError> {
         loop {
-            let Stored { value: mut known, has_descriptor } =
+            let Stored { value: mut state, has_descriptor } =
                 value::decode_back(&back).ok_or(StoreError::Damaged("a way back is unreadable"))?;
             if has_descriptor {
-                return Ok(Some(known));
+                return Ok(Some(state));
             }
-            if let Some(descriptor) = self.descriptor_in_link(referrer, &known)? {
-                known.descriptor = descriptor;
-                return Ok(Some(known));
+            if let Some(descriptor) = self.descriptor_in_link(referrer, &state)? {
+                state.descriptor = descriptor;
+                return Ok(Some(state));
             }
             // A writer came between the two look-ups.
             match self.tree.get(layout::back(referrer))? {
@@ -126,10 +130,10 @@ impl Store {
     fn descriptor_in_link(
         &self,
         referrer: &ReferrerKey,
-        known: &Known,
+        state: &ReferrerState,
     ) -> Result<Option<String>, StoreError> {
-        let Some(subject) = known.links.keys().next() else { return Ok(None) };
-        let key = layout::link(&referrer.repository, subject, known.order);
+        let Some(subject) = state.links.keys().next() else { return Ok(None) };
+        let key = layout::link(&referrer.repository, subject, state.order);
         let Some(value) = self.tree.get(&key)? else { return Ok(None) };
         let link = decode_link(&key, &value)?;
         Ok(link.has_descriptor.then_some(link.value.descriptor))
@@ -140,22 +144,22 @@ impl Store {
         let mut numbers = self.numbers();
         let mut batch = sled::Batch::default();
         numbers.meta.applied = applied;
-        let mut counts = Counts::default();
+        let mut counts = ReferrerCounts::default();
         for (referrer, change) in changes.referrers {
             if change.before == change.after {
                 continue;
             }
             counts.add(&referrer, &change);
-            if let Some(known) = &change.before {
-                numbers.meta.discount(known);
-                for (key, value) in value::entries(&referrer, known) {
+            if let Some(state) = &change.before {
+                numbers.meta.discount(state);
+                for (key, value) in value::entries(&referrer, state) {
                     numbers.meta.subtract(&key, &value);
                     batch.remove(key);
                 }
             }
-            if let Some(known) = &change.after {
-                numbers.meta.count(known);
-                for (key, value) in value::entries(&referrer, known) {
+            if let Some(state) = &change.after {
+                numbers.meta.count(state);
+                for (key, value) in value::entries(&referrer, state) {
                     numbers.meta.add(&key, &value);
                     batch.insert(key, value);
                 }
@@ -220,18 +224,18 @@ impl Store {
             return Ok(Some(entry));
         }
         let referrer = ReferrerKey { repository: repository.clone(), digest: entry.digest.clone() };
-        let known = self.known(&referrer)?;
-        Ok(known.map(|known| Entry { descriptor: known.descriptor, ..entry }))
+        let state = self.state(&referrer)?;
+        Ok(state.map(|state| Entry { descriptor: state.descriptor, ..entry }))
     }
 
     /// All referrers that are there from the beginning of the iteration to its end; of those that come
     /// or go meanwhile, some.
-    pub(crate) fn all(&self) -> impl Iterator<Item = Result<(ReferrerKey, Known), StoreError>> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = Result<(ReferrerKey, ReferrerState), StoreError>> {
         let complete = |back: sled::Result<(sled::IVec, sled::IVec)>| {
             let (key, back) = back?;
             let damaged = StoreError::Damaged("the key of a way back is unreadable");
             let referrer = layout::referrer_of_back(&key).ok_or(damaged)?;
-            Ok(self.complete(&referrer, back)?.map(|known| (referrer, known)))
+            Ok(self.complete(&referrer, back)?.map(|state| (referrer, state)))
         };
         self.tree.scan_prefix(layout::BACK).filter_map(move |back| complete(back).transpose())
     }

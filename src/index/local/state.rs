@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::in_progress::InFlight;
+use super::in_progress::PutsInProgress;
 use super::sled::Store;
-use super::watches::Watches;
-use crate::index::{ReadError, State, Statistics, WriteError};
+use super::watches::ReadsInProgress;
+use crate::index::{IndexState, ReadError, Statistics, WriteError};
 
 /// How far the index is.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub(crate) enum Phase {
 
 /// What the threads share.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct SharedState {
     phase: watch::Sender<Phase>,
     write_failure: Mutex<Option<WriteFailure>>,
     /// How often the index has failed so far.
@@ -33,8 +33,8 @@ pub(crate) struct Shared {
     statistics: Mutex<Statistics>,
     journal_end: AtomicU64,
     stop: AtomicBool,
-    pub(crate) in_flight: Arc<InFlight>,
-    pub(crate) watches: Arc<Watches>,
+    pub(crate) puts: Arc<PutsInProgress>,
+    pub(crate) reads: Arc<ReadsInProgress>,
     /// Held as long as any thread may write.
     _lock: File,
 }
@@ -47,7 +47,7 @@ struct WriteFailure {
     error: WriteError,
 }
 
-impl Shared {
+impl SharedState {
     pub(crate) fn new(lock: File) -> Self {
         Self {
             phase: watch::Sender::new(Phase::Opening),
@@ -56,8 +56,8 @@ impl Shared {
             statistics: Mutex::default(),
             journal_end: AtomicU64::new(0),
             stop: AtomicBool::new(false),
-            in_flight: Arc::default(),
-            watches: Arc::default(),
+            puts: Arc::default(),
+            reads: Arc::default(),
             _lock: lock,
         }
     }
@@ -73,13 +73,13 @@ impl Shared {
         }
     }
 
-    pub(crate) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> IndexState {
         match &*self.phase.borrow() {
-            Phase::Opening => State::Opening,
-            Phase::Ready(_) => State::Ready,
-            Phase::Rebuilding(reason) => State::Rebuilding(reason.clone()),
-            Phase::Damaged(reason, _) => State::Damaged(reason.clone()),
-            Phase::Closed => State::Closed,
+            Phase::Opening => IndexState::Opening,
+            Phase::Ready(_) => IndexState::Ready,
+            Phase::Rebuilding(reason) => IndexState::Rebuilding(reason.clone()),
+            Phase::Damaged(reason, _) => IndexState::Damaged(reason.clone()),
+            Phase::Closed => IndexState::Closed,
         }
     }
 
@@ -171,7 +171,7 @@ impl Shared {
 
     pub(crate) fn statistics(&self) -> Statistics {
         let statistics = *self.statistics.lock().unwrap_or_else(PoisonError::into_inner);
-        Statistics { in_flight: self.in_flight.len() as u64, ..statistics }
+        Statistics { in_flight: self.puts.len() as u64, ..statistics }
     }
 
     pub(crate) fn update_statistics(&self, update: impl FnOnce(&mut Statistics)) {

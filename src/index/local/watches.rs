@@ -9,49 +9,49 @@ use crate::index::Repository;
 
 /// The watches there are, by a number of their own.
 #[derive(Debug, Default)]
-pub(crate) struct Watches(Mutex<Watched>);
+pub(crate) struct ReadsInProgress(Mutex<ReadTable>);
 
 #[derive(Debug, Default)]
-struct Watched {
+struct ReadTable {
     last: u64,
-    watches: HashMap<u64, (Repository, Arc<AtomicBool>)>,
+    reads: HashMap<u64, (Repository, Arc<AtomicBool>)>,
 }
 
 /// Begun before the upstream is asked; tells whether a referrer of the repository was deleted since.
 #[derive(Debug)]
-pub(crate) struct Watch {
-    watches: Arc<Watches>,
+pub(crate) struct ReadMark {
+    reads: Arc<ReadsInProgress>,
     number: u64,
     repository: Repository,
-    disturbed: Arc<AtomicBool>,
+    deletion: Arc<AtomicBool>,
 }
 
-impl Watches {
+impl ReadsInProgress {
     /// Watches a repository from now on.
-    pub(crate) fn begin(self: &Arc<Self>, repository: Repository) -> Watch {
-        let disturbed = Arc::new(AtomicBool::new(false));
-        let mut watched = self.lock();
-        watched.last += 1;
-        let number = watched.last;
-        watched.watches.insert(number, (repository.clone(), Arc::clone(&disturbed)));
-        drop(watched);
-        Watch { watches: Arc::clone(self), number, repository, disturbed }
+    pub(crate) fn begin(self: &Arc<Self>, repository: Repository) -> ReadMark {
+        let deletion = Arc::new(AtomicBool::new(false));
+        let mut table = self.lock();
+        table.last += 1;
+        let number = table.last;
+        table.reads.insert(number, (repository.clone(), Arc::clone(&deletion)));
+        drop(table);
+        ReadMark { reads: Arc::clone(self), number, repository, deletion }
     }
 
     /// Notes that a referrer of the repository may have been deleted.
-    pub(crate) fn disturb(&self, repository: &Repository) {
-        let watched = self.lock();
-        for (_, disturbed) in watched.watches.values().filter(|(watched, _)| watched == repository) {
-            disturbed.store(true, Ordering::Relaxed);
+    pub(crate) fn note_deletion(&self, repository: &Repository) {
+        let table = self.lock();
+        for (_, deletion) in table.reads.values().filter(|(table, _)| table == repository) {
+            deletion.store(true, Ordering::Relaxed);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Watched> {
+    fn lock(&self) -> MutexGuard<'_, ReadTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Watch {
+impl ReadMark {
     /// What is watched.
     pub(crate) fn repository(&self) -> &Repository {
         &self.repository
@@ -59,14 +59,14 @@ impl Watch {
 
     /// Whether a referrer may have been deleted since the watch began. Final only for the committer, which
     /// is where deletions are noted.
-    pub(crate) fn is_disturbed(&self) -> bool {
-        self.disturbed.load(Ordering::Relaxed)
+    pub(crate) fn saw_deletion(&self) -> bool {
+        self.deletion.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Watch {
+impl Drop for ReadMark {
     fn drop(&mut self) {
-        self.watches.lock().watches.remove(&self.number);
+        self.reads.lock().reads.remove(&self.number);
     }
 }
 
@@ -77,14 +77,14 @@ mod tests {
     #[test]
     fn only_deletions_in_the_repository_while_it_is_watched_count() {
         let repository = |name: &str| Repository { upstream: 0, name: name.parse().unwrap() };
-        let watches = Arc::new(Watches::default());
-        watches.disturb(&repository("a"));
-        let (one, other) = (watches.begin(repository("a")), watches.begin(repository("b")));
-        assert!(!one.is_disturbed());
-        watches.disturb(&repository("a"));
-        assert_eq!((one.is_disturbed(), other.is_disturbed()), (true, false));
-        assert!(!watches.begin(repository("a")).is_disturbed());
+        let reads = Arc::new(ReadsInProgress::default());
+        reads.note_deletion(&repository("a"));
+        let (one, other) = (reads.begin(repository("a")), reads.begin(repository("b")));
+        assert!(!one.saw_deletion());
+        reads.note_deletion(&repository("a"));
+        assert_eq!((one.saw_deletion(), other.saw_deletion()), (true, false));
+        assert!(!reads.begin(repository("a")).saw_deletion());
         drop((one, other));
-        assert!(watches.lock().watches.is_empty());
+        assert!(reads.lock().reads.is_empty());
     }
 }

@@ -10,12 +10,12 @@ use crate::index::local::command::{Command, Queued, Reply, Write};
 use crate::index::local::committer::Committer;
 use crate::index::local::journal::Journal;
 use crate::index::local::sled::Store;
-use crate::index::local::state::Shared;
+use crate::index::local::state::SharedState;
 
 /// A committer that does not run yet, and the store that it has not taken over yet.
 struct Parts {
     directory: tempfile::TempDir,
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     store: Arc<Store>,
     committer: Committer,
     commands: mpsc::Sender<Command>,
@@ -29,14 +29,14 @@ impl Parts {
     /// Of the index in `directory`, with a journal that is written to `device`.
     fn open(directory: tempfile::TempDir, device: Option<&str>) -> Self {
         let lock = fs::File::create(directory.path().join("lock")).unwrap();
-        let shared = Arc::new(Shared::new(lock));
+        let shared = Arc::new(SharedState::new(lock));
         let files = directory.path().join("journal");
         let opened = Journal::open(&files, 1 << 20).unwrap();
         let mut journal = opened.unwrap_or_else(|| Journal::create(&files, 1 << 20).unwrap());
         if let Some(device) = device {
             journal.write_to(fs::File::options().write(true).open(device).unwrap());
         }
-        let identity = journal.history().identity();
+        let identity = journal.reader().identity();
         let sled = directory.path().join("sled");
         let store = Arc::new(Store::open(&sled, 1 << 20, Duration::from_secs(1), identity).unwrap());
         let (commands, receiver) = mpsc::channel(64);
@@ -59,15 +59,15 @@ fn remove(n: u32) -> impl FnOnce(Reply<Removed>) -> Write {
     move |reply| Write::Remove { key: key(n), seen: Version::UNKNOWN, reply }
 }
 
-type Answer<T> = oneshot::Receiver<Result<T, WriteError>>;
+type WriteAnswer<T> = oneshot::Receiver<Result<T, WriteError>>;
 
-fn send<T>(commands: &mpsc::Sender<Command>, write: impl FnOnce(Reply<T>) -> Write) -> Answer<T> {
+fn send<T>(commands: &mpsc::Sender<Command>, write: impl FnOnce(Reply<T>) -> Write) -> WriteAnswer<T> {
     let (reply, answer) = oneshot::channel();
     commands.blocking_send(Command::Write(Box::new(Queued { write: write(reply), _room: None }))).unwrap();
     answer
 }
 
-fn received<T>(answer: Answer<T>) -> T {
+fn received<T>(answer: WriteAnswer<T>) -> T {
     answer.blocking_recv().unwrap().unwrap()
 }
 
@@ -112,7 +112,7 @@ fn check_failing(device: &str, expected: &str) {
         thread::sleep(Duration::from_millis(5));
     }
     received(send(&commands, begin(14, &[1])));
-    assert_eq!((shared.state(), pending_of_1(&opened)), (State::Ready, vec![true, true, true]));
+    assert_eq!((shared.state(), pending_of_1(&opened)), (IndexState::Ready, vec![true, true, true]));
     commands.blocking_send(Command::Close).unwrap();
     thread.join().unwrap();
     drop((opened, shared));
@@ -152,8 +152,8 @@ fn a_command_sees_what_the_same_batch_did_before_it() {
     assert_eq!((received(doubted), received(unknown)), (Removed::Doubted, Removed::Unknown));
     let (first, second) = (received(first), received(second));
     assert_eq!(first.order, second.order);
-    let known = store.known(&key(10)).unwrap().unwrap();
-    assert_eq!((known.order, known.pending, known.links.len()), (first.order, true, 1));
+    let state = store.state(&key(10)).unwrap().unwrap();
+    assert_eq!((state.order, state.pending, state.links.len()), (first.order, true, 1));
     let statistics = shared.statistics();
     assert_eq!((statistics.commits, statistics.records, statistics.in_flight), (1, 4, 1));
     assert_eq!((statistics.referrers, statistics.links, statistics.pending), (1, 1, 1));
@@ -173,12 +173,12 @@ fn before_sled_is_there_it_writes_what_is_right_whatever_is_known() {
     let kept = begun(13);
     assert_eq!(received(send(&commands, remove(10))), Removed::Doubted);
     assert_eq!(received(send(&commands, remove(99))), Removed::Doubted);
-    assert_eq!(shared.state(), State::Opening);
+    assert_eq!(shared.state(), IndexState::Opening);
     commands.blocking_send(Command::Opened(Arc::clone(&store))).unwrap();
     // From here on it sees what is known.
     assert_eq!(received(send(&commands, remove(99))), Removed::Unknown);
-    assert_eq!(shared.state(), State::Ready);
-    let pending = |n| store.known(&key(n)).unwrap().map(|known| known.pending);
+    assert_eq!(shared.state(), IndexState::Ready);
+    let pending = |n| store.state(&key(n)).unwrap().map(|state| state.pending);
     assert_eq!([10, 11, 12, 13, 99].map(pending), [Some(true), Some(false), Some(true), Some(true), None]);
     // Whether it made the referrer known was not to be seen when it began.
     refuse(kept);

@@ -138,13 +138,13 @@ async fn check_lost_end(length: u64) {
         let put = index.begin(repository("a"), referrer(300 + n, &[3])).await;
         assert!(n == 0 || put.is_err());
         index.opened().await;
-        let State::Damaged(reason) = index.state() else { panic!("{:?}", index.state()) };
+        let IndexState::Damaged(reason) = index.state() else { panic!("{:?}", index.state()) };
         assert!(reason.contains("refshim index rebuild"), "{reason}");
         drop(put);
         index.close().await;
     }
-    let mended = crate::index::local::maintenance::rebuild(&bench.settings.data_dir).unwrap();
-    assert_eq!(mended.gaps.is_empty(), length < HEADER_BYTES);
+    let rebuilt = crate::index::local::maintenance::rebuild(&bench.settings.data_dir).unwrap();
+    assert_eq!(rebuilt.gaps.is_empty(), length < HEADER_BYTES);
     let index = bench.open().await;
     assert!(numbers(&index, 3).await.iter().all(|(_, pending)| *pending));
 }
@@ -203,7 +203,7 @@ async fn the_last_frame_cut_at_any_byte_costs_nothing_before_it() {
 async fn check_refused(bench: &Bench, file: &Path, what: &str) {
     let index = bench.try_open().unwrap();
     index.opened().await;
-    let State::Damaged(reason) = index.state() else { panic!("{:?}", index.state()) };
+    let IndexState::Damaged(reason) = index.state() else { panic!("{:?}", index.state()) };
     let file = file.file_name().unwrap().to_str().unwrap();
     assert!(reason.contains(file) && reason.contains(what), "{reason}");
     assert!(reason.contains("refshim index rebuild"), "{reason}");

@@ -141,6 +141,6 @@ async fn compaction_beside_writers_keeps_everything_and_drops_old_segments() {
     file.set_len(crate::index::local::journal::header::HEADER_BYTES).unwrap();
     let index = bench.try_open().unwrap();
     index.opened().await;
-    let State::Damaged(reason) = index.state() else { panic!("{:?}", index.state()) };
+    let IndexState::Damaged(reason) = index.state() else { panic!("{:?}", index.state()) };
     assert!(reason.contains("the snapshot is not complete"), "{reason}");
 }

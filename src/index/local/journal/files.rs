@@ -37,7 +37,7 @@ pub(crate) struct Snapshot {
 
 /// The files of the journal, each kind by position.
 #[derive(Debug, Default)]
-pub(crate) struct Listing {
+pub(crate) struct JournalFiles {
     pub(crate) segments: Vec<Segment>,
     pub(crate) snapshots: Vec<Snapshot>,
 }
@@ -51,8 +51,8 @@ pub(crate) fn snapshot_path(directory: &Path, position: u64) -> PathBuf {
 }
 
 /// What is there.
-pub(crate) fn list(directory: &Path) -> Result<Listing, JournalError> {
-    let mut listing = Listing::default();
+pub(crate) fn list(directory: &Path) -> Result<JournalFiles, JournalError> {
+    let mut listing = JournalFiles::default();
     let entries = fs::read_dir(directory).map_err(|source| JournalError::io(directory, source))?;
     for entry in entries {
         let entry = entry.map_err(|source| JournalError::io(directory, source))?;
@@ -130,13 +130,13 @@ pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
 }
 
 /// A file that gets its name when it is complete and durable.
-pub(crate) struct Unfinished {
+pub(crate) struct UnfinishedFile {
     file: File,
     name: PathBuf,
     path: PathBuf,
 }
 
-impl Unfinished {
+impl UnfinishedFile {
     pub(crate) fn create(path: PathBuf, header: &Header) -> io::Result<Self> {
         let name = unfinished_path(&path);
         let mut file = File::create(&name)?;

@@ -26,9 +26,9 @@ fn checksum(length: u32, payload: &[u8]) -> u32 {
 
 /// What stands at the place where a frame is expected.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum NextFrame {
     /// An intact frame with this payload.
-    Frame(Vec<u8>),
+    Intact(Vec<u8>),
     /// Something else.
     Bad,
     /// The end.
@@ -55,12 +55,12 @@ impl<R: Read> Frames<R> {
     }
 
     /// The next frame. After a bad one there is no going on.
-    pub(crate) fn next(&mut self) -> io::Result<Found> {
+    pub(crate) fn next(&mut self) -> io::Result<NextFrame> {
         let left = self.end.saturating_sub(self.offset);
         if left == 0 {
-            return Ok(Found::End);
+            return Ok(NextFrame::End);
         }
-        let Some(left) = left.checked_sub(PREAMBLE_BYTES as u64) else { return Ok(Found::Bad) };
+        let Some(left) = left.checked_sub(PREAMBLE_BYTES as u64) else { return Ok(NextFrame::Bad) };
         let mut preamble = [0; PREAMBLE_BYTES];
         self.input.read_exact(&mut preamble)?;
         let mut preamble = preamble.as_slice();
@@ -68,15 +68,15 @@ impl<R: Read> Frames<R> {
         let length = preamble.get_u32();
         let expected = preamble.get_u32();
         if marker != u32::from_be_bytes(MARKER) || u64::from(length) > left {
-            return Ok(Found::Bad);
+            return Ok(NextFrame::Bad);
         }
         let mut payload = vec![0; length as usize];
         self.input.read_exact(&mut payload)?;
         if checksum(length, &payload) != expected {
-            return Ok(Found::Bad);
+            return Ok(NextFrame::Bad);
         }
         self.offset += PREAMBLE_BYTES as u64 + u64::from(length);
-        Ok(Found::Frame(payload))
+        Ok(NextFrame::Intact(payload))
     }
 }
 
@@ -85,7 +85,7 @@ pub(crate) fn next_intact(input: &mut (impl Read + Seek), from: u64, end: u64) -
     let mut at = from;
     while let Some(marker) = find_marker(input, at, end)? {
         input.seek(SeekFrom::Start(marker))?;
-        if let Found::Frame(_) = Frames::new(BufReader::new(&mut *input), marker, end).next()? {
+        if let NextFrame::Intact(_) = Frames::new(BufReader::new(&mut *input), marker, end).next()? {
             return Ok(Some(marker));
         }
         at = marker + 1;
@@ -116,9 +116,9 @@ mod tests {
         let mut payloads = Vec::new();
         loop {
             match frames.next().unwrap() {
-                Found::Frame(payload) => payloads.push(payload),
-                Found::Bad => return (payloads, false),
-                Found::End => return (payloads, true),
+                NextFrame::Intact(payload) => payloads.push(payload),
+                NextFrame::Bad => return (payloads, false),
+                NextFrame::End => return (payloads, true),
             }
         }
     }

@@ -4,7 +4,7 @@ use std::io::{self, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::files::{self, Segment, Snapshot, segment_path, snapshot_path};
-use super::format::{Found, Frames};
+use super::format::{Frames, NextFrame};
 use super::header::{HEADER_BYTES, Identity};
 use super::{Damage, JournalError};
 use crate::index::Version;
@@ -38,7 +38,7 @@ impl Commit {
 
 /// What has to be read to build the index anew: the snapshot, if there is one, and then the segments.
 #[derive(Clone, Debug)]
-pub(crate) struct History {
+pub(crate) struct JournalReader {
     pub(super) directory: PathBuf,
     pub(super) identity: Identity,
     pub(super) snapshot: Option<Snapshot>,
@@ -46,7 +46,7 @@ pub(crate) struct History {
     pub(super) oldest: u64,
 }
 
-impl History {
+impl JournalReader {
     /// Where its files are.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
@@ -183,9 +183,9 @@ impl OpenSegment {
 
     fn next(&mut self) -> Result<Option<Vec<Record>>, JournalError> {
         match self.frames.next().map_err(|source| JournalError::io(&self.path, source))? {
-            Found::Frame(payload) => read_records(&self.path, self.frames.offset(), &payload).map(Some),
-            Found::Bad => Err(self.damage("there is no intact frame").into()),
-            Found::End => Ok(None),
+            NextFrame::Intact(payload) => read_records(&self.path, self.frames.offset(), &payload).map(Some),
+            NextFrame::Bad => Err(self.damage("there is no intact frame").into()),
+            NextFrame::End => Ok(None),
         }
     }
 

@@ -5,8 +5,8 @@ use std::io::{BufReader, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::JournalError;
-use super::files::{self, Listing, segment_path, snapshot_path};
-use super::format::{self, Found, Frames};
+use super::files::{self, JournalFiles, segment_path, snapshot_path};
+use super::format::{self, Frames, NextFrame};
 use super::header::{HEADER_BYTES, Identity};
 use super::reader::Commit;
 use crate::index::local::record::Record;
@@ -35,13 +35,13 @@ pub(crate) enum Piece {
 
 /// The files of a journal that have to be read, in order.
 #[derive(Debug)]
-pub(crate) struct Remains {
-    sources: Vec<Source>,
+pub(crate) struct JournalSalvage {
+    sources: Vec<SalvageFile>,
     identity: Option<Identity>,
 }
 
 #[derive(Clone, Debug)]
-struct Source {
+struct SalvageFile {
     path: PathBuf,
     /// The position that its name says.
     position: u64,
@@ -51,13 +51,13 @@ struct Source {
 }
 
 /// How far a file is read.
-struct Run {
+struct FileProgress {
     offset: u64,
     referrers: u64,
     is_complete: bool,
 }
 
-impl Remains {
+impl JournalSalvage {
     /// What there is in `directory`: the newest complete snapshot and what follows it, or else everything.
     pub(crate) fn find(directory: &Path) -> Result<Self, JournalError> {
         let mut sources = sources(directory, &files::list(directory)?);
@@ -69,15 +69,15 @@ impl Remains {
                 Err(error) => return Err(error),
             }
         }
-        let mut remains = Self { sources: sources.clone(), identity };
+        let mut salvage = Self { sources: sources.clone(), identity };
         let snapshots = sources.iter().rposition(|source| {
-            source.is_snapshot && remains.read_source(source, &mut |piece| intact(&piece)).is_ok()
+            source.is_snapshot && salvage.read_source(source, &mut |piece| intact(&piece)).is_ok()
         });
         if let Some(newest) = snapshots {
             sources.drain(..newest);
-            remains.sources = sources;
+            salvage.sources = sources;
         }
-        Ok(remains)
+        Ok(salvage)
     }
 
     /// Which journal it is, if a header says so.
@@ -109,7 +109,7 @@ impl Remains {
 
     fn read_source<E: From<JournalError>>(
         &self,
-        source: &Source,
+        source: &SalvageFile,
         take: &mut impl FnMut(Piece) -> Result<(), E>,
     ) -> Result<(), E> {
         match files::open(&source.path, source.position) {
@@ -126,14 +126,14 @@ impl Remains {
     }
 }
 
-impl Source {
+impl SalvageFile {
     fn read_frames<E: From<JournalError>>(
         &self,
         take: &mut impl FnMut(Piece) -> Result<(), E>,
     ) -> Result<(), E> {
         let io_error = |source| E::from(JournalError::io(&self.path, source));
         let mut file = File::open(&self.path).map_err(io_error)?;
-        let mut run = Run { offset: HEADER_BYTES, referrers: 0, is_complete: false };
+        let mut run = FileProgress { offset: HEADER_BYTES, referrers: 0, is_complete: false };
         while self.read_run(&mut file, &mut run, take)? {
             let (offset, what) = (run.offset, "there is no intact frame");
             let next = format::next_intact(&mut file, offset + 1, self.length).map_err(io_error)?;
@@ -154,7 +154,7 @@ impl Source {
     fn read_run<E: From<JournalError>>(
         &self,
         file: &mut File,
-        run: &mut Run,
+        run: &mut FileProgress,
         take: &mut impl FnMut(Piece) -> Result<(), E>,
     ) -> Result<bool, E> {
         let io_error = |source| E::from(JournalError::io(&self.path, source));
@@ -162,9 +162,9 @@ impl Source {
         let mut frames = Frames::new(BufReader::new(file), run.offset, self.length);
         loop {
             let payload = match frames.next().map_err(io_error)? {
-                Found::Frame(payload) => payload,
-                Found::Bad => return Ok(true),
-                Found::End => return Ok(false),
+                NextFrame::Intact(payload) => payload,
+                NextFrame::Bad => return Ok(true),
+                NextFrame::End => return Ok(false),
             };
             let start = std::mem::replace(&mut run.offset, frames.offset());
             let Ok(records) = Record::read_all(&payload) else {
@@ -199,23 +199,23 @@ fn intact(piece: &Piece) -> Result<(), JournalError> {
 }
 
 /// All files, by position; a snapshot before the segment that it leads to.
-fn sources(directory: &Path, listing: &Listing) -> Vec<Source> {
+fn sources(directory: &Path, listing: &JournalFiles) -> Vec<SalvageFile> {
     let last = listing.segments.last().map(|segment| segment.base);
-    let segments = listing.segments.iter().map(|segment| Source {
+    let segments = listing.segments.iter().map(|segment| SalvageFile {
         path: segment_path(directory, segment.base),
         position: segment.base,
         length: segment.length,
         is_snapshot: false,
         is_last: Some(segment.base) == last,
     });
-    let snapshots = listing.snapshots.iter().map(|snapshot| Source {
+    let snapshots = listing.snapshots.iter().map(|snapshot| SalvageFile {
         path: snapshot_path(directory, snapshot.position),
         position: snapshot.position,
         length: snapshot.length,
         is_snapshot: true,
         is_last: false,
     });
-    let mut sources: Vec<Source> = snapshots.chain(segments).collect();
+    let mut sources: Vec<SalvageFile> = snapshots.chain(segments).collect();
     sources.sort_by_key(|source| (source.position, !source.is_snapshot));
     sources
 }

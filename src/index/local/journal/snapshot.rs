@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use super::files::{Unfinished, snapshot_path};
+use super::files::{UnfinishedFile, snapshot_path};
 use super::format;
 use super::header::{HEADER_BYTES, Header};
 use crate::index::local::record::Record;
@@ -13,7 +13,7 @@ const FRAME_BYTES: usize = 1 << 20;
 
 /// A snapshot that is being written. One that is not finished does not count.
 pub(crate) struct SnapshotWriter {
-    file: Unfinished,
+    file: UnfinishedFile,
     payload: Vec<u8>,
     referrers: u64,
     length: u64,
@@ -21,7 +21,7 @@ pub(crate) struct SnapshotWriter {
 
 impl SnapshotWriter {
     pub(crate) fn create(directory: &Path, header: &Header) -> io::Result<Self> {
-        let file = Unfinished::create(snapshot_path(directory, header.position), header)?;
+        let file = UnfinishedFile::create(snapshot_path(directory, header.position), header)?;
         Ok(Self { file, payload: Vec::new(), referrers: 0, length: HEADER_BYTES })
     }
 

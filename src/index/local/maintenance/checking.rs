@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Gap, MaintenanceError};
 use crate::index::local::journal::header::Identity;
-use crate::index::local::journal::salvage::{Piece, Remains};
+use crate::index::local::journal::salvage::{JournalSalvage, Piece};
 use crate::index::local::opening;
 use crate::index::local::sled::Store;
 use crate::index::local::{JOURNAL, adopt_sled, lock};
@@ -16,7 +16,7 @@ pub(super) const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What a check found.
 #[derive(Debug)]
-pub struct Report {
+pub struct CheckReport {
     /// How many writes of the journal are intact, and the records in them.
     pub commits: u64,
     /// Records of the journal that are intact.
@@ -33,17 +33,22 @@ pub struct Report {
 ///
 /// # Errors
 /// Another process has the index, there is none, or a newer build wrote it.
-pub fn check(data_dir: &Path) -> Result<Report, MaintenanceError> {
+pub fn check(data_dir: &Path) -> Result<CheckReport, MaintenanceError> {
     let journal = data_dir.join(JOURNAL);
     if !journal.exists() {
         return Err(MaintenanceError::NoIndex(data_dir.to_owned()));
     }
     let _lock = lock(data_dir)?;
     adopt_sled(data_dir)?;
-    let remains = Remains::find(&journal)?;
-    let mut report =
-        Report { commits: 0, records: 0, gaps: Vec::new(), torn: None, sled: Err("not there".to_owned()) };
-    remains.read(|piece| {
+    let salvage = JournalSalvage::find(&journal)?;
+    let mut report = CheckReport {
+        commits: 0,
+        records: 0,
+        gaps: Vec::new(),
+        torn: None,
+        sled: Err("not there".to_owned()),
+    };
+    salvage.read(|piece| {
         match piece {
             Piece::Commit(commit) => {
                 report.commits += 1;
@@ -54,7 +59,7 @@ pub fn check(data_dir: &Path) -> Result<Report, MaintenanceError> {
         }
         Ok::<_, MaintenanceError>(())
     })?;
-    if let Some(identity) = remains.identity() {
+    if let Some(identity) = salvage.identity() {
         report.sled = check_sled(data_dir, identity);
     }
     Ok(report)

@@ -12,7 +12,7 @@ use super::checking::{CACHE_BYTES, FLUSH_INTERVAL};
 use super::{MaintenanceError, failed};
 use crate::index::Version;
 use crate::index::local::journal::files::{self, segment_path, snapshot_path};
-use crate::index::local::journal::format::{self, Found, Frames};
+use crate::index::local::journal::format::{self, Frames, NextFrame};
 use crate::index::local::journal::header::{HEADER_BYTES, Header, Identity};
 use crate::index::local::journal::{Damage, Journal, JournalError};
 use crate::index::local::opening;
@@ -38,7 +38,7 @@ pub struct Dumped {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Frame {
+enum DumpFrame {
     Refshim { format: u32, last_order: u64 },
     End { records: u64 },
 }
@@ -56,8 +56,8 @@ pub fn dump(data_dir: &Path, mut output: impl Write) -> Result<Dumped, Maintenan
     }
     let opened = open_all(&directory)?;
     let last_order = opened.iter().map(|file| file.header.last_order).max().unwrap_or(0);
-    let mut lines = Lines { output: &mut output, records: 0, ahead: HashMap::new() };
-    lines.write(&Frame::Refshim { format: FORMAT, last_order })?;
+    let mut lines = DumpWriter { output: &mut output, records: 0, ahead: HashMap::new() };
+    lines.write(&DumpFrame::Refshim { format: FORMAT, last_order })?;
     let mut end = None;
     for file in opened {
         end = Some(file.read(&mut lines)?);
@@ -66,14 +66,14 @@ pub fn dump(data_dir: &Path, mut output: impl Write) -> Result<Dumped, Maintenan
         refuse_lost_end(data_dir, &end)?;
     }
     let records = lines.records;
-    lines.write(&Frame::End { records })?;
+    lines.write(&DumpFrame::End { records })?;
     output.flush().map_err(failed("writing the dump"))?;
     Ok(Dumped { records })
 }
 
 /// A journal whose end is gone looks like a shorter one; but sled was made from what stood there. Not looked at
 /// while somebody serves the index, and has sled open.
-fn refuse_lost_end(data_dir: &Path, end: &End) -> Result<(), MaintenanceError> {
+fn refuse_lost_end(data_dir: &Path, end: &IntactEnd) -> Result<(), MaintenanceError> {
     let Ok(_lock) = lock(data_dir) else { return Ok(()) };
     adopt_sled(data_dir)?;
     let sled = data_dir.join(opening::DIRECTORY);
@@ -90,7 +90,7 @@ fn refuse_lost_end(data_dir: &Path, end: &End) -> Result<(), MaintenanceError> {
     Ok(())
 }
 
-struct Lines<W> {
+struct DumpWriter<W> {
     output: W,
     records: u64,
     /// What the snapshot has of changes behind its position, by the version that they made. They stand in the
@@ -98,7 +98,7 @@ struct Lines<W> {
     ahead: HashMap<ReferrerKey, Version>,
 }
 
-impl<W: Write> Lines<W> {
+impl<W: Write> DumpWriter<W> {
     fn write(&mut self, line: &impl Serialize) -> Result<(), MaintenanceError> {
         let mut write = || {
             serde_json::to_writer(&mut self.output, line)?;
@@ -135,7 +135,7 @@ impl<W: Write> Lines<W> {
 }
 
 /// A file of the journal that can be read to the end that it had, even after it was removed.
-struct Opened {
+struct JournalFile {
     path: PathBuf,
     file: File,
     header: Header,
@@ -146,14 +146,14 @@ struct Opened {
 }
 
 /// Where what is intact of a file ends.
-struct End {
+struct IntactEnd {
     path: PathBuf,
     offset: u64,
     position: u64,
     identity: Identity,
 }
 
-impl Opened {
+impl JournalFile {
     fn new(path: PathBuf, position: u64, is_snapshot: bool) -> Result<Self, JournalError> {
         let (file, header) = files::open(&path, position)?;
         let length = file.metadata().map_err(|source| JournalError::io(&path, source))?.len();
@@ -161,7 +161,7 @@ impl Opened {
     }
 
     /// Writes its records out.
-    fn read<W: Write>(self, lines: &mut Lines<W>) -> Result<End, MaintenanceError> {
+    fn read<W: Write>(self, lines: &mut DumpWriter<W>) -> Result<IntactEnd, MaintenanceError> {
         let io_error = |source| MaintenanceError::from(JournalError::io(&self.path, source));
         let damage =
             |offset, what| MaintenanceError::from(JournalError::from(Damage::new(&self.path, offset, what)));
@@ -172,11 +172,11 @@ impl Opened {
         loop {
             let offset = frames.offset();
             let payload = match frames.next() {
-                Ok(Found::Frame(payload)) => payload,
-                Ok(Found::End) if is_complete => return Ok(self.end(offset)),
-                Ok(Found::End) => return Err(damage(offset, "the snapshot is not complete")),
-                Ok(Found::Bad) if self.is_last => return self.torn(offset),
-                Ok(Found::Bad) => return Err(damage(offset, "there is no intact frame")),
+                Ok(NextFrame::Intact(payload)) => payload,
+                Ok(NextFrame::End) if is_complete => return Ok(self.end(offset)),
+                Ok(NextFrame::End) => return Err(damage(offset, "the snapshot is not complete")),
+                Ok(NextFrame::Bad) if self.is_last => return self.torn(offset),
+                Ok(NextFrame::Bad) => return Err(damage(offset, "there is no intact frame")),
                 // Whoever serves it has just cut off a write that failed, which nobody was told of.
                 Err(error) if self.is_last && error.kind() == io::ErrorKind::UnexpectedEof => {
                     return Ok(self.end(offset));
@@ -200,14 +200,14 @@ impl Opened {
         }
     }
 
-    fn end(&self, offset: u64) -> End {
+    fn end(&self, offset: u64) -> IntactEnd {
         let Header { identity, position, .. } = self.header;
-        End { path: self.path.clone(), offset, position: position + offset, identity }
+        IntactEnd { path: self.path.clone(), offset, position: position + offset, identity }
     }
 
     /// The end of the last file, at a frame that is not intact: what a crash leaves. Damage if there is an intact
     /// one behind it.
-    fn torn(&self, offset: u64) -> Result<End, MaintenanceError> {
+    fn torn(&self, offset: u64) -> Result<IntactEnd, MaintenanceError> {
         let mut file = &self.file;
         let next = format::next_intact(&mut file, offset + 1, self.length);
         if next.map_err(|source| JournalError::io(&self.path, source))?.is_some() {
@@ -219,7 +219,7 @@ impl Opened {
 }
 
 /// The newest snapshot and the segments behind it.
-fn open_all(directory: &Path) -> Result<Vec<Opened>, JournalError> {
+fn open_all(directory: &Path) -> Result<Vec<JournalFile>, JournalError> {
     for _ in 1..ATTEMPTS {
         match try_open_all(directory) {
             Err(error) if may_have_been_compacted(&error) => {}
@@ -237,16 +237,16 @@ fn may_have_been_compacted(error: &JournalError) -> bool {
     }
 }
 
-fn try_open_all(directory: &Path) -> Result<Vec<Opened>, JournalError> {
+fn try_open_all(directory: &Path) -> Result<Vec<JournalFile>, JournalError> {
     let mut listing = files::list(directory)?;
     // What a crash leaves of a file that was being made.
     listing.segments.pop_if(|segment| segment.length < HEADER_BYTES);
     let snapshot = listing.snapshots.last();
     let mut at = snapshot.map_or(0, |snapshot| snapshot.position);
-    let mut opened: Vec<Opened> = Vec::new();
+    let mut opened: Vec<JournalFile> = Vec::new();
     if let Some(snapshot) = snapshot {
         let path = snapshot_path(directory, snapshot.position);
-        opened.push(Opened::new(path, snapshot.position, true)?);
+        opened.push(JournalFile::new(path, snapshot.position, true)?);
     }
     let start = at;
     for segment in listing.segments.iter().filter(|segment| segment.base >= start) {
@@ -254,7 +254,7 @@ fn try_open_all(directory: &Path) -> Result<Vec<Opened>, JournalError> {
         if segment.base != at {
             return Err(Damage::new(&path, 0, "the files before it are missing").into());
         }
-        let segment = Opened::new(path, segment.base, false)?;
+        let segment = JournalFile::new(path, segment.base, false)?;
         if opened.last().is_some_and(|before| before.header.identity != segment.header.identity) {
             return Err(Damage::new(&segment.path, 0, "the file belongs to another journal").into());
         }
@@ -302,13 +302,13 @@ fn fill(directory: &Path, input: impl BufRead) -> Result<u64, MaintenanceError> 
     };
     let (line, head) = next()?;
     let mut last_order = match serde_json::from_str(&head) {
-        Ok(Frame::Refshim { format: 1..=FORMAT, last_order }) => last_order,
-        Ok(Frame::Refshim { format, .. }) => {
+        Ok(DumpFrame::Refshim { format: 1..=FORMAT, last_order }) => last_order,
+        Ok(DumpFrame::Refshim { format, .. }) => {
             let what =
                 format!("the dump has format {format}; this build reads up to {FORMAT}: use a newer build");
             return Err(MaintenanceError::Dump { line, what });
         }
-        Ok(Frame::End { .. }) | Err(_) => {
+        Ok(DumpFrame::End { .. }) | Err(_) => {
             return Err(MaintenanceError::Dump { line, what: "not the head of a dump".to_owned() });
         }
     };
@@ -327,7 +327,7 @@ fn fill(directory: &Path, input: impl BufRead) -> Result<u64, MaintenanceError> 
     let (mut payload, mut records) = (Vec::new(), 0);
     loop {
         let (line, text) = next()?;
-        if let Ok(Frame::End { records: expected }) = serde_json::from_str(&text) {
+        if let Ok(DumpFrame::End { records: expected }) = serde_json::from_str(&text) {
             if expected != records {
                 let what = format!("the dump has {records} records where its end counts {expected}");
                 return Err(MaintenanceError::Dump { line, what });

@@ -6,11 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::checking::{CACHE_BYTES, FLUSH_INTERVAL};
-use super::{Counts, Gap, MaintenanceError, Manifest, failed};
+use super::{Gap, MaintenanceError, RepositoryCounts, RepositoryManifest, failed};
 use crate::index::Order;
 use crate::index::Version;
 use crate::index::local::journal::header::Header;
-use crate::index::local::journal::salvage::{Piece, Remains};
+use crate::index::local::journal::salvage::{JournalSalvage, Piece};
 use crate::index::local::journal::snapshot::SnapshotWriter;
 use crate::index::local::journal::{create_segment, files, random_identity};
 use crate::index::local::opening::set_aside;
@@ -26,7 +26,7 @@ const BATCH: usize = 1_000;
 
 /// What became of the journal.
 #[derive(Debug, Default)]
-pub struct Mended {
+pub struct Rebuilt {
     /// Where it was damaged. Without a gap nothing was changed but that sled is built anew.
     pub gaps: Vec<Gap>,
     /// Between which referrers something is missing, by when they were recorded; one for each gap.
@@ -34,9 +34,9 @@ pub struct Mended {
     /// How many referrers there still are.
     pub referrers: u64,
     /// How many of them the upstream will be asked for before they are listed.
-    pub doubted: Counts,
+    pub doubted: RepositoryCounts,
     /// Manifests that later records tell of and whose links are lost.
-    pub lost: BTreeSet<Manifest>,
+    pub lost: BTreeSet<RepositoryManifest>,
     /// Where the damaged journal is now.
     pub set_aside: Option<PathBuf>,
 }
@@ -47,7 +47,7 @@ pub struct Mended {
 /// # Errors
 /// Another process has the index, there is none, a newer build wrote it, or the disk fails. The damaged journal
 /// then is where it was.
-pub fn rebuild(data_dir: &Path) -> Result<Mended, MaintenanceError> {
+pub fn rebuild(data_dir: &Path) -> Result<Rebuilt, MaintenanceError> {
     if !data_dir.exists() {
         return Err(MaintenanceError::NoIndex(data_dir.to_owned()));
     }
@@ -58,11 +58,11 @@ pub fn rebuild(data_dir: &Path) -> Result<Mended, MaintenanceError> {
     if !journal.exists() {
         return Err(MaintenanceError::NoIndex(data_dir.to_owned()));
     }
-    let mut mended = Mended::default();
+    let mut rebuilt = Rebuilt::default();
     let scratch = data_dir.join(SCRATCH);
     remove(&scratch)?;
     let identity = random_identity().map_err(failed("an identity for the journal"))?;
-    let mut salvage = Salvage {
+    let mut new_index = NewIndex {
         store: Store::open(&scratch, CACHE_BYTES, FLUSH_INTERVAL, identity)?,
         changes: Changes::default(),
         changed: 0,
@@ -71,26 +71,26 @@ pub fn rebuild(data_dir: &Path) -> Result<Mended, MaintenanceError> {
         highest: 0,
         shift: 0,
     };
-    Remains::find(&journal)?.read(|piece| salvage.take(piece, &mut mended))?;
-    salvage.write()?;
-    mended.referrers = salvage.store.numbers().meta.referrers;
-    if !mended.gaps.is_empty() {
-        let header = Header::new(identity, salvage.end, salvage.last_order);
-        salvage.write_journal(&data_dir.join(MENDING), &header, &mut mended)?;
+    JournalSalvage::find(&journal)?.read(|piece| new_index.take(piece, &mut rebuilt))?;
+    new_index.write()?;
+    rebuilt.referrers = new_index.store.numbers().meta.referrers;
+    if !rebuilt.gaps.is_empty() {
+        let header = Header::new(identity, new_index.end, new_index.last_order);
+        new_index.write_journal(&data_dir.join(MENDING), &header, &mut rebuilt)?;
         let aside = free_name(data_dir);
         fs::rename(data_dir.join(MENDING), data_dir.join(MENDED)).map_err(failed("the mended journal"))?;
         fs::rename(&journal, &aside).map_err(failed("the damaged journal"))?;
         finish_mending(data_dir)?;
-        mended.set_aside = Some(aside);
+        rebuilt.set_aside = Some(aside);
     }
-    drop(salvage);
+    drop(new_index);
     remove(&scratch)?;
     set_aside(data_dir).map_err(failed("setting sled aside"))?;
-    Ok(mended)
+    Ok(rebuilt)
 }
 
 /// The index as far as it was read again, in a sled of its own.
-struct Salvage {
+struct NewIndex {
     store: Store,
     changes: Changes,
     changed: usize,
@@ -103,22 +103,22 @@ struct Salvage {
     shift: u64,
 }
 
-impl Salvage {
-    fn take(&mut self, piece: Piece, mended: &mut Mended) -> Result<(), MaintenanceError> {
+impl NewIndex {
+    fn take(&mut self, piece: Piece, rebuilt: &mut Rebuilt) -> Result<(), MaintenanceError> {
         match piece {
             Piece::Commit(commit) => {
                 self.end = self.end.max(commit.end);
                 for (version, record) in commit.into_versions() {
                     let version = self.shifted(version);
-                    self.apply(record, version, mended)?;
+                    self.apply(record, version, rebuilt)?;
                 }
             }
             Piece::Gap(gap) => {
                 self.doubt_all()?;
                 self.shift = self.highest;
                 let before = Some(Order(self.last_order)).filter(|order| order.0 > 0);
-                mended.between.push((before, None));
-                mended.gaps.push(gap);
+                rebuilt.between.push((before, None));
+                rebuilt.gaps.push(gap);
             }
             Piece::Torn(_) => {}
         }
@@ -129,11 +129,11 @@ impl Salvage {
         &mut self,
         record: Record,
         version: Version,
-        mended: &mut Mended,
+        rebuilt: &mut Rebuilt,
     ) -> Result<(), MaintenanceError> {
         if let Some(order) = record.order() {
             self.last_order = self.last_order.max(order.0);
-            for (_, after) in &mut mended.between {
+            for (_, after) in &mut rebuilt.between {
                 after.get_or_insert(order);
             }
         }
@@ -141,10 +141,10 @@ impl Salvage {
         let manifest = (key.repository.clone(), key.digest.clone());
         let is_known = self.changes.find(&self.store, key)?.is_some();
         let tells_all = record.recorded().is_some() || matches!(record, Record::Removed(_));
-        if is_known || mended.gaps.is_empty() || tells_all {
-            mended.lost.remove(&manifest);
+        if is_known || rebuilt.gaps.is_empty() || tells_all {
+            rebuilt.lost.remove(&manifest);
         } else {
-            mended.lost.insert(manifest);
+            rebuilt.lost.insert(manifest);
         }
         self.changes.apply(&self.store, record, version)?;
         self.changed += 1;
@@ -162,7 +162,7 @@ impl Salvage {
         self.write()?;
         self.highest = self.highest.saturating_add(1);
         let version = Version(self.highest);
-        let mut all = self.store.all().map(|known| known.map(|(referrer, _)| referrer)).peekable();
+        let mut all = self.store.all().map(|state| state.map(|(referrer, _)| referrer)).peekable();
         while all.peek().is_some() {
             let mut changes = Changes::default();
             for referrer in all.by_ref().take(BATCH) {
@@ -183,19 +183,19 @@ impl Salvage {
         &self,
         directory: &Path,
         header: &Header,
-        mended: &mut Mended,
+        rebuilt: &mut Rebuilt,
     ) -> Result<(), MaintenanceError> {
         let failed = failed("writing the mended journal");
         remove(directory)?;
         fs::create_dir(directory).map_err(&failed)?;
         let mut writer = SnapshotWriter::create(directory, header).map_err(&failed)?;
-        for known in self.store.all() {
-            let (referrer, known) = known?;
-            if known.pending {
-                *mended.doubted.entry(referrer.repository.clone()).or_default() += 1;
+        for state in self.store.all() {
+            let (referrer, state) = state?;
+            if state.pending {
+                *rebuilt.doubted.entry(referrer.repository.clone()).or_default() += 1;
             }
             // Its versions are none of the new journal's.
-            let recorded = Recorded { version: None, ..Recorded::of(referrer, known) };
+            let recorded = Recorded { version: None, ..Recorded::of(referrer, state) };
             writer.append(&Record::Recorded(recorded)).map_err(&failed)?;
         }
         writer.finish().map_err(&failed)?;

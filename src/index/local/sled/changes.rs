@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use super::{Store, StoreError};
 use crate::index::Version;
 use crate::index::local::record::{Record, ReferrerKey};
-use crate::index::local::referrer_state::Known;
+use crate::index::local::referrer_state::ReferrerState;
 
 /// Changes that are not written yet, and what of the store they were made on.
 #[derive(Debug, Default)]
@@ -16,13 +16,17 @@ pub(crate) struct Changes {
 
 #[derive(Debug)]
 pub(super) struct Change {
-    pub(super) before: Option<Known>,
-    pub(super) after: Option<Known>,
+    pub(super) before: Option<ReferrerState>,
+    pub(super) after: Option<ReferrerState>,
 }
 
 impl Changes {
     /// What is known of a referrer after the changes so far.
-    pub(crate) fn find(&mut self, store: &Store, key: &ReferrerKey) -> Result<Option<&Known>, StoreError> {
+    pub(crate) fn find(
+        &mut self,
+        store: &Store,
+        key: &ReferrerKey,
+    ) -> Result<Option<&ReferrerState>, StoreError> {
         Ok(self.change(store, key)?.after.as_ref())
     }
 
@@ -35,7 +39,7 @@ impl Changes {
     ) -> Result<(), StoreError> {
         let Some(key) = record.referrer() else { return Ok(()) };
         let change = self.change(store, key)?;
-        change.after = Known::after(change.after.take(), record, version);
+        change.after = ReferrerState::after(change.after.take(), record, version);
         Ok(())
     }
 
@@ -43,8 +47,8 @@ impl Changes {
         match self.referrers.entry(key.clone()) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
-                let known = store.known(key)?;
-                Ok(entry.insert(Change { before: known.clone(), after: known }))
+                let state = store.state(key)?;
+                Ok(entry.insert(Change { before: state.clone(), after: state }))
             }
         }
     }

@@ -4,7 +4,7 @@
 use bytes::{Buf, BufMut};
 
 use crate::index::local::journal::header::Identity;
-use crate::index::local::referrer_state::Known;
+use crate::index::local::referrer_state::ReferrerState;
 
 /// The format of keys and values; another one is rebuilt.
 const FORMAT: u32 = 4;
@@ -75,16 +75,16 @@ impl Meta {
         self.sum = self.sum.wrapping_sub(hash(key, value));
     }
 
-    pub(super) fn count(&mut self, known: &Known) {
+    pub(super) fn count(&mut self, state: &ReferrerState) {
         self.referrers = self.referrers.wrapping_add(1);
-        self.links = self.links.wrapping_add(known.links.len() as u64);
-        self.pending = self.pending.wrapping_add(known.pending.into());
+        self.links = self.links.wrapping_add(state.links.len() as u64);
+        self.pending = self.pending.wrapping_add(state.pending.into());
     }
 
-    pub(super) fn discount(&mut self, known: &Known) {
+    pub(super) fn discount(&mut self, state: &ReferrerState) {
         self.referrers = self.referrers.wrapping_sub(1);
-        self.links = self.links.wrapping_sub(known.links.len() as u64);
-        self.pending = self.pending.wrapping_sub(known.pending.into());
+        self.links = self.links.wrapping_sub(state.links.len() as u64);
+        self.pending = self.pending.wrapping_sub(state.pending.into());
     }
 }
 

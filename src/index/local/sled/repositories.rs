@@ -11,15 +11,15 @@ use crate::oci::{Digest, RepositoryName};
 
 /// By how much the numbers of referrers change, by key.
 #[derive(Debug, Default)]
-pub(super) struct Counts(HashMap<Vec<u8>, i64>);
+pub(super) struct ReferrerCounts(HashMap<Vec<u8>, i64>);
 
-impl Counts {
+impl ReferrerCounts {
     /// Adds what the change of one referrer does.
     pub(super) fn add(&mut self, referrer: &ReferrerKey, change: &Change) {
-        for (known, step) in [(&change.before, -1), (&change.after, 1)] {
-            let Some(known) = known else { continue };
+        for (state, step) in [(&change.before, -1), (&change.after, 1)] {
+            let Some(state) = state else { continue };
             *self.0.entry(layout::referrers_in(&referrer.repository)).or_default() += step;
-            for subject in known.links.keys() {
+            for subject in state.links.keys() {
                 *self.0.entry(layout::repository_of(subject, &referrer.repository)).or_default() += step;
             }
         }

@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut};
 
 use super::layout;
 use crate::index::local::record::ReferrerKey;
-use crate::index::local::referrer_state::Known;
+use crate::index::local::referrer_state::ReferrerState;
 use crate::index::{Entry, Order, Version};
 use crate::oci::{Digest, LinkKinds};
 
@@ -24,24 +24,24 @@ const WAS_CONFIRMED: u8 = 16;
 const REPEATED_BYTES: usize = 64 << 10;
 
 /// What is stored for a referrer: keys and values.
-pub(super) fn entries(referrer: &ReferrerKey, known: &Known) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let repeats = known.links.len() * known.descriptor.len() <= REPEATED_BYTES || known.links.len() == 1;
-    let descriptor_back = !repeats || known.links.is_empty();
+pub(super) fn entries(referrer: &ReferrerKey, state: &ReferrerState) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let repeats = state.links.len() * state.descriptor.len() <= REPEATED_BYTES || state.links.len() == 1;
+    let descriptor_back = !repeats || state.links.is_empty();
     let flags = [
-        (known.pending, PENDING),
+        (state.pending, PENDING),
         (descriptor_back, DESCRIPTOR_BACK),
-        (known.claimed, CLAIMED),
-        (known.pending && known.was_confirmed, WAS_CONFIRMED),
-        (known.absent_since.is_some(), ABSENT),
+        (state.claimed, CLAIMED),
+        (state.pending && state.was_confirmed, WAS_CONFIRMED),
+        (state.absent_since.is_some(), ABSENT),
     ];
     let flags = flags.into_iter().filter_map(|(is_set, flag)| is_set.then_some(flag)).sum();
     let link = |(subject, kinds): (&Digest, &LinkKinds)| {
-        let key = layout::link(&referrer.repository, subject, known.order);
-        let descriptor = if descriptor_back { "" } else { &known.descriptor };
-        (key, encode_link(flags, *kinds, known.version, &referrer.digest, descriptor))
+        let key = layout::link(&referrer.repository, subject, state.order);
+        let descriptor = if descriptor_back { "" } else { &state.descriptor };
+        (key, encode_link(flags, *kinds, state.version, &referrer.digest, descriptor))
     };
-    let mut entries: Vec<_> = known.links.iter().map(link).collect();
-    entries.push((layout::back(referrer), encode_back(flags, known)));
+    let mut entries: Vec<_> = state.links.iter().map(link).collect();
+    entries.push((layout::back(referrer), encode_back(flags, state)));
     entries
 }
 
@@ -59,20 +59,20 @@ fn encode_link(
     value
 }
 
-fn encode_back(flags: u8, known: &Known) -> Vec<u8> {
+fn encode_back(flags: u8, state: &ReferrerState) -> Vec<u8> {
     let mut value = vec![flags];
-    value.put_u64(known.order.0);
-    value.put_u64(known.version.0);
-    if let Some(since) = known.absent_since {
+    value.put_u64(state.order.0);
+    value.put_u64(state.version.0);
+    if let Some(since) = state.absent_since {
         value.put_u64(since);
     }
-    value.put_u32(u32::try_from(known.links.len()).unwrap_or(u32::MAX));
-    for (subject, kinds) in &known.links {
+    value.put_u32(u32::try_from(state.links.len()).unwrap_or(u32::MAX));
+    for (subject, kinds) in &state.links {
         layout::put_digest(&mut value, subject);
         value.put_u8(kinds.bits());
     }
     if flags & DESCRIPTOR_BACK != 0 {
-        value.put_slice(known.descriptor.as_bytes());
+        value.put_slice(state.descriptor.as_bytes());
     }
     value
 }
@@ -99,7 +99,7 @@ pub(super) fn decode_link(key: &[u8], mut value: &[u8]) -> Option<Stored<Entry>>
 }
 
 /// A way back.
-pub(super) fn decode_back(mut value: &[u8]) -> Option<Stored<Known>> {
+pub(super) fn decode_back(mut value: &[u8]) -> Option<Stored<ReferrerState>> {
     let flags = value.try_get_u8().ok()?;
     let order = Order(value.try_get_u64().ok()?);
     let version = Version(value.try_get_u64().ok()?);
@@ -112,8 +112,9 @@ pub(super) fn decode_back(mut value: &[u8]) -> Option<Stored<Known>> {
     let descriptor = str::from_utf8(value).ok()?.to_owned();
     let (pending, was_confirmed) = confirmation(flags);
     let claimed = flags & CLAIMED != 0;
-    let known = Known { order, pending, was_confirmed, absent_since, version, claimed, descriptor, links };
-    Some(Stored { value: known, has_descriptor: flags & DESCRIPTOR_BACK != 0 })
+    let state =
+        ReferrerState { order, pending, was_confirmed, absent_since, version, claimed, descriptor, links };
+    Some(Stored { value: state, has_descriptor: flags & DESCRIPTOR_BACK != 0 })
 }
 
 /// Whether it is pending, and whether it was confirmed at any time.
@@ -149,26 +150,34 @@ mod tests {
         let descriptor = "d".repeat(descriptor);
         let (order, version, claimed) = (Order(5), Version(6), pending);
         let absent_since = pending.then_some(7);
-        let known =
-            Known { order, pending, was_confirmed, absent_since, version, claimed, descriptor, links };
-        let mut entries = entries(&referrer, &known);
+        let state = ReferrerState {
+            order,
+            pending,
+            was_confirmed,
+            absent_since,
+            version,
+            claimed,
+            descriptor,
+            links,
+        };
+        let mut entries = entries(&referrer, &state);
         let (_, back) = entries.pop().unwrap();
         let back = decode_back(&back).unwrap();
         let mut found = usize::from(back.has_descriptor);
-        let expected = if back.has_descriptor { known.descriptor.clone() } else { String::new() };
-        assert_eq!(back.value, Known { descriptor: expected, ..known.clone() });
-        for ((key, value), (subject, kinds)) in entries.iter().zip(&known.links) {
-            assert_eq!(*key, layout::link(&referrer.repository, subject, known.order));
+        let expected = if back.has_descriptor { state.descriptor.clone() } else { String::new() };
+        assert_eq!(back.value, ReferrerState { descriptor: expected, ..state.clone() });
+        for ((key, value), (subject, kinds)) in entries.iter().zip(&state.links) {
+            assert_eq!(*key, layout::link(&referrer.repository, subject, state.order));
             let link = decode_link(key, value).unwrap();
             found += usize::from(link.has_descriptor);
-            let descriptor = if link.has_descriptor { known.descriptor.clone() } else { String::new() };
+            let descriptor = if link.has_descriptor { state.descriptor.clone() } else { String::new() };
             let expected = Entry {
-                order: known.order,
+                order: state.order,
                 digest: referrer.digest.clone(),
                 kinds: *kinds,
                 pending,
                 was_confirmed,
-                version: known.version,
+                version: state.version,
                 descriptor,
             };
             assert_eq!(link.value, expected);
