@@ -1,7 +1,6 @@
 //! The one thread that writes: takes what waits, makes records of it, appends them as one frame, syncs
 //! once, applies them to sled, and only then answers everybody.
 
-use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -9,17 +8,17 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
+use super::EngineCommand;
 use super::batch::WriteBatch;
 use super::clock::Backoff;
-use super::command::{Command, Write};
 use super::compaction::Compactor;
 use super::journal::Journal;
 use super::journal::files::Snapshot;
-use super::journal::header::Header;
+use super::journal::format::Header;
 use super::opening::{Opener, OpeningError, replay};
-use super::sled::{Store, guarded};
+use super::sled::Store;
 use super::state::SharedState;
-use super::write::Decisions;
+use super::write::{Decisions, Write};
 use crate::index::{Order, ReadError, Statistics, WriteError};
 
 /// How many bytes of what waits go into one frame, about.
@@ -35,7 +34,7 @@ pub(crate) const PANICKED: &str = "the thread that writes the index panicked: re
 pub(crate) struct Committer {
     shared: Arc<SharedState>,
     journal: Journal,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<EngineCommand>,
     /// None while sled is being opened, and when it failed.
     store: Option<Arc<Store>>,
     decisions: Decisions,
@@ -53,7 +52,7 @@ impl Committer {
     pub(crate) fn new(
         shared: Arc<SharedState>,
         journal: Journal,
-        commands: mpsc::Receiver<Command>,
+        commands: mpsc::Receiver<EngineCommand>,
         compact_bytes: u64,
         forget_after: Duration,
     ) -> Self {
@@ -92,11 +91,11 @@ impl Committer {
                 self.commit(writes);
             }
             match other {
-                Some(Command::Opened(store)) => self.take_over(store),
-                Some(Command::NotOpened(error)) => self.not_opened(&error),
-                Some(Command::Failed(store)) => self.store_failed(&store),
-                Some(Command::Close) => break,
-                Some(Command::Write(_) | Command::Wake) | None => {}
+                Some(EngineCommand::Opened(store)) => self.take_over(store),
+                Some(EngineCommand::NotOpened(error)) => self.not_opened(&error),
+                Some(EngineCommand::Failed(store)) => self.store_failed(&store),
+                Some(EngineCommand::Close) => break,
+                Some(EngineCommand::Write(_) | EngineCommand::Wake) | None => {}
             }
             self.try_again();
             self.compact_if_due();
@@ -105,16 +104,16 @@ impl Committer {
     }
 
     /// Waits for a command, or for something to be due.
-    fn next_command(&mut self, timer: Option<&Runtime>) -> Option<Command> {
+    fn next_command(&mut self, timer: Option<&Runtime>) -> Option<EngineCommand> {
         if self.has_doubts() {
-            return Some(self.commands.try_recv().unwrap_or(Command::Wake));
+            return Some(self.commands.try_recv().unwrap_or(EngineCommand::Wake));
         }
         let due = [self.reopening.due(), self.resuming.due()].into_iter().flatten().min();
         let (Some(due), Some(timer)) = (due, timer) else { return self.commands.blocking_recv() };
         let wait = due.saturating_duration_since(Instant::now()).max(BREATH);
         let commands = &mut self.commands;
         let next = timer.block_on(async { tokio::time::timeout(wait, commands.recv()).await });
-        next.unwrap_or(Some(Command::Wake))
+        next.unwrap_or(Some(EngineCommand::Wake))
     }
 
     /// Whether there are doubts that can be written now.
@@ -123,21 +122,23 @@ impl Committer {
     }
 
     /// What waits, up to a command that is no write.
-    fn drain(&mut self, first: Command) -> (Vec<Write>, Option<Command>) {
+    fn drain(&mut self, first: EngineCommand) -> (Vec<Write>, Option<EngineCommand>) {
         let mut writes = Vec::new();
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(command) = next {
             match command {
                 // Nobody waits for it any more, and nothing was done on the strength of it.
-                Command::Write(queued) if queued.write.is_abandoned() => {}
-                Command::Write(queued) => {
+                EngineCommand::Write(queued) if queued.write.is_abandoned() => {}
+                EngineCommand::Write(queued) => {
                     bytes += queued.write.size();
                     writes.push(queued.write);
                 }
-                Command::Wake => {}
-                other
-                @ (Command::Opened(_) | Command::NotOpened(_) | Command::Failed(_) | Command::Close) => {
+                EngineCommand::Wake => {}
+                other @ (EngineCommand::Opened(_)
+                | EngineCommand::NotOpened(_)
+                | EngineCommand::Failed(_)
+                | EngineCommand::Close) => {
                     return (writes, Some(other));
                 }
             }
@@ -208,7 +209,7 @@ impl Committer {
     /// What is written stays durable in the journal, from which the index is built anew.
     fn lose_store(&mut self, error: String) {
         if let Some(store) = self.store.take() {
-            abandon(store);
+            Store::abandon(store);
         }
         self.shared.rebuilding(error);
         self.reopening.failed();
@@ -255,7 +256,7 @@ impl Committer {
                 self.shared.ready(store);
             }
             Err(error) => {
-                abandon(store);
+                Store::abandon(store);
                 self.not_opened(&error);
             }
         }
@@ -336,7 +337,7 @@ impl Committer {
         let Some(store) = self.store.take() else { return };
         if let Err(error) = store.flush() {
             tracing::warn!(%error, "sled could not be flushed; the next start reads more of the journal");
-            abandon(store);
+            Store::abandon(store);
         }
     }
 }
@@ -348,24 +349,8 @@ impl Drop for Committer {
             self.shared.fail_writes(PANICKED.to_owned(), WriteError::Ended);
             self.shared.fail_reads(PANICKED.to_owned(), ReadError::Failed);
             if let Some(store) = self.store.take() {
-                abandon(store);
+                Store::abandon(store);
             }
         }
     }
-}
-
-/// Closing a sled that failed may panic or never end, so it is done elsewhere, and nobody waits for it.
-fn abandon(store: Arc<Store>) {
-    // If there is no thread to be had, it is kept until the process ends.
-    let store = ManuallyDrop::new(store);
-    let close = move || {
-        let closed = guarded(|| {
-            drop(ManuallyDrop::into_inner(store));
-            Ok(())
-        });
-        if let Err(error) = closed {
-            tracing::warn!(%error, "an index that failed could not be closed");
-        }
-    };
-    thread::Builder::new().name("index-abandoned".to_owned()).spawn(close).ok();
 }

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use super::journal::files::SnapshotWriter;
 use super::journal::files::{self, Snapshot};
-use super::journal::header::Header;
-use super::journal::snapshot::SnapshotWriter;
+use super::journal::format::Header;
 use super::journal::{Journal, JournalError};
 use super::record::{Record, Recorded};
 use super::sled::{Numbers, Store, StoreError, guarded};
@@ -136,12 +136,12 @@ impl Compaction {
         while let Some((referrer, state)) = guarded(|| referrers.next().transpose())? {
             found += 1;
             writer.append(&Record::Recorded(Recorded::of(referrer, state)))?;
-            if self.shared.is_stopping() || self.shared.still_counts(&self.store).is_err() {
+            if self.shared.is_stopping() || self.shared.still_valid(&self.store).is_err() {
                 return Err(CompactionError::Stopped);
             }
         }
         // A store that failed meanwhile may have given anything.
-        self.shared.still_counts(&self.store).map_err(|_| CompactionError::Stopped)?;
+        self.shared.still_valid(&self.store).map_err(|_| CompactionError::Stopped)?;
         let after = self.store.numbers();
         let expected = expected_count(before, after);
         // What sled does not give back must not vanish from the journal.

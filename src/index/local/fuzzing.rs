@@ -8,8 +8,8 @@
 
 use std::io::Cursor;
 
+use super::journal::format::Header;
 use super::journal::format::{Frames, NextFrame, next_intact, seal};
-use super::journal::header::Header;
 use super::record::{Record, Recorded};
 use super::referrer_state::ReferrerState;
 use crate::index::Version;

@@ -3,7 +3,7 @@
 //!
 //! On disk: segments `<position>.journal`, and `<position>.snapshot`, which stands for the segments
 //! before its position. A *position* counts the bytes of all segments from the journal's beginning on.
-//! Each file is a [`header`] and [`frame`]s. A bad frame at the very end is what a crash leaves and is
+//! Each file is a [`format`]. A bad frame at the very end is what a crash leaves and is
 //! cut off; everything else that is not intact is damage, and nothing is read or written then.
 //!
 //! After a write or a sync that failed nobody knows what is on the disk behind the last frame that was synced,
@@ -17,14 +17,12 @@ use std::path::{Path, PathBuf};
 
 pub(crate) mod files;
 pub(crate) mod format;
-pub(crate) mod header;
 pub(crate) mod reader;
 pub(crate) mod salvage;
-pub(crate) mod snapshot;
 
 use files::{JournalFiles, Segment, Snapshot, segment_path, snapshot_path};
+use format::{FORMAT, HEADER_BYTES, Header, Identity};
 use format::{Frames, NextFrame};
-use header::{FORMAT, HEADER_BYTES, Header, Identity};
 use reader::JournalReader;
 
 use super::record::Record;

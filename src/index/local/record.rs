@@ -90,6 +90,27 @@ impl TryFrom<WireKey> for ReferrerKey {
 }
 
 impl Recorded {
+    /// A record of links outside a snapshot, of a descriptor that is not another manifest's claim.
+    pub(crate) fn new(
+        referrer: ReferrerKey,
+        order: Order,
+        pending: bool,
+        descriptor: String,
+        links: Vec<Link>,
+    ) -> Self {
+        Self {
+            referrer,
+            order: order.0,
+            pending,
+            claimed: false,
+            was_confirmed: false,
+            absent_since: None,
+            version: None,
+            descriptor,
+            links,
+        }
+    }
+
     /// All that is known of a referrer.
     pub(crate) fn of(referrer: ReferrerKey, state: ReferrerState) -> Self {
         Self {

@@ -5,28 +5,27 @@
 //! checked at every opening, and panics are caught. This is the only room that knows sled.
 
 use std::fs::{self, File};
+use std::mem::ManuallyDrop;
 use std::ops::Bound;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 mod changes;
 mod layout;
 mod meta;
-mod repositories;
-mod value;
 
 pub(crate) use changes::Changes;
 pub(crate) use meta::Meta;
 
-use super::journal::header::Identity;
+use super::journal::format::Identity;
 use super::record::ReferrerKey;
 use super::referrer_state::ReferrerState;
 use crate::index::{Entry, Page, Repository, Scan};
-use crate::oci::Digest;
-use repositories::ReferrerCounts;
-use value::Stored;
+use crate::oci::{Digest, RepositoryName};
+use layout::Stored;
 
 /// How long an instance in this process that was just closed is waited for.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
@@ -93,22 +92,22 @@ impl Store {
     }
 
     /// What is known of a referrer.
-    pub(crate) fn state(&self, referrer: &ReferrerKey) -> Result<Option<ReferrerState>, StoreError> {
-        guarded(|| match self.tree.get(layout::back(referrer))? {
-            Some(back) => self.complete(referrer, back),
+    pub(crate) fn referrer_state(&self, referrer: &ReferrerKey) -> Result<Option<ReferrerState>, StoreError> {
+        guarded(|| match self.tree.get(layout::reverse_entry(referrer))? {
+            Some(reverse) => self.complete(referrer, reverse),
             None => Ok(None),
         })
     }
 
-    /// The referrer whose way back is `back`, with its descriptor.
+    /// The referrer whose reverse entry is `reverse`, with its descriptor.
     fn complete(
         &self,
         referrer: &ReferrerKey,
-        mut back: sled::IVec,
+        mut reverse: sled::IVec,
     ) -> Result<Option<ReferrerState>, StoreError> {
         loop {
-            let Stored { value: mut state, has_descriptor } =
-                value::decode_back(&back).ok_or(StoreError::Damaged("a way back is unreadable"))?;
+            let Stored { value: mut state, has_descriptor } = layout::decode_reverse_entry(&reverse)
+                .ok_or(StoreError::Damaged("a reverse entry is unreadable"))?;
             if has_descriptor {
                 return Ok(Some(state));
             }
@@ -117,12 +116,12 @@ impl Store {
                 return Ok(Some(state));
             }
             // A writer came between the two look-ups.
-            match self.tree.get(layout::back(referrer))? {
+            match self.tree.get(layout::reverse_entry(referrer))? {
                 None => return Ok(None),
-                Some(again) if again == back => {
+                Some(again) if again == reverse => {
                     return Err(StoreError::Damaged("a referrer's link is missing"));
                 }
-                Some(again) => back = again,
+                Some(again) => reverse = again,
             }
         }
     }
@@ -137,43 +136,6 @@ impl Store {
         let Some(value) = self.tree.get(&key)? else { return Ok(None) };
         let link = decode_link(&key, &value)?;
         Ok(link.has_descriptor.then_some(link.value.descriptor))
-    }
-
-    /// Writes the changes and the journal's position that they reach, all or nothing.
-    pub(crate) fn write(&self, changes: Changes, applied: Option<u64>) -> Result<(), StoreError> {
-        let mut numbers = self.numbers();
-        let mut batch = sled::Batch::default();
-        numbers.meta.applied = applied;
-        let mut counts = ReferrerCounts::default();
-        for (referrer, change) in changes.referrers {
-            if change.before == change.after {
-                continue;
-            }
-            counts.add(&referrer, &change);
-            if let Some(state) = &change.before {
-                numbers.meta.discount(state);
-                for (key, value) in value::entries(&referrer, state) {
-                    numbers.meta.subtract(&key, &value);
-                    batch.remove(key);
-                }
-            }
-            if let Some(state) = &change.after {
-                numbers.meta.count(state);
-                for (key, value) in value::entries(&referrer, state) {
-                    numbers.meta.add(&key, &value);
-                    batch.insert(key, value);
-                }
-            }
-            numbers.added += u64::from(change.before.is_none());
-            numbers.removed += u64::from(change.after.is_none());
-        }
-        guarded(|| {
-            counts.write(self, &mut numbers.meta, &mut batch)?;
-            batch.insert(&layout::META, numbers.meta.encode());
-            Ok(self.tree.apply_batch(batch)?)
-        })?;
-        *self.lock_numbers() = numbers;
-        Ok(())
     }
 
     /// One page of what refers to `subject`, oldest first: one scan over nothing but its links.
@@ -224,20 +186,47 @@ impl Store {
             return Ok(Some(entry));
         }
         let referrer = ReferrerKey { repository: repository.clone(), digest: entry.digest.clone() };
-        let state = self.state(&referrer)?;
+        let state = self.referrer_state(&referrer)?;
         Ok(state.map(|state| Entry { descriptor: state.descriptor, ..entry }))
     }
 
     /// All referrers that are there from the beginning of the iteration to its end; of those that come
     /// or go meanwhile, some.
     pub(crate) fn all(&self) -> impl Iterator<Item = Result<(ReferrerKey, ReferrerState), StoreError>> {
-        let complete = |back: sled::Result<(sled::IVec, sled::IVec)>| {
-            let (key, back) = back?;
-            let damaged = StoreError::Damaged("the key of a way back is unreadable");
-            let referrer = layout::referrer_of_back(&key).ok_or(damaged)?;
-            Ok(self.complete(&referrer, back)?.map(|state| (referrer, state)))
+        let complete = |reverse: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (key, reverse) = reverse?;
+            let damaged = StoreError::Damaged("the key of a reverse entry is unreadable");
+            let referrer = layout::referrer_of_reverse_entry(&key).ok_or(damaged)?;
+            Ok(self.complete(&referrer, reverse)?.map(|state| (referrer, state)))
         };
-        self.tree.scan_prefix(layout::BACK).filter_map(move |back| complete(back).transpose())
+        self.tree.scan_prefix(layout::REVERSE).filter_map(move |reverse| complete(reverse).transpose())
+    }
+
+    /// How many referrers a repository has.
+    pub(crate) fn referrers_in(&self, repository: &Repository) -> Result<u64, StoreError> {
+        guarded(|| {
+            self.tree
+                .get(layout::referrers_in(repository))?
+                .map_or(Ok(0), |count| changes::decode_count(&count))
+        })
+    }
+
+    /// The repositories of an upstream in which `subject` has referrers, by name.
+    pub(crate) fn repositories(
+        &self,
+        upstream: u32,
+        subject: &Digest,
+    ) -> Result<Vec<RepositoryName>, StoreError> {
+        guarded(|| {
+            let prefix = layout::repositories_of(upstream, subject);
+            let name = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
+                let (key, _) = entry?;
+                let name = key.strip_prefix(prefix.as_slice()).and_then(|name| str::from_utf8(name).ok());
+                let name = name.and_then(|name| name.parse().ok());
+                name.ok_or(StoreError::Damaged("the name of a repository is unreadable"))
+            };
+            self.tree.scan_prefix(&prefix).map(name).collect()
+        })
     }
 
     /// Proves that reading works.
@@ -249,9 +238,26 @@ impl Store {
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
         guarded(|| Ok(self.tree.flush().map(|_| ())?))
     }
+
+    /// Closes a store that failed, without waiting for it.
+    pub(crate) fn abandon(store: Arc<Self>) {
+        // On a thread of its own, because closing such a sled may panic or never end. If the system gives no thread,
+        // the store is kept until the process ends.
+        let store = ManuallyDrop::new(store);
+        let close = move || {
+            let closed = guarded(|| {
+                drop(ManuallyDrop::into_inner(store));
+                Ok(())
+            });
+            if let Err(error) = closed {
+                tracing::warn!(%error, "an index that failed could not be closed");
+            }
+        };
+        thread::Builder::new().name("index-abandoned".to_owned()).spawn(close).ok();
+    }
 }
 
-/// What `act` gives; an error if it panics.
+/// Runs `act`; a panic in it is an error. sled panics on damaged files.
 pub(crate) fn guarded<T>(act: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     panic::catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(ToString::to_string);
@@ -261,7 +267,7 @@ pub(crate) fn guarded<T>(act: impl FnOnce() -> Result<T, StoreError>) -> Result<
 }
 
 fn decode_link(key: &[u8], value: &[u8]) -> Result<Stored<Entry>, StoreError> {
-    value::decode_link(key, value).ok_or(StoreError::Damaged("a link is unreadable"))
+    layout::decode_link(key, value).ok_or(StoreError::Damaged("a link is unreadable"))
 }
 
 /// What the index says of itself, if all its entries are as they were written.
@@ -315,7 +321,7 @@ fn wait_for_lock(path: &Path) {
     let Ok(file) = File::open(path.join("db")) else { return };
     let begun = Instant::now();
     while file.try_lock().is_err() && begun.elapsed() < LOCK_LIMIT {
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -1,108 +1,175 @@
-//! What a command adds to the draft, given what is known at that place of the journal. Where that cannot be
-//! seen yet, because sled is being opened, the records suit whatever state they meet.
+//! The kinds of write, and which records each adds to the journal.
+//!
+//! A new kind of write is a variant of [`Write`] and its decision here, and the method of [`crate::index::Index`]
+//! that sends it. The committer takes what waits and decides one write after the other, each seeing what those before
+//! it did, so a decision never races with another one. What it compares with (the state of a referrer) may be older
+//! than what the caller saw: callers name the [`Version`] they saw, and a stale decision changes nothing or only
+//! makes the referrer pending.
+//!
+//! While sled is being opened nothing can be looked up, and writes are accepted all the same. Then a decision adds
+//! records that are right whatever state they meet: pending in place of confirmed, doubted in place of removed.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::batch::{LookUp, WriteBatch};
-use super::command::{Put, Write};
-use super::learnt;
+use super::clock::{Clock, micros};
+use super::in_progress::{PutMark, ReadMark};
 use super::record::{Record, Recorded, ReferrerKey};
-use super::referrer_state::{ReferrerState, is_own};
+use super::referrer_state::is_own;
 use super::state::SharedState;
-use crate::index::{Order, Referrer, Removed, Repository, Version, WriteError};
+use crate::index::{Observation, Order, Referrer, Removed, Repository, Version, WriteError};
 use crate::oci::Link;
 
-/// Sends one caller the answer.
+/// A write, with the sender of its answer. It is answered once what it adds is durable.
+#[derive(Debug)]
+pub(crate) enum Write {
+    /// A manifest is about to be sent upstream.
+    Begin { repository: Repository, referrer: Referrer, reply: Reply<Put> },
+    /// The upstream accepted it.
+    Confirm { put: Put, reply: Reply<()> },
+    /// The upstream refused it.
+    Refuse { put: Put, reply: Reply<()> },
+    /// The upstream serves the referrer as `found`.
+    Settle { repository: Repository, seen: Version, found: Referrer, reply: Reply<()> },
+    /// The upstream deleted the referrer.
+    Remove { key: ReferrerKey, seen: Version, reply: Reply<Removed> },
+    /// The upstream answered 404 to a caller that can read the repository.
+    Absent { key: ReferrerKey, seen: Version, reply: Reply<Removed> },
+    /// The upstream answered 404 to any caller.
+    Doubt { key: ReferrerKey, reply: Reply<()> },
+    /// Referrers were found in the upstream.
+    Observe { read: Arc<ReadMark>, observations: Vec<Observation>, reply: Reply<()> },
+    /// Nothing but a frame without records, as a proof that the journal can be written.
+    Probe { reply: Reply<()> },
+}
+
+/// Where a write's answer is sent.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, WriteError>>;
+
+/// Answers one write, given the outcome of the commit that it was part of.
 pub(crate) type Acknowledgement = Box<dyn FnOnce(Result<(), WriteError>)>;
 
-/// What deciding needs besides the draft.
+/// A PUT whose referrer is recorded as pending.
+#[derive(Debug)]
+pub(crate) struct Put {
+    pub(crate) mark: PutMark,
+    pub(crate) referrer: Referrer,
+    pub(crate) order: Order,
+}
+
+/// Decides which records a write adds.
 #[derive(Debug)]
 pub(crate) struct Decisions {
     shared: Arc<SharedState>,
-    last_order: Order,
     clock: Clock,
     /// How many microseconds of nothing but 404 it takes to forget a referrer.
     forget_after: u64,
 }
 
-/// The time since 1970, of which a step of the system's clock makes no absence longer.
-#[derive(Debug)]
-struct Clock {
-    began: Duration,
-    running: Instant,
+impl Write {
+    /// Whether the caller gave up waiting and the write can be dropped. That holds of writes nothing was done on the
+    /// strength of: without the answer to `Begin` the manifest is not sent upstream. The others report what did happen
+    /// in the upstream, and count whoever waits.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Begin { reply, .. } => reply.is_closed(),
+            Self::Probe { reply } => reply.is_closed(),
+            Self::Confirm { .. }
+            | Self::Refuse { .. }
+            | Self::Settle { .. }
+            | Self::Remove { .. }
+            | Self::Absent { .. }
+            | Self::Doubt { .. }
+            | Self::Observe { .. } => false,
+        }
+    }
+
+    /// The approximate size of its records in bytes.
+    pub(crate) fn size(&self) -> usize {
+        const KEY: usize = 400;
+        const LINK: usize = 110;
+        let of = |referrer: &Referrer| KEY + referrer.descriptor.len() + LINK * referrer.links.len();
+        match self {
+            Self::Begin { referrer, .. }
+            | Self::Settle { found: referrer, .. }
+            | Self::Confirm { put: Put { referrer, .. }, .. } => of(referrer),
+            Self::Observe { observations, .. } => observations.iter().map(|one| of(&one.referrer)).sum(),
+            Self::Refuse { .. }
+            | Self::Remove { .. }
+            | Self::Absent { .. }
+            | Self::Doubt { .. }
+            | Self::Probe { .. } => KEY,
+        }
+    }
 }
 
 impl Decisions {
+    /// Decisions whose orders are higher than `last_order`.
     pub(crate) fn new(shared: Arc<SharedState>, last_order: Order, forget_after: Duration) -> Self {
-        let clock = Clock { began: since_1970(), running: Instant::now() };
-        Self { shared, last_order, clock, forget_after: micros(forget_after) }
+        Self { shared, clock: Clock::new(last_order), forget_after: micros(forget_after) }
     }
 
     /// The highest order given so far.
     pub(crate) fn last_order(&self) -> Order {
-        self.last_order
+        self.clock.last_order()
     }
 
-    /// Adds to the draft what a command asks for; gives what answers it.
+    /// Adds to the batch what a write asks for, and returns what answers it.
     pub(crate) fn decide(&mut self, write: Write, batch: &mut WriteBatch) -> Acknowledgement {
         match write {
             Write::Begin { repository, referrer, reply } => {
-                let put = self.begin(repository, referrer, batch);
-                answer(reply, put)
+                answer(reply, self.begin(repository, referrer, batch))
             }
             Write::Confirm { put, reply } => {
                 let key = put.mark.key().clone();
                 confirm(put, batch);
-                let in_flight = Arc::clone(&self.shared.puts);
+                let puts = Arc::clone(&self.shared.puts);
                 Box::new(move |outcome| {
-                    // The upstream took it, and that is written nowhere.
+                    // The upstream has the manifest, and the journal does not say so. The mark is gone by now, so
+                    // the doubt has to be asked for here.
                     if outcome.is_err() {
-                        in_flight.doubt_later(key);
+                        puts.doubt_later(key);
                     }
-                    // Whoever asked may have gone.
+                    // The client may be gone.
                     reply.send(outcome).ok();
                 })
             }
-            Write::Refuse { put, reply } => {
-                refuse(put, batch);
-                answer(reply, ())
-            }
+            Write::Refuse { put, reply } => answer(reply, refuse(put, batch)),
             Write::Settle { repository, seen, found, reply } => {
-                settle(repository, seen, &found, batch);
-                answer(reply, ())
+                answer(reply, settle(repository, seen, &found, batch))
             }
             Write::Remove { key, seen, reply } => answer(reply, self.remove(key, seen, batch)),
             Write::Absent { key, seen, reply } => answer(reply, self.absent(key, seen, batch)),
-            Write::Doubt { key, reply } => {
-                self.doubt(key, batch);
-                answer(reply, ())
-            }
-            Write::Learn { read, learnt, reply } => {
-                learnt::record(&read, learnt, batch, || self.next_order());
-                answer(reply, ())
+            Write::Doubt { key, reply } => answer(reply, self.doubt(key, batch)),
+            Write::Observe { read, observations, reply } => {
+                answer(reply, self.observe(&read, observations, batch))
             }
             Write::Probe { reply } => answer(reply, ()),
         }
     }
 
-    /// Makes a new version of the referrer even if nothing else is recorded, so that a removal that was
-    /// decided before this PUT comes too late. What only the tag says that it goes to is recorded with the
-    /// upstream's yes: whether the upstream has the manifest does not tell whether it took that tag.
     fn begin(&mut self, repository: Repository, referrer: Referrer, batch: &mut WriteBatch) -> Put {
         let key = ReferrerKey { repository, digest: referrer.digest.clone() };
+        // A link that only the tag tells of is recorded with the confirmation: that the upstream has the manifest does
+        // not show that it accepted this tag.
         let links = referrer.links.iter().filter(|link| link.kind.is_in_the_bytes());
         let links: Vec<Link> = links.cloned().collect();
         let (order, is_unknown, is_confirmed) = match batch.find(&key) {
             LookUp::Found(state) => (state.order, false, !state.pending),
-            LookUp::Unknown => (self.next_order(), true, false),
-            LookUp::Unavailable => (self.next_order(), false, false),
+            LookUp::Unknown => (self.clock.next_order(), true, false),
+            LookUp::Unavailable => (self.clock.next_order(), false, false),
         };
         let is_known = matches!(batch.find(&key), LookUp::Found(_));
+        // A new version even where nothing else changes: a removal decided on before this PUT must be detected as
+        // stale, or it would take away what the upstream is about to have again.
         let version = if is_confirmed {
             Some(batch.push(Record::Confirmed(key.clone())))
         } else if is_known || !links.is_empty() {
-            Some(batch.push(Record::Begun(recorded(&key, &referrer, links, order, true))))
+            let descriptor = referrer.descriptor.clone();
+            Some(batch.push(Record::Begun(Recorded::new(key.clone(), order, true, descriptor, links))))
         } else {
             None
         };
@@ -111,23 +178,24 @@ impl Decisions {
 
     fn remove(&self, key: ReferrerKey, seen: Version, batch: &mut WriteBatch) -> Removed {
         match self.if_unchanged(&key, seen, batch) {
-            Ok(_known) => {
+            Ok(_absent_since) => {
                 batch.push(Record::Removed(key));
                 Removed::Gone
             }
-            Err(Removed::Doubted) => doubted(key, batch),
+            Err(Removed::Doubted) => push_doubt(key, batch),
             Err(removed) => removed,
         }
     }
 
-    /// One 404 proves nothing: registries lag behind their own 201 by seconds, and one node of several may
-    /// err for a moment. So the first one is remembered, and only an absence that lasts is one.
     fn absent(&self, key: ReferrerKey, seen: Version, batch: &mut WriteBatch) -> Removed {
         let absent_since = match self.if_unchanged(&key, seen, batch) {
             Ok(absent_since) => absent_since,
-            Err(Removed::Doubted) => return doubted(key, batch),
+            Err(Removed::Doubted) => return push_doubt(key, batch),
             Err(removed) => return removed,
         };
+        // One 404 proves nothing: Quay and distribution on S3 lag behind their own 201 by seconds, and one node of
+        // several may be wrong for a moment. So the time of the first one is recorded, and only an absence that lasts
+        // removes the referrer.
         let now = self.clock.now();
         match absent_since {
             None => {
@@ -138,92 +206,100 @@ impl Decisions {
                 batch.push(Record::Removed(key));
                 Removed::Gone
             }
-            // Nothing is written: this happens with each query until it is forgotten.
+            // No record: each query asks for this until the referrer is forgotten.
             Some(_) => Removed::Doubted,
         }
     }
 
-    /// Since when the referrer is absent, if it is as it was `seen` and not being PUT; else what becomes of its
-    /// removal.
+    /// When the referrer's absence began, if any; an error if it must not be removed, because it is unknown, was
+    /// changed since it was `seen`, or is being PUT.
     fn if_unchanged(
         &self,
         key: &ReferrerKey,
         seen: Version,
         batch: &mut WriteBatch,
     ) -> Result<Option<u64>, Removed> {
+        // Both before anything is looked up: whatever becomes of the removal, PUTs and reads in progress may have seen
+        // the manifest before it was deleted, and must not confirm it.
         self.shared.reads.note_deletion(&key.repository);
-        let in_flight = self.shared.puts.doubt(key);
+        let is_being_put = self.shared.puts.doubt(key);
         match batch.find(key) {
             LookUp::Unknown => Err(Removed::Unknown),
-            LookUp::Found(state) if state.version == seen && !in_flight => Ok(state.absent_since),
+            LookUp::Found(state) if state.version == seen && !is_being_put => Ok(state.absent_since),
             LookUp::Found(_) | LookUp::Unavailable => Err(Removed::Doubted),
         }
     }
 
-    /// Whoever is answered 404 may have no right to see the referrer, so this writes only if it changes
-    /// something.
+    /// Makes a confirmed referrer pending.
     pub(crate) fn doubt(&self, key: ReferrerKey, batch: &mut WriteBatch) {
         let is_confirmed = match batch.find(&key) {
             LookUp::Found(state) => !state.pending,
             LookUp::Unknown => false,
             LookUp::Unavailable => true,
         };
+        // Only then: a client without any right to the referrer can have this asked for as often as it likes.
         if is_confirmed {
             self.shared.reads.note_deletion(&key.repository);
             batch.push(Record::Doubted(key));
         }
     }
 
-    fn next_order(&mut self) -> Order {
-        let now = micros(since_1970());
-        self.last_order = Order(now.max(self.last_order.0.saturating_add(1)));
-        self.last_order
+    /// Records what is new of this. Pending: what may have been deleted since it was read, and what only another
+    /// manifest tells of.
+    fn observe(&mut self, read: &ReadMark, observations: Vec<Observation>, batch: &mut WriteBatch) {
+        let deletion = read.saw_deletion();
+        for Observation { referrer, claimed } in observations {
+            let key = ReferrerKey { repository: read.repository().clone(), digest: referrer.digest };
+            let unsure = deletion || claimed;
+            let (order, pending) = match batch.find(&key) {
+                LookUp::Found(state) => {
+                    // An observation need not be all that the bytes say. So it confirms nothing that a client claimed
+                    // and that it does not repeat: that stays pending until the manifest itself is read.
+                    let pending = unsure || (state.pending && !state.is_within(&referrer.links));
+                    let says_more = !state.has(&referrer.links)
+                        || (state.claimed && !claimed)
+                        || (state.pending && !pending)
+                        || (state.absent_since.is_some() && !unsure);
+                    if !says_more {
+                        continue;
+                    }
+                    (state.order, pending)
+                }
+                LookUp::Unknown | LookUp::Unavailable if referrer.links.is_empty() => continue,
+                LookUp::Unknown => (self.clock.next_order(), unsure),
+                LookUp::Unavailable => (self.clock.next_order(), true),
+            };
+            let recorded = Recorded::new(key, order, pending, referrer.descriptor, referrer.links);
+            batch.push(Record::Recorded(Recorded { claimed, ..recorded }));
+        }
     }
-}
-
-impl Clock {
-    fn now(&self) -> u64 {
-        micros(self.began + self.running.elapsed())
-    }
-}
-
-fn since_1970() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Even if it is pending: the new version keeps it so when a query has just been told that it is there.
-fn doubted(key: ReferrerKey, batch: &mut WriteBatch) -> Removed {
-    batch.push(Record::Doubted(key));
-    Removed::Doubted
 }
 
 fn confirm(put: Put, batch: &mut WriteBatch) {
     let Put { mark, referrer, order } = put;
     let key = mark.key().clone();
-    // The upstream may have taken the manifest before it deleted it: the next query asks.
+    // Deleted while it was being PUT, maybe after the upstream had accepted it: stays pending, the next query asks.
     let doubted = mark.is_doubted();
     mark.end();
-    let record =
-        |order, pending| Record::Accepted(recorded(&key, &referrer, referrer.links.clone(), order, pending));
+    let record = |order| {
+        let Referrer { descriptor, links, .. } = referrer.clone();
+        Record::Accepted(Recorded::new(key.clone(), order, doubted, descriptor, links))
+    };
     match batch.find(&key) {
         LookUp::Found(state) if !state.pending && state.has(&referrer.links) => {}
         LookUp::Found(state) => {
             let state = state.clone();
-            push_change(&state, record(state.order, doubted), key.clone(), batch);
+            batch.push_change(&state, record(state.order), key.clone());
         }
         LookUp::Unknown | LookUp::Unavailable => {
-            batch.push(record(order, doubted));
+            batch.push(record(order));
         }
     }
 }
 
 fn refuse(put: Put, batch: &mut WriteBatch) {
     let key = put.mark.key().clone();
-    // What anybody else recorded since is not these PUTs' to take away.
+    // Only what these PUTs themselves added: what anybody else recorded since stays.
     if let Some(made) = put.mark.refuse()
         && matches!(batch.find(&key), LookUp::Found(state) if state.pending && state.version == made)
     {
@@ -240,44 +316,18 @@ fn settle(repository: Repository, seen: Version, found: &Referrer, batch: &mut W
     }
     let state = state.clone();
     let links = found.links.iter().filter(|link| is_own(link.kind)).cloned().collect();
-    let record = Record::Settled(recorded(&key, found, links, state.order, false));
-    push_change(&state, record, key, batch);
+    let recorded = Recorded::new(key.clone(), state.order, false, found.descriptor.clone(), links);
+    batch.push_change(&state, Record::Settled(recorded), key);
 }
 
-/// Adds the record if it changes anything; a shorter one if that comes to the same.
-fn push_change(state: &ReferrerState, record: Record, key: ReferrerKey, batch: &mut WriteBatch) {
-    let version = Version(state.version.0.saturating_add(1));
-    let after = |record| ReferrerState::after(Some(state.clone()), record, version);
-    let changed = after(record.clone());
-    if changed == Some(ReferrerState { version, ..state.clone() }) {
-        return;
-    }
-    let confirmed = Record::Confirmed(key);
-    let is_all = changed == after(confirmed.clone());
-    batch.push(if is_all { confirmed } else { record });
+/// Makes the referrer pending. Also if it is already: the new version makes a confirmation that was decided on what
+/// the upstream served before come too late.
+fn push_doubt(key: ReferrerKey, batch: &mut WriteBatch) -> Removed {
+    batch.push(Record::Doubted(key));
+    Removed::Doubted
 }
 
-fn recorded(
-    key: &ReferrerKey,
-    referrer: &Referrer,
-    links: Vec<Link>,
-    order: Order,
-    pending: bool,
-) -> Recorded {
-    Recorded {
-        referrer: key.clone(),
-        order: order.0,
-        pending,
-        claimed: false,
-        was_confirmed: false,
-        absent_since: None,
-        version: None,
-        descriptor: referrer.descriptor.clone(),
-        links,
-    }
-}
-
-fn answer<T: 'static>(reply: super::command::Reply<T>, value: T) -> Acknowledgement {
-    // Whoever asked may have gone; what was done stays done.
+fn answer<T: 'static>(reply: Reply<T>, value: T) -> Acknowledgement {
+    // The caller may be gone; what was done stays done.
     Box::new(move |outcome| drop(reply.send(outcome.map(|()| value))))
 }

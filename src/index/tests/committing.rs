@@ -6,11 +6,12 @@ use std::thread;
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
-use crate::index::local::command::{Command, Queued, Reply, Write};
 use crate::index::local::committer::Committer;
 use crate::index::local::journal::Journal;
 use crate::index::local::sled::Store;
 use crate::index::local::state::SharedState;
+use crate::index::local::write::Reply;
+use crate::index::local::{EngineCommand, QueuedWrite};
 
 /// A committer that does not run yet, and the store that it has not taken over yet.
 struct Parts {
@@ -18,7 +19,7 @@ struct Parts {
     shared: Arc<SharedState>,
     store: Arc<Store>,
     committer: Committer,
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<EngineCommand>,
 }
 
 impl Parts {
@@ -61,9 +62,11 @@ fn remove(n: u32) -> impl FnOnce(Reply<Removed>) -> Write {
 
 type WriteAnswer<T> = oneshot::Receiver<Result<T, WriteError>>;
 
-fn send<T>(commands: &mpsc::Sender<Command>, write: impl FnOnce(Reply<T>) -> Write) -> WriteAnswer<T> {
+fn send<T>(commands: &mpsc::Sender<EngineCommand>, write: impl FnOnce(Reply<T>) -> Write) -> WriteAnswer<T> {
     let (reply, answer) = oneshot::channel();
-    commands.blocking_send(Command::Write(Box::new(Queued { write: write(reply), _room: None }))).unwrap();
+    commands
+        .blocking_send(EngineCommand::Write(Box::new(QueuedWrite { write: write(reply), _room: None })))
+        .unwrap();
     answer
 }
 
@@ -82,9 +85,9 @@ fn pending_of_1(store: &Store) -> Vec<bool> {
 #[track_caller]
 fn check_failing(device: &str, expected: &str) {
     let Parts { directory, store, committer, commands, .. } = Parts::new();
-    commands.blocking_send(Command::Opened(store)).unwrap();
+    commands.blocking_send(EngineCommand::Opened(store)).unwrap();
     let acknowledged = [send(&commands, begin(10, &[1])), send(&commands, begin(11, &[1]))];
-    commands.blocking_send(Command::Close).unwrap();
+    commands.blocking_send(EngineCommand::Close).unwrap();
     committer.run();
     drop(acknowledged.map(received));
 
@@ -95,7 +98,7 @@ fn check_failing(device: &str, expected: &str) {
     // Nothing would have to be written for this one.
     let unknown = send(&commands, |reply| Write::Doubt { key: key(99), reply });
     let probe = send(&commands, |reply| Write::Probe { reply });
-    commands.blocking_send(Command::Opened(store)).unwrap();
+    commands.blocking_send(EngineCommand::Opened(store)).unwrap();
     let thread = thread::spawn(|| committer.run());
     for answer in begun {
         assert_eq!(answer.blocking_recv().unwrap().unwrap_err(), WriteError::Failed);
@@ -113,16 +116,16 @@ fn check_failing(device: &str, expected: &str) {
     }
     received(send(&commands, begin(14, &[1])));
     assert_eq!((shared.state(), pending_of_1(&opened)), (IndexState::Ready, vec![true, true, true]));
-    commands.blocking_send(Command::Close).unwrap();
+    commands.blocking_send(EngineCommand::Close).unwrap();
     thread.join().unwrap();
     drop((opened, shared));
 
     fs::remove_dir_all(directory.path().join("sled")).unwrap();
     let Parts { directory: _directory, shared, store, committer, commands } = Parts::open(directory, None);
     let thread = thread::spawn(|| committer.run());
-    commands.blocking_send(Command::Opened(Arc::clone(&store))).unwrap();
+    commands.blocking_send(EngineCommand::Opened(Arc::clone(&store))).unwrap();
     received(send(&commands, begin(15, &[1])));
-    commands.blocking_send(Command::Close).unwrap();
+    commands.blocking_send(EngineCommand::Close).unwrap();
     thread.join().unwrap();
     assert_eq!(pending_of_1(&store), [true, true, true, true]);
     assert_eq!(shared.write_failure(), None);
@@ -138,7 +141,7 @@ fn after_a_write_or_a_sync_that_failed_nothing_is_acknowledged_until_writing_is_
 #[test]
 fn a_command_sees_what_the_same_batch_did_before_it() {
     let Parts { directory: _directory, shared, store, committer, commands } = Parts::new();
-    commands.blocking_send(Command::Opened(Arc::clone(&store))).unwrap();
+    commands.blocking_send(EngineCommand::Opened(Arc::clone(&store))).unwrap();
     let seen = Version::of(shared.journal_end(), 0);
     let first = send(&commands, begin(10, &[1]));
     let (repository, found) = (repository("a"), referrer(10, &[1]));
@@ -146,13 +149,13 @@ fn a_command_sees_what_the_same_batch_did_before_it() {
     let second = send(&commands, begin(10, &[2]));
     let doubted = send(&commands, remove(10));
     let unknown = send(&commands, remove(11));
-    commands.blocking_send(Command::Close).unwrap();
+    commands.blocking_send(EngineCommand::Close).unwrap();
     committer.run();
     received(settled);
     assert_eq!((received(doubted), received(unknown)), (Removed::Doubted, Removed::Unknown));
     let (first, second) = (received(first), received(second));
     assert_eq!(first.order, second.order);
-    let state = store.state(&key(10)).unwrap().unwrap();
+    let state = store.referrer_state(&key(10)).unwrap().unwrap();
     assert_eq!((state.order, state.pending, state.links.len()), (first.order, true, 1));
     let statistics = shared.statistics();
     assert_eq!((statistics.commits, statistics.records, statistics.in_flight), (1, 4, 1));
@@ -174,15 +177,15 @@ fn before_sled_is_there_it_writes_what_is_right_whatever_is_known() {
     assert_eq!(received(send(&commands, remove(10))), Removed::Doubted);
     assert_eq!(received(send(&commands, remove(99))), Removed::Doubted);
     assert_eq!(shared.state(), IndexState::Opening);
-    commands.blocking_send(Command::Opened(Arc::clone(&store))).unwrap();
+    commands.blocking_send(EngineCommand::Opened(Arc::clone(&store))).unwrap();
     // From here on it sees what is known.
     assert_eq!(received(send(&commands, remove(99))), Removed::Unknown);
     assert_eq!(shared.state(), IndexState::Ready);
-    let pending = |n| store.state(&key(n)).unwrap().map(|state| state.pending);
+    let pending = |n| store.referrer_state(&key(n)).unwrap().map(|state| state.pending);
     assert_eq!([10, 11, 12, 13, 99].map(pending), [Some(true), Some(false), Some(true), Some(true), None]);
     // Whether it made the referrer known was not to be seen when it began.
     refuse(kept);
     assert_eq!(pending(13), Some(true));
-    commands.blocking_send(Command::Close).unwrap();
+    commands.blocking_send(EngineCommand::Close).unwrap();
     thread.join().unwrap();
 }

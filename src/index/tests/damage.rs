@@ -3,7 +3,7 @@
 use std::io::{Seek, SeekFrom, Write as _};
 
 use super::*;
-use crate::index::local::journal::header::{self, FORMAT, HEADER_BYTES, Header};
+use crate::index::local::journal::format::{self, FORMAT, HEADER_BYTES, Header};
 
 /// A closed index with pending, confirmed, removed and re-pushed referrers, and its answers.
 async fn filled() -> (Bench, BTreeMap<u32, Vec<Listed>>) {
@@ -169,7 +169,8 @@ async fn a_journal_that_is_gone_is_refused_if_there_is_a_sled() {
             fs::remove_file(removed).unwrap();
         }
         for _ in 0..2 {
-            check_refused(&bench, &journal, "it is gone, and sled, which was made from it, is not").await;
+            check_refused(&bench, &journal, "it is missing, although sled, which is built from it, is there")
+                .await;
         }
     }
 }
@@ -289,7 +290,7 @@ async fn a_newer_format_is_refused() {
     let path = bench.last_segment();
     let bytes = fs::read(&path).unwrap();
     let header = Header::decode(&bytes[..usize::try_from(HEADER_BYTES).unwrap()]).unwrap();
-    overwrite(&path, 0, &header::tests::newer(&header));
+    overwrite(&path, 0, &format::tests::newer(&header));
     let error = bench.try_open().unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::oci::LinkKinds;
 
 /// What somebody says of a referrer: its subjects, and which of its descriptors is the right one.
 #[derive(Clone, Debug)]

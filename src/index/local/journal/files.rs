@@ -4,13 +4,16 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::header::{HEADER_BYTES, Header, Unusable};
+use super::format::{self, HEADER_BYTES, Header, Unusable};
 use super::{Damage, JournalError};
+use crate::index::local::record::Record;
 
 const SEGMENT: &str = "journal";
 const SNAPSHOT: &str = "snapshot";
 /// A file that is not complete yet; renamed when it is.
 const UNFINISHED: &str = "tmp";
+/// How long a frame's payload gets before the next one is begun.
+const FRAME_BYTES: usize = 1 << 20;
 
 /// A segment: the frames from one position to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +179,43 @@ pub(crate) fn open(path: &Path, position: u64) -> Result<(File, Header), Journal
         Ok(_) => Err(Damage::new(path, 0, "the header names another position than the file's name").into()),
         Err(Unusable::Damaged) => Err(Damage::new(path, 0, "the header is not intact").into()),
         Err(Unusable::Newer(found)) => Err(JournalError::Newer { path: path.to_owned(), found }),
+    }
+}
+
+/// A snapshot that is being written. One that is not finished does not count.
+pub(crate) struct SnapshotWriter {
+    file: UnfinishedFile,
+    payload: Vec<u8>,
+    referrers: u64,
+    length: u64,
+}
+
+impl SnapshotWriter {
+    pub(crate) fn create(directory: &Path, header: &Header) -> io::Result<Self> {
+        let file = UnfinishedFile::create(snapshot_path(directory, header.position), header)?;
+        Ok(Self { file, payload: Vec::new(), referrers: 0, length: HEADER_BYTES })
+    }
+
+    /// Adds one referrer.
+    pub(crate) fn append(&mut self, record: &Record) -> io::Result<()> {
+        record.write_to(&mut self.payload)?;
+        self.referrers += 1;
+        if self.payload.len() >= FRAME_BYTES { self.write_frame() } else { Ok(()) }
+    }
+
+    fn write_frame(&mut self) -> io::Result<()> {
+        let frame = format::seal(&self.payload)?;
+        self.payload.clear();
+        self.length += frame.len() as u64;
+        self.file.append(&frame)
+    }
+
+    /// Makes it count; gives its length.
+    pub(crate) fn finish(mut self) -> io::Result<u64> {
+        Record::End { referrers: self.referrers }.write_to(&mut self.payload)?;
+        self.write_frame()?;
+        self.file.finish()?;
+        Ok(self.length)
     }
 }
 

@@ -1,9 +1,88 @@
-//! One frame is one group commit: marker, length, checksum, payload, so that a write that a crash tore
-//! is one bad frame at the very end.
+//! The bytes of the journal's files: a header, then frames.
+//!
+//! # Header
+//! 48 bytes, numbers in big endian: `refshim\n`, format version (u32), identity of the journal (16 random bytes),
+//! position (u64), highest order before (u64), CRC32C of all that (u32). This layout is the same in every format
+//! version, so that a journal of a newer build is told from a damaged one. Format 2 added kinds of record that builds
+//! of format 1 do not know.
+//!
+//! # Frame
+//! One group commit: a marker, the payload's length (u32), CRC32C of length and payload (u32), the payload. The payload
+//! is records as JSON Lines (see [`super::super::record`]). A write that a crash interrupted is thus one bad frame at
+//! the very end, and everything before it is known to be intact.
+//!
+//! The length is part of the checksum because a damaged one would make the reader take other bytes for the payload.
+//! The marker cannot occur in UTF-8 text, so the next frame behind a damaged one can be found.
 
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use bytes::{Buf, BufMut};
+
+/// The format version that this build writes and reads.
+pub(crate) const FORMAT: u32 = 2;
+/// How long a header is.
+pub(crate) const HEADER_BYTES: u64 = 48;
+const MAGIC: [u8; 8] = *b"refshim\n";
+const CHECKSUM_BYTES: usize = 4;
+
+/// Which journal a file, or the sled index made from it, belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity(pub(crate) [u8; 16]);
+
+/// The header of a segment or snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    /// The format version of the build that wrote it.
+    pub(crate) format: u32,
+    pub(crate) identity: Identity,
+    /// The position of the segment's first byte; of a snapshot, the position from which on segments
+    /// have to be read after it.
+    pub(crate) position: u64,
+    /// The highest order given before.
+    pub(crate) last_order: u64,
+}
+
+/// Why a header cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unusable {
+    Damaged,
+    Newer(u32),
+}
+
+impl Header {
+    /// Of a file that this build writes.
+    pub(crate) fn new(identity: Identity, position: u64, last_order: u64) -> Self {
+        Self { format: FORMAT, identity, position, last_order }
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.put_slice(&MAGIC);
+        bytes.put_u32(self.format);
+        bytes.put_slice(&self.identity.0);
+        bytes.put_u64(self.position);
+        bytes.put_u64(self.last_order);
+        bytes.put_u32(crc32c::crc32c(&bytes));
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Unusable> {
+        let content = bytes.len().checked_sub(CHECKSUM_BYTES).ok_or(Unusable::Damaged)?;
+        let (mut content, mut checksum) = bytes.split_at_checked(content).ok_or(Unusable::Damaged)?;
+        let intact = content.starts_with(&MAGIC) && crc32c::crc32c(content) == checksum.get_u32();
+        if !intact || bytes.len() as u64 != HEADER_BYTES {
+            return Err(Unusable::Damaged);
+        }
+        content.advance(MAGIC.len());
+        let format = content.get_u32();
+        if format > FORMAT {
+            return Err(Unusable::Newer(format));
+        }
+        let mut identity = Identity([0; 16]);
+        content.copy_to_slice(&mut identity.0);
+        Ok(Self { format, identity, position: content.get_u64(), last_order: content.get_u64() })
+    }
+}
 
 /// Cannot stand in UTF-8 text, thus in no payload: what comes after a bad frame can be found by it.
 const MARKER: [u8; 4] = [0xff, 0xfe, 0xfd, 0xfc];
@@ -108,8 +187,28 @@ fn find_marker(input: &mut (impl Read + Seek), from: u64, end: u64) -> io::Resul
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A header that a later build might write.
+    pub(crate) fn newer(header: &Header) -> Vec<u8> {
+        Header { format: FORMAT + 1, ..*header }.encode()
+    }
+
+    #[test]
+    fn comes_back_or_is_refused() {
+        let header = Header::new(Identity([7; 16]), 1 << 40, 3);
+        let bytes = header.encode();
+        assert_eq!(bytes.len() as u64, HEADER_BYTES);
+        assert_eq!(Header::decode(&bytes), Ok(header));
+        assert_eq!(Header::decode(&newer(&header)), Err(Unusable::Newer(FORMAT + 1)));
+        for place in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[place] ^= 1;
+            assert_eq!(Header::decode(&flipped), Err(Unusable::Damaged), "{place}");
+            assert_eq!(Header::decode(&bytes[..place]), Err(Unusable::Damaged), "{place}");
+        }
+    }
 
     fn read_all(bytes: &[u8]) -> (Vec<Vec<u8>>, bool) {
         let mut frames = Frames::new(bytes, 0, bytes.len() as u64);

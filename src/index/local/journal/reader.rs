@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::files::{self, Segment, Snapshot, segment_path, snapshot_path};
 use super::format::{Frames, NextFrame};
-use super::header::{HEADER_BYTES, Identity};
+use super::format::{HEADER_BYTES, Identity};
 use super::{Damage, JournalError};
 use crate::index::Version;
 use crate::index::local::record::Record;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::JournalError;
 use super::files::{self, JournalFiles, segment_path, snapshot_path};
 use super::format::{self, Frames, NextFrame};
-use super::header::{HEADER_BYTES, Identity};
+use super::format::{HEADER_BYTES, Identity};
 use super::reader::Commit;
 use crate::index::local::record::Record;
 

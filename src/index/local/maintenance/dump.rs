@@ -8,21 +8,19 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::checking::{CACHE_BYTES, FLUSH_INTERVAL};
+use super::{CACHE_BYTES, FLUSH_INTERVAL};
 use super::{MaintenanceError, failed};
 use crate::index::Version;
+use crate::index::local::data_dir::{self, JOURNAL, SLED, UNFINISHED_LOAD};
 use crate::index::local::journal::files::{self, segment_path, snapshot_path};
 use crate::index::local::journal::format::{self, Frames, NextFrame};
-use crate::index::local::journal::header::{HEADER_BYTES, Header, Identity};
+use crate::index::local::journal::format::{HEADER_BYTES, Header, Identity};
 use crate::index::local::journal::{Damage, Journal, JournalError};
-use crate::index::local::opening;
 use crate::index::local::record::{Record, Recorded, ReferrerKey};
 use crate::index::local::sled::Store;
-use crate::index::local::{JOURNAL, adopt_sled, create_data_dir, lock};
 
 /// The format of a dump. Those of format 1 lack some kinds of record, and are read as before.
 const FORMAT: u32 = 2;
-const LOADING: &str = "journal.loading";
 /// How often the files are looked for again because a compaction took one away meanwhile.
 const ATTEMPTS: usize = 100;
 /// How many bytes of records are made durable at once.
@@ -74,9 +72,9 @@ pub fn dump(data_dir: &Path, mut output: impl Write) -> Result<Dumped, Maintenan
 /// A journal whose end is gone looks like a shorter one; but sled was made from what stood there. Not looked at
 /// while somebody serves the index, and has sled open.
 fn refuse_lost_end(data_dir: &Path, end: &IntactEnd) -> Result<(), MaintenanceError> {
-    let Ok(_lock) = lock(data_dir) else { return Ok(()) };
-    adopt_sled(data_dir)?;
-    let sled = data_dir.join(opening::DIRECTORY);
+    let Ok(_lock) = data_dir::lock(data_dir) else { return Ok(()) };
+    data_dir::adopt_new_sled(data_dir)?;
+    let sled = data_dir.join(SLED);
     if !sled.exists() {
         return Ok(());
     }
@@ -275,13 +273,13 @@ fn try_open_all(directory: &Path) -> Result<Vec<JournalFile>, JournalError> {
 /// # Errors
 /// There is one already, the input is not a whole dump, or the disk fails. Then no index is made.
 pub fn load(data_dir: &Path, input: impl BufRead) -> Result<Dumped, MaintenanceError> {
-    let data_dir = create_data_dir(data_dir)?;
-    let _lock = lock(&data_dir)?;
+    let data_dir = data_dir::create(data_dir)?;
+    let _lock = data_dir::lock(&data_dir)?;
     let journal = data_dir.join(JOURNAL);
     if journal.exists() {
         return Err(MaintenanceError::Occupied(data_dir));
     }
-    let loading = data_dir.join(LOADING);
+    let loading = data_dir.join(UNFINISHED_LOAD);
     if loading.exists() {
         fs::remove_dir_all(&loading).map_err(failed("removing what an earlier attempt left"))?;
     }

@@ -5,22 +5,18 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::checking::{CACHE_BYTES, FLUSH_INTERVAL};
+use super::{CACHE_BYTES, FLUSH_INTERVAL};
 use super::{Gap, MaintenanceError, RepositoryCounts, RepositoryManifest, failed};
 use crate::index::Order;
 use crate::index::Version;
-use crate::index::local::journal::header::Header;
+use crate::index::local::data_dir::{self, JOURNAL, REBUILT_JOURNAL, SCRATCH_SLED, UNFINISHED_REBUILD};
+use crate::index::local::journal::files::SnapshotWriter;
+use crate::index::local::journal::format::Header;
 use crate::index::local::journal::salvage::{JournalSalvage, Piece};
-use crate::index::local::journal::snapshot::SnapshotWriter;
 use crate::index::local::journal::{create_segment, files, random_identity};
-use crate::index::local::opening::set_aside;
 use crate::index::local::record::{Record, Recorded};
 use crate::index::local::sled::{Changes, Store};
-use crate::index::local::{JOURNAL, MENDED, adopt_sled, finish_mending, lock};
 
-const MENDING: &str = "journal.mending";
-const SCRATCH: &str = "sled.mending";
-const DAMAGED: &str = "journal.damaged-";
 /// How many changed referrers are written at once.
 const BATCH: usize = 1_000;
 
@@ -51,15 +47,15 @@ pub fn rebuild(data_dir: &Path) -> Result<Rebuilt, MaintenanceError> {
     if !data_dir.exists() {
         return Err(MaintenanceError::NoIndex(data_dir.to_owned()));
     }
-    let _lock = lock(data_dir)?;
-    adopt_sled(data_dir)?;
-    finish_mending(data_dir)?;
+    let _lock = data_dir::lock(data_dir)?;
+    data_dir::adopt_new_sled(data_dir)?;
+    data_dir::finish_rebuild(data_dir)?;
     let journal = data_dir.join(JOURNAL);
     if !journal.exists() {
         return Err(MaintenanceError::NoIndex(data_dir.to_owned()));
     }
     let mut rebuilt = Rebuilt::default();
-    let scratch = data_dir.join(SCRATCH);
+    let scratch = data_dir.join(SCRATCH_SLED);
     remove(&scratch)?;
     let identity = random_identity().map_err(failed("an identity for the journal"))?;
     let mut new_index = NewIndex {
@@ -76,16 +72,17 @@ pub fn rebuild(data_dir: &Path) -> Result<Rebuilt, MaintenanceError> {
     rebuilt.referrers = new_index.store.numbers().meta.referrers;
     if !rebuilt.gaps.is_empty() {
         let header = Header::new(identity, new_index.end, new_index.last_order);
-        new_index.write_journal(&data_dir.join(MENDING), &header, &mut rebuilt)?;
-        let aside = free_name(data_dir);
-        fs::rename(data_dir.join(MENDING), data_dir.join(MENDED)).map_err(failed("the mended journal"))?;
+        new_index.write_journal(&data_dir.join(UNFINISHED_REBUILD), &header, &mut rebuilt)?;
+        let aside = data_dir::free_name_for_damaged_journal(data_dir);
+        fs::rename(data_dir.join(UNFINISHED_REBUILD), data_dir.join(REBUILT_JOURNAL))
+            .map_err(failed("the mended journal"))?;
         fs::rename(&journal, &aside).map_err(failed("the damaged journal"))?;
-        finish_mending(data_dir)?;
+        data_dir::finish_rebuild(data_dir)?;
         rebuilt.set_aside = Some(aside);
     }
     drop(new_index);
     remove(&scratch)?;
-    set_aside(data_dir).map_err(failed("setting sled aside"))?;
+    data_dir::set_sled_aside(data_dir).map_err(failed("setting sled aside"))?;
     Ok(rebuilt)
 }
 
@@ -211,9 +208,4 @@ fn remove(directory: &Path) -> Result<(), MaintenanceError> {
         }
         Ok(()) | Err(_) => Ok(()),
     }
-}
-
-fn free_name(data_dir: &Path) -> PathBuf {
-    let mut names = (1u64..).map(|number| data_dir.join(format!("{DAMAGED}{number}")));
-    names.find(|name| !name.exists()).unwrap_or_else(|| data_dir.join(DAMAGED))
 }

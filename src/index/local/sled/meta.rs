@@ -3,7 +3,7 @@
 
 use bytes::{Buf, BufMut};
 
-use crate::index::local::journal::header::Identity;
+use crate::index::local::journal::format::Identity;
 use crate::index::local::referrer_state::ReferrerState;
 
 /// The format of keys and values; another one is rebuilt.
