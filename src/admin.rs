@@ -108,7 +108,7 @@ impl Admin {
         match self.index.state() {
             IndexState::Ready => Ok(()),
             IndexState::Opening => Err("it is being opened".to_owned()),
-            IndexState::Rebuilding(reason) => Err(format!("it is being built anew: {reason}")),
+            IndexState::Rebuilding(reason) => Err(format!("it is being rebuilt: {reason}")),
             IndexState::Damaged(reason) => Err(reason),
             IndexState::Closed => Err("it is closed".to_owned()),
         }

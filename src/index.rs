@@ -2,9 +2,9 @@
 //!
 //! What a caller may rely on:
 //! - A write is answered once it is durable, and a query sees every write answered before it.
-//! - A referrer is *pending* from before its manifest goes upstream until the upstream's answer is recorded, and again
-//!   whenever its presence in the upstream is in doubt. Whoever lists referrers asks the upstream for the pending ones
-//!   first, and records the answer ([`Index::settle`], [`Index::absent`]).
+//! - A referrer is *pending* from before its manifest goes upstream until the upstream's answer is recorded, and
+//!   again whenever its presence in the upstream is in doubt. Whoever lists referrers asks the upstream for the
+//!   pending ones first, and records the answer ([`Index::settle`], [`Index::absent`]).
 //! - A query that cannot be answered is an error, never an empty list: "nothing refers to this image" while the store
 //!   is broken would be taken for "there are no signatures".
 //!
@@ -156,7 +156,8 @@ pub struct UpstreamRead(Arc<ReadMark>);
 impl Index {
     /// Opens the index. Writes are accepted from now on; queries once sled is opened in the background.
     ///
-    /// A damaged journal is not an error here: [`Index::state`] reports it, and all that does not need the index works.
+    /// A damaged journal is not an error here: [`Index::state`] reports it, and all that does not need the index
+    /// works.
     pub fn open(settings: IndexSettings) -> Result<Self, OpenError> {
         Ok(Self { engine: Arc::new(Local::open(settings)?) })
     }
@@ -172,8 +173,8 @@ impl Index {
         self.engine.shared.opened().await;
     }
 
-    /// Why writes are rejected, if they are. They are accepted again as soon as the disk takes them, unless the journal
-    /// is damaged or the thread that writes it ended; then this says what to do.
+    /// Why writes are rejected, if they are. They are accepted again as soon as the disk takes them, unless the
+    /// journal is damaged or the thread that writes it ended; then this says what to do.
     #[must_use]
     pub fn write_failure(&self) -> Option<String> {
         self.engine.shared.write_failure()
@@ -204,8 +205,8 @@ impl Index {
     }
 
     /// Records that the upstream serves the referrer as `found`, as read from its bytes. If the version is still the
-    /// one `seen`, the referrer is confirmed, and what its bytes say replaces what was claimed of them; links that tags
-    /// or other manifests tell of stay. Otherwise nothing changes.
+    /// one `seen`, the referrer is confirmed, and what its bytes say replaces what was claimed of them; links that
+    /// tags or other manifests tell of stay. Otherwise nothing changes.
     pub async fn settle(
         &self,
         repository: Repository,
@@ -217,8 +218,8 @@ impl Index {
 
     /// Records that the upstream answered 404 for the referrer to a caller who was shown to be able to read the
     /// repository. With the version still `seen` and no PUT in progress, it is pending from the first such answer on,
-    /// and removed by one that comes [`IndexSettings::forget_after`] later with no sign of it in between; otherwise it
-    /// becomes pending.
+    /// and removed by one that comes [`IndexSettings::forget_after`] later with no sign of it in between; otherwise
+    /// it becomes pending.
     pub async fn absent(
         &self,
         repository: Repository,
@@ -229,8 +230,8 @@ impl Index {
         self.engine.write(|reply| Write::Absent { key, seen, reply }).await
     }
 
-    /// Makes the referrer pending: some client was answered 404 for it, which proves little. Costs only a look-up if it
-    /// is pending already, or unknown.
+    /// Makes the referrer pending: some client was answered 404 for it, which proves little. Costs only a look-up
+    /// if it is pending already, or unknown.
     pub async fn doubt(&self, repository: Repository, referrer: Digest) -> Result<(), WriteError> {
         self.engine.doubt(ReferrerKey { repository, digest: referrer }).await
     }
@@ -254,8 +255,8 @@ impl Index {
         UpstreamRead(Arc::new(self.engine.begin_read(repository)))
     }
 
-    /// Records what the read found, in this order; what is known already costs no record. All of it becomes pending if
-    /// anything was deleted from the repository since the read began.
+    /// Records what the read found, in this order; what is known already costs no record. All of it becomes pending
+    /// if anything was deleted from the repository since the read began.
     pub async fn observe(
         &self,
         read: &UpstreamRead,

@@ -31,7 +31,7 @@ pub(super) struct IndexCommand {
 enum Action {
     /// Read the journal and sled from end to end; exit code 1 if anything is damaged. Not while it is served.
     Check,
-    /// Keep what is intact of a damaged journal, say what is not, and have sled built anew at the next start. Not
+    /// Keep what is intact of a damaged journal, say what is not, and have sled rebuilt at the next start. Not
     /// while it is served. The damaged journal is set aside, not removed.
     Rebuild,
     /// Write the whole index as JSON Lines, also while it is served.
@@ -142,7 +142,7 @@ fn print_report(report: &CheckReport, out: &mut impl Write) -> io::Result<()> {
     }
     match &report.sled {
         Ok((referrers, links)) => writeln!(out, "sled: {referrers} referrers with {links} links")?,
-        Err(why) => writeln!(out, "sled: {why}; it will be built anew at the next start")?,
+        Err(why) => writeln!(out, "sled: {why}; it will be rebuilt at the next start")?,
     }
     if report.gaps.is_empty() {
         writeln!(out, "intact")
@@ -163,7 +163,7 @@ fn print_rebuilt(rebuilt: &Rebuilt, out: &mut impl Write) -> io::Result<()> {
     if rebuilt.gaps.is_empty() {
         return writeln!(
             out,
-            "the journal is intact, with {} referrers; sled will be built anew at the next start",
+            "the journal is intact, with {} referrers; sled will be rebuilt at the next start",
             rebuilt.referrers
         );
     }

@@ -4,7 +4,7 @@
 //! Durability must not depend on sled 0.34.7. Its flush is no fsync on Linux: of 25 simulated power cuts, 24 lost
 //! acknowledged writes or the database. A kill while it opens can leave files that it never opens again, and damaged
 //! files make it panic or, worse, answer wrongly. What it does well is reading: a list of ten takes microseconds. So
-//! the [`journal`] is the truth, and sled only an index of it, which can be thrown away and built anew at any time. A
+//! the [`journal`] is the truth, and sled only an index of it, which can be thrown away and rebuilt at any time. A
 //! backup is a copy of the journal, or `refshim index dump`. What lies where is listed in [`data_dir`].
 //!
 //! # The way of a write
@@ -19,7 +19,7 @@
 //! # When something fails
 //! - The journal cannot be written or synced: everything waiting is answered with an error, later writes too, until
 //!   the committer got the journal to a known state again. Reading goes on.
-//! - sled fails: queries are answered with an error while it is built anew. Writing goes on.
+//! - sled fails: queries are answered with an error while it is rebuilt. Writing goes on.
 //! - The journal is damaged: neither reading nor writing, until somebody runs `refshim index rebuild` or restores a
 //!   backup. What does not need the index goes on.
 //! - A disk hangs: reads and writes time out. What they queued stays bounded.
@@ -164,8 +164,8 @@ impl Local {
         self.shared.reads.begin(repository)
     }
 
-    /// Whether a repository may have more referrers. Yes if they cannot be counted now: a limit on growth is no reason
-    /// to refuse what cannot be checked.
+    /// Whether a repository may have more referrers. Yes if they cannot be counted now: a limit on growth is no
+    /// reason to refuse what cannot be checked.
     pub(crate) async fn has_room(&self, repository: Repository) -> bool {
         let count = self.read(move |store| store.referrers_in(&repository)).await;
         count.map_or(true, |count| count < self.repository_referrers)

@@ -1,5 +1,12 @@
-//! The one thread that writes: takes what waits, makes records of it, appends them as one frame, syncs
-//! once, applies them to sled, and only then answers everybody.
+//! The one thread that writes (group commit): takes all writes that wait, decides what records they make, appends
+//! those to the journal as one frame, syncs once, applies them to sled, and only then answers everybody.
+//!
+//! The order is what the promises rest on. Answers come after the sync, so that no crash takes back a write that
+//! somebody was told of. sled comes after the sync too, so that it is never ahead of the journal. Answers come after
+//! sled, so that a client's next query sees its own write.
+//!
+//! A failed write or sync ends writing until the journal is known to be in order again; a failed sled has it rebuilt.
+//! Both are retried with increasing waits, without a restart: a full disk has room again some day.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -21,15 +28,15 @@ use super::state::SharedState;
 use super::write::{Decisions, Write};
 use crate::index::{Order, ReadError, Statistics, WriteError};
 
-/// How many bytes of what waits go into one frame, about.
+/// Approximate limit for the records of one frame. What waits beyond it makes the next one.
 const BATCH_BYTES: usize = 4 << 20;
-/// What is due is looked at this often at most.
+/// Minimum wait for what is due, so that a retry that fails at once does not keep the thread busy.
 const BREATH: Duration = Duration::from_millis(20);
 
-/// What is said if the thread does not end as it should.
+/// The reason of all failures after this thread panicked.
 pub(crate) const PANICKED: &str = "the thread that writes the index panicked: restart refshim";
 
-/// The thread's state.
+/// The thread that writes.
 #[derive(Debug)]
 pub(crate) struct Committer {
     shared: Arc<SharedState>,
@@ -42,13 +49,14 @@ pub(crate) struct Committer {
     /// None in tests, which open sled themselves.
     opener: Option<Opener>,
     opening: Option<JoinHandle<()>>,
-    /// When sled, which failed, is opened again.
+    /// When sled is opened again after a failure.
     reopening: Backoff,
-    /// When the journal, a write of which failed, is written again.
+    /// When the journal is written again after a failure.
     resuming: Backoff,
 }
 
 impl Committer {
+    /// A committer that does not open sled.
     pub(crate) fn new(
         shared: Arc<SharedState>,
         journal: Journal,
@@ -72,7 +80,7 @@ impl Committer {
         }
     }
 
-    /// Opens sled with this, and again whenever it fails.
+    /// Has it open sled at its start, and again whenever sled fails.
     pub(crate) fn opening_with(mut self, opener: Opener) -> Self {
         self.opener = Some(opener);
         self
@@ -80,7 +88,8 @@ impl Committer {
 
     /// Runs until the index is closed or nobody holds it any more.
     pub(crate) fn run(mut self) {
-        // Waits with a limit are all that it is for; without it, what failed is tried again with the next write.
+        // tokio's channel has no blocking receive with a timeout. Without the timer, retries come with the next
+        // write.
         let timer = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let timer = timer.inspect_err(|error| tracing::warn!(%error, "the index has no timer")).ok();
         self.note_statistics(0);
@@ -103,7 +112,7 @@ impl Committer {
         self.finish();
     }
 
-    /// Waits for a command, or for something to be due.
+    /// The next command; [`EngineCommand::Wake`] if a retry is due first.
     fn next_command(&mut self, timer: Option<&Runtime>) -> Option<EngineCommand> {
         if self.has_doubts() {
             return Some(self.commands.try_recv().unwrap_or(EngineCommand::Wake));
@@ -121,14 +130,14 @@ impl Committer {
         self.store.is_some() && self.shared.writable().is_ok() && self.shared.puts.has_doubts()
     }
 
-    /// What waits, up to a command that is no write.
+    /// All writes that wait, up to the limit or to a command that is not a write, and that command.
     fn drain(&mut self, first: EngineCommand) -> (Vec<Write>, Option<EngineCommand>) {
         let mut writes = Vec::new();
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(command) = next {
             match command {
-                // Nobody waits for it any more, and nothing was done on the strength of it.
+                // After a disk that hung, the queue is full of these. Their senders timed out and may have retried.
                 EngineCommand::Write(queued) if queued.write.is_abandoned() => {}
                 EngineCommand::Write(queued) => {
                     bytes += queued.write.size();
@@ -158,13 +167,14 @@ impl Committer {
         }
         let mut must_write = false;
         let mut answers = Vec::with_capacity(writes.len());
-        // After a failure the answers are the same, and what the commands hold is let go.
+        // Also after a failure: deciding ends the PUTs in progress, and gives everybody the error as an answer.
         for write in writes {
             must_write |= matches!(write, Write::Probe { .. });
             answers.push(self.decisions.decide(write, &mut batch));
         }
         let outcome = if must_write || !batch.is_empty() { self.write(batch) } else { Ok(()) };
         let outcome = outcome.and_then(|()| self.shared.writable());
+        // They were taken out of the set before it was known whether they could be written.
         if outcome.is_err() {
             for key in doubts.into_iter().flatten() {
                 self.shared.puts.doubt_later(key);
@@ -175,6 +185,7 @@ impl Committer {
         }
     }
 
+    /// Begins a new segment of the journal.
     fn roll(&mut self) -> Option<Header> {
         let rolled = self.journal.roll();
         self.shared.set_journal_end(self.journal.end());
@@ -194,6 +205,7 @@ impl Committer {
             return self.shared.writable();
         }
         self.shared.set_journal_end(self.journal.end());
+        // Still a success for the writers: the records are durable, and sled is rebuilt from them.
         if let Err(error) = batch.apply(self.journal.end()) {
             self.lose_store(error.to_string());
         }
@@ -206,7 +218,7 @@ impl Committer {
         self.resuming.failed();
     }
 
-    /// What is written stays durable in the journal, from which the index is built anew.
+    /// Gives up the store and has it rebuilt from the journal, where all it held is durable.
     fn lose_store(&mut self, error: String) {
         if let Some(store) = self.store.take() {
             Store::abandon(store);
@@ -215,19 +227,20 @@ impl Committer {
         self.reopening.failed();
     }
 
-    /// A look-up came to an error.
+    /// A read from this store failed.
     fn store_failed(&mut self, failed: &Arc<Store>) {
+        // Not if it was replaced since: several reads report the same store.
         if self.store.as_ref().is_some_and(|store| Arc::ptr_eq(store, failed)) {
             self.lose_store("sled cannot be read".to_owned());
         }
     }
 
-    fn open_store(&mut self, anew: bool) {
+    fn open_store(&mut self, failed_before: bool) {
         let Some(opener) = &self.opener else { return };
-        match opener.start(Arc::clone(&self.shared), &self.journal, anew) {
+        match opener.start(Arc::clone(&self.shared), &self.journal, failed_before) {
             Ok(opening) => self.opening = opening,
             Err(error) => {
-                self.shared.rebuilding(format!("a thread that opens sled cannot be started: {error}"));
+                self.shared.rebuilding(format!("the thread that opens sled cannot be started: {error}"));
                 self.reopening.failed();
             }
         }
@@ -246,7 +259,8 @@ impl Committer {
         }
     }
 
-    /// Takes the store when the rest of the journal is applied to it; nothing is written meanwhile.
+    /// Applies the rest of the journal to an opened store and serves it. Nothing can be written meanwhile, so
+    /// nothing is missed.
     fn take_over(&mut self, store: Arc<Store>) {
         self.opening = None;
         match replay(&self.shared, &self.journal.reader(), &store, self.journal.end()) {
@@ -262,9 +276,10 @@ impl Committer {
         }
     }
 
-    /// Does what is due of opening sled again and writing the journal again.
+    /// Retries to open sled and to write the journal, if that is due.
     fn try_again(&mut self) {
-        // A compaction that ends takes files away that would have to be read. It ends soon: its store failed.
+        // A compaction removes files of the journal when it ends, which the rebuild would have to read. It ends
+        // soon: its store failed.
         if !self.compactor.is_running() && self.opening.is_none() && self.reopening.take() {
             self.open_store(true);
         }
@@ -283,6 +298,7 @@ impl Committer {
         }
     }
 
+    /// Updates the statistics after a commit of `records`.
     fn note_statistics(&self, records: u64) {
         let meta = self.store.as_ref().map(|store| store.numbers().meta);
         let journal_bytes = self.journal.segments_length() + self.journal.snapshot_length();
@@ -326,7 +342,7 @@ impl Committer {
     fn finish(mut self) {
         self.shared.stop();
         self.shared.closed();
-        // The thread that opens sled may be waiting for room.
+        // The thread that opens sled may be waiting for room in the channel, and is joined below.
         self.commands.close();
         if let Some(snapshot) = self.compactor.finish(&self.journal) {
             self.compacted(snapshot);
@@ -335,6 +351,7 @@ impl Committer {
             tracing::error!("the thread that opens sled panicked");
         }
         let Some(store) = self.store.take() else { return };
+        // sled was flushed by its timer alone until here, with nothing lost by a crash but time at the next start.
         if let Err(error) = store.flush() {
             tracing::warn!(%error, "sled could not be flushed; the next start reads more of the journal");
             Store::abandon(store);

@@ -63,8 +63,8 @@ pub(crate) fn lock(data_dir: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Finishes what an interrupted `refshim index rebuild` left: puts the rebuilt journal in place once the damaged one is
-/// out of the way, and removes it if that one is still there.
+/// Finishes what an interrupted `refshim index rebuild` left: puts the rebuilt journal in place once the damaged
+/// one is out of the way, and removes it if that one is still there.
 pub(crate) fn finish_rebuild(data_dir: &Path) -> Result<(), OpenError> {
     let (rebuilt, journal) = (data_dir.join(REBUILT_JOURNAL), data_dir.join(JOURNAL));
     let finish = || {
@@ -108,7 +108,8 @@ pub(crate) fn adopt_new_sled(data_dir: &Path) -> Result<(), OpenError> {
     adopt().map_err(|source| OpenError::Io { path: data_dir.join(SLED), source })
 }
 
-/// Renames `sled` to `sled.damaged-N`, to be looked at, and removes the older ones: a disk must not fill up with them.
+/// Renames `sled` to `sled.damaged-N`, to be looked at, and removes the older ones: a disk must not fill up with
+/// them.
 pub(crate) fn set_sled_aside(data_dir: &Path) -> io::Result<()> {
     let directory = data_dir.join(SLED);
     if !directory.try_exists()? {

@@ -1,4 +1,4 @@
-//! What holds of any bytes that stand where the journal is to be.
+//! Properties of the journal's formats that must hold of any bytes, for the fuzz targets.
 #![allow(
     clippy::missing_panics_doc,
     clippy::expect_used,

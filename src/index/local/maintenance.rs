@@ -1,5 +1,8 @@
-//! What is done to an index that is not being served: checking it, mending its journal from what is intact,
-//! writing all of it out, which may also be done while it is served, and taking it in again.
+//! The commands `refshim index check`, `rebuild`, `dump` and `load`.
+//!
+//! All but `dump` lock the data directory, so they refuse to work on an index that is in use. `dump` reads the
+//! journal of a running refshim: its files are only appended to, replaced or removed, and a removed one can still
+//! be read by whoever has it open.
 
 mod dump;
 mod rebuild;
@@ -21,32 +24,32 @@ use super::sled::{Store, StoreError};
 use crate::index::{OpenError, Repository};
 use crate::oci::Digest;
 
-/// Memory for sled while it is read from end to end.
+/// sled's cache during a command.
 const CACHE_BYTES: u64 = 64 << 20;
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Why that cannot be done.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MaintenanceError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// There is nothing to work on.
+    /// There is no index in the data directory.
     #[error("{} holds no index", .0.display())]
     NoIndex(PathBuf),
-    /// Something would be overwritten.
+    /// An index would be overwritten.
     #[error("{} holds an index already: load into another directory, or move it away", .0.display())]
     Occupied(PathBuf),
     /// The journal cannot be read, or is damaged.
     #[error("{0}")]
     Journal(String),
-    /// The index that is made of it cannot be kept.
+    /// sled failed.
     #[error("{0}")]
     Store(String),
-    /// What is to be loaded is not what was dumped.
+    /// The input is not a complete dump.
     #[error("line {line}: {what}")]
     Dump {
-        /// Counted from one.
+        /// The line, counted from one.
         line: u64,
         /// What is wrong with it.
         what: String,
@@ -61,7 +64,7 @@ pub enum MaintenanceError {
     },
 }
 
-/// Manifests of each repository.
+/// Numbers of manifests, by repository.
 pub type RepositoryCounts = BTreeMap<Repository, u64>;
 
 /// A manifest of a repository.
@@ -83,22 +86,22 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> MaintenanceError {
     move |source| MaintenanceError::Io { what, source }
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug)]
 pub struct CheckReport {
-    /// How many writes of the journal are intact, and the records in them.
+    /// Intact writes (frames) of the journal.
     pub commits: u64,
-    /// Records of the journal that are intact.
+    /// Records in them.
     pub records: u64,
     /// Where the journal is damaged.
     pub gaps: Vec<Gap>,
-    /// A last write that a crash interrupted: no damage, it will be cut off.
+    /// A last write interrupted by a crash. No damage: the next start cuts it off.
     pub torn: Option<Gap>,
-    /// What the next start finds of sled: how many referrers and links, or why it will be built anew.
+    /// What the next start will find in sled: the numbers of referrers and links, or why it will be rebuilt.
     pub sled: Result<(u64, u64), String>,
 }
 
-/// Reads the journal and sled in `data_dir` from end to end.
+/// Reads the journal and sled in `data_dir` from end to end. Changes nothing in the journal.
 ///
 /// # Errors
 /// Another process has the index, there is none, or a newer build wrote it.
@@ -115,7 +118,7 @@ pub fn check(data_dir: &Path) -> Result<CheckReport, MaintenanceError> {
         records: 0,
         gaps: Vec::new(),
         torn: None,
-        sled: Err("not there".to_owned()),
+        sled: Err("it is missing".to_owned()),
     };
     salvage.read(|piece| {
         match piece {
@@ -137,7 +140,7 @@ pub fn check(data_dir: &Path) -> Result<CheckReport, MaintenanceError> {
 fn check_sled(data_dir: &Path, identity: Identity) -> Result<(u64, u64), String> {
     let path = data_dir.join(SLED);
     if !path.exists() {
-        return Err("not there".to_owned());
+        return Err("it is missing".to_owned());
     }
     let store = Store::open(&path, CACHE_BYTES, FLUSH_INTERVAL, identity);
     let meta = store.map_err(|error| error.to_string())?.numbers().meta;

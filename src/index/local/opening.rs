@@ -1,15 +1,15 @@
 //! Bringing sled up to the journal, on a thread of its own, while writes are accepted already.
 //!
-//! sled remembers the position of the journal up to which it was built, so opening it reads the journal from there on.
-//! Measured: 14 s for five million links after a kill with cold caches, nearly all of it sled's own opening.
+//! sled remembers the position of the journal up to which it was built, so opening it reads the journal from there
+//! on. Measured: 14 s for five million links after a kill with cold caches, nearly all of it sled's own opening.
 //!
 //! What may go wrong, and what is done:
 //! - sled does not open, panics, or fails the check of its entries: its directory is set aside, and it is built from
 //!   the whole journal. The journal proves what it says by checksums, sled does not.
 //! - sled remembers a position that the journal does not have: the *journal* is damaged, because sled is only ever
-//!   given what is durable in it. Building sled anew would make acknowledged writes vanish without a word, so the
+//!   given what is durable in it. Rebuilding sled would make acknowledged writes vanish without a word, so the
 //!   index refuses to work until somebody restores the journal or accepts the loss.
-//! - sled fails while it is being used (a full disk, a file that is gone): it is built anew in a directory of another
+//! - sled fails while it is being used (a full disk, a file that is gone): it is rebuilt in a directory of another
 //!   name, because sled's threads may go on for a while and write to files by their path.
 //! - The disk fails: the committer retries with increasing waits.
 
@@ -112,7 +112,7 @@ impl Opening {
         }
         match attempt(&data_dir.join(SLED)) {
             Err(OpeningError::Store(error)) => {
-                tracing::warn!(%error, "the index in sled cannot be used; building it anew from the journal");
+                tracing::warn!(%error, "the index in sled cannot be used; rebuilding it from the journal");
                 set_sled_aside(data_dir).map_err(OpeningError::SetAside)?;
                 attempt(&data_dir.join(SLED))
             }

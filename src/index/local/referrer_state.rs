@@ -1,4 +1,10 @@
-//! What the index knows of one referrer, and how a record of the journal changes it. Pure.
+//! The state of one referrer, and how each record of the journal changes it. Pure.
+//!
+//! What is said of a referrer comes from sources of different weight, and this is where they are weighed: the bytes
+//! that the upstream serves count more than those a client claims to push, and both more than the claim of another
+//! manifest or a tag. A claim never changes what is confirmed.
+//!
+//! Applying a record twice, or over a state that includes it, changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -6,28 +12,27 @@ use super::record::{Record, Recorded};
 use crate::index::{Order, Version};
 use crate::oci::{Digest, Link, LinkKind, LinkKinds};
 
-/// A referrer as the records so far make it.
+/// The state of a referrer after the records so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ReferrerState {
     pub(crate) order: Order,
     pub(crate) pending: bool,
-    /// Whether it was confirmed at any time, so that it is more than somebody's claim even while it is pending.
+    /// Whether it was ever confirmed, so that it is more than a claim even while it is pending.
     pub(crate) was_confirmed: bool,
-    /// Since when the upstream has answered nothing but 404 for it, in microseconds since 1970; then it is
-    /// pending.
+    /// When the upstream began to answer nothing but 404 for it, in microseconds since 1970; then it is pending.
     pub(crate) absent_since: Option<u64>,
     pub(crate) version: Version,
-    /// Whether the descriptor is another manifest's word.
+    /// Whether the descriptor is another manifest's claim.
     pub(crate) claimed: bool,
     pub(crate) descriptor: String,
-    /// In which ways it refers to each subject.
+    /// The kinds of its links to each subject.
     pub(crate) links: BTreeMap<Digest, LinkKinds>,
 }
 
 impl ReferrerState {
-    /// What is known after `record`, the one that makes `version`.
+    /// The state after `record`, which makes `version`.
     pub(crate) fn after(before: Option<Self>, record: Record, version: Version) -> Option<Self> {
-        // A snapshot may be ahead of the segments that are read after it: a record counts once.
+        // A snapshot may include records from the segments that are read after it.
         if before.as_ref().is_some_and(|state| state.version >= version) {
             return before;
         }
@@ -38,7 +43,7 @@ impl ReferrerState {
             Some(state)
         };
         match record {
-            // Whoever begins a PUT may be refused: what is confirmed is not touched by claims.
+            // The upstream may refuse the PUT, and its client may have no right to it.
             Record::Begun(_) if before.as_ref().is_some_and(|state| !state.pending) => changed(&|_| {}),
             Record::Recorded(recorded) | Record::Begun(recorded) => {
                 Some(Self::recorded(before, recorded, version))
@@ -78,8 +83,8 @@ impl ReferrerState {
             descriptor: recorded.descriptor.clone(),
             links: BTreeMap::new(),
         });
-        // What was confirmed is how the upstream serves it; a pending descriptor is only what a client said,
-        // and another manifest's word is less than that.
+        // A confirmed descriptor is how the upstream serves the manifest; a pending one is what a client claimed, and
+        // another manifest's claim is less than that.
         let is_better = match (state.claimed, recorded.claimed) {
             (true, false) => true,
             (false, true) => false,
@@ -97,7 +102,7 @@ impl ReferrerState {
         state
     }
 
-    /// With this in the place of all that was said of its bytes so far. None if nothing is left.
+    /// The state with this in place of all that was said of its bytes so far. None if no link is left.
     fn replaced(mut self, recorded: Recorded, version: Version) -> Option<Self> {
         for kinds in self.links.values_mut() {
             *kinds = kinds.iter().filter(|kind| !is_own(*kind)).collect();
@@ -119,7 +124,7 @@ impl ReferrerState {
         }
     }
 
-    /// Whether its bytes are said to tell of nothing but these links.
+    /// Whether these links include all that its bytes are said to hold.
     pub(crate) fn is_within(&self, links: &[Link]) -> bool {
         let own = |link: &Link| is_own(link.kind);
         self.links().iter().filter(|link| own(link)).all(|link| links.contains(link))
@@ -142,8 +147,8 @@ impl ReferrerState {
     }
 }
 
-/// Whether the referrer's own bytes say so. Other kinds are the word of another manifest (attestations, which
-/// the index names that lists them) or of a tag, and stay whatever the bytes turn out to be.
+/// Whether links of this kind stand in the referrer's own bytes. Others are told by another manifest (an
+/// attestation by the image index that lists it) or by a tag, and stay whatever the bytes turn out to be.
 pub(crate) fn is_own(kind: LinkKind) -> bool {
     match kind {
         LinkKind::Reference | LinkKind::Subject | LinkKind::Parent => true,

@@ -1,8 +1,13 @@
-//! The index in sled: built from the journal and, whenever it is damaged or missing, built anew.
+//! The index in sled: built from the journal, and rebuilt whenever it is damaged or missing. Only this module
+//! knows sled. Keys and values are described in [`layout`].
 //!
-//! sled 0.34.7 does not sync, panics on damaged files and at times reads wrong data from them, so nothing
-//! rests on it alone: every batch carries the journal's position and a sum over all entries, which is
-//! checked at every opening, and panics are caught. This is the only room that knows sled.
+//! sled 0.34.7 does not sync, panics on damaged files (47 of 75 with flipped bytes) and at times reads wrong data
+//! from them, so nothing rests on it alone:
+//! - Every batch holds the journal's position and a sum over all entries ([`meta`]), checked at every opening.
+//! - Every call that may panic is guarded; a panic is an error, upon which the index is rebuilt.
+//! - It is flushed by its own timer only. What it loses in a crash is applied again from the journal. Its
+//!   `flush_async` is never used: it can deadlock on sled's own I/O threads.
+//! - The alphas of 1.0 are no way out: one of them lost all data two openings after a kill.
 
 use std::fs::{self, File};
 use std::mem::ManuallyDrop;
@@ -27,7 +32,7 @@ use crate::index::{Entry, Page, Repository, Scan};
 use crate::oci::{Digest, RepositoryName};
 use layout::Stored;
 
-/// How long an instance in this process that was just closed is waited for.
+/// How long an opening waits for the threads of an instance that this process has just closed.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why the index in sled cannot be used.
@@ -50,7 +55,7 @@ pub(crate) struct Store {
     numbers: Mutex<Numbers>,
 }
 
-/// What there is, and how many referrers came and went since the opening.
+/// The description of the index, and how many referrers came and went since it was opened.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Numbers {
     pub(crate) meta: Meta,
@@ -59,8 +64,8 @@ pub(crate) struct Numbers {
 }
 
 impl Store {
-    /// Opens or creates the index in `path` and checks every entry. An index that is made from another
-    /// journal than `identity` counts as damaged.
+    /// Opens or creates the index in `path` and checks every entry. An index built from another journal than
+    /// `identity` counts as damaged.
     pub(crate) fn open(
         path: &Path,
         cache_bytes: u64,
@@ -74,15 +79,15 @@ impl Store {
             let tree = sled::Config::new()
                 .path(path)
                 .cache_capacity(cache_bytes)
-                // Without the timer sled never collects its garbage.
+                // Never None: sled collects its garbage only in the thread of this timer.
                 .flush_every_ms(Some(flush_every.max(1)))
                 .open()?;
-            let meta = verified(&tree, identity)?;
+            let meta = Meta::verified(&tree, identity)?;
             Ok(Self { tree, numbers: Mutex::new(Numbers { meta, added: 0, removed: 0 }) })
         })
     }
 
-    /// What there is.
+    /// The numbers as of the last batch.
     pub(crate) fn numbers(&self) -> Numbers {
         *self.lock_numbers()
     }
@@ -91,7 +96,7 @@ impl Store {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of a referrer.
+    /// The state of a referrer.
     pub(crate) fn referrer_state(&self, referrer: &ReferrerKey) -> Result<Option<ReferrerState>, StoreError> {
         guarded(|| match self.tree.get(layout::reverse_entry(referrer))? {
             Some(reverse) => self.complete(referrer, reverse),
@@ -115,7 +120,7 @@ impl Store {
                 state.descriptor = descriptor;
                 return Ok(Some(state));
             }
-            // A writer came between the two look-ups.
+            // A batch was applied between the two look-ups: sled has no snapshot for several reads.
             match self.tree.get(layout::reverse_entry(referrer))? {
                 None => return Ok(None),
                 Some(again) if again == reverse => {
@@ -138,7 +143,7 @@ impl Store {
         Ok(link.has_descriptor.then_some(link.value.descriptor))
     }
 
-    /// One page of what refers to `subject`, oldest first: one scan over nothing but its links.
+    /// One page of the referrers of `subject`, oldest first, from one scan over its links alone.
     pub(crate) fn referrers(
         &self,
         repository: &Repository,
@@ -175,7 +180,7 @@ impl Store {
         })
     }
 
-    /// The entry with its descriptor; none if the referrer went in the meantime.
+    /// The entry with its descriptor; none if the referrer was removed meanwhile.
     fn complete_entry(
         &self,
         repository: &Repository,
@@ -190,8 +195,8 @@ impl Store {
         Ok(state.map(|state| Entry { descriptor: state.descriptor, ..entry }))
     }
 
-    /// All referrers that are there from the beginning of the iteration to its end; of those that come
-    /// or go meanwhile, some.
+    /// All referrers that are there from the beginning of the iteration to its end. Of those added or removed
+    /// meanwhile, some.
     pub(crate) fn all(&self) -> impl Iterator<Item = Result<(ReferrerKey, ReferrerState), StoreError>> {
         let complete = |reverse: sled::Result<(sled::IVec, sled::IVec)>| {
             let (key, reverse) = reverse?;
@@ -229,12 +234,12 @@ impl Store {
         })
     }
 
-    /// Proves that reading works.
+    /// Proves that the index can be read.
     pub(crate) fn probe(&self) -> Result<(), StoreError> {
         guarded(|| Ok(self.tree.get(layout::META).map(|_| ())?))
     }
 
-    /// Hands everything to the operating system.
+    /// Hands everything to the operating system. Not durable: see the module.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
         guarded(|| Ok(self.tree.flush().map(|_| ())?))
     }
@@ -270,36 +275,8 @@ fn decode_link(key: &[u8], value: &[u8]) -> Result<Stored<Entry>, StoreError> {
     layout::decode_link(key, value).ok_or(StoreError::Damaged("a link is unreadable"))
 }
 
-/// What the index says of itself, if all its entries are as they were written.
-fn verified(tree: &sled::Db, identity: Identity) -> Result<Meta, StoreError> {
-    let Some(meta) = tree.get(layout::META)? else {
-        let empty = tree.iter().next().transpose()?.is_none();
-        return if empty { Ok(Meta::empty(identity)) } else { Err(StoreError::Damaged("it has no head")) };
-    };
-    let meta =
-        Meta::decode(&meta).ok_or(StoreError::Damaged("its head is unreadable or of another format"))?;
-    if meta.identity != identity {
-        return Err(StoreError::Damaged("it is made from another journal"));
-    }
-    let mut found = Meta { entries: 0, sum: 0, ..meta };
-    for entry in tree.range(layout::META.to_vec()..) {
-        let (key, value) = entry?;
-        if *key != layout::META {
-            found.add(&key, &value);
-        }
-        // In damaged files the iteration may run in a circle.
-        if found.entries > meta.entries {
-            break;
-        }
-    }
-    if found == meta {
-        Ok(meta)
-    } else {
-        Err(StoreError::Damaged("its entries are not those that were written"))
-    }
-}
-
-/// A kill while sled opens leaves these, and sled never opens again while they are there.
+/// Removes what a kill during sled's opening leaves: while such a file is there, every further opening reports
+/// corruption.
 fn remove_unfinished_snapshots(path: &Path) -> Result<(), StoreError> {
     if !path.exists() {
         return Ok(());
@@ -315,8 +292,9 @@ fn remove_unfinished_snapshots(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// sled's own threads may hold its files a moment longer than the instance that was closed; opening them
-/// then would pass for damage. No other process can: it would hold the lock on the data directory.
+/// Waits until sled's files are not locked. Its own threads may keep them a moment longer than the instance that was
+/// closed, and opening them then would be taken for damage. Another process cannot have them: it would hold the lock
+/// on the data directory.
 fn wait_for_lock(path: &Path) {
     let Ok(file) = File::open(path.join("db")) else { return };
     let begun = Instant::now();

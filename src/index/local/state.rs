@@ -1,7 +1,7 @@
 //! The state that the engine's threads share: what can be read and written now, and why not.
 //!
-//! Reading and writing fail independently. Of a failure, an operator is told the reason (log, [`IndexState`]), a client
-//! only what it can do about it (the error).
+//! Reading and writing fail independently. Of a failure, an operator is told the reason (log, [`IndexState`]), a
+//! client only what it can do about it (the error).
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -93,8 +93,8 @@ impl SharedState {
         phase.wait_for(|phase| !matches!(phase, Phase::Opening | Phase::Rebuilding(_))).await.ok();
     }
 
-    /// Whether a result just read from this store is valid. The files of a store that failed are emptied, and sled may
-    /// take what it then finds for a shorter list.
+    /// Whether a result just read from this store is valid. The files of a store that failed are emptied, and sled
+    /// may take what it then finds for a shorter list.
     pub(crate) fn still_valid(&self, read_from: &Arc<Store>) -> Result<(), ReadError> {
         match &*self.phase.borrow() {
             Phase::Ready(store) if Arc::ptr_eq(store, read_from) => Ok(()),

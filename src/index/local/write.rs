@@ -71,8 +71,8 @@ pub(crate) struct Decisions {
 
 impl Write {
     /// Whether the caller gave up waiting and the write can be dropped. That holds of writes nothing was done on the
-    /// strength of: without the answer to `Begin` the manifest is not sent upstream. The others report what did happen
-    /// in the upstream, and count whoever waits.
+    /// strength of: without the answer to `Begin` the manifest is not sent upstream. The others report what did
+    /// happen in the upstream, and are recorded whether anybody waits or not.
     pub(crate) fn is_abandoned(&self) -> bool {
         match self {
             Self::Begin { reply, .. } => reply.is_closed(),
@@ -137,15 +137,23 @@ impl Decisions {
                     reply.send(outcome).ok();
                 })
             }
-            Write::Refuse { put, reply } => answer(reply, refuse(put, batch)),
+            Write::Refuse { put, reply } => {
+                refuse(put, batch);
+                answer(reply, ())
+            }
             Write::Settle { repository, seen, found, reply } => {
-                answer(reply, settle(repository, seen, &found, batch))
+                settle(repository, seen, &found, batch);
+                answer(reply, ())
             }
             Write::Remove { key, seen, reply } => answer(reply, self.remove(key, seen, batch)),
             Write::Absent { key, seen, reply } => answer(reply, self.absent(key, seen, batch)),
-            Write::Doubt { key, reply } => answer(reply, self.doubt(key, batch)),
+            Write::Doubt { key, reply } => {
+                self.doubt(key, batch);
+                answer(reply, ())
+            }
             Write::Observe { read, observations, reply } => {
-                answer(reply, self.observe(&read, observations, batch))
+                self.observe(&read, observations, batch);
+                answer(reply, ())
             }
             Write::Probe { reply } => answer(reply, ()),
         }
@@ -153,8 +161,8 @@ impl Decisions {
 
     fn begin(&mut self, repository: Repository, referrer: Referrer, batch: &mut WriteBatch) -> Put {
         let key = ReferrerKey { repository, digest: referrer.digest.clone() };
-        // A link that only the tag tells of is recorded with the confirmation: that the upstream has the manifest does
-        // not show that it accepted this tag.
+        // A link that only the tag tells of is recorded with the confirmation: that the upstream has the manifest
+        // does not show that it accepted this tag.
         let links = referrer.links.iter().filter(|link| link.kind.is_in_the_bytes());
         let links: Vec<Link> = links.cloned().collect();
         let (order, is_unknown, is_confirmed) = match batch.find(&key) {
@@ -219,8 +227,8 @@ impl Decisions {
         seen: Version,
         batch: &mut WriteBatch,
     ) -> Result<Option<u64>, Removed> {
-        // Both before anything is looked up: whatever becomes of the removal, PUTs and reads in progress may have seen
-        // the manifest before it was deleted, and must not confirm it.
+        // Both before anything is looked up: whatever becomes of the removal, PUTs and reads in progress may have
+        // seen the manifest before it was deleted, and must not confirm it.
         self.shared.reads.note_deletion(&key.repository);
         let is_being_put = self.shared.puts.doubt(key);
         match batch.find(key) {

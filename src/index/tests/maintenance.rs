@@ -107,11 +107,11 @@ async fn a_dump_that_was_cut_off_or_changed_makes_no_index() {
     check(String::new(), "cut off");
     check(lines[..1].join("\n"), "cut off");
     check(lines[..lines.len() - 1].join("\n"), "cut off");
-    check(lines[1..].join("\n"), "line 1: not the head");
-    check([&lines[..5], &lines[6..]].concat().join("\n"), "where its end counts");
+    check(lines[1..].join("\n"), "line 1: not the first line");
+    check([&lines[..5], &lines[6..]].concat().join("\n"), "but its last line counts");
     check(whole.replacen("begun", "retold", 1), "line 2: not a record");
     check(whole.replacen("\"format\":2", "\"format\":3", 1), "use a newer build");
-    check(whole.clone() + &whole, "goes on behind its end");
+    check(whole.clone() + &whole, "continues after its last line");
     load(&other.settings.data_dir, whole.as_bytes()).unwrap();
 }
 

@@ -241,9 +241,9 @@ impl Model {
         }
     }
 
-    fn learn(&mut self, said: &Said, claimed: bool, disturbed: bool) {
+    fn learn(&mut self, said: &Said, claimed: bool, deletion: bool) {
         let now = self.tick();
-        let unsure = claimed || disturbed;
+        let unsure = claimed || deletion;
         let Some(state) = self.get(said.referrer) else {
             if !said.subjects.is_empty() {
                 self.add(now, said, None, (unsure, claimed));
@@ -413,15 +413,12 @@ impl Pair {
         let (index, model) = (&self.index, &mut self.model);
         match *step {
             Step::Learn { ref said, claimed, removed } => {
-                let watch = index.begin_read(repository("a"));
+                let read = index.begin_read(repository("a"));
                 if let Some(removed) = removed {
                     let version = version_if(true, index, removed).await;
                     assert_eq!(remove(index, removed, version).await, model.remove(removed, true));
                 }
-                index
-                    .observe(&watch, vec![Observation { referrer: described(said), claimed }])
-                    .await
-                    .unwrap();
+                index.observe(&read, vec![Observation { referrer: described(said), claimed }]).await.unwrap();
                 model.learn(said, claimed, removed.is_some());
             }
             Step::Settle { ref said, seen } => {

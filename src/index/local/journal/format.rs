@@ -7,9 +7,9 @@
 //! of format 1 do not know.
 //!
 //! # Frame
-//! One group commit: a marker, the payload's length (u32), CRC32C of length and payload (u32), the payload. The payload
-//! is records as JSON Lines (see [`super::super::record`]). A write that a crash interrupted is thus one bad frame at
-//! the very end, and everything before it is known to be intact.
+//! One group commit: a marker, the payload's length (u32), CRC32C of length and payload (u32), the payload. The
+//! payload is records as JSON Lines (see [`super::super::record`]). A write that a crash interrupted is thus one
+//! bad frame at the very end, and everything before it is known to be intact.
 //!
 //! The length is part of the checksum because a damaged one would make the reader take other bytes for the payload.
 //! The marker cannot occur in UTF-8 text, so the next frame behind a damaged one can be found.
@@ -103,7 +103,7 @@ fn checksum(length: u32, payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&length.to_be_bytes()), payload)
 }
 
-/// What stands at the place where a frame is expected.
+/// What is found where a frame is expected.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NextFrame {
     /// An intact frame with this payload.

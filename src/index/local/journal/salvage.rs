@@ -1,4 +1,8 @@
-//! Reading a journal of which parts may be damaged: all that is intact, in its order, and where it is not.
+//! Reads a journal that may be damaged: everything intact in its order, and the gaps between.
+//!
+//! For the commands that check and rebuild an index. Behind a bad frame the next marker is looked for, so one flipped
+//! bit costs one frame. A snapshot counts only if it is intact as a whole, because the segments that it replaced may
+//! still be there; without an intact one, everything there is gets read.
 
 use std::fs::File;
 use std::io::{BufReader, Seek as _, SeekFrom};
@@ -11,7 +15,7 @@ use super::format::{HEADER_BYTES, Identity};
 use super::reader::Commit;
 use crate::index::local::record::Record;
 
-/// A stretch of a file that is not as it was written.
+/// A part of a file that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
     /// The file.
@@ -24,16 +28,16 @@ pub struct Gap {
     pub what: &'static str,
 }
 
-/// What comes next in a journal.
+/// One piece of a journal.
 #[derive(Debug)]
 pub(crate) enum Piece {
     Commit(Commit),
     Gap(Gap),
-    /// The last write, which a crash interrupted; nobody was told that it was done.
+    /// The last write, interrupted by a crash; nobody was told that it succeeded.
     Torn(Gap),
 }
 
-/// The files of a journal that have to be read, in order.
+/// The files of a journal that are read, in order.
 #[derive(Debug)]
 pub(crate) struct JournalSalvage {
     sources: Vec<SalvageFile>,
@@ -50,7 +54,7 @@ struct SalvageFile {
     is_last: bool,
 }
 
-/// How far a file is read.
+/// How far a file has been read.
 struct FileProgress {
     offset: u64,
     referrers: u64,
@@ -58,7 +62,7 @@ struct FileProgress {
 }
 
 impl JournalSalvage {
-    /// What there is in `directory`: the newest complete snapshot and what follows it, or else everything.
+    /// Finds the newest intact snapshot in `directory` and what follows it, or else everything.
     pub(crate) fn find(directory: &Path) -> Result<Self, JournalError> {
         let mut sources = sources(directory, &files::list(directory)?);
         let mut identity = None;
@@ -85,7 +89,7 @@ impl JournalSalvage {
         self.identity
     }
 
-    /// Gives each piece to `take`.
+    /// Passes each piece to `take`.
     pub(crate) fn read<E: From<JournalError>>(
         &self,
         mut take: impl FnMut(Piece) -> Result<(), E>,
@@ -150,7 +154,7 @@ impl SalvageFile {
         Ok(())
     }
 
-    /// Reads up to the file's end, or to a frame that is not intact; tells whether there is one.
+    /// Reads up to the file's end, or to a bad frame. Returns whether there is one.
     fn read_run<E: From<JournalError>>(
         &self,
         file: &mut File,
@@ -180,7 +184,7 @@ impl SalvageFile {
         }
     }
 
-    /// What is not intact up to the end of the file.
+    /// A bad part: torn if it is the end of the last segment, otherwise a gap.
     fn bad(&self, offset: u64, bytes: u64, what: &'static str) -> Piece {
         let gap = self.gap(offset, bytes, what);
         if self.is_last && offset + bytes == self.length { Piece::Torn(gap) } else { Piece::Gap(gap) }

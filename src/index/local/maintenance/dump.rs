@@ -1,5 +1,15 @@
-//! The index as JSON Lines: a head, the records of the journal in their order, an end. Reading them again in
-//! that order makes the same index. Cut-off lines are noticed by the end, which counts them.
+//! `refshim index dump` and `load`: the index as JSON Lines.
+//!
+//! Format 2: a first line `{"refshim":{"format":2,"last_order":...}}`, the records of the journal in their order,
+//! one a line as they stand there, and a last line `{"end":{"records":...}}`, by whose count a dump that was cut
+//! off is detected. Applying the records in this order makes the same index. Versions are left out: they are
+//! positions in the journal that was dumped.
+//!
+//! A dump of a running index holds everything acknowledged before it began. All files are opened first; compaction
+//! may remove one while they are looked up, and then that is repeated.
+//!
+//! `load` writes a complete journal beside its final name and renames it at the end, so a failed load leaves no
+//! index.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -19,18 +29,18 @@ use crate::index::local::journal::{Damage, Journal, JournalError};
 use crate::index::local::record::{Record, Recorded, ReferrerKey};
 use crate::index::local::sled::Store;
 
-/// The format of a dump. Those of format 1 lack some kinds of record, and are read as before.
+/// The format that this build writes. It also reads format 1, which lacks some kinds of record.
 const FORMAT: u32 = 2;
-/// How often the files are looked for again because a compaction took one away meanwhile.
+/// How often the files are looked up again because a compaction removed one meanwhile.
 const ATTEMPTS: usize = 100;
-/// How many bytes of records are made durable at once.
+/// Bytes of records in one frame of a loaded journal.
 const BATCH_BYTES: usize = 1 << 20;
 const SEGMENT_BYTES: u64 = 64 << 20;
 
-/// What was written out, or taken in.
+/// The result of a dump or load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dumped {
-    /// How many records.
+    /// Number of records.
     pub records: u64,
 }
 
@@ -69,8 +79,8 @@ pub fn dump(data_dir: &Path, mut output: impl Write) -> Result<Dumped, Maintenan
     Ok(Dumped { records })
 }
 
-/// A journal whose end is gone looks like a shorter one; but sled was made from what stood there. Not looked at
-/// while somebody serves the index, and has sled open.
+/// Fails if the journal has lost its end. It looks like a shorter one, but sled was built from what stood there. Not
+/// checked while another process has the index, and sled, open.
 fn refuse_lost_end(data_dir: &Path, end: &IntactEnd) -> Result<(), MaintenanceError> {
     let Ok(_lock) = data_dir::lock(data_dir) else { return Ok(()) };
     data_dir::adopt_new_sled(data_dir)?;
@@ -79,7 +89,7 @@ fn refuse_lost_end(data_dir: &Path, end: &IntactEnd) -> Result<(), MaintenanceEr
         return Ok(());
     }
     let store = Store::open(&sled, CACHE_BYTES, FLUSH_INTERVAL, end.identity);
-    // The opening sets a sled that cannot be used aside.
+    // A sled that does not open tells nothing; the next start replaces it.
     let applied = store.ok().and_then(|store| store.numbers().meta.applied);
     if applied.is_some_and(|applied| applied > end.position) {
         let damage = Damage::new(&end.path, end.offset, "it ends before what sled was made from");
@@ -91,8 +101,8 @@ fn refuse_lost_end(data_dir: &Path, end: &IntactEnd) -> Result<(), MaintenanceEr
 struct DumpWriter<W> {
     output: W,
     records: u64,
-    /// What the snapshot has of changes behind its position, by the version that they made. They stand in the
-    /// segments as well, and each record counts once.
+    /// Referrers whose state in the snapshot includes records from behind its position, with their version. Those
+    /// records stand in the segments as well, and must not be dumped again.
     ahead: HashMap<ReferrerKey, Version>,
 }
 
@@ -111,7 +121,7 @@ impl<W: Write> DumpWriter<W> {
         if version > Version(position) {
             self.ahead.insert(recorded.referrer.clone(), version);
         }
-        // Versions are places in this journal, and mean nothing in the one that it is loaded into.
+        // Versions are positions in this journal, and mean nothing in the one that is loaded.
         self.record(&Record::Recorded(Recorded { version: None, ..recorded }))
     }
 
@@ -120,7 +130,7 @@ impl<W: Write> DumpWriter<W> {
             if self.ahead.get(key).is_some_and(|ahead| version <= *ahead) {
                 return Ok(());
             }
-            // A removal ends what the snapshot said of it.
+            // From here on only segments tell of it; a removal, for one, ends what the snapshot said.
             self.ahead.remove(key);
         }
         self.record(record)
@@ -132,7 +142,7 @@ impl<W: Write> DumpWriter<W> {
     }
 }
 
-/// A file of the journal that can be read to the end that it had, even after it was removed.
+/// A file of the journal that can be read to the end it had when it was opened, even after it was removed.
 struct JournalFile {
     path: PathBuf,
     file: File,
@@ -143,7 +153,7 @@ struct JournalFile {
     is_last: bool,
 }
 
-/// Where what is intact of a file ends.
+/// Where the intact part of a file ends.
 struct IntactEnd {
     path: PathBuf,
     offset: u64,
@@ -158,7 +168,7 @@ impl JournalFile {
         Ok(Self { path, file, header, length, is_snapshot, is_last: false })
     }
 
-    /// Writes its records out.
+    /// Dumps its records.
     fn read<W: Write>(self, lines: &mut DumpWriter<W>) -> Result<IntactEnd, MaintenanceError> {
         let io_error = |source| MaintenanceError::from(JournalError::io(&self.path, source));
         let damage =
@@ -175,7 +185,7 @@ impl JournalFile {
                 Ok(NextFrame::End) => return Err(damage(offset, "the snapshot is not complete")),
                 Ok(NextFrame::Bad) if self.is_last => return self.torn(offset),
                 Ok(NextFrame::Bad) => return Err(damage(offset, "there is no intact frame")),
-                // Whoever serves it has just cut off a write that failed, which nobody was told of.
+                // The process that serves the index has just cut off a failed write, which nobody was told succeeded.
                 Err(error) if self.is_last && error.kind() == io::ErrorKind::UnexpectedEof => {
                     return Ok(self.end(offset));
                 }
@@ -203,8 +213,8 @@ impl JournalFile {
         IntactEnd { path: self.path.clone(), offset, position: position + offset, identity }
     }
 
-    /// The end of the last file, at a frame that is not intact: what a crash leaves. Damage if there is an intact
-    /// one behind it.
+    /// The end of the last file, at a bad frame: what a crash, or a write in progress, leaves. Damage if an intact
+    /// one follows.
     fn torn(&self, offset: u64) -> Result<IntactEnd, MaintenanceError> {
         let mut file = &self.file;
         let next = format::next_intact(&mut file, offset + 1, self.length);
@@ -216,7 +226,7 @@ impl JournalFile {
     }
 }
 
-/// The newest snapshot and the segments behind it.
+/// Opens the newest snapshot and the segments behind it.
 fn open_all(directory: &Path) -> Result<Vec<JournalFile>, JournalError> {
     for _ in 1..ATTEMPTS {
         match try_open_all(directory) {
@@ -268,10 +278,10 @@ fn try_open_all(directory: &Path) -> Result<Vec<JournalFile>, JournalError> {
     Ok(opened)
 }
 
-/// Makes an index in `data_dir`, which must have none, of what [`dump`] wrote.
+/// Creates an index in `data_dir`, which must have none, from the output of [`dump`].
 ///
 /// # Errors
-/// There is one already, the input is not a whole dump, or the disk fails. Then no index is made.
+/// There is one already, the input is not a complete dump, or the disk fails. Then no index is made.
 pub fn load(data_dir: &Path, input: impl BufRead) -> Result<Dumped, MaintenanceError> {
     let data_dir = data_dir::create(data_dir)?;
     let _lock = data_dir::lock(&data_dir)?;
@@ -294,7 +304,7 @@ fn fill(directory: &Path, input: impl BufRead) -> Result<u64, MaintenanceError> 
     let mut next = || -> Result<(u64, String), MaintenanceError> {
         let (line, text) = lines.next().ok_or(MaintenanceError::Dump {
             line: 0,
-            what: "the dump is cut off: it does not end with its end".to_owned(),
+            what: "the dump is cut off: its last line is missing".to_owned(),
         })?;
         Ok((line, text.map_err(failed("reading the dump"))?))
     };
@@ -307,7 +317,7 @@ fn fill(directory: &Path, input: impl BufRead) -> Result<u64, MaintenanceError> 
             return Err(MaintenanceError::Dump { line, what });
         }
         Ok(DumpFrame::End { .. }) | Err(_) => {
-            return Err(MaintenanceError::Dump { line, what: "not the head of a dump".to_owned() });
+            return Err(MaintenanceError::Dump { line, what: "not the first line of a dump".to_owned() });
         }
     };
     let mut journal = Journal::create(directory, SEGMENT_BYTES)?;
@@ -327,7 +337,7 @@ fn fill(directory: &Path, input: impl BufRead) -> Result<u64, MaintenanceError> 
         let (line, text) = next()?;
         if let Ok(DumpFrame::End { records: expected }) = serde_json::from_str(&text) {
             if expected != records {
-                let what = format!("the dump has {records} records where its end counts {expected}");
+                let what = format!("the dump has {records} records, but its last line counts {expected}");
                 return Err(MaintenanceError::Dump { line, what });
             }
             if let Ok((line, text)) = next()
@@ -335,7 +345,7 @@ fn fill(directory: &Path, input: impl BufRead) -> Result<u64, MaintenanceError> 
             {
                 return Err(MaintenanceError::Dump {
                     line,
-                    what: "the dump goes on behind its end".to_owned(),
+                    what: "the dump continues after its last line".to_owned(),
                 });
             }
             append(&mut payload, last_order)?;

@@ -1,5 +1,12 @@
-//! A new journal out of what is intact of a damaged one. What the lost stretches may have said of a manifest
-//! that is known is asked of the upstream again; what is not known any more is told.
+//! `refshim index rebuild`: makes a journal that opens of what is intact of a damaged one.
+//!
+//! A gap may have held anything, so it costs more than its own records: every referrer read before it is doubted,
+//! because its removal may have been lost, and the upstream is asked for it before it is listed again. Manifests that
+//! records behind a gap mention, without their links being known, are reported as lost.
+//!
+//! The result is collected in a sled of its own, written as one snapshot, and put in place by renames
+//! ([`data_dir`] lists them). The damaged journal is kept. A crash in between leaves it where it was, or both
+//! complete.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,32 +24,32 @@ use crate::index::local::journal::{create_segment, files, random_identity};
 use crate::index::local::record::{Record, Recorded};
 use crate::index::local::sled::{Changes, Store};
 
-/// How many changed referrers are written at once.
+/// Changed referrers that are written to sled at once.
 const BATCH: usize = 1_000;
 
-/// What became of the journal.
+/// The result of a rebuild.
 #[derive(Debug, Default)]
 pub struct Rebuilt {
-    /// Where it was damaged. Without a gap nothing was changed but that sled is built anew.
+    /// Where the journal was damaged. Without a gap it is left alone, and only sled will be rebuilt.
     pub gaps: Vec<Gap>,
-    /// Between which referrers something is missing, by when they were recorded; one for each gap.
+    /// For each gap, the orders of the referrers recorded before and after it.
     pub between: Vec<(Option<Order>, Option<Order>)>,
-    /// How many referrers there still are.
+    /// Number of referrers kept.
     pub referrers: u64,
-    /// How many of them the upstream will be asked for before they are listed.
+    /// Those that the upstream will be asked for before they are listed.
     pub doubted: RepositoryCounts,
-    /// Manifests that later records tell of and whose links are lost.
+    /// Manifests that records mention and whose links are lost.
     pub lost: BTreeSet<RepositoryManifest>,
-    /// Where the damaged journal is now.
+    /// Where the damaged journal was moved to.
     pub set_aside: Option<PathBuf>,
 }
 
-/// Makes `data_dir` one that opens: sets sled aside, to be built anew at the next start, and if the journal is
-/// damaged puts what is intact of it in its place.
+/// Makes the index in `data_dir` usable: sets sled aside, so that the next start rebuilds it, and replaces a
+/// damaged journal by what is intact of it.
 ///
 /// # Errors
 /// Another process has the index, there is none, a newer build wrote it, or the disk fails. The damaged journal
-/// then is where it was.
+/// is left in place then.
 pub fn rebuild(data_dir: &Path) -> Result<Rebuilt, MaintenanceError> {
     if !data_dir.exists() {
         return Err(MaintenanceError::NoIndex(data_dir.to_owned()));
@@ -75,7 +82,7 @@ pub fn rebuild(data_dir: &Path) -> Result<Rebuilt, MaintenanceError> {
         new_index.write_journal(&data_dir.join(UNFINISHED_REBUILD), &header, &mut rebuilt)?;
         let aside = data_dir::free_name_for_damaged_journal(data_dir);
         fs::rename(data_dir.join(UNFINISHED_REBUILD), data_dir.join(REBUILT_JOURNAL))
-            .map_err(failed("the mended journal"))?;
+            .map_err(failed("the rebuilt journal"))?;
         fs::rename(&journal, &aside).map_err(failed("the damaged journal"))?;
         data_dir::finish_rebuild(data_dir)?;
         rebuilt.set_aside = Some(aside);
@@ -86,7 +93,7 @@ pub fn rebuild(data_dir: &Path) -> Result<Rebuilt, MaintenanceError> {
     Ok(rebuilt)
 }
 
-/// The index as far as it was read again, in a sled of its own.
+/// The index as far as it is read, in a sled of its own.
 struct NewIndex {
     store: Store,
     changes: Changes,
@@ -95,8 +102,8 @@ struct NewIndex {
     last_order: u64,
     /// The highest version so far.
     highest: u64,
-    /// What is added to versions since the last gap. Files may overlap there, and no record behind it may pass
-    /// for one that counted already.
+    /// What is added to versions behind a gap. Files may overlap there, and no record behind it may be taken for one
+    /// that was applied already.
     shift: u64,
 }
 
@@ -154,7 +161,7 @@ impl NewIndex {
         Version(version)
     }
 
-    /// A removal may have been lost.
+    /// Doubts every referrer: its removal may have been lost.
     fn doubt_all(&mut self) -> Result<(), MaintenanceError> {
         self.write()?;
         self.highest = self.highest.saturating_add(1);
@@ -175,14 +182,14 @@ impl NewIndex {
         Ok(self.store.write(std::mem::take(&mut self.changes), None)?)
     }
 
-    /// All of it as a journal of a snapshot and an empty segment.
+    /// Writes it as a journal of one snapshot and an empty segment.
     fn write_journal(
         &self,
         directory: &Path,
         header: &Header,
         rebuilt: &mut Rebuilt,
     ) -> Result<(), MaintenanceError> {
-        let failed = failed("writing the mended journal");
+        let failed = failed("writing the rebuilt journal");
         remove(directory)?;
         fs::create_dir(directory).map_err(&failed)?;
         let mut writer = SnapshotWriter::create(directory, header).map_err(&failed)?;
@@ -191,7 +198,7 @@ impl NewIndex {
             if state.pending {
                 *rebuilt.doubted.entry(referrer.repository.clone()).or_default() += 1;
             }
-            // Its versions are none of the new journal's.
+            // Versions are positions in the damaged journal, and mean nothing in the new one.
             let recorded = Recorded { version: None, ..Recorded::of(referrer, state) };
             writer.append(&Record::Recorded(recorded)).map_err(&failed)?;
         }

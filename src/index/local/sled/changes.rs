@@ -1,4 +1,7 @@
-//! What a stretch of records does to the index: collected here, then written as one batch.
+//! Changes of the index: what records make of the referrers, collected in memory and written to sled as one batch.
+//!
+//! Each change holds the referrer before and after. A batch removes all entries of the state before and adds those of
+//! the state after, so entries need not be compared, and the sum in [`Meta`] follows from the same two states.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,7 +11,7 @@ use crate::index::Version;
 use crate::index::local::record::{Record, ReferrerKey};
 use crate::index::local::referrer_state::ReferrerState;
 
-/// Changes that are not written yet, and what of the store they were made on.
+/// Changes that are not written yet.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     pub(super) referrers: HashMap<ReferrerKey, Change>,
@@ -21,7 +24,7 @@ pub(super) struct Change {
 }
 
 impl Changes {
-    /// What is known of a referrer after the changes so far.
+    /// The state of a referrer after the changes so far.
     pub(crate) fn find(
         &mut self,
         store: &Store,
@@ -30,7 +33,7 @@ impl Changes {
         Ok(self.change(store, key)?.after.as_ref())
     }
 
-    /// Adds what `record` changes.
+    /// Applies a record.
     pub(crate) fn apply(
         &mut self,
         store: &Store,
@@ -54,12 +57,12 @@ impl Changes {
     }
 }
 
-/// By how much the numbers of referrers change, by key.
+/// Changes of the numbers of referrers, by key.
 #[derive(Debug, Default)]
 pub(super) struct ReferrerCounts(HashMap<Vec<u8>, i64>);
 
 impl ReferrerCounts {
-    /// Adds what the change of one referrer does.
+    /// Counts one changed referrer.
     pub(super) fn add(&mut self, referrer: &ReferrerKey, change: &Change) {
         for (state, step) in [(&change.before, -1), (&change.after, 1)] {
             let Some(state) = state else { continue };
@@ -107,6 +110,9 @@ pub(super) fn decode_count(value: &[u8]) -> Result<u64, StoreError> {
 
 impl Store {
     /// Writes the changes and the journal's position that they reach, all or nothing.
+    ///
+    /// In one atomic batch, because sled flushes whenever it likes: after a crash it may have lost any number of
+    /// the last batches, and the position tells from where the journal must be applied again.
     pub(crate) fn write(&self, changes: Changes, applied: Option<u64>) -> Result<(), StoreError> {
         let mut numbers = self.numbers();
         let mut batch = sled::Batch::default();

@@ -1,5 +1,5 @@
-//! Keys and values in sled (format 4): numbers in big endian, a repository as upstream (u32), length (u16) and name, a
-//! digest as a byte for its algorithm and its bytes.
+//! Keys and values in sled (format 4): numbers in big endian, a repository as upstream (u32), length (u16) and
+//! name, a digest as a byte for its algorithm and its bytes.
 //!
 //! There is one tree, because a batch of sled is atomic in one tree only. The first byte of a key is its space:
 //!
@@ -11,12 +11,13 @@
 //! | `3`, upstream, subject, name | how many referrers the subject has in the repository of this name |
 //! | `4`, repository | how many referrers it has |
 //!
-//! A query scans one range of links, in the order of pushes. The repository comes first, so that what is read together
-//! lies together: with nine million links under random keys and cold caches, sled inserts 110 a second. Each part of a
-//! key has a fixed length, begins with its length or stands last, so no name is the prefix of another one's key.
+//! A query scans one range of links, in the order of pushes. The repository comes first, so that what is read
+//! together lies together: with nine million links under random keys and cold caches, sled inserts 110 a second.
+//! Each part of a key has a fixed length, begins with its length or stands last, so no name is the prefix of
+//! another one's key.
 //!
-//! A link repeats what a query sends, so that a query needs no second look-up; a descriptor that would be repeated too
-//! often stands in the reverse entry alone.
+//! A link repeats what a query sends, so that a query needs no second look-up; a descriptor that would be repeated
+//! too often stands in the reverse entry alone.
 
 use std::collections::BTreeMap;
 
@@ -27,16 +28,16 @@ use crate::index::local::referrer_state::ReferrerState;
 use crate::index::{Entry, Order, Repository, Version};
 use crate::oci::{Algorithm, Digest, LinkKinds};
 
-/// The key of the index's own data.
+/// The key of the description of the index.
 pub(super) const META: [u8; 1] = [0];
 const LINKS: u8 = 1;
-/// The prefix of the reverse entry.
+/// The prefix of reverse entries.
 pub(super) const REVERSE: [u8; 1] = [2];
 
 const REPOSITORIES: u8 = 3;
 const REFERRERS: u8 = 4;
 
-/// The beginning of the keys of all links to `subject`.
+/// The prefix of all links to `subject`.
 pub(super) fn links_to(repository: &Repository, subject: &Digest) -> Vec<u8> {
     let mut key = vec![LINKS];
     put_repository(&mut key, repository);
@@ -56,7 +57,7 @@ pub(super) fn order_of_link(key: &[u8]) -> Option<Order> {
     key.last_chunk().map(|order| Order(u64::from_be_bytes(*order)))
 }
 
-/// The key of the reverse entry from a referrer.
+/// The key of a referrer's reverse entry.
 pub(super) fn reverse_entry(referrer: &ReferrerKey) -> Vec<u8> {
     let mut key = REVERSE.to_vec();
     put_repository(&mut key, &referrer.repository);
@@ -75,7 +76,7 @@ pub(super) fn referrer_of_reverse_entry(key: &[u8]) -> Option<ReferrerKey> {
     rest.is_empty().then_some(ReferrerKey { repository: Repository { upstream, name }, digest })
 }
 
-/// The beginning of the keys of all repositories in which `subject` has referrers.
+/// The prefix of the counts of all repositories in which `subject` has referrers.
 pub(super) fn repositories_of(upstream: u32, subject: &Digest) -> Vec<u8> {
     let mut key = vec![REPOSITORIES];
     key.put_u32(upstream);
@@ -114,7 +115,7 @@ pub(super) fn put_digest(bytes: &mut Vec<u8>, digest: &Digest) {
     bytes.put_slice(digest.as_bytes());
 }
 
-/// Takes a digest off the beginning.
+/// Takes a digest from the beginning.
 pub(super) fn take_digest(bytes: &mut &[u8]) -> Option<Digest> {
     let (algorithm, length) = match bytes.try_get_u8().ok()? {
         1 => (Algorithm::Sha256, 32),
@@ -125,19 +126,19 @@ pub(super) fn take_digest(bytes: &mut &[u8]) -> Option<Digest> {
 }
 
 const PENDING: u8 = 1;
-/// Of a link: its descriptor stands in the reverse entry. Of a reverse entry: the descriptor stands here.
+/// The descriptor stands in the reverse entry, not in the links.
 const DESCRIPTOR_IN_REVERSE: u8 = 2;
-/// The descriptor is another manifest's word.
+/// The descriptor is another manifest's claim.
 const CLAIMED: u8 = 4;
-/// Of a reverse entry: it also says since when the upstream has answered 404.
+/// Of a reverse entry: it has the time of the upstream's first 404.
 const ABSENT: u8 = 8;
-/// Of what is pending: it was confirmed once.
+/// Of a pending referrer: it was confirmed once.
 const WAS_CONFIRMED: u8 = 16;
-/// Up to how many bytes the descriptor is repeated in each link. Without a limit, a manifest of 4 MiB,
-/// half of it annotations and half of it references, would be stored as many gigabytes.
+/// Up to this many bytes in all, the descriptor is repeated in each link. Without a limit, a manifest of 4 MiB,
+/// half of it annotations and half references, would take many gigabytes.
 const REPEATED_BYTES: usize = 64 << 10;
 
-/// What is stored for a referrer: keys and values.
+/// All entries of a referrer, keys and values: its links, and the reverse entry last.
 pub(super) fn entries(referrer: &ReferrerKey, state: &ReferrerState) -> Vec<(Vec<u8>, Vec<u8>)> {
     let repeats = state.links.len() * state.descriptor.len() <= REPEATED_BYTES || state.links.len() == 1;
     let descriptor_in_reverse = !repeats || state.links.is_empty();
@@ -199,7 +200,7 @@ pub(super) struct Stored<T> {
     pub(super) has_descriptor: bool,
 }
 
-/// A link, from its key and value.
+/// Decodes a link from its key and value.
 pub(super) fn decode_link(key: &[u8], mut value: &[u8]) -> Option<Stored<Entry>> {
     let flags = value.try_get_u8().ok()?;
     let kinds = LinkKinds::from_bits(value.try_get_u8().ok()?);
@@ -212,7 +213,7 @@ pub(super) fn decode_link(key: &[u8], mut value: &[u8]) -> Option<Stored<Entry>>
     Some(Stored { value: entry, has_descriptor: flags & DESCRIPTOR_IN_REVERSE == 0 })
 }
 
-/// A reverse entry.
+/// Decodes a reverse entry.
 pub(super) fn decode_reverse_entry(mut value: &[u8]) -> Option<Stored<ReferrerState>> {
     let flags = value.try_get_u8().ok()?;
     let order = Order(value.try_get_u64().ok()?);
@@ -231,7 +232,7 @@ pub(super) fn decode_reverse_entry(mut value: &[u8]) -> Option<Stored<ReferrerSt
     Some(Stored { value: state, has_descriptor: flags & DESCRIPTOR_IN_REVERSE != 0 })
 }
 
-/// Whether it is pending, and whether it was confirmed at any time.
+/// Whether it is pending, and whether it was ever confirmed.
 fn confirmation(flags: u8) -> (bool, bool) {
     let pending = flags & PENDING != 0;
     (pending, !pending || flags & WAS_CONFIRMED != 0)
