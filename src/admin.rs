@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::http::body::Body;
-use crate::index::{Index, State};
+use crate::index::{Index, IndexState};
 use crate::proxy::upstream::Upstreams;
 use crate::telemetry::Metrics;
 use readiness::Readiness;
@@ -106,11 +106,11 @@ impl Admin {
             return Err(failure);
         }
         match self.index.state() {
-            State::Ready => Ok(()),
-            State::Opening => Err("it is being opened".to_owned()),
-            State::Rebuilding(reason) => Err(format!("it is being built anew: {reason}")),
-            State::Damaged(reason) => Err(reason),
-            State::Closed => Err("it is closed".to_owned()),
+            IndexState::Ready => Ok(()),
+            IndexState::Opening => Err("it is being opened".to_owned()),
+            IndexState::Rebuilding(reason) => Err(format!("it is being rebuilt: {reason}")),
+            IndexState::Damaged(reason) => Err(reason),
+            IndexState::Closed => Err("it is closed".to_owned()),
         }
     }
 }

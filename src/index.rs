@@ -1,200 +1,133 @@
-//! Which manifest refers to which: the one interface of the index, and its engines behind it.
+//! The index of links between manifests: its interface, in front of an engine.
 //!
 //! What a caller may rely on:
-//! - A write is acknowledged once it is durable; a query sees what was acknowledged before it.
-//! - A referrer is *pending* from before its manifest goes upstream until the upstream's answer is
-//!   known. Whoever lists referrers settles pending ones first, by asking the upstream.
-//! - A look-up that cannot be answered is an error, never an empty list.
+//! - A write is answered once it is durable, and a query sees every write answered before it.
+//! - A referrer is *pending* from before its manifest goes upstream until the upstream's answer is recorded, and
+//!   again whenever its presence in the upstream is in doubt. Whoever lists referrers asks the upstream for the
+//!   pending ones first, and records the answer ([`Index::settle`], [`Index::absent`]).
+//! - A query that cannot be answered is an error, never an empty list: "nothing refers to this image" while the store
+//!   is broken would be taken for "there are no signatures".
 //!
-//! It must not know HTTP, nor who may see what.
+//! The index knows neither HTTP nor who may see what.
+//!
+//! There is one engine, [`local`]. Its operations are the variants of `local::write::Write` and the reads of its
+//! store; an engine for several replicas would stand beside it and make [`Index`] an enum.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-mod command;
-mod committer;
-mod compaction;
-mod decision;
-mod draft;
 mod error;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
-mod in_flight;
-mod journal;
-mod known;
-mod learnt;
 mod local;
-pub mod maintenance;
-mod opening;
-mod record;
-mod retry;
-mod shared;
-mod sled;
-mod watches;
+mod page;
 
 pub use error::{OpenError, ProbeError, ReadError, WriteError};
+#[cfg(any(test, fuzzing))]
+pub(crate) use local::fuzzing;
+pub use local::maintenance;
+pub use page::{Entry, InvalidOrder, Order, Page, Scan, Version};
 
-use crate::oci::{Digest, Link, LinkKinds, RepositoryName};
-use command::Put;
+use crate::oci::{Digest, Link, RepositoryName};
 use local::Local;
-use record::ReferrerKey;
+use local::in_progress::ReadMark;
+use local::record::ReferrerKey;
+use local::sled::Store;
+use local::write::{Put, Write};
 
-/// Where the index is kept, and how.
+/// Where the index is kept, and its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// The directory that holds the journal and sled.
+pub struct IndexSettings {
+    /// The data directory, with the journal and sled.
     pub data_dir: PathBuf,
-    /// How much memory sled may use as its cache.
+    /// Capacity of sled's cache.
     pub cache_bytes: u64,
-    /// How often sled writes out what it has; a crash costs reading the journal since then.
+    /// How often sled writes its changes to disk. After a crash, the journal is read from there on.
     pub flush_interval: Duration,
-    /// How long a segment of the journal gets before the next one is begun.
+    /// Length at which a segment of the journal is full.
     pub segment_bytes: u64,
-    /// Bytes by which the journal may grow before it is compacted, or twice of what the last compaction
-    /// left if that is more.
+    /// Bytes by which the journal grows before it is compacted, or twice the length of the last snapshot if that
+    /// is more.
     pub compact_bytes: u64,
-    /// How many referrers one repository may have, about.
+    /// Maximum number of referrers in a repository; exceeded slightly by writes at the same time.
     pub repository_referrers: u64,
-    /// How long one look-up or write may take, waiting included.
+    /// Timeout of a read or write, waiting included.
     pub timeout: Duration,
     /// How long the upstream must have answered nothing but 404 for a referrer before it is forgotten.
     pub forget_after: Duration,
 }
 
-/// What links are scoped to: a repository of one upstream.
+/// A repository of one upstream. Links are scoped to it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Repository {
     /// The upstream's number in the index.
     pub upstream: u32,
-    /// The repository there.
+    /// Its name in the upstream.
     pub name: RepositoryName,
 }
 
-/// A manifest that refers to others, as the index keeps it.
+/// A manifest that refers to others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Referrer {
     /// Its digest.
     pub digest: Digest,
     /// Its descriptor as JSON, in the form in which queries send it.
     pub descriptor: String,
-    /// What it refers to; each (subject, kind) once.
+    /// Its links; each (subject, kind) once.
     pub links: Vec<Link>,
 }
 
-/// A referrer that was found in the upstream.
+/// A referrer that was found in the upstream, rather than pushed through refshim.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Learnt {
-    /// What was found; without links it only tells that the upstream has the manifest, and how it serves it.
+pub struct Observation {
+    /// The referrer. Without links it only says that the upstream has the manifest, and how it serves it.
     pub referrer: Referrer,
-    /// Whether another manifest told of it: the upstream has to be asked for it, and its own descriptor is
-    /// the better one.
+    /// Whether only another manifest tells of it. Then the upstream has to be asked for it, and its own descriptor
+    /// is preferred once it is known.
     pub claimed: bool,
-}
-
-/// When a referrer was first recorded: microseconds since 1970, made strictly increasing over the whole
-/// journal, so that it also is its place in the order of pushes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Order(pub u64);
-
-/// The text is no [`Order`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not sixteen hex digits")]
-pub struct InvalidOrder;
-
-/// Which state of a referrer somebody saw; every record of it makes a new one. Lets what was decided on
-/// what was seen come too late.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version(pub u64);
-
-/// One referrer of a subject, as a query finds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its place in the order of pushes.
-    pub order: Order,
-    /// Its digest.
-    pub digest: Digest,
-    /// In which ways it refers to the subject.
-    pub kinds: LinkKinds,
-    /// Whether the upstream has to be asked if it has it.
-    pub pending: bool,
-    /// Whether the upstream had it at any time, so that it is more than somebody's claim.
-    pub was_confirmed: bool,
-    /// The state of it that this is.
-    pub version: Version,
-    /// Its descriptor as JSON.
-    pub descriptor: String,
-}
-
-/// What of a subject's referrers a query wants.
-pub struct Scan {
-    /// Only those behind this one: where the page before ended.
-    pub after: Option<Order>,
-    /// How many at most.
-    pub max_entries: usize,
-    /// How many bytes their descriptors may have together, and one more for each of them. An entry that
-    /// has more makes a page of its own.
-    pub max_bytes: usize,
-    /// How many may be claims that the upstream never confirmed; as many more make another page.
-    pub max_claims: usize,
-    /// Which ones; asked before an entry is counted.
-    pub accepts: Box<dyn Fn(&Entry) -> bool + Send>,
-}
-
-/// Referrers of a subject, oldest first, the pending ones among them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
-    /// The referrers.
-    pub entries: Vec<Entry>,
-    /// Whether there are more behind them.
-    pub more: bool,
 }
 
 /// Whether queries are answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Not yet: the index is being opened or built from the journal. It can be written.
+pub enum IndexState {
+    /// Not yet: sled is being opened or built. Writes are accepted.
     Opening,
     /// Yes.
     Ready,
-    /// No: sled failed for this reason, and is being built anew from the journal, again and again if that fails
-    /// too. The index can be written.
+    /// No: sled failed for this reason and is being rebuilt from the journal, with retries. Writes are accepted.
     Rebuilding(String),
-    /// No, for this reason, until somebody sees to it.
+    /// No, for this reason, until an operator repairs it.
     Damaged(String),
     /// No, the index was closed.
     Closed,
 }
 
-/// What became of a removal.
+/// The result of a removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removed {
-    /// The referrer is gone.
+    /// The referrer was removed.
     Gone,
-    /// It is pending: it may have been PUT again since it was seen, or has not been absent for long enough.
+    /// It is pending instead: it was changed since it was seen, is being PUT, or was not absent for long enough.
     Doubted,
-    /// It was not known.
+    /// It was not in the index.
     Unknown,
 }
 
 /// The index in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// Referrers, the pending ones among them.
+    /// Referrers, the pending ones included.
     pub referrers: u64,
-    /// Links, each (referrer, subject) counted once.
+    /// Links; several kinds from one referrer to one subject count once.
     pub links: u64,
-    /// Referrers that are pending.
+    /// Pending referrers.
     pub pending: u64,
     /// Referrers that are being PUT.
     pub in_flight: u64,
-    /// How long the journal is.
+    /// Length of the journal.
     pub journal_bytes: u64,
-    /// Group commits since the start, each one sync.
+    /// Group commits since the start, each with one sync.
     pub commits: u64,
-    /// Records that were written since the start.
+    /// Records written since the start.
     pub records: u64,
     /// Compactions since the start.
     pub compactions: u64,
@@ -203,227 +136,199 @@ pub struct Statistics {
 /// The index. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Index {
-    // A second engine makes this an enum.
     engine: Arc<Local>,
 }
 
-/// A PUT that was recorded before its manifest goes upstream. Dropped, its outcome is unknown: the referrer
+/// A PUT that was recorded before its manifest goes upstream. If it is dropped, the outcome is unknown: the referrer
 /// becomes pending, so that the upstream is asked for it before it is listed.
 #[derive(Debug)]
 #[must_use = "dropped, the outcome of the PUT is unknown"]
 pub struct PutInFlight {
     engine: Arc<Local>,
-    /// None once its outcome is told.
+    /// None once the outcome is reported.
     put: Option<Put>,
 }
 
-/// Begun before the upstream is asked for what is to be learnt, so that nothing deleted in between is
-/// recorded as being there.
+/// A read from the upstream in progress. A deletion during one marks it, and what it read is recorded as pending.
 #[derive(Clone, Debug)]
-pub struct Watch(Arc<watches::Watch>);
-
-impl Version {
-    /// A version that nothing has: for a removal by somebody who could not look.
-    pub const UNKNOWN: Self = Self(0);
-}
-
-impl fmt::Display for Order {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl FromStr for Order {
-    type Err = InvalidOrder;
-
-    fn from_str(text: &str) -> Result<Self, InvalidOrder> {
-        let is_ours = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        let order = u64::from_str_radix(text, 16).ok().filter(|_| is_ours);
-        order.map(Self).ok_or(InvalidOrder)
-    }
-}
-
-impl fmt::Debug for Scan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scan")
-            .field("after", &self.after)
-            .field("max_entries", &self.max_entries)
-            .field("max_bytes", &self.max_bytes)
-            .field("max_claims", &self.max_claims)
-            .finish_non_exhaustive()
-    }
-}
+pub struct UpstreamRead(Arc<ReadMark>);
 
 impl Index {
-    /// Opens the index and reads the end of the journal. Writes are taken from now on; queries are
-    /// answered once sled is opened in the background.
+    /// Opens the index. Writes are accepted from now on; queries once sled is opened in the background.
     ///
-    /// A damaged journal is no error here: what does not need the index goes on, [`Index::state`] tells.
-    pub fn open(settings: Settings) -> Result<Self, OpenError> {
+    /// A damaged journal is not an error here: [`Index::state`] reports it, and all that does not need the index
+    /// works.
+    pub fn open(settings: IndexSettings) -> Result<Self, OpenError> {
         Ok(Self { engine: Arc::new(Local::open(settings)?) })
     }
 
     /// Whether queries are answered.
     #[must_use]
-    pub fn state(&self) -> State {
-        self.engine.state()
+    pub fn state(&self) -> IndexState {
+        self.engine.shared.state()
     }
 
-    /// Waits until the index is neither [`State::Opening`] nor [`State::Rebuilding`].
+    /// Waits until the index is neither [`IndexState::Opening`] nor [`IndexState::Rebuilding`].
     pub async fn opened(&self) {
-        self.engine.opened().await;
+        self.engine.shared.opened().await;
     }
 
-    /// Why nothing can be recorded, if that is so. Writing is resumed as soon as the disk takes it, unless the
-    /// journal is damaged or its thread ended; then this says what to do.
+    /// Why writes are rejected, if they are. They are accepted again as soon as the disk takes them, unless the
+    /// journal is damaged or the thread that writes it ended; then this says what to do.
     #[must_use]
     pub fn write_failure(&self) -> Option<String> {
-        self.engine.write_failure()
+        self.engine.shared.write_failure()
     }
 
-    /// How often the index has failed so far: what was found of its health before counts only as long as this
-    /// stays the same.
+    /// How many failures there were so far. A result of [`Index::probe`] is valid only as long as this is the same.
     #[must_use]
     pub fn failures(&self) -> u64 {
-        self.engine.failures()
+        self.engine.shared.failures()
     }
 
-    /// Records a PUT before its manifest goes upstream. An unknown referrer becomes pending. A confirmed one stays
-    /// as it is but for its version: whoever PUTs may have no right to.
+    /// Records a PUT before its manifest goes upstream. An unknown referrer becomes pending. Of a confirmed one only
+    /// the version changes: whoever PUTs may have no right to.
     pub async fn begin(&self, repository: Repository, referrer: Referrer) -> Result<PutInFlight, WriteError> {
-        let put = self.engine.begin(repository, referrer).await?;
+        let put = self.engine.write(|reply| Write::Begin { repository, referrer, reply }).await?;
         Ok(PutInFlight { engine: Arc::clone(&self.engine), put: Some(put) })
     }
 
-    /// The state in which a referrer is, for [`Index::remove`].
+    /// The version of a referrer, for [`Index::remove`].
     pub async fn version(
         &self,
         repository: &Repository,
         referrer: &Digest,
     ) -> Result<Option<Version>, ReadError> {
-        self.engine.version(key(repository.clone(), referrer.clone())).await
+        let key = ReferrerKey { repository: repository.clone(), digest: referrer.clone() };
+        let state = self.engine.read(move |store| store.referrer_state(&key)).await?;
+        Ok(state.map(|state| state.version))
     }
 
-    /// The upstream serves the referrer like `found`, as read from its bytes. If it is as it was `seen`, it is
-    /// confirmed, and what its bytes say takes the place of what was said of them before; links that tags or other
-    /// manifests tell of stay. Else nothing changes.
+    /// Records that the upstream serves the referrer as `found`, as read from its bytes. If the version is still the
+    /// one `seen`, the referrer is confirmed, and what its bytes say replaces what was claimed of them; links that
+    /// tags or other manifests tell of stay. Otherwise nothing changes.
     pub async fn settle(
         &self,
         repository: Repository,
         seen: Version,
         found: Referrer,
     ) -> Result<(), WriteError> {
-        self.engine.settle(repository, seen, found).await
+        self.engine.write(|reply| Write::Settle { repository, seen, found, reply }).await
     }
 
-    /// The upstream answered 404 for the referrer to somebody who was shown to be able to read the repository.
-    /// If it is as it was `seen` and is not being PUT, it is pending from the first such answer on, and removed
-    /// once there was no other for [`Settings::forget_after`]; else it becomes pending.
+    /// Records that the upstream answered 404 for the referrer to a caller who was shown to be able to read the
+    /// repository. With the version still `seen` and no PUT in progress, it is pending from the first such answer on,
+    /// and removed by one that comes [`IndexSettings::forget_after`] later with no sign of it in between; otherwise
+    /// it becomes pending.
     pub async fn absent(
         &self,
         repository: Repository,
         referrer: Digest,
         seen: Version,
     ) -> Result<Removed, WriteError> {
-        self.engine.absent(key(repository, referrer), seen).await
+        let key = ReferrerKey { repository, digest: referrer };
+        self.engine.write(|reply| Write::Absent { key, seen, reply }).await
     }
 
-    /// Some client was answered 404 for the referrer, which says little: it becomes pending. If it is that
-    /// already, or is not known, this costs a look-up.
+    /// Makes the referrer pending: some client was answered 404 for it, which proves little. Costs only a look-up
+    /// if it is pending already, or unknown.
     pub async fn doubt(&self, repository: Repository, referrer: Digest) -> Result<(), WriteError> {
-        self.engine.doubt(key(repository, referrer)).await
+        self.engine.doubt(ReferrerKey { repository, digest: referrer }).await
     }
 
-    /// Removes a referrer that the upstream has deleted, if it is as it was `seen` and is not being PUT;
-    /// else makes it pending.
+    /// Removes a referrer that the upstream has deleted, if its version is still `seen` and it is not being PUT;
+    /// otherwise makes it pending.
     pub async fn remove(
         &self,
         repository: Repository,
         referrer: Digest,
         seen: Version,
     ) -> Result<Removed, WriteError> {
-        self.engine.remove(key(repository, referrer), seen).await
+        let key = ReferrerKey { repository, digest: referrer };
+        self.engine.write(|reply| Write::Remove { key, seen, reply }).await
     }
 
-    /// Watches a repository, of which something is going to be learnt.
+    /// Begins a read of the repository from the upstream. Called before the upstream is asked, so that a deletion in
+    /// between is not overlooked.
     #[must_use]
-    pub fn watch(&self, repository: Repository) -> Watch {
-        Watch(Arc::new(self.engine.watch(repository)))
+    pub fn begin_read(&self, repository: Repository) -> UpstreamRead {
+        UpstreamRead(Arc::new(self.engine.begin_read(repository)))
     }
 
-    /// Records what was found in the upstream since the watch began, in this order; what is known already
-    /// costs nothing. If anything was deleted from the repository meanwhile, all of it is pending.
-    pub async fn learn(&self, watch: &Watch, learnt: Vec<Learnt>) -> Result<(), WriteError> {
-        self.engine.learn(Arc::clone(&watch.0), learnt).await
+    /// Records what the read found, in this order; what is known already costs no record. All of it becomes pending
+    /// if anything was deleted from the repository since the read began.
+    pub async fn observe(
+        &self,
+        read: &UpstreamRead,
+        observations: Vec<Observation>,
+    ) -> Result<(), WriteError> {
+        let read = Arc::clone(&read.0);
+        self.engine.write(|reply| Write::Observe { read, observations, reply }).await
     }
 
-    /// Whether a repository may have more referrers; it may as long as they cannot be counted.
+    /// Whether a repository may have more referrers; also true while they cannot be counted.
     pub async fn has_room(&self, repository: &Repository) -> bool {
         self.engine.has_room(repository.clone()).await
     }
 
-    /// The repositories of an upstream in which something refers to `subject`, by name; what is pending
-    /// counts.
+    /// The repositories of an upstream in which something refers to `subject`, by name; pending referrers count.
     pub async fn repositories(
         &self,
         upstream: u32,
         subject: Digest,
     ) -> Result<Vec<RepositoryName>, ReadError> {
-        self.engine.repositories(upstream, subject).await
+        self.engine.read(move |store| store.repositories(upstream, &subject)).await
     }
 
-    /// One page of what refers to `subject`, at a cost that depends on nothing but what is looked at.
+    /// One page of the referrers of `subject`. Costs as much as the entries looked at, however large the index is.
     pub async fn referrers(
         &self,
         repository: Repository,
         subject: Digest,
         scan: Scan,
     ) -> Result<Page, ReadError> {
-        self.engine.referrers(repository, subject, scan).await
+        self.engine.read(move |store| store.referrers(&repository, &subject, &scan)).await
     }
 
     /// Proves that the index can be read and the journal written and synced. Costs a sync.
     pub async fn probe(&self) -> Result<(), ProbeError> {
-        self.engine.probe().await
+        self.engine.read(Store::probe).await?;
+        Ok(self.engine.write(|reply| Write::Probe { reply }).await?)
     }
 
-    /// The index in numbers; costs nothing.
+    /// The index in numbers, from memory.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        self.engine.statistics()
+        self.engine.shared.statistics()
     }
 
-    /// Ends writing and reading, hands everything to the operating system and ends the threads.
+    /// Ends reading and writing, flushes sled and ends the threads.
     pub async fn close(&self) {
         self.engine.close().await;
     }
 }
 
 impl PutInFlight {
-    /// The upstream took the manifest.
+    /// Records that the upstream accepted the manifest.
     pub async fn confirm(mut self) -> Result<(), WriteError> {
         let Some(put) = self.put.take() else { return Ok(()) };
-        self.engine.confirm(put).await
+        self.engine.write(|reply| Write::Confirm { put, reply }).await
     }
 
-    /// The upstream refused the manifest.
+    /// Records that the upstream refused the manifest.
     pub async fn refuse(mut self) -> Result<(), WriteError> {
         let Some(put) = self.put.take() else { return Ok(()) };
-        self.engine.refuse(put).await
+        self.engine.write(|reply| Write::Refuse { put, reply }).await
     }
 }
 
 impl Drop for PutInFlight {
     fn drop(&mut self) {
-        // Its mark asks for a doubt, which the committer writes.
+        // Dropping the mark in it asks for a doubt; the committer must be woken to write that.
         if self.put.take().is_some() {
             self.engine.wake();
         }
     }
-}
-
-fn key(repository: Repository, digest: Digest) -> ReferrerKey {
-    ReferrerKey { repository, digest }
 }
 
 #[cfg(test)]

@@ -134,7 +134,7 @@ impl Server {
             further: config.further_upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
         };
         let acceptor = config.tls.as_ref().map(Acceptor::new).transpose().map_err(StartError::ServerTls)?;
-        let index = Index::open(crate::index::Settings {
+        let index = Index::open(crate::index::IndexSettings {
             data_dir: config.data_dir.clone(),
             cache_bytes: config.index.cache_bytes,
             flush_interval: config.index.flush_interval,

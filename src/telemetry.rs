@@ -22,7 +22,7 @@ use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use crate::config::{LogConfig, LogFormat, UpstreamName};
 use crate::http::limits::Limit;
 use crate::http::route::RouteClass;
-use crate::index::{State, Statistics};
+use crate::index::{IndexState, Statistics};
 use crate::oci::LinkKind;
 
 pub use labels::{LinkOutcome, QueryRefused, Stale, Unrecorded};
@@ -277,7 +277,7 @@ impl Metrics {
 
     /// The text that Prometheus reads, with the index as it is now.
     #[must_use]
-    pub fn render(&self, index: &Statistics, state: &State) -> String {
+    pub fn render(&self, index: &Statistics, state: &IndexState) -> String {
         let gauges = &self.all.index;
         let set = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&gauges.referrers, index.referrers);
@@ -285,7 +285,7 @@ impl Metrics {
         set(&gauges.pending, index.pending);
         set(&gauges.journal_bytes, index.journal_bytes);
         set(&gauges.commits, index.commits);
-        set(&gauges.ready, u64::from(matches!(state, State::Ready)));
+        set(&gauges.ready, u64::from(matches!(state, IndexState::Ready)));
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _written = prometheus_client::encoding::text::encode(&mut text, &self.all.registry);

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use super::{CONFIGURATION_ERROR, fail};
 use crate::config::{CommandLine, Config};
 use crate::index::Order;
-use crate::index::maintenance::{self, Dumped, Gap, MaintenanceError, Mended, Report};
+use crate::index::maintenance::{self, CheckReport, Dumped, Gap, MaintenanceError, Rebuilt};
 
 /// Look after the index: check it, mend it, back it up.
 #[derive(Debug, Args)]
@@ -31,7 +31,7 @@ pub(super) struct IndexCommand {
 enum Action {
     /// Read the journal and sled from end to end; exit code 1 if anything is damaged. Not while it is served.
     Check,
-    /// Keep what is intact of a damaged journal, say what is not, and have sled built anew at the next start. Not
+    /// Keep what is intact of a damaged journal, say what is not, and have sled rebuilt at the next start. Not
     /// while it is served. The damaged journal is set aside, not removed.
     Rebuild,
     /// Write the whole index as JSON Lines, also while it is served.
@@ -72,8 +72,8 @@ impl Action {
                 Ok(if report.gaps.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             }
             Self::Rebuild => {
-                let mended = maintenance::rebuild(data_dir)?;
-                print_mended(&mended, &mut io::stdout()).map_err(printed)?;
+                let rebuilt = maintenance::rebuild(data_dir)?;
+                print_rebuilt(&rebuilt, &mut io::stdout()).map_err(printed)?;
                 Ok(ExitCode::SUCCESS)
             }
             Self::Dump { output } => match output.filter(|path| !is_standard(path)) {
@@ -130,7 +130,7 @@ fn dump_to(data_dir: &Path, path: &Path) -> Result<Dumped, MaintenanceError> {
     })
 }
 
-fn print_report(report: &Report, out: &mut impl Write) -> io::Result<()> {
+fn print_report(report: &CheckReport, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "journal: {} commits with {} records are intact", report.commits, report.records)?;
     report.gaps.iter().try_for_each(|gap| print_gap(gap, out))?;
     if let Some(torn) = &report.torn {
@@ -142,7 +142,7 @@ fn print_report(report: &Report, out: &mut impl Write) -> io::Result<()> {
     }
     match &report.sled {
         Ok((referrers, links)) => writeln!(out, "sled: {referrers} referrers with {links} links")?,
-        Err(why) => writeln!(out, "sled: {why}; it will be built anew at the next start")?,
+        Err(why) => writeln!(out, "sled: {why}; it will be rebuilt at the next start")?,
     }
     if report.gaps.is_empty() {
         writeln!(out, "intact")
@@ -159,21 +159,21 @@ fn print_gap(gap: &Gap, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "journal: {} at byte {offset}, {bytes} bytes: {what}", path.display())
 }
 
-fn print_mended(mended: &Mended, out: &mut impl Write) -> io::Result<()> {
-    if mended.gaps.is_empty() {
+fn print_rebuilt(rebuilt: &Rebuilt, out: &mut impl Write) -> io::Result<()> {
+    if rebuilt.gaps.is_empty() {
         return writeln!(
             out,
-            "the journal is intact, with {} referrers; sled will be built anew at the next start",
-            mended.referrers
+            "the journal is intact, with {} referrers; sled will be rebuilt at the next start",
+            rebuilt.referrers
         );
     }
-    for (gap, (before, after)) in mended.gaps.iter().zip(&mended.between) {
+    for (gap, (before, after)) in rebuilt.gaps.iter().zip(&rebuilt.between) {
         print_gap(gap, out)?;
         let (from, to) = (time(*before, "the beginning"), time(*after, "the end"));
         writeln!(out, "    links recorded between {from} and {to} may be missing")?;
     }
-    writeln!(out, "{} referrers are kept", mended.referrers)?;
-    for (repository, count) in &mended.doubted {
+    writeln!(out, "{} referrers are kept", rebuilt.referrers)?;
+    for (repository, count) in &rebuilt.doubted {
         writeln!(
             out,
             "{} (upstream {}): {count} referrers will be asked of the registry before they are listed",
@@ -181,7 +181,7 @@ fn print_mended(mended: &Mended, out: &mut impl Write) -> io::Result<()> {
         )?;
     }
     let lost: BTreeMap<_, Vec<_>> =
-        mended.lost.iter().fold(BTreeMap::new(), |mut lost, (repository, digest)| {
+        rebuilt.lost.iter().fold(BTreeMap::new(), |mut lost, (repository, digest)| {
             lost.entry(repository).or_insert_with(Vec::new).push(digest);
             lost
         });
@@ -191,7 +191,7 @@ fn print_mended(mended: &Mended, out: &mut impl Write) -> io::Result<()> {
         }
     }
     writeln!(out, "what was pushed in the times above and is missing is learnt again when it is pulled")?;
-    let aside = mended.set_aside.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    let aside = rebuilt.set_aside.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
     writeln!(out, "the damaged journal is now {aside}")
 }
 

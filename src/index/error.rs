@@ -1,4 +1,7 @@
-//! Why the index does not do what it was asked for.
+//! Errors of the index.
+//!
+//! Clients read those of reading and writing, so they say what to do and nothing of files or sled; the reason is in
+//! the log. Operators read [`OpenError`].
 
 use std::io;
 use std::path::PathBuf;
@@ -12,7 +15,7 @@ pub enum OpenError {
         /// The data directory.
         path: PathBuf,
     },
-    /// A newer build wrote it.
+    /// A newer build wrote it, and this one cannot read it.
     #[error("{0}")]
     Newer(String),
     /// A file or directory cannot be read or made.
@@ -28,25 +31,25 @@ pub enum OpenError {
     Thread(#[source] io::Error),
 }
 
-/// Why a look-up has no answer. Clients read this: what went wrong inside is told to the log alone.
+/// Why the index cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// It will have one soon.
+    /// It is being opened; retry soon.
     #[error("the index is being opened")]
     Opening,
-    /// The index failed and is being built anew from the journal.
-    #[error("the index is being built anew")]
+    /// It failed and is being rebuilt from the journal; retry later.
+    #[error("the index is being rebuilt")]
     Rebuilding,
     /// The journal is damaged.
     #[error(
-        "the index is damaged: whoever runs refshim has to restore a backup (refshim index load) or to keep what is \
+        "the index is damaged: the operator of refshim has to restore a backup (refshim index load) or to keep what is \
          intact (refshim index rebuild)"
     )]
     Damaged,
-    /// The look-up itself failed.
+    /// The read itself failed.
     #[error("the index cannot be read")]
     Failed,
-    /// The look-up took too long; on a disk that hangs it may never end.
+    /// The read took too long; on a disk that hangs it may never end.
     #[error("the index did not answer in time")]
     Slow,
     /// The index was closed.
@@ -54,22 +57,22 @@ pub enum ReadError {
     Closed,
 }
 
-/// Why something was not recorded. Clients read this: what went wrong inside is told to the log alone.
+/// Why something was not recorded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// The disk does not take it. It is tried again from time to time.
+    /// The disk does not take writes at the moment. That is retried in the background.
     #[error("the index cannot be written at the moment")]
     Failed,
     /// The journal is damaged.
     #[error(
-        "the index is damaged: whoever runs refshim has to restore a backup (refshim index load) or to keep what is \
+        "the index is damaged: the operator of refshim has to restore a backup (refshim index load) or to keep what is \
          intact (refshim index rebuild)"
     )]
     Damaged,
-    /// What writes the index has ended, though it should not.
+    /// The thread that writes the index has ended, which it never should.
     #[error("the index cannot be written until refshim is restarted")]
     Ended,
-    /// It took too long; it may be recorded later, or never.
+    /// It took too long. It may still be recorded, or not.
     #[error("the index did not answer in time")]
     Slow,
     /// The index was closed.
@@ -88,7 +91,7 @@ impl From<ReadError> for WriteError {
     }
 }
 
-/// Why the index does not work.
+/// Why a probe failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProbeError {
     /// It cannot be read.

@@ -19,13 +19,13 @@ mod racing;
 /// An index in a directory of its own that can be closed and opened again.
 struct Bench {
     directory: tempfile::TempDir,
-    settings: Settings,
+    settings: IndexSettings,
 }
 
 impl Bench {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let settings = Settings {
+        let settings = IndexSettings {
             data_dir: directory.path().join("data"),
             cache_bytes: 8 << 20,
             flush_interval: Duration::from_millis(100),
@@ -45,7 +45,7 @@ impl Bench {
         while copy_directory(&self.settings.data_dir, &copy.settings.data_dir).is_err() {
             fs::remove_dir_all(&copy.settings.data_dir).unwrap();
         }
-        let settings = Settings { data_dir: copy.settings.data_dir.clone(), ..self.settings.clone() };
+        let settings = IndexSettings { data_dir: copy.settings.data_dir.clone(), ..self.settings.clone() };
         Self { directory: copy.directory, settings }
     }
 
@@ -57,7 +57,7 @@ impl Bench {
     async fn open(&self) -> Index {
         let index = self.try_open().unwrap();
         index.opened().await;
-        assert_eq!(index.state(), State::Ready);
+        assert_eq!(index.state(), IndexState::Ready);
         index
     }
 
@@ -300,7 +300,7 @@ async fn a_closed_index_says_so() {
     let pending = begin(&index, 10, &[1]).await;
     index.close().await;
     index.close().await;
-    assert_eq!(index.state(), State::Closed);
+    assert_eq!(index.state(), IndexState::Closed);
     assert_eq!(pending.confirm().await, Err(WriteError::Closed));
     let read = index.referrers(repository("a"), digest(1), everything()).await;
     assert_eq!(read, Err(ReadError::Closed));

@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 use crate::http::body::Body;
 use crate::http::coding;
 use crate::http::limits::RequestGuard;
-use crate::index::{Index, Learnt, Repository, State, Watch};
+use crate::index::{Index, IndexState, Observation, Repository, UpstreamRead};
 use crate::oci::{Algorithm, Digest, LinkKind, TagOrDigest, TagScheme};
 use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Origin};
@@ -71,7 +71,7 @@ struct Passing {
     headers: HeaderMap,
     /// Whether it was pulled from another namespace than the upstream's own.
     is_foreign: bool,
-    watch: Watch,
+    watch: UpstreamRead,
     permit: OwnedSemaphorePermit,
 }
 
@@ -116,7 +116,7 @@ impl PullRecorder {
             let response = forward::pass(&self.upstream, &origin, &self.tasks, request, in_progress).await?;
             return self.heard(&repository, &manifest, response).await;
         }
-        let watch = self.index.watch(repository.clone());
+        let watch = self.index.begin_read(repository.clone());
         let is_foreign = self.registry.is_foreign(request.uri());
         let asked = (request.headers().clone(), request.uri().clone());
         // One of refshim's own questions that a redirect led back here: it is not to lead to further ones.
@@ -190,7 +190,7 @@ impl PullRecorder {
     }
 
     /// Asks for a manifest that the client is sent elsewhere for, with the client's own rights.
-    fn follow(&self, visit: Visit, manifest: TagOrDigest, watch: Watch) {
+    fn follow(&self, visit: Visit, manifest: TagOrDigest, watch: UpstreamRead) {
         let asked = (visit.repository.clone(), manifest.clone());
         let length = u32::try_from(self.reader.max_bytes()).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.budget).try_acquire_many_owned(length);
@@ -215,10 +215,10 @@ impl PullRecorder {
         &self,
         (repository, is_foreign): (&Repository, bool),
         manifest: &TagOrDigest,
-        watch: Watch,
+        watch: UpstreamRead,
         response: &Response<Body>,
     ) -> Option<Passing> {
-        if response.status() != StatusCode::OK || self.index.state() != State::Ready {
+        if response.status() != StatusCode::OK || self.index.state() != IndexState::Ready {
             return None;
         }
         let told = match manifest {
@@ -265,7 +265,7 @@ impl PullRecorder {
         (repository, is_foreign): (&Repository, bool),
         manifest: &TagOrDigest,
         fetched: FetchedManifest,
-        watch: &Watch,
+        watch: &UpstreamRead,
         permit: OwnedSemaphorePermit,
     ) {
         let algorithm = match manifest {
@@ -284,11 +284,11 @@ impl PullRecorder {
         let ReadManifest { referrer, claims, .. } = self.reader.within(repository, read, has_room);
         let digest = referrer.digest.clone();
         let count = referrer.links.len() + claims.len();
-        let mut learnt = vec![Learnt { referrer, claimed: is_foreign }];
+        let mut learnt = vec![Observation { referrer, claimed: is_foreign }];
         learnt.extend(claims);
         let links = learnt.iter().flat_map(|learnt| &learnt.referrer.links);
         let kinds: Vec<LinkKind> = links.map(|link| link.kind).collect();
-        if let Err(error) = self.index.learn(watch, learnt).await {
+        if let Err(error) = self.index.observe(watch, learnt).await {
             tracing::warn!(repository = %repository.name, %digest, %error,
                 "the links of a manifest that was pulled could not be recorded");
             return;

@@ -13,7 +13,7 @@ use tracing::Instrument as _;
 
 use crate::http::body::{Body, Held};
 use crate::http::limits::RequestGuard;
-use crate::index::{Index, Learnt, PutInFlight, Referrer, Repository, Version, Watch};
+use crate::index::{Index, Observation, PutInFlight, Referrer, Repository, UpstreamRead, Version};
 use crate::oci::{Algorithm, Descriptor, Digest, LinkKind, TagOrDigest, is_buildkit_attestation};
 use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Origin};
@@ -217,7 +217,7 @@ impl PushRecorder {
         let Recording { repository, manifest, origin, request, bytes, in_progress: _in_progress } = recording;
         let ReadManifest { referrer, claims, subject, .. } = manifest;
         let kinds: Vec<LinkKind> = referrer.links.iter().map(|link| link.kind).collect();
-        let watch = self.index.watch(repository.clone());
+        let watch = self.index.begin_read(repository.clone());
         let write = Writing { registry: &self.registry, repository: &repository, was_refused: false };
         let put = self.index.begin(repository.clone(), referrer.clone()).await.map_err(Error::Record)?;
         let mut answer = forward::send(&self.upstream, &origin, request).await;
@@ -279,13 +279,13 @@ impl PushRecorder {
 
     /// What an index says of its entries counts once the registry has the index. Whether it has the entries
     /// as well, the next query asks.
-    async fn claim(&self, watch: &Watch, claims: Vec<Learnt>) -> Result<(), Error> {
+    async fn claim(&self, watch: &UpstreamRead, claims: Vec<Observation>) -> Result<(), Error> {
         if claims.is_empty() {
             return Ok(());
         }
         let kinds: Vec<LinkKind> =
             claims.iter().flat_map(|claim| &claim.referrer.links).map(|link| link.kind).collect();
-        self.index.learn(watch, claims).await.map_err(Error::Record)?;
+        self.index.observe(watch, claims).await.map_err(Error::Record)?;
         self.metrics.links(kinds, LinkOutcome::Pending);
         Ok(())
     }

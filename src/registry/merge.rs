@@ -22,7 +22,7 @@ use super::question::CallerKey;
 use super::referrers_api::{Api, ListPage};
 use super::{Answer, FetchedManifest, Question, Registry, Visit};
 use crate::config::Config;
-use crate::index::{Index, Learnt, Referrer, Removed, Scan, Version, Watch};
+use crate::index::{Index, Observation, Referrer, Removed, Scan, UpstreamRead, Version};
 use crate::oci::{Descriptor, Digest, Link, LinkKind, LinkKinds, Tag, TagOrDigest};
 use crate::proxy::error::Error;
 use crate::registry::reader::{ManifestReader, to_json};
@@ -63,7 +63,7 @@ type KnownEntry = HashMap<Digest, ListedReferrer>;
 /// What a listed manifest turned out to be.
 enum Verified {
     /// It names the subject.
-    Referrer(Learnt),
+    Referrer(Observation),
     /// It does not.
     Stranger,
     /// It was not there, which may change.
@@ -125,7 +125,7 @@ impl Merger {
         let memory = &self.registry.memory;
         let asked = Instant::now();
         // From before the first question: what is deleted meanwhile is then not recorded as being there.
-        let watch = self.index.watch(repository.clone());
+        let watch = self.index.begin_read(repository.clone());
         let without_api = is_proven && memory.is_without_api(epoch, caller);
         let api = async {
             let known = Api::None { is_sure: true };
@@ -209,7 +209,7 @@ fn fingerprint(tag: Option<&FetchedManifest>, api: Option<&ListPage>) -> ListFin
 struct Pass<'a> {
     merger: &'a Merger,
     question: &'a Question,
-    watch: &'a Watch,
+    watch: &'a UpstreamRead,
 }
 
 impl Pass<'_> {
@@ -253,7 +253,7 @@ impl Pass<'_> {
     }
 
     /// Tells whether there was room for all of it.
-    async fn learn(&self, mut learnt: Vec<Learnt>) -> Result<bool, Error> {
+    async fn learn(&self, mut learnt: Vec<Observation>) -> Result<bool, Error> {
         let is_foreign = self.question.visit.is_foreign;
         // What another namespace of a mirror lists need not be there for everybody.
         for learnt in &mut learnt {
@@ -266,7 +266,7 @@ impl Pass<'_> {
                 self.merger.reader.no_room(&self.question.visit.repository, some.len());
                 return Ok(false);
             }
-            index.learn(self.watch, some.to_vec()).await.map_err(Error::Gather)?;
+            index.observe(self.watch, some.to_vec()).await.map_err(Error::Gather)?;
         }
         Ok(true)
     }
@@ -382,7 +382,7 @@ impl Pass<'_> {
         // What its bytes say besides is for whoever pulls it, or lists it by its own subject.
         let links = vec![Link { subject: subject.clone(), kind: LinkKind::Fallback }];
         let referrer = Referrer { links, ..read.referrer };
-        Ok(Verified::Referrer(Learnt { referrer, claimed: false }))
+        Ok(Verified::Referrer(Observation { referrer, claimed: false }))
     }
 
     /// Referrers that are known only from a list that has them no longer may have been deleted behind
@@ -430,8 +430,8 @@ fn is_listed(known: &KnownEntry, digest: &Digest, kind: LinkKind) -> bool {
 }
 
 /// An entry as the list describes it.
-fn found(entry: &Descriptor, subject: &Digest, kind: LinkKind, claimed: bool) -> Result<Learnt, Error> {
+fn found(entry: &Descriptor, subject: &Digest, kind: LinkKind, claimed: bool) -> Result<Observation, Error> {
     let links = vec![Link { subject: subject.clone(), kind }];
     let referrer = Referrer { digest: entry.digest.clone(), descriptor: to_json(entry)?, links };
-    Ok(Learnt { referrer, claimed })
+    Ok(Observation { referrer, claimed })
 }

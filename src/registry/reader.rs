@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 
 use crate::http::body::{BodyError, Held, PushLimits};
 use crate::http::limits::RequestGuard;
-use crate::index::{Learnt, Referrer, Repository};
+use crate::index::{Observation, Referrer, Repository};
 use crate::oci::{
     Algorithm, Attestation, Descriptor, Digest, Link, LinkKind, ManifestLinks, TagOrDigest, links_of,
 };
@@ -33,7 +33,7 @@ pub struct ReadManifest {
     /// The manifest as a referrer; without links if it carries none that can be recorded.
     pub referrer: Referrer,
     /// What it tells of other manifests.
-    pub claims: Vec<Learnt>,
+    pub claims: Vec<Observation>,
     /// What its `subject` names, if that is among the links.
     pub subject: Option<Digest>,
     /// Why links were left out, for the one who pushed it.
@@ -163,9 +163,9 @@ pub fn to_json(descriptor: &Descriptor) -> Result<String, Error> {
     serde_json::to_string(descriptor).map_err(|_| Error::Handler)
 }
 
-fn claim(attestation: Attestation) -> Result<Learnt, Error> {
+fn claim(attestation: Attestation) -> Result<Observation, Error> {
     let Attestation { referrer, subject } = attestation;
     let descriptor = to_json(&referrer)?;
     let links = vec![Link { subject, kind: LinkKind::Attestation }];
-    Ok(Learnt { referrer: Referrer { digest: referrer.digest, descriptor, links }, claimed: true })
+    Ok(Observation { referrer: Referrer { digest: referrer.digest, descriptor, links }, claimed: true })
 }

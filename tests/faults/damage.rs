@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use refshim::index::{Index, State};
+use refshim::index::{Index, IndexState};
 
 use crate::disk::{Tree, plant, tree};
 use crate::ledger::{Ledger, REPOSITORY};
@@ -90,15 +90,18 @@ impl Recorded {
         };
         index.opened().await;
         match index.state() {
-            State::Ready => {
+            IndexState::Ready => {
                 let found = listed(&index, &self.subject).await;
                 let found: BTreeSet<String> = found.into_keys().collect();
                 for digest in self.acknowledged.symmetric_difference(&found) {
                     row.lose(format!("{what}: {digest}"));
                 }
             }
-            State::Damaged(_) if may_refuse => {}
-            state @ (State::Opening | State::Rebuilding(_) | State::Damaged(_) | State::Closed) => {
+            IndexState::Damaged(_) if may_refuse => {}
+            state @ (IndexState::Opening
+            | IndexState::Rebuilding(_)
+            | IndexState::Damaged(_)
+            | IndexState::Closed) => {
                 row.mistake(format!("{what}: {state:?}"));
             }
         }

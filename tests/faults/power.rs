@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use refshim::index::{Index, Referrer, Repository, Scan, Settings, State};
+use refshim::index::{Index, IndexSettings, IndexState, Referrer, Repository, Scan};
 use refshim::oci::{Algorithm, Digest, Link, LinkKind};
 
 use crate::disk::{Loss, Tree, after_crash, plant, tree};
@@ -98,8 +98,8 @@ async fn runs() -> Vec<Run> {
     vec![first, again, rebuilt]
 }
 
-pub(crate) fn settings(data_dir: &Path) -> Settings {
-    Settings {
+pub(crate) fn settings(data_dir: &Path) -> IndexSettings {
+    IndexSettings {
         data_dir: data_dir.to_owned(),
         cache_bytes: 8 << 20,
         flush_interval: Duration::from_secs(1),
@@ -150,7 +150,7 @@ async fn check(row: &mut Row, run: &Run, cut: usize, loss: Loss, random: &mut Ra
         Err(error) => return row.mistake(format!("{what}: {error}")),
     };
     index.opened().await;
-    if index.state() != State::Ready {
+    if index.state() != IndexState::Ready {
         return row.mistake(format!("{what}: {:?}", index.state()));
     }
     let subject = &run.ledger.subject.digest;

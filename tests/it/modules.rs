@@ -23,7 +23,7 @@ const ORDER: [&str; 15] = [
 
 /// What may be named in which room only.
 const ROOMS: [(&str, &str); 10] = [
-    ("sled::", "index/sled"),
+    ("sled::", "index/local/sled"),
     ("rustls::", "tls"),
     ("legacy::Client", "proxy/upstream"),
     ("prometheus_client", "telemetry"),

@@ -93,8 +93,8 @@ async fn what_somebody_without_rights_claims_never_becomes_the_truth() {
         // While it is doubted, what is claimed is pending, and goes when the bytes are read.
         index.doubt(repository("a"), digest(n)).await.unwrap();
         end(claim(n).await.unwrap()).await;
-        let learnt = Learnt { referrer: referrer(n, &[1]), claimed: false };
-        index.learn(&index.watch(repository("a")), vec![learnt]).await.unwrap();
+        let learnt = Observation { referrer: referrer(n, &[1]), claimed: false };
+        index.observe(&index.begin_read(repository("a")), vec![learnt]).await.unwrap();
         assert!(entries(&index, 2).await.iter().all(|entry| entry.pending));
         settle(&index, n, &[1], seen(n).await).await;
         assert_eq!((numbers(&index, 1).await.last(), numbers(&index, 2).await), (Some(&(n, false)), vec![]));
@@ -102,8 +102,8 @@ async fn what_somebody_without_rights_claims_never_becomes_the_truth() {
     // What an index that was accepted says of it meanwhile is not the PUT's to take away.
     let refused = claim(30).await.unwrap();
     let attestation = Referrer { links: vec![link(3, LinkKind::Attestation)], ..referrer(30, &[]) };
-    let learnt = vec![Learnt { referrer: attestation, claimed: true }];
-    index.learn(&index.watch(repository("a")), learnt).await.unwrap();
+    let learnt = vec![Observation { referrer: attestation, claimed: true }];
+    index.observe(&index.begin_read(repository("a")), learnt).await.unwrap();
     refused.refuse().await.unwrap();
     assert!(matches!(&entries(&index, 3).await[..], [entry] if entry.digest == digest(30) && entry.pending));
     settle(&index, 30, &[], seen(30).await).await;

@@ -6,19 +6,20 @@ use std::thread;
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
-use crate::index::command::{Command, Queued, Reply, Write};
-use crate::index::committer::Committer;
-use crate::index::journal::Journal;
-use crate::index::shared::Shared;
-use crate::index::sled::Store;
+use crate::index::local::committer::Committer;
+use crate::index::local::journal::Journal;
+use crate::index::local::sled::Store;
+use crate::index::local::state::SharedState;
+use crate::index::local::write::Reply;
+use crate::index::local::{EngineCommand, QueuedWrite};
 
 /// A committer that does not run yet, and the store that it has not taken over yet.
 struct Parts {
     directory: tempfile::TempDir,
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     store: Arc<Store>,
     committer: Committer,
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<EngineCommand>,
 }
 
 impl Parts {
@@ -29,14 +30,14 @@ impl Parts {
     /// Of the index in `directory`, with a journal that is written to `device`.
     fn open(directory: tempfile::TempDir, device: Option<&str>) -> Self {
         let lock = fs::File::create(directory.path().join("lock")).unwrap();
-        let shared = Arc::new(Shared::new(lock));
+        let shared = Arc::new(SharedState::new(lock));
         let files = directory.path().join("journal");
         let opened = Journal::open(&files, 1 << 20).unwrap();
         let mut journal = opened.unwrap_or_else(|| Journal::create(&files, 1 << 20).unwrap());
         if let Some(device) = device {
             journal.write_to(fs::File::options().write(true).open(device).unwrap());
         }
-        let identity = journal.history().identity();
+        let identity = journal.reader().identity();
         let sled = directory.path().join("sled");
         let store = Arc::new(Store::open(&sled, 1 << 20, Duration::from_secs(1), identity).unwrap());
         let (commands, receiver) = mpsc::channel(64);
@@ -59,15 +60,17 @@ fn remove(n: u32) -> impl FnOnce(Reply<Removed>) -> Write {
     move |reply| Write::Remove { key: key(n), seen: Version::UNKNOWN, reply }
 }
 
-type Answer<T> = oneshot::Receiver<Result<T, WriteError>>;
+type WriteAnswer<T> = oneshot::Receiver<Result<T, WriteError>>;
 
-fn send<T>(commands: &mpsc::Sender<Command>, write: impl FnOnce(Reply<T>) -> Write) -> Answer<T> {
+fn send<T>(commands: &mpsc::Sender<EngineCommand>, write: impl FnOnce(Reply<T>) -> Write) -> WriteAnswer<T> {
     let (reply, answer) = oneshot::channel();
-    commands.blocking_send(Command::Write(Box::new(Queued { write: write(reply), _room: None }))).unwrap();
+    commands
+        .blocking_send(EngineCommand::Write(Box::new(QueuedWrite { write: write(reply), _room: None })))
+        .unwrap();
     answer
 }
 
-fn received<T>(answer: Answer<T>) -> T {
+fn received<T>(answer: WriteAnswer<T>) -> T {
     answer.blocking_recv().unwrap().unwrap()
 }
 
@@ -82,9 +85,9 @@ fn pending_of_1(store: &Store) -> Vec<bool> {
 #[track_caller]
 fn check_failing(device: &str, expected: &str) {
     let Parts { directory, store, committer, commands, .. } = Parts::new();
-    commands.blocking_send(Command::Opened(store)).unwrap();
+    commands.blocking_send(EngineCommand::Opened(store)).unwrap();
     let acknowledged = [send(&commands, begin(10, &[1])), send(&commands, begin(11, &[1]))];
-    commands.blocking_send(Command::Close).unwrap();
+    commands.blocking_send(EngineCommand::Close).unwrap();
     committer.run();
     drop(acknowledged.map(received));
 
@@ -95,7 +98,7 @@ fn check_failing(device: &str, expected: &str) {
     // Nothing would have to be written for this one.
     let unknown = send(&commands, |reply| Write::Doubt { key: key(99), reply });
     let probe = send(&commands, |reply| Write::Probe { reply });
-    commands.blocking_send(Command::Opened(store)).unwrap();
+    commands.blocking_send(EngineCommand::Opened(store)).unwrap();
     let thread = thread::spawn(|| committer.run());
     for answer in begun {
         assert_eq!(answer.blocking_recv().unwrap().unwrap_err(), WriteError::Failed);
@@ -112,17 +115,17 @@ fn check_failing(device: &str, expected: &str) {
         thread::sleep(Duration::from_millis(5));
     }
     received(send(&commands, begin(14, &[1])));
-    assert_eq!((shared.state(), pending_of_1(&opened)), (State::Ready, vec![true, true, true]));
-    commands.blocking_send(Command::Close).unwrap();
+    assert_eq!((shared.state(), pending_of_1(&opened)), (IndexState::Ready, vec![true, true, true]));
+    commands.blocking_send(EngineCommand::Close).unwrap();
     thread.join().unwrap();
     drop((opened, shared));
 
     fs::remove_dir_all(directory.path().join("sled")).unwrap();
     let Parts { directory: _directory, shared, store, committer, commands } = Parts::open(directory, None);
     let thread = thread::spawn(|| committer.run());
-    commands.blocking_send(Command::Opened(Arc::clone(&store))).unwrap();
+    commands.blocking_send(EngineCommand::Opened(Arc::clone(&store))).unwrap();
     received(send(&commands, begin(15, &[1])));
-    commands.blocking_send(Command::Close).unwrap();
+    commands.blocking_send(EngineCommand::Close).unwrap();
     thread.join().unwrap();
     assert_eq!(pending_of_1(&store), [true, true, true, true]);
     assert_eq!(shared.write_failure(), None);
@@ -138,7 +141,7 @@ fn after_a_write_or_a_sync_that_failed_nothing_is_acknowledged_until_writing_is_
 #[test]
 fn a_command_sees_what_the_same_batch_did_before_it() {
     let Parts { directory: _directory, shared, store, committer, commands } = Parts::new();
-    commands.blocking_send(Command::Opened(Arc::clone(&store))).unwrap();
+    commands.blocking_send(EngineCommand::Opened(Arc::clone(&store))).unwrap();
     let seen = Version::of(shared.journal_end(), 0);
     let first = send(&commands, begin(10, &[1]));
     let (repository, found) = (repository("a"), referrer(10, &[1]));
@@ -146,14 +149,14 @@ fn a_command_sees_what_the_same_batch_did_before_it() {
     let second = send(&commands, begin(10, &[2]));
     let doubted = send(&commands, remove(10));
     let unknown = send(&commands, remove(11));
-    commands.blocking_send(Command::Close).unwrap();
+    commands.blocking_send(EngineCommand::Close).unwrap();
     committer.run();
     received(settled);
     assert_eq!((received(doubted), received(unknown)), (Removed::Doubted, Removed::Unknown));
     let (first, second) = (received(first), received(second));
     assert_eq!(first.order, second.order);
-    let known = store.known(&key(10)).unwrap().unwrap();
-    assert_eq!((known.order, known.pending, known.links.len()), (first.order, true, 1));
+    let state = store.referrer_state(&key(10)).unwrap().unwrap();
+    assert_eq!((state.order, state.pending, state.links.len()), (first.order, true, 1));
     let statistics = shared.statistics();
     assert_eq!((statistics.commits, statistics.records, statistics.in_flight), (1, 4, 1));
     assert_eq!((statistics.referrers, statistics.links, statistics.pending), (1, 1, 1));
@@ -173,16 +176,16 @@ fn before_sled_is_there_it_writes_what_is_right_whatever_is_known() {
     let kept = begun(13);
     assert_eq!(received(send(&commands, remove(10))), Removed::Doubted);
     assert_eq!(received(send(&commands, remove(99))), Removed::Doubted);
-    assert_eq!(shared.state(), State::Opening);
-    commands.blocking_send(Command::Opened(Arc::clone(&store))).unwrap();
+    assert_eq!(shared.state(), IndexState::Opening);
+    commands.blocking_send(EngineCommand::Opened(Arc::clone(&store))).unwrap();
     // From here on it sees what is known.
     assert_eq!(received(send(&commands, remove(99))), Removed::Unknown);
-    assert_eq!(shared.state(), State::Ready);
-    let pending = |n| store.known(&key(n)).unwrap().map(|known| known.pending);
+    assert_eq!(shared.state(), IndexState::Ready);
+    let pending = |n| store.referrer_state(&key(n)).unwrap().map(|state| state.pending);
     assert_eq!([10, 11, 12, 13, 99].map(pending), [Some(true), Some(false), Some(true), Some(true), None]);
     // Whether it made the referrer known was not to be seen when it began.
     refuse(kept);
     assert_eq!(pending(13), Some(true));
-    commands.blocking_send(Command::Close).unwrap();
+    commands.blocking_send(EngineCommand::Close).unwrap();
     thread.join().unwrap();
 }

@@ -3,7 +3,7 @@
 use std::io::{Seek, SeekFrom, Write as _};
 
 use super::*;
-use crate::index::journal::header::{self, FORMAT, HEADER_BYTES, Header};
+use crate::index::local::journal::format::{self, FORMAT, HEADER_BYTES, Header};
 
 /// A closed index with pending, confirmed, removed and re-pushed referrers, and its answers.
 async fn filled() -> (Bench, BTreeMap<u32, Vec<Listed>>) {
@@ -138,13 +138,13 @@ async fn check_lost_end(length: u64) {
         let put = index.begin(repository("a"), referrer(300 + n, &[3])).await;
         assert!(n == 0 || put.is_err());
         index.opened().await;
-        let State::Damaged(reason) = index.state() else { panic!("{:?}", index.state()) };
+        let IndexState::Damaged(reason) = index.state() else { panic!("{:?}", index.state()) };
         assert!(reason.contains("refshim index rebuild"), "{reason}");
         drop(put);
         index.close().await;
     }
-    let mended = crate::index::maintenance::rebuild(&bench.settings.data_dir).unwrap();
-    assert_eq!(mended.gaps.is_empty(), length < HEADER_BYTES);
+    let rebuilt = crate::index::local::maintenance::rebuild(&bench.settings.data_dir).unwrap();
+    assert_eq!(rebuilt.gaps.is_empty(), length < HEADER_BYTES);
     let index = bench.open().await;
     assert!(numbers(&index, 3).await.iter().all(|(_, pending)| *pending));
 }
@@ -169,7 +169,8 @@ async fn a_journal_that_is_gone_is_refused_if_there_is_a_sled() {
             fs::remove_file(removed).unwrap();
         }
         for _ in 0..2 {
-            check_refused(&bench, &journal, "it is gone, and sled, which was made from it, is not").await;
+            check_refused(&bench, &journal, "it is missing, although sled, which is built from it, is there")
+                .await;
         }
     }
 }
@@ -203,7 +204,7 @@ async fn the_last_frame_cut_at_any_byte_costs_nothing_before_it() {
 async fn check_refused(bench: &Bench, file: &Path, what: &str) {
     let index = bench.try_open().unwrap();
     index.opened().await;
-    let State::Damaged(reason) = index.state() else { panic!("{:?}", index.state()) };
+    let IndexState::Damaged(reason) = index.state() else { panic!("{:?}", index.state()) };
     let file = file.file_name().unwrap().to_str().unwrap();
     assert!(reason.contains(file) && reason.contains(what), "{reason}");
     assert!(reason.contains("refshim index rebuild"), "{reason}");
@@ -289,7 +290,7 @@ async fn a_newer_format_is_refused() {
     let path = bench.last_segment();
     let bytes = fs::read(&path).unwrap();
     let header = Header::decode(&bytes[..usize::try_from(HEADER_BYTES).unwrap()]).unwrap();
-    overwrite(&path, 0, &header::tests::newer(&header));
+    overwrite(&path, 0, &format::tests::newer(&header));
     let error = bench.try_open().unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -138,9 +138,9 @@ async fn compaction_beside_writers_keeps_everything_and_drops_old_segments() {
     fs::remove_dir_all(bench.sled()).unwrap();
     let snapshot = bench.journal_files("snapshot").pop().unwrap();
     let file = fs::File::options().write(true).open(&snapshot).unwrap();
-    file.set_len(crate::index::journal::header::HEADER_BYTES).unwrap();
+    file.set_len(crate::index::local::journal::format::HEADER_BYTES).unwrap();
     let index = bench.try_open().unwrap();
     index.opened().await;
-    let State::Damaged(reason) = index.state() else { panic!("{:?}", index.state()) };
+    let IndexState::Damaged(reason) = index.state() else { panic!("{:?}", index.state()) };
     assert!(reason.contains("the snapshot is not complete"), "{reason}");
 }

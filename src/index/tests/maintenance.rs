@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{Seek as _, SeekFrom, Write as _};
 
 use super::*;
-use crate::index::maintenance::{Mended, check, dump, load, rebuild};
+use crate::index::local::maintenance::{Rebuilt, check, dump, load, rebuild};
 
 /// A closed index of several small segments, with pending, removed and re-pushed referrers, and its answers.
 async fn filled() -> (Bench, BTreeMap<u32, Vec<Listed>>) {
@@ -107,11 +107,11 @@ async fn a_dump_that_was_cut_off_or_changed_makes_no_index() {
     check(String::new(), "cut off");
     check(lines[..1].join("\n"), "cut off");
     check(lines[..lines.len() - 1].join("\n"), "cut off");
-    check(lines[1..].join("\n"), "line 1: not the head");
-    check([&lines[..5], &lines[6..]].concat().join("\n"), "where its end counts");
+    check(lines[1..].join("\n"), "line 1: not the first line");
+    check([&lines[..5], &lines[6..]].concat().join("\n"), "but its last line counts");
     check(whole.replacen("begun", "retold", 1), "line 2: not a record");
     check(whole.replacen("\"format\":2", "\"format\":3", 1), "use a newer build");
-    check(whole.clone() + &whole, "goes on behind its end");
+    check(whole.clone() + &whole, "continues after its last line");
     load(&other.settings.data_dir, whole.as_bytes()).unwrap();
 }
 
@@ -121,8 +121,8 @@ async fn an_intact_index_is_found_intact_and_rebuilt_as_it_was() {
     let report = check(&bench.settings.data_dir).unwrap();
     assert_eq!((report.gaps.len(), report.torn), (0, None));
     assert_eq!(report.sled.unwrap().0, 40);
-    let mended = rebuild(&bench.settings.data_dir).unwrap();
-    assert_eq!((mended.gaps.len(), mended.referrers, mended.set_aside), (0, 40, None));
+    let rebuilt = rebuild(&bench.settings.data_dir).unwrap();
+    assert_eq!((rebuilt.gaps.len(), rebuilt.referrers, rebuilt.set_aside), (0, 40, None));
     assert_eq!(check(&bench.settings.data_dir).unwrap().sled, Err("not there".to_owned()));
     let index = bench.open().await;
     assert_eq!(answers(&index, 0..4).await, expected);
@@ -144,8 +144,8 @@ async fn what_is_intact_of_a_damaged_journal_is_kept_and_the_rest_is_named() {
             let path = copy.settings.data_dir.join("journal").join(segment.file_name().unwrap());
             flip(&path, offset);
             let report = check(&copy.settings.data_dir).unwrap();
-            let mended = rebuild(&copy.settings.data_dir).unwrap();
-            assert_eq!(report.gaps, mended.gaps);
+            let rebuilt = rebuild(&copy.settings.data_dir).unwrap();
+            assert_eq!(report.gaps, rebuilt.gaps);
             let index = copy.open().await;
             let mut listed = BTreeMap::new();
             for subject in 0..4 {
@@ -154,30 +154,32 @@ async fn what_is_intact_of_a_damaged_journal_is_kept_and_the_rest_is_named() {
                 }
             }
             if report.torn.is_some() {
-                assert_eq!(mended.gaps, []);
+                assert_eq!(rebuilt.gaps, []);
                 continue;
             }
             damaged += 1;
-            assert_eq!(mended.gaps.len(), 1, "{report:?}");
-            assert_eq!(mended.gaps[0].path, path);
-            assert!((mended.gaps[0].offset..=mended.gaps[0].offset + mended.gaps[0].bytes).contains(&offset));
+            assert_eq!(rebuilt.gaps.len(), 1, "{report:?}");
+            assert_eq!(rebuilt.gaps[0].path, path);
+            assert!(
+                (rebuilt.gaps[0].offset..=rebuilt.gaps[0].offset + rebuilt.gaps[0].bytes).contains(&offset)
+            );
             // Nothing that was not listed before is, unless the registry will be asked for it first.
             assert!(listed.iter().all(|(number, pending)| *pending || was_listed.contains(number)));
             let missing: Vec<u32> =
                 was_listed.iter().filter(|number| !listed.contains_key(number)).copied().collect();
             assert!(missing.len() <= 1, "a frame holds one write here: {missing:?}");
             with_losses += missing.len();
-            assert_named(&mended, &missing);
+            assert_named(&rebuilt, &missing);
         }
     }
     assert!(damaged > 25 && with_losses > 10, "{damaged} {with_losses}");
 }
 
 /// What is missing is named, or lies in the time that is.
-fn assert_named(mended: &Mended, missing: &[u32]) {
+fn assert_named(rebuilt: &Rebuilt, missing: &[u32]) {
     for number in missing {
-        let is_named = mended.lost.contains(&(repository("a"), digest(*number)));
-        assert!(is_named || mended.between.len() == 1, "{number} {mended:?}");
+        let is_named = rebuilt.lost.contains(&(repository("a"), digest(*number)));
+        assert!(is_named || rebuilt.between.len() == 1, "{number} {rebuilt:?}");
     }
 }
 
@@ -191,21 +193,21 @@ async fn a_missing_segment_is_named_and_the_others_are_kept() {
     let segments = bench.journal_files("journal");
     fs::remove_file(&segments[1]).unwrap();
     let index = bench.try_open().unwrap();
-    assert!(matches!(index.state(), State::Damaged(_)));
+    assert!(matches!(index.state(), IndexState::Damaged(_)));
     index.close().await;
     drop(index);
-    let mended = rebuild(&bench.settings.data_dir).unwrap();
-    let [gap] = &mended.gaps[..] else { panic!("{mended:?}") };
+    let rebuilt = rebuild(&bench.settings.data_dir).unwrap();
+    let [gap] = &rebuilt.gaps[..] else { panic!("{rebuilt:?}") };
     assert_eq!((&gap.path, gap.what), (&segments[2], "the files before it are missing"));
-    assert!(mended.set_aside.unwrap().exists());
-    let [(Some(before), Some(after))] = mended.between[..] else { panic!("{:?}", mended.between) };
+    assert!(rebuilt.set_aside.unwrap().exists());
+    let [(Some(before), Some(after))] = rebuilt.between[..] else { panic!("{:?}", rebuilt.between) };
     let index = bench.open().await;
     let of_3 = entries(&index, 3).await;
     assert!(of_3.len() > 10 && of_3.len() < 40);
     assert!(of_3.iter().all(|entry| entry.order <= before || entry.order >= after));
     assert!(of_3.iter().all(|entry| entry.pending == (entry.order <= before)));
     assert_eq!(
-        mended.doubted[&repository("a")],
+        rebuilt.doubted[&repository("a")],
         of_3.iter().filter(|entry| entry.pending).count() as u64 + 1
     );
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::oci::LinkKinds;
 
 /// What somebody says of a referrer: its subjects, and which of its descriptors is the right one.
 #[derive(Clone, Debug)]
@@ -131,20 +132,20 @@ impl Model {
     }
 
     fn get(&self, referrer: u32) -> Option<Modelled> {
-        self.referrers.get(&referrer).map(|(_, known)| known.clone())
+        self.referrers.get(&referrer).map(|(_, state)| state.clone())
     }
 
-    fn set(&mut self, referrer: u32, known: Option<Modelled>) {
+    fn set(&mut self, referrer: u32, state: Option<Modelled>) {
         let now = self.tick();
-        match known.filter(|known| !known.own.is_empty() || !known.tagged.is_empty()) {
-            Some(known) => self.referrers.insert(referrer, (now, known)),
+        match state.filter(|state| !state.own.is_empty() || !state.tagged.is_empty()) {
+            Some(state) => self.referrers.insert(referrer, (now, state)),
             None => self.referrers.remove(&referrer),
         };
     }
 
     /// Adds what is said to what is known.
     fn add(&mut self, born: u32, said: &Said, tagged: Option<u32>, (pending, claimed): (bool, bool)) {
-        let mut known = self.get(said.referrer).unwrap_or(Modelled {
+        let mut state = self.get(said.referrer).unwrap_or(Modelled {
             born,
             pending: true,
             absent: false,
@@ -153,15 +154,15 @@ impl Model {
             own: BTreeSet::new(),
             tagged: BTreeSet::new(),
         });
-        let better = if known.claimed == claimed { known.pending && !pending } else { known.claimed };
+        let better = if state.claimed == claimed { state.pending && !pending } else { state.claimed };
         if better {
-            (known.variant, known.claimed) = (said.variant, claimed);
+            (state.variant, state.claimed) = (said.variant, claimed);
         }
-        known.pending &= pending;
-        known.absent = false;
-        known.own.extend(&said.subjects);
-        known.tagged.extend(tagged);
-        self.set(said.referrer, Some(known));
+        state.pending &= pending;
+        state.absent = false;
+        state.own.extend(&said.subjects);
+        state.tagged.extend(tagged);
+        self.set(said.referrer, Some(state));
     }
 
     /// Puts what is said of the bytes in the place of what is known of them.
@@ -169,38 +170,38 @@ impl Model {
         let before = self.get(said.referrer).unwrap();
         let own = said.subjects.iter().copied().collect();
         let variant = said.variant;
-        let mut known = Modelled { pending, absent: false, claimed: false, variant, own, ..before.clone() };
-        known.tagged.extend(tagged);
-        if known != before {
-            self.set(said.referrer, Some(known));
+        let mut state = Modelled { pending, absent: false, claimed: false, variant, own, ..before.clone() };
+        state.tagged.extend(tagged);
+        if state != before {
+            self.set(said.referrer, Some(state));
         }
     }
 
     /// Begins a PUT; gives the place in the order that its referrer has, or would have.
     fn begin(&mut self, said: &Said) -> u32 {
         let now = self.tick();
-        let known = self.get(said.referrer);
-        match &known {
-            Some(known) if !known.pending => self.set(said.referrer, Some(known.clone())),
+        let state = self.get(said.referrer);
+        match &state {
+            Some(state) if !state.pending => self.set(said.referrer, Some(state.clone())),
             None if said.subjects.is_empty() => {}
             Some(_) | None => self.add(now, said, None, (true, false)),
         }
-        let recorded = known.is_some() || !said.subjects.is_empty();
+        let recorded = state.is_some() || !said.subjects.is_empty();
         let fresh = Puts { all_refused: true, ..Puts::default() };
         let puts = self.puts.entry(said.referrer).or_insert(fresh);
         puts.in_flight += 1;
-        puts.made_it |= known.is_none() && recorded;
+        puts.made_it |= state.is_none() && recorded;
         puts.began = if recorded { Some(self.time) } else { puts.began };
-        known.map_or(now, |known| known.born)
+        state.map_or(now, |state| state.born)
     }
 
     fn confirm(&mut self, born: u32, said: &Said, tagged: Option<u32>) {
         let doubted = self.puts[&said.referrer].doubted;
         match self.get(said.referrer) {
-            Some(known) if known.pending => self.replace(said, tagged, doubted),
-            Some(known)
-                if said.subjects.iter().all(|subject| known.own.contains(subject))
-                    && tagged.is_none_or(|tagged| known.tagged.contains(&tagged)) => {}
+            Some(state) if state.pending => self.replace(said, tagged, doubted),
+            Some(state)
+                if said.subjects.iter().all(|subject| state.own.contains(subject))
+                    && tagged.is_none_or(|tagged| state.tagged.contains(&tagged)) => {}
             Some(_) | None => self.add(born, said, tagged, (doubted, false)),
         }
         self.end(said.referrer, false);
@@ -211,7 +212,7 @@ impl Model {
         if !self.end(referrer, true) {
             return;
         }
-        if self.referrers.get(&referrer).is_some_and(|(at, known)| known.pending && Some(*at) == began) {
+        if self.referrers.get(&referrer).is_some_and(|(at, state)| state.pending && Some(*at) == began) {
             self.set(referrer, None);
         }
     }
@@ -235,26 +236,26 @@ impl Model {
     }
 
     fn doubt(&mut self, referrer: u32) {
-        if let Some(known) = self.get(referrer).filter(|known| !known.pending) {
-            self.set(referrer, Some(Modelled { pending: true, ..known }));
+        if let Some(state) = self.get(referrer).filter(|state| !state.pending) {
+            self.set(referrer, Some(Modelled { pending: true, ..state }));
         }
     }
 
-    fn learn(&mut self, said: &Said, claimed: bool, disturbed: bool) {
+    fn learn(&mut self, said: &Said, claimed: bool, deletion: bool) {
         let now = self.tick();
-        let unsure = claimed || disturbed;
-        let Some(known) = self.get(said.referrer) else {
+        let unsure = claimed || deletion;
+        let Some(state) = self.get(said.referrer) else {
             if !said.subjects.is_empty() {
                 self.add(now, said, None, (unsure, claimed));
             }
             return;
         };
         let subjects: BTreeSet<u32> = said.subjects.iter().copied().collect();
-        let pending = unsure || (known.pending && !known.own.is_subset(&subjects));
-        let news = !subjects.is_subset(&known.own)
-            || (known.claimed && !claimed)
-            || (known.pending && !pending)
-            || (known.absent && !unsure);
+        let pending = unsure || (state.pending && !state.own.is_subset(&subjects));
+        let news = !subjects.is_subset(&state.own)
+            || (state.claimed && !claimed)
+            || (state.pending && !pending)
+            || (state.absent && !unsure);
         if news {
             self.add(now, said, None, (pending, claimed));
         }
@@ -270,11 +271,11 @@ impl Model {
     fn unchanged(&mut self, referrer: u32, seen: bool) -> Result<Modelled, Removed> {
         let puts = self.puts.get_mut(&referrer);
         let in_flight = puts.map(|puts| puts.doubted = true).is_some();
-        let Some(known) = self.get(referrer) else { return Err(Removed::Unknown) };
+        let Some(state) = self.get(referrer) else { return Err(Removed::Unknown) };
         if seen && !in_flight {
-            return Ok(known);
+            return Ok(state);
         }
-        self.set(referrer, Some(Modelled { pending: true, ..known }));
+        self.set(referrer, Some(Modelled { pending: true, ..state }));
         Err(Removed::Doubted)
     }
 
@@ -288,8 +289,8 @@ impl Model {
 
     fn absent(&mut self, referrer: u32, seen: bool) -> Removed {
         match self.unchanged(referrer, seen) {
-            Ok(known) if !known.absent => {
-                self.set(referrer, Some(Modelled { pending: true, absent: true, ..known }));
+            Ok(state) if !state.absent => {
+                self.set(referrer, Some(Modelled { pending: true, absent: true, ..state }));
                 Removed::Doubted
             }
             Ok(_) if self.forgets_at_once => {
@@ -303,20 +304,20 @@ impl Model {
 
     /// The referrers of `subject`, oldest first.
     fn list(&self, subject: u32) -> Vec<(Digest, bool, String, LinkKinds)> {
-        let kinds = |known: &Modelled| -> LinkKinds {
-            let own = known.own.contains(&subject).then_some(LinkKind::Reference);
-            let tagged = known.tagged.contains(&subject).then_some(LinkKind::Cosign);
+        let kinds = |state: &Modelled| -> LinkKinds {
+            let own = state.own.contains(&subject).then_some(LinkKind::Reference);
+            let tagged = state.tagged.contains(&subject).then_some(LinkKind::Cosign);
             own.into_iter().chain(tagged).collect()
         };
         let mut found: Vec<_> = self
             .referrers
             .iter()
-            .map(|(number, (_, known))| (known.born, *number, known, kinds(known)))
+            .map(|(number, (_, state))| (state.born, *number, state, kinds(state)))
             .filter(|(_, _, _, kinds)| *kinds != LinkKinds::default())
             .collect();
         found.sort_by_key(|(born, ..)| *born);
-        let entry = |(_, number, known, kinds): (u32, u32, &Modelled, LinkKinds)| {
-            (digest(number), known.pending, format!("{number} {}", known.variant), kinds)
+        let entry = |(_, number, state, kinds): (u32, u32, &Modelled, LinkKinds)| {
+            (digest(number), state.pending, format!("{number} {}", state.variant), kinds)
         };
         found.into_iter().map(entry).collect()
     }
@@ -341,9 +342,9 @@ async fn compare(index: &Index, model: &Model) {
         assert_eq!(holders, expected, "{subject}");
     }
     let statistics = index.statistics();
-    let known = || model.referrers.values().map(|(_, known)| known);
-    let pending = known().filter(|known| known.pending).count();
-    let links: usize = known().map(|known| known.own.union(&known.tagged).count()).sum();
+    let state = || model.referrers.values().map(|(_, state)| state);
+    let pending = state().filter(|state| state.pending).count();
+    let links: usize = state().map(|state| state.own.union(&state.tagged).count()).sum();
     assert_eq!(
         (statistics.referrers, statistics.links, statistics.pending, statistics.in_flight),
         (model.referrers.len() as u64, links as u64, pending as u64, model.puts.len() as u64),
@@ -412,12 +413,12 @@ impl Pair {
         let (index, model) = (&self.index, &mut self.model);
         match *step {
             Step::Learn { ref said, claimed, removed } => {
-                let watch = index.watch(repository("a"));
+                let read = index.begin_read(repository("a"));
                 if let Some(removed) = removed {
                     let version = version_if(true, index, removed).await;
                     assert_eq!(remove(index, removed, version).await, model.remove(removed, true));
                 }
-                index.learn(&watch, vec![Learnt { referrer: described(said), claimed }]).await.unwrap();
+                index.observe(&read, vec![Observation { referrer: described(said), claimed }]).await.unwrap();
                 model.learn(said, claimed, removed.is_some());
             }
             Step::Settle { ref said, seen } => {

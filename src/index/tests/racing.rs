@@ -253,7 +253,7 @@ async fn closing_while_it_is_opened_leaves_everything_in_order() {
         let index = bench.try_open().unwrap();
         tokio::time::sleep(Duration::from_millis(round)).await;
         index.close().await;
-        assert_eq!(index.state(), State::Closed);
+        assert_eq!(index.state(), IndexState::Closed);
         assert_eq!(index.write_failure(), None);
     }
     assert_eq!(numbers(&bench.open().await, 1).await, [(10, false)]);
@@ -261,30 +261,30 @@ async fn closing_while_it_is_opened_leaves_everything_in_order() {
 }
 
 /// Learns of a referrer with a `reference` to subject 1; or of what an index claims to be an attestation of it.
-async fn learn(index: &Index, watch: &Watch, n: u32, claimed: bool) {
+async fn learn(index: &Index, read: &UpstreamRead, n: u32, claimed: bool) {
     let kind = if claimed { LinkKind::Attestation } else { LinkKind::Reference };
     let referrer = Referrer { links: vec![link(1, kind)], ..referrer(n, &[]) };
-    index.learn(watch, vec![Learnt { referrer, claimed }]).await.unwrap();
+    index.observe(read, vec![Observation { referrer, claimed }]).await.unwrap();
 }
 
 #[tokio::test]
 async fn what_is_learnt_is_recorded_once_and_what_is_claimed_is_pending() {
     let bench = Bench::new();
     let index = bench.open().await;
-    let watch = index.watch(repository("a"));
-    learn(&index, &watch, 10, false).await;
-    learn(&index, &watch, 11, true).await;
+    let read = index.begin_read(repository("a"));
+    learn(&index, &read, 10, false).await;
+    learn(&index, &read, 11, true).await;
     assert_eq!(numbers(&index, 1).await, [(10, false), (11, true)]);
     let records = index.statistics().records;
-    learn(&index, &watch, 10, false).await;
-    index.learn(&watch, vec![Learnt { referrer: referrer(10, &[1]), claimed: true }]).await.unwrap();
-    learn(&index, &watch, 11, true).await;
-    let nothing = Learnt { referrer: referrer(12, &[]), claimed: false };
-    index.learn(&watch, vec![nothing]).await.unwrap();
+    learn(&index, &read, 10, false).await;
+    index.observe(&read, vec![Observation { referrer: referrer(10, &[1]), claimed: true }]).await.unwrap();
+    learn(&index, &read, 11, true).await;
+    let nothing = Observation { referrer: referrer(12, &[]), claimed: false };
+    index.observe(&read, vec![nothing]).await.unwrap();
     assert_eq!(index.statistics().records, records);
     // The manifest itself was seen, and says nothing of its own.
-    let seen = Learnt { referrer: referrer(11, &[]), claimed: false };
-    index.learn(&watch, vec![seen]).await.unwrap();
+    let seen = Observation { referrer: referrer(11, &[]), claimed: false };
+    index.observe(&read, vec![seen]).await.unwrap();
     assert_eq!(numbers(&index, 1).await, [(10, false), (11, false)]);
 }
 
@@ -292,10 +292,10 @@ async fn what_is_learnt_is_recorded_once_and_what_is_claimed_is_pending() {
 async fn what_may_have_been_deleted_since_it_was_read_is_pending() {
     let bench = Bench::new();
     let index = bench.open().await;
-    let (watch, elsewhere) = (index.watch(repository("a")), index.watch(repository("b")));
+    let (read, elsewhere) = (index.begin_read(repository("a")), index.begin_read(repository("b")));
     assert_eq!(remove(&index, 10, Version::UNKNOWN).await, Removed::Unknown);
-    learn(&index, &watch, 10, false).await;
-    learn(&index, &index.watch(repository("a")), 11, false).await;
+    learn(&index, &read, 10, false).await;
+    learn(&index, &index.begin_read(repository("a")), 11, false).await;
     assert_eq!(numbers(&index, 1).await, [(10, true), (11, false)]);
     learn(&index, &elsewhere, 12, false).await;
     let page = index.referrers(repository("b"), digest(1), everything()).await.unwrap();

@@ -1,66 +1,71 @@
-//! What the index knows of one referrer, and how a record of the journal changes it. Pure.
+//! The state of one referrer, and how each record of the journal changes it. Pure.
+//!
+//! What is said of a referrer comes from sources of different weight, and this is where they are weighed: the bytes
+//! that the upstream serves count more than those a client claims to push, and both more than the claim of another
+//! manifest or a tag. A claim never changes what is confirmed.
+//!
+//! Applying a record twice, or over a state that includes it, changes nothing.
 
 use std::collections::BTreeMap;
 
 use super::record::{Record, Recorded};
-use super::{Order, Version};
+use crate::index::{Order, Version};
 use crate::oci::{Digest, Link, LinkKind, LinkKinds};
 
-/// A referrer as the records so far make it.
+/// The state of a referrer after the records so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Known {
+pub(crate) struct ReferrerState {
     pub(crate) order: Order,
     pub(crate) pending: bool,
-    /// Whether it was confirmed at any time, so that it is more than somebody's claim even while it is pending.
+    /// Whether it was ever confirmed, so that it is more than a claim even while it is pending.
     pub(crate) was_confirmed: bool,
-    /// Since when the upstream has answered nothing but 404 for it, in microseconds since 1970; then it is
-    /// pending.
+    /// When the upstream began to answer nothing but 404 for it, in microseconds since 1970; then it is pending.
     pub(crate) absent_since: Option<u64>,
     pub(crate) version: Version,
-    /// Whether the descriptor is another manifest's word.
+    /// Whether the descriptor is another manifest's claim.
     pub(crate) claimed: bool,
     pub(crate) descriptor: String,
-    /// In which ways it refers to each subject.
+    /// The kinds of its links to each subject.
     pub(crate) links: BTreeMap<Digest, LinkKinds>,
 }
 
-impl Known {
-    /// What is known after `record`, the one that makes `version`.
+impl ReferrerState {
+    /// The state after `record`, which makes `version`.
     pub(crate) fn after(before: Option<Self>, record: Record, version: Version) -> Option<Self> {
-        // A snapshot may be ahead of the segments that are read after it: a record counts once.
-        if before.as_ref().is_some_and(|known| known.version >= version) {
+        // A snapshot may include records from the segments that are read after it.
+        if before.as_ref().is_some_and(|state| state.version >= version) {
             return before;
         }
         let changed = |change: &dyn Fn(&mut Self)| {
-            let mut known = before.clone()?;
-            known.version = version;
-            change(&mut known);
-            Some(known)
+            let mut state = before.clone()?;
+            state.version = version;
+            change(&mut state);
+            Some(state)
         };
         match record {
-            // Whoever begins a PUT may be refused: what is confirmed is not touched by claims.
-            Record::Begun(_) if before.as_ref().is_some_and(|known| !known.pending) => changed(&|_| {}),
+            // The upstream may refuse the PUT, and its client may have no right to it.
+            Record::Begun(_) if before.as_ref().is_some_and(|state| !state.pending) => changed(&|_| {}),
             Record::Recorded(recorded) | Record::Begun(recorded) => {
                 Some(Self::recorded(before, recorded, version))
             }
             Record::Accepted(recorded) => match before {
-                Some(known) if known.pending => known.replaced(recorded, version),
+                Some(state) if state.pending => state.replaced(recorded, version),
                 before => Some(Self::recorded(before, recorded, version)),
             },
             Record::Settled(recorded) => match before {
-                Some(known) => known.replaced(recorded, version),
+                Some(state) => state.replaced(recorded, version),
                 None if recorded.links.is_empty() => None,
                 None => Some(Self::recorded(None, recorded, version)),
             },
-            Record::Confirmed(_) => changed(&|known| {
-                known.pending = false;
-                known.was_confirmed = true;
-                known.absent_since = None;
+            Record::Confirmed(_) => changed(&|state| {
+                state.pending = false;
+                state.was_confirmed = true;
+                state.absent_since = None;
             }),
-            Record::Doubted(_) => changed(&|known| known.pending = true),
-            Record::Absent { since, .. } => changed(&|known| {
-                known.pending = true;
-                known.absent_since = known.absent_since.or(Some(since));
+            Record::Doubted(_) => changed(&|state| state.pending = true),
+            Record::Absent { since, .. } => changed(&|state| {
+                state.pending = true;
+                state.absent_since = state.absent_since.or(Some(since));
             }),
             Record::Removed(_) => None,
             Record::End { .. } => before,
@@ -68,7 +73,7 @@ impl Known {
     }
 
     fn recorded(before: Option<Self>, recorded: Recorded, version: Version) -> Self {
-        let mut known = before.unwrap_or_else(|| Self {
+        let mut state = before.unwrap_or_else(|| Self {
             order: Order(recorded.order),
             pending: true,
             was_confirmed: false,
@@ -78,26 +83,26 @@ impl Known {
             descriptor: recorded.descriptor.clone(),
             links: BTreeMap::new(),
         });
-        // What was confirmed is how the upstream serves it; a pending descriptor is only what a client said,
-        // and another manifest's word is less than that.
-        let is_better = match (known.claimed, recorded.claimed) {
+        // A confirmed descriptor is how the upstream serves the manifest; a pending one is what a client claimed, and
+        // another manifest's claim is less than that.
+        let is_better = match (state.claimed, recorded.claimed) {
             (true, false) => true,
             (false, true) => false,
-            (true, true) | (false, false) => known.pending && !recorded.pending,
+            (true, true) | (false, false) => state.pending && !recorded.pending,
         };
         if is_better {
-            known.descriptor = recorded.descriptor;
-            known.claimed = recorded.claimed;
+            state.descriptor = recorded.descriptor;
+            state.claimed = recorded.claimed;
         }
-        known.pending &= recorded.pending;
-        known.was_confirmed |= recorded.was_confirmed || !known.pending;
-        known.absent_since = recorded.absent_since.filter(|_| known.pending);
-        known.version = version;
-        known.add(recorded.links);
-        known
+        state.pending &= recorded.pending;
+        state.was_confirmed |= recorded.was_confirmed || !state.pending;
+        state.absent_since = recorded.absent_since.filter(|_| state.pending);
+        state.version = version;
+        state.add(recorded.links);
+        state
     }
 
-    /// With this in the place of all that was said of its bytes so far. None if nothing is left.
+    /// The state with this in place of all that was said of its bytes so far. None if no link is left.
     fn replaced(mut self, recorded: Recorded, version: Version) -> Option<Self> {
         for kinds in self.links.values_mut() {
             *kinds = kinds.iter().filter(|kind| !is_own(*kind)).collect();
@@ -108,8 +113,8 @@ impl Known {
         let Recorded { pending, claimed, descriptor, .. } = recorded;
         let was_confirmed = was_confirmed || !pending;
         let absent_since = None;
-        let known = Self { order, pending, was_confirmed, absent_since, version, claimed, descriptor, links };
-        Some(known).filter(|known| !known.links.is_empty())
+        let state = Self { order, pending, was_confirmed, absent_since, version, claimed, descriptor, links };
+        Some(state).filter(|state| !state.links.is_empty())
     }
 
     fn add(&mut self, links: Vec<Link>) {
@@ -119,7 +124,7 @@ impl Known {
         }
     }
 
-    /// Whether its bytes are said to tell of nothing but these links.
+    /// Whether these links include all that its bytes are said to hold.
     pub(crate) fn is_within(&self, links: &[Link]) -> bool {
         let own = |link: &Link| is_own(link.kind);
         self.links().iter().filter(|link| own(link)).all(|link| links.contains(link))
@@ -142,8 +147,8 @@ impl Known {
     }
 }
 
-/// Whether the referrer's own bytes say so. Other kinds are the word of another manifest (attestations, which
-/// the index names that lists them) or of a tag, and stay whatever the bytes turn out to be.
+/// Whether links of this kind stand in the referrer's own bytes. Others are told by another manifest (an
+/// attestation by the image index that lists it) or by a tag, and stay whatever the bytes turn out to be.
 pub(crate) fn is_own(kind: LinkKind) -> bool {
     match kind {
         LinkKind::Reference | LinkKind::Subject | LinkKind::Parent => true,
@@ -155,7 +160,7 @@ pub(crate) fn is_own(kind: LinkKind) -> bool {
 mod tests {
     use super::*;
     use crate::index::Repository;
-    use crate::index::record::ReferrerKey;
+    use crate::index::local::record::ReferrerKey;
     use crate::oci::LinkKind::{Attestation, Parent, Reference};
 
     fn key() -> ReferrerKey {
@@ -205,19 +210,19 @@ mod tests {
 
     #[track_caller]
     fn check(records: &[Record], expected: Summary) {
-        let mut known = None;
+        let mut state = None;
         for (index, record) in (0..).zip(records) {
-            known = Known::after(known, record.clone(), Version::of(0, index));
+            state = ReferrerState::after(state, record.clone(), Version::of(0, index));
             // Once more: nothing but the version may change.
-            let again = Known::after(known.clone(), record.clone(), Version::of(0, index));
-            assert_eq!(again, known);
+            let again = ReferrerState::after(state.clone(), record.clone(), Version::of(0, index));
+            assert_eq!(again, state);
         }
         assert_eq!(
-            known.as_ref().map(|known| (known.order.0, known.pending, &*known.descriptor, known.links())),
+            state.as_ref().map(|state| (state.order.0, state.pending, &*state.descriptor, state.links())),
             expected.map(|(order, pending, descriptor, to)| (order, pending, descriptor, links(to))),
         );
-        if let Some(known) = known {
-            assert_eq!(known.version, Version::of(0, records.len() as u64 - 1));
+        if let Some(state) = state {
+            assert_eq!(state.version, Version::of(0, records.len() as u64 - 1));
         }
     }
 
@@ -270,10 +275,10 @@ mod tests {
         let whole = recorded(1, false, "", &[(1, Parent)]);
         let absent = |since| Record::Absent { referrer: key(), since };
         let after = |records: &[Record]| {
-            let states = (0..).zip(records).fold(None, |known, (index, record)| {
-                Known::after(known, record.clone(), Version::of(0, index))
+            let states = (0..).zip(records).fold(None, |state, (index, record)| {
+                ReferrerState::after(state, record.clone(), Version::of(0, index))
             });
-            states.map(|known| (known.pending, known.absent_since))
+            states.map(|state| (state.pending, state.absent_since))
         };
         let begun = Record::Begun(inner(&recorded(2, true, "", &[(1, Parent)])));
         assert_eq!(after(&[absent(5)]), None);
@@ -297,8 +302,8 @@ mod tests {
         let fact = recorded(1, false, "", &[(1, Parent)]);
         let doubted = || Record::Doubted(key());
         let was_confirmed = |records: &[Record]| {
-            let after = (0..).zip(records).fold(None, |known, (index, record)| {
-                Known::after(known, record.clone(), Version::of(0, index))
+            let after = (0..).zip(records).fold(None, |state, (index, record)| {
+                ReferrerState::after(state, record.clone(), Version::of(0, index))
             });
             after.unwrap().was_confirmed
         };
@@ -317,10 +322,10 @@ mod tests {
 
     #[test]
     fn tells_whether_links_are_missing() {
-        let known = Known::after(None, recorded(1, true, "", &[(1, Parent)]), Version(1)).unwrap();
-        assert!(known.has(&[]));
-        assert!(known.has(&links(&[(1, Parent)])));
-        assert!(!known.has(&links(&[(1, Reference)])));
-        assert!(!known.has(&links(&[(1, Parent), (2, Parent)])));
+        let state = ReferrerState::after(None, recorded(1, true, "", &[(1, Parent)]), Version(1)).unwrap();
+        assert!(state.has(&[]));
+        assert!(state.has(&links(&[(1, Parent)])));
+        assert!(!state.has(&links(&[(1, Reference)])));
+        assert!(!state.has(&links(&[(1, Parent), (2, Parent)])));
     }
 }

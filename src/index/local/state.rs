@@ -1,4 +1,7 @@
-//! What the threads of the local index share.
+//! The state that the engine's threads share: what can be read and written now, and why not.
+//!
+//! Reading and writing fail independently. Of a failure, an operator is told the reason (log, [`IndexState`]), a
+//! client only what it can do about it (the error).
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,48 +9,48 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::in_flight::InFlight;
+use super::in_progress::{PutsInProgress, ReadsInProgress};
 use super::sled::Store;
-use super::watches::Watches;
-use super::{ReadError, State, Statistics, WriteError};
 
-/// How far the index is.
+use crate::index::{IndexState, ReadError, Statistics, WriteError};
+
+/// Whether the index can be read.
 #[derive(Clone, Debug)]
 pub(crate) enum Phase {
     Opening,
     Ready(Arc<Store>),
-    /// sled failed for this reason and is being built anew.
+    /// sled failed for this reason and is being rebuilt.
     Rebuilding(String),
-    /// The journal is damaged, or what writes it has ended.
+    /// The journal is damaged, or the thread that writes it ended.
     Damaged(String, ReadError),
     Closed,
 }
 
-/// What the threads share.
+/// The shared state.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct SharedState {
     phase: watch::Sender<Phase>,
     write_failure: Mutex<Option<WriteFailure>>,
-    /// How often the index has failed so far.
+    /// How many failures there were so far.
     failures: AtomicU64,
     statistics: Mutex<Statistics>,
     journal_end: AtomicU64,
     stop: AtomicBool,
-    pub(crate) in_flight: Arc<InFlight>,
-    pub(crate) watches: Arc<Watches>,
-    /// Held as long as any thread may write.
+    pub(crate) puts: Arc<PutsInProgress>,
+    pub(crate) reads: Arc<ReadsInProgress>,
+    /// The lock on the data directory, held as long as any thread may write to it.
     _lock: File,
 }
 
-/// Why nothing is recorded.
+/// Why writes are rejected.
 #[derive(Clone, Debug)]
 struct WriteFailure {
     reason: String,
-    /// What clients are told.
+    /// The error for clients.
     error: WriteError,
 }
 
-impl Shared {
+impl SharedState {
     pub(crate) fn new(lock: File) -> Self {
         Self {
             phase: watch::Sender::new(Phase::Opening),
@@ -56,13 +59,13 @@ impl Shared {
             statistics: Mutex::default(),
             journal_end: AtomicU64::new(0),
             stop: AtomicBool::new(false),
-            in_flight: Arc::default(),
-            watches: Arc::default(),
+            puts: Arc::default(),
+            reads: Arc::default(),
             _lock: lock,
         }
     }
 
-    /// The index to read from, if there is one.
+    /// The store to read from, or why there is none.
     pub(crate) fn store(&self) -> Result<Arc<Store>, ReadError> {
         match &*self.phase.borrow() {
             Phase::Opening => Err(ReadError::Opening),
@@ -73,29 +76,29 @@ impl Shared {
         }
     }
 
-    pub(crate) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> IndexState {
         match &*self.phase.borrow() {
-            Phase::Opening => State::Opening,
-            Phase::Ready(_) => State::Ready,
-            Phase::Rebuilding(reason) => State::Rebuilding(reason.clone()),
-            Phase::Damaged(reason, _) => State::Damaged(reason.clone()),
-            Phase::Closed => State::Closed,
+            Phase::Opening => IndexState::Opening,
+            Phase::Ready(_) => IndexState::Ready,
+            Phase::Rebuilding(reason) => IndexState::Rebuilding(reason.clone()),
+            Phase::Damaged(reason, _) => IndexState::Damaged(reason.clone()),
+            Phase::Closed => IndexState::Closed,
         }
     }
 
-    /// Waits until the state is another one than `Opening` or `Rebuilding`.
+    /// Waits until the index is neither being opened nor being rebuilt.
     pub(crate) async fn opened(&self) {
         let mut phase = self.phase.subscribe();
         // Cannot fail: the sender lives as long as `self`.
         phase.wait_for(|phase| !matches!(phase, Phase::Opening | Phase::Rebuilding(_))).await.ok();
     }
 
-    /// Whether what was read from this store just now counts. The files of one that failed are emptied, and
-    /// sled may take what it then finds for a shorter list.
-    pub(crate) fn still_counts(&self, read_from: &Arc<Store>) -> Result<(), ReadError> {
+    /// Whether a result just read from this store is valid. The files of a store that failed are emptied, and sled
+    /// may take what it then finds for a shorter list.
+    pub(crate) fn still_valid(&self, read_from: &Arc<Store>) -> Result<(), ReadError> {
         match &*self.phase.borrow() {
             Phase::Ready(store) if Arc::ptr_eq(store, read_from) => Ok(()),
-            // Closing leaves the files as they are.
+            // Closing does not change the files.
             Phase::Closed => Ok(()),
             Phase::Damaged(_, error) => Err(error.clone()),
             Phase::Opening | Phase::Rebuilding(_) | Phase::Ready(_) => Err(ReadError::Rebuilding),
@@ -110,48 +113,48 @@ impl Shared {
         self.phase.send_replace(Phase::Closed);
     }
 
-    /// The index cannot be read until it is built anew.
+    /// Rejects reads until sled is rebuilt.
     pub(crate) fn rebuilding(&self, reason: String) {
-        tracing::error!(reason, "the index cannot answer queries; building it anew from the journal");
+        tracing::error!(reason, "the index cannot answer queries; rebuilding it from the journal");
         self.count_failure();
         self.phase.send_replace(Phase::Rebuilding(reason));
     }
 
-    /// The journal is damaged: the index can neither be read nor written, for good.
+    /// Rejects reads and writes for good: the journal is damaged.
     pub(crate) fn damaged(&self, reason: &str) {
         self.fail_reads(reason.to_owned(), ReadError::Damaged);
         self.fail_writes(reason.to_owned(), WriteError::Damaged);
     }
 
-    /// The index cannot be read any more.
+    /// Rejects reads for good.
     pub(crate) fn fail_reads(&self, reason: String, error: ReadError) {
         tracing::error!(reason, "the index cannot answer queries");
         self.count_failure();
         self.phase.send_replace(Phase::Damaged(reason, error));
     }
 
-    /// The index cannot be written, for good unless the error is [`WriteError::Failed`].
+    /// Rejects writes; for good unless the error is [`WriteError::Failed`].
     pub(crate) fn fail_writes(&self, reason: String, error: WriteError) {
         tracing::error!(reason, "the index cannot be written");
         self.count_failure();
         let mut failure = self.lock_write_failure();
-        // Of those that last, the first reason is the one that tells.
+        // Of lasting failures the first is the cause, and later ones its consequences.
         if failure.as_ref().is_none_or(|failure| failure.error == WriteError::Failed) {
             *failure = Some(WriteFailure { reason, error });
         }
     }
 
-    /// The index can be written again.
+    /// Accepts writes again after a passing failure.
     pub(crate) fn resume_writes(&self) {
         self.lock_write_failure().take_if(|failure| failure.error == WriteError::Failed);
     }
 
-    /// Why nothing is recorded, for whoever runs the process.
+    /// Why writes are rejected, for the operator.
     pub(crate) fn write_failure(&self) -> Option<String> {
         self.lock_write_failure().as_ref().map(|failure| failure.reason.clone())
     }
 
-    /// Whether anything can be recorded.
+    /// Whether writes are accepted; if not, the error for clients.
     pub(crate) fn writable(&self) -> Result<(), WriteError> {
         self.lock_write_failure().as_ref().map_or(Ok(()), |failure| Err(failure.error.clone()))
     }
@@ -160,7 +163,7 @@ impl Shared {
         self.write_failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How often the index has failed so far.
+    /// How many failures there were so far.
     pub(crate) fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
     }
@@ -171,14 +174,14 @@ impl Shared {
 
     pub(crate) fn statistics(&self) -> Statistics {
         let statistics = *self.statistics.lock().unwrap_or_else(PoisonError::into_inner);
-        Statistics { in_flight: self.in_flight.len() as u64, ..statistics }
+        Statistics { in_flight: self.puts.len() as u64, ..statistics }
     }
 
     pub(crate) fn update_statistics(&self, update: impl FnOnce(&mut Statistics)) {
         update(&mut self.statistics.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Up to where the journal is durable.
+    /// The position up to which the journal is durable.
     pub(crate) fn journal_end(&self) -> u64 {
         self.journal_end.load(Ordering::Acquire)
     }
@@ -187,7 +190,7 @@ impl Shared {
         self.journal_end.store(position, Ordering::Release);
     }
 
-    /// Whether long work has to end.
+    /// Whether the index is being closed, so that long work must stop.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }

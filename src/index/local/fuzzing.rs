@@ -1,4 +1,4 @@
-//! What holds of any bytes that stand where the journal is to be.
+//! Properties of the journal's formats that must hold of any bytes, for the fuzz targets.
 #![allow(
     clippy::missing_panics_doc,
     clippy::expect_used,
@@ -8,11 +8,11 @@
 
 use std::io::Cursor;
 
-use super::Version;
-use super::journal::frame::{Found, Frames, next_intact, seal};
-use super::journal::header::Header;
-use super::known::Known;
+use super::journal::format::Header;
+use super::journal::format::{Frames, NextFrame, next_intact, seal};
 use super::record::{Record, Recorded};
+use super::referrer_state::ReferrerState;
+use crate::index::Version;
 
 /// A journal's file, or the payload of a frame.
 pub fn records(bytes: &[u8]) {
@@ -21,7 +21,7 @@ pub fn records(bytes: &[u8]) {
     }
     let end = bytes.len() as u64;
     let mut frames = Frames::new(bytes, 0, end);
-    while let Found::Frame(payload) = frames.next().expect("reading from memory") {
+    while let NextFrame::Intact(payload) = frames.next().expect("reading from memory") {
         payload_of(&payload);
     }
     payload_of(bytes);
@@ -49,18 +49,18 @@ fn payload_of(bytes: &[u8]) {
     }
     assert_eq!(written.split(|byte| *byte == b'\n').count(), records.len() + 1, "a line each");
     assert_eq!(Record::read_all(&written).expect("its own form"), records);
-    let mut known = None;
+    let mut state = None;
     for (version, record) in (1..).map(Version).zip(records) {
-        known = Known::after(known, record.clone(), version);
-        let again = Known::after(known.clone(), record.clone(), version);
-        assert_eq!(again, known, "once more changes nothing");
-        if let (Some(recorded), Some(known)) = (record.recorded(), &known) {
+        state = ReferrerState::after(state, record.clone(), version);
+        let again = ReferrerState::after(state.clone(), record.clone(), version);
+        assert_eq!(again, state, "once more changes nothing");
+        if let (Some(recorded), Some(state)) = (record.recorded(), &state) {
             // Claims are not added to what is confirmed.
-            let begun_late = matches!(record, Record::Begun(_)) && !known.pending;
-            assert!(begun_late || known.has(&recorded.links));
-            let whole = Record::Recorded(Recorded::of(recorded.referrer.clone(), known.clone()));
-            let alone = Known::after(None, whole.clone(), Version::in_snapshot(0, &whole));
-            assert_eq!(alone.as_ref(), Some(known), "what a snapshot says");
+            let begun_late = matches!(record, Record::Begun(_)) && !state.pending;
+            assert!(begun_late || state.has(&recorded.links));
+            let whole = Record::Recorded(Recorded::of(recorded.referrer.clone(), state.clone()));
+            let alone = ReferrerState::after(None, whole.clone(), Version::in_snapshot(0, &whole));
+            assert_eq!(alone.as_ref(), Some(state), "what a snapshot says");
         }
     }
 }

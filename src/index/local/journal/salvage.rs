@@ -1,17 +1,21 @@
-//! Reading a journal of which parts may be damaged: all that is intact, in its order, and where it is not.
+//! Reads a journal that may be damaged: everything intact in its order, and the gaps between.
+//!
+//! For the commands that check and rebuild an index. Behind a bad frame the next marker is looked for, so one flipped
+//! bit costs one frame. A snapshot counts only if it is intact as a whole, because the segments that it replaced may
+//! still be there; without an intact one, everything there is gets read.
 
 use std::fs::File;
 use std::io::{BufReader, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::JournalError;
-use super::files::{self, Listing, segment_path, snapshot_path};
-use super::frame::{self, Found, Frames};
-use super::header::{HEADER_BYTES, Identity};
-use super::history::Commit;
-use crate::index::record::Record;
+use super::files::{self, JournalFiles, segment_path, snapshot_path};
+use super::format::{self, Frames, NextFrame};
+use super::format::{HEADER_BYTES, Identity};
+use super::reader::Commit;
+use crate::index::local::record::Record;
 
-/// A stretch of a file that is not as it was written.
+/// A part of a file that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
     /// The file.
@@ -24,24 +28,24 @@ pub struct Gap {
     pub what: &'static str,
 }
 
-/// What comes next in a journal.
+/// One piece of a journal.
 #[derive(Debug)]
 pub(crate) enum Piece {
     Commit(Commit),
     Gap(Gap),
-    /// The last write, which a crash interrupted; nobody was told that it was done.
+    /// The last write, interrupted by a crash; nobody was told that it succeeded.
     Torn(Gap),
 }
 
-/// The files of a journal that have to be read, in order.
+/// The files of a journal that are read, in order.
 #[derive(Debug)]
-pub(crate) struct Remains {
-    sources: Vec<Source>,
+pub(crate) struct JournalSalvage {
+    sources: Vec<SalvageFile>,
     identity: Option<Identity>,
 }
 
 #[derive(Clone, Debug)]
-struct Source {
+struct SalvageFile {
     path: PathBuf,
     /// The position that its name says.
     position: u64,
@@ -50,15 +54,15 @@ struct Source {
     is_last: bool,
 }
 
-/// How far a file is read.
-struct Run {
+/// How far a file has been read.
+struct FileProgress {
     offset: u64,
     referrers: u64,
     is_complete: bool,
 }
 
-impl Remains {
-    /// What there is in `directory`: the newest complete snapshot and what follows it, or else everything.
+impl JournalSalvage {
+    /// Finds the newest intact snapshot in `directory` and what follows it, or else everything.
     pub(crate) fn find(directory: &Path) -> Result<Self, JournalError> {
         let mut sources = sources(directory, &files::list(directory)?);
         let mut identity = None;
@@ -69,15 +73,15 @@ impl Remains {
                 Err(error) => return Err(error),
             }
         }
-        let mut remains = Self { sources: sources.clone(), identity };
+        let mut salvage = Self { sources: sources.clone(), identity };
         let snapshots = sources.iter().rposition(|source| {
-            source.is_snapshot && remains.read_source(source, &mut |piece| intact(&piece)).is_ok()
+            source.is_snapshot && salvage.read_source(source, &mut |piece| intact(&piece)).is_ok()
         });
         if let Some(newest) = snapshots {
             sources.drain(..newest);
-            remains.sources = sources;
+            salvage.sources = sources;
         }
-        Ok(remains)
+        Ok(salvage)
     }
 
     /// Which journal it is, if a header says so.
@@ -85,7 +89,7 @@ impl Remains {
         self.identity
     }
 
-    /// Gives each piece to `take`.
+    /// Passes each piece to `take`.
     pub(crate) fn read<E: From<JournalError>>(
         &self,
         mut take: impl FnMut(Piece) -> Result<(), E>,
@@ -109,7 +113,7 @@ impl Remains {
 
     fn read_source<E: From<JournalError>>(
         &self,
-        source: &Source,
+        source: &SalvageFile,
         take: &mut impl FnMut(Piece) -> Result<(), E>,
     ) -> Result<(), E> {
         match files::open(&source.path, source.position) {
@@ -126,17 +130,17 @@ impl Remains {
     }
 }
 
-impl Source {
+impl SalvageFile {
     fn read_frames<E: From<JournalError>>(
         &self,
         take: &mut impl FnMut(Piece) -> Result<(), E>,
     ) -> Result<(), E> {
         let io_error = |source| E::from(JournalError::io(&self.path, source));
         let mut file = File::open(&self.path).map_err(io_error)?;
-        let mut run = Run { offset: HEADER_BYTES, referrers: 0, is_complete: false };
+        let mut run = FileProgress { offset: HEADER_BYTES, referrers: 0, is_complete: false };
         while self.read_run(&mut file, &mut run, take)? {
             let (offset, what) = (run.offset, "there is no intact frame");
-            let next = frame::next_intact(&mut file, offset + 1, self.length).map_err(io_error)?;
+            let next = format::next_intact(&mut file, offset + 1, self.length).map_err(io_error)?;
             run.offset = next.unwrap_or(self.length);
             let bytes = run.offset - offset;
             take(match next {
@@ -150,11 +154,11 @@ impl Source {
         Ok(())
     }
 
-    /// Reads up to the file's end, or to a frame that is not intact; tells whether there is one.
+    /// Reads up to the file's end, or to a bad frame. Returns whether there is one.
     fn read_run<E: From<JournalError>>(
         &self,
         file: &mut File,
-        run: &mut Run,
+        run: &mut FileProgress,
         take: &mut impl FnMut(Piece) -> Result<(), E>,
     ) -> Result<bool, E> {
         let io_error = |source| E::from(JournalError::io(&self.path, source));
@@ -162,9 +166,9 @@ impl Source {
         let mut frames = Frames::new(BufReader::new(file), run.offset, self.length);
         loop {
             let payload = match frames.next().map_err(io_error)? {
-                Found::Frame(payload) => payload,
-                Found::Bad => return Ok(true),
-                Found::End => return Ok(false),
+                NextFrame::Intact(payload) => payload,
+                NextFrame::Bad => return Ok(true),
+                NextFrame::End => return Ok(false),
             };
             let start = std::mem::replace(&mut run.offset, frames.offset());
             let Ok(records) = Record::read_all(&payload) else {
@@ -180,7 +184,7 @@ impl Source {
         }
     }
 
-    /// What is not intact up to the end of the file.
+    /// A bad part: torn if it is the end of the last segment, otherwise a gap.
     fn bad(&self, offset: u64, bytes: u64, what: &'static str) -> Piece {
         let gap = self.gap(offset, bytes, what);
         if self.is_last && offset + bytes == self.length { Piece::Torn(gap) } else { Piece::Gap(gap) }
@@ -199,23 +203,23 @@ fn intact(piece: &Piece) -> Result<(), JournalError> {
 }
 
 /// All files, by position; a snapshot before the segment that it leads to.
-fn sources(directory: &Path, listing: &Listing) -> Vec<Source> {
+fn sources(directory: &Path, listing: &JournalFiles) -> Vec<SalvageFile> {
     let last = listing.segments.last().map(|segment| segment.base);
-    let segments = listing.segments.iter().map(|segment| Source {
+    let segments = listing.segments.iter().map(|segment| SalvageFile {
         path: segment_path(directory, segment.base),
         position: segment.base,
         length: segment.length,
         is_snapshot: false,
         is_last: Some(segment.base) == last,
     });
-    let snapshots = listing.snapshots.iter().map(|snapshot| Source {
+    let snapshots = listing.snapshots.iter().map(|snapshot| SalvageFile {
         path: snapshot_path(directory, snapshot.position),
         position: snapshot.position,
         length: snapshot.length,
         is_snapshot: true,
         is_last: false,
     });
-    let mut sources: Vec<Source> = snapshots.chain(segments).collect();
+    let mut sources: Vec<SalvageFile> = snapshots.chain(segments).collect();
     sources.sort_by_key(|source| (source.position, !source.is_snapshot));
     sources
 }

@@ -1,34 +1,40 @@
-//! What the index in sled says of itself, renewed with every batch: which stretch of which journal it
-//! holds, and a sum over all its entries, by which silent damage is noticed.
+//! The entry in which the index in sled describes itself: which part of which journal it holds, and a sum over all
+//! its other entries. Every batch renews it, atomically with its changes.
+//!
+//! The sum detects what sled does not: of 75 databases with flipped bytes, 19 opened and answered wrongly. It adds up
+//! a hash of each entry, key and value together, so it does not depend on their order and is updated for the price of
+//! what changes. Checking it at every opening reads all entries, 1.5 to 6.4 seconds of CPU time for a million links.
 
 use bytes::{Buf, BufMut};
 
-use crate::index::journal::header::Identity;
-use crate::index::known::Known;
+use super::StoreError;
+use super::layout::META;
+use crate::index::local::journal::format::Identity;
+use crate::index::local::referrer_state::ReferrerState;
 
-/// The format of keys and values; another one is rebuilt.
+/// The format of keys and values. A sled of another format is rebuilt from the journal.
 const FORMAT: u32 = 4;
 const CHECKSUM_BYTES: usize = 4;
 
-/// The index's own data.
+/// The description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Meta {
-    /// The journal that the index is made from.
+    /// The journal that the index is built from.
     pub(crate) identity: Identity,
-    /// Up to which position of it; none while a snapshot is being read.
+    /// The position of the journal up to which it is built; none while a snapshot is being read.
     pub(crate) applied: Option<u64>,
     pub(crate) referrers: u64,
-    /// Counts each (referrer, subject) once.
+    /// Links, each (referrer, subject) counted once.
     pub(crate) links: u64,
-    /// How many of the referrers are pending.
+    /// Pending referrers.
     pub(crate) pending: u64,
-    /// How many entries there are, and the sum of their hashes.
+    /// Number of entries, and the sum of their hashes.
     pub(super) entries: u64,
     pub(super) sum: u64,
 }
 
 impl Meta {
-    /// Of an index that nothing was put into.
+    /// The description of an empty index.
     pub(crate) fn empty(identity: Identity) -> Self {
         Self { identity, applied: None, referrers: 0, links: 0, pending: 0, entries: 0, sum: 0 }
     }
@@ -65,6 +71,39 @@ impl Meta {
         })
     }
 
+    /// Reads it from `tree` and checks every entry against it.
+    pub(super) fn verified(tree: &sled::Db, identity: Identity) -> Result<Self, StoreError> {
+        let Some(meta) = tree.get(META)? else {
+            let empty = tree.iter().next().transpose()?.is_none();
+            return if empty {
+                Ok(Self::empty(identity))
+            } else {
+                Err(StoreError::Damaged("it has no head"))
+            };
+        };
+        let meta =
+            Self::decode(&meta).ok_or(StoreError::Damaged("its head is unreadable or of another format"))?;
+        if meta.identity != identity {
+            return Err(StoreError::Damaged("it is made from another journal"));
+        }
+        let mut found = Meta { entries: 0, sum: 0, ..meta };
+        for entry in tree.range(META.to_vec()..) {
+            let (key, value) = entry?;
+            if *key != META {
+                found.add(&key, &value);
+            }
+            // In damaged files the iteration may run in a circle and never end.
+            if found.entries > meta.entries {
+                break;
+            }
+        }
+        if found == meta {
+            Ok(meta)
+        } else {
+            Err(StoreError::Damaged("its entries are not those that were written"))
+        }
+    }
+
     pub(super) fn add(&mut self, key: &[u8], value: &[u8]) {
         self.entries = self.entries.wrapping_add(1);
         self.sum = self.sum.wrapping_add(hash(key, value));
@@ -75,16 +114,16 @@ impl Meta {
         self.sum = self.sum.wrapping_sub(hash(key, value));
     }
 
-    pub(super) fn count(&mut self, known: &Known) {
+    pub(super) fn count(&mut self, state: &ReferrerState) {
         self.referrers = self.referrers.wrapping_add(1);
-        self.links = self.links.wrapping_add(known.links.len() as u64);
-        self.pending = self.pending.wrapping_add(known.pending.into());
+        self.links = self.links.wrapping_add(state.links.len() as u64);
+        self.pending = self.pending.wrapping_add(state.pending.into());
     }
 
-    pub(super) fn discount(&mut self, known: &Known) {
+    pub(super) fn discount(&mut self, state: &ReferrerState) {
         self.referrers = self.referrers.wrapping_sub(1);
-        self.links = self.links.wrapping_sub(known.links.len() as u64);
-        self.pending = self.pending.wrapping_sub(known.pending.into());
+        self.links = self.links.wrapping_sub(state.links.len() as u64);
+        self.pending = self.pending.wrapping_sub(state.pending.into());
     }
 }
 

@@ -1,34 +1,38 @@
-//! The index in sled: built from the journal and, whenever it is damaged or missing, built anew.
+//! The index in sled: built from the journal, and rebuilt whenever it is damaged or missing. Only this module
+//! knows sled. Keys and values are described in [`layout`].
 //!
-//! sled 0.34.7 does not sync, panics on damaged files and at times reads wrong data from them, so nothing
-//! rests on it alone: every batch carries the journal's position and a sum over all entries, which is
-//! checked at every opening, and panics are caught. This is the only room that knows sled.
+//! sled 0.34.7 does not sync, panics on damaged files (47 of 75 with flipped bytes) and at times reads wrong data
+//! from them, so nothing rests on it alone:
+//! - Every batch holds the journal's position and a sum over all entries ([`meta`]), checked at every opening.
+//! - Every call that may panic is guarded; a panic is an error, upon which the index is rebuilt.
+//! - It is flushed by its own timer only. What it loses in a crash is applied again from the journal. Its
+//!   `flush_async` is never used: it can deadlock on sled's own I/O threads.
+//! - The alphas of 1.0 are no way out: one of them lost all data two openings after a kill.
 
 use std::fs::{self, File};
+use std::mem::ManuallyDrop;
 use std::ops::Bound;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 mod changes;
-mod key;
+mod layout;
 mod meta;
-mod repositories;
-mod value;
 
 pub(crate) use changes::Changes;
 pub(crate) use meta::Meta;
 
-use super::journal::header::Identity;
-use super::known::Known;
+use super::journal::format::Identity;
 use super::record::ReferrerKey;
-use super::{Entry, Page, Repository, Scan};
-use crate::oci::Digest;
-use repositories::Counts;
-use value::Stored;
+use super::referrer_state::ReferrerState;
+use crate::index::{Entry, Page, Repository, Scan};
+use crate::oci::{Digest, RepositoryName};
+use layout::Stored;
 
-/// How long an instance in this process that was just closed is waited for.
+/// How long an opening waits for the threads of an instance that this process has just closed.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why the index in sled cannot be used.
@@ -51,7 +55,7 @@ pub(crate) struct Store {
     numbers: Mutex<Numbers>,
 }
 
-/// What there is, and how many referrers came and went since the opening.
+/// The description of the index, and how many referrers came and went since it was opened.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Numbers {
     pub(crate) meta: Meta,
@@ -60,8 +64,8 @@ pub(crate) struct Numbers {
 }
 
 impl Store {
-    /// Opens or creates the index in `path` and checks every entry. An index that is made from another
-    /// journal than `identity` counts as damaged.
+    /// Opens or creates the index in `path` and checks every entry. An index built from another journal than
+    /// `identity` counts as damaged.
     pub(crate) fn open(
         path: &Path,
         cache_bytes: u64,
@@ -75,15 +79,15 @@ impl Store {
             let tree = sled::Config::new()
                 .path(path)
                 .cache_capacity(cache_bytes)
-                // Without the timer sled never collects its garbage.
+                // Never None: sled collects its garbage only in the thread of this timer.
                 .flush_every_ms(Some(flush_every.max(1)))
                 .open()?;
-            let meta = verified(&tree, identity)?;
+            let meta = Meta::verified(&tree, identity)?;
             Ok(Self { tree, numbers: Mutex::new(Numbers { meta, added: 0, removed: 0 }) })
         })
     }
 
-    /// What there is.
+    /// The numbers as of the last batch.
     pub(crate) fn numbers(&self) -> Numbers {
         *self.lock_numbers()
     }
@@ -92,33 +96,37 @@ impl Store {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of a referrer.
-    pub(crate) fn known(&self, referrer: &ReferrerKey) -> Result<Option<Known>, StoreError> {
-        guarded(|| match self.tree.get(key::back(referrer))? {
-            Some(back) => self.complete(referrer, back),
+    /// The state of a referrer.
+    pub(crate) fn referrer_state(&self, referrer: &ReferrerKey) -> Result<Option<ReferrerState>, StoreError> {
+        guarded(|| match self.tree.get(layout::reverse_entry(referrer))? {
+            Some(reverse) => self.complete(referrer, reverse),
             None => Ok(None),
         })
     }
 
-    /// The referrer whose way back is `back`, with its descriptor.
-    fn complete(&self, referrer: &ReferrerKey, mut back: sled::IVec) -> Result<Option<Known>, StoreError> {
+    /// The referrer whose reverse entry is `reverse`, with its descriptor.
+    fn complete(
+        &self,
+        referrer: &ReferrerKey,
+        mut reverse: sled::IVec,
+    ) -> Result<Option<ReferrerState>, StoreError> {
         loop {
-            let Stored { value: mut known, has_descriptor } =
-                value::decode_back(&back).ok_or(StoreError::Damaged("a way back is unreadable"))?;
+            let Stored { value: mut state, has_descriptor } = layout::decode_reverse_entry(&reverse)
+                .ok_or(StoreError::Damaged("a reverse entry is unreadable"))?;
             if has_descriptor {
-                return Ok(Some(known));
+                return Ok(Some(state));
             }
-            if let Some(descriptor) = self.descriptor_in_link(referrer, &known)? {
-                known.descriptor = descriptor;
-                return Ok(Some(known));
+            if let Some(descriptor) = self.descriptor_in_link(referrer, &state)? {
+                state.descriptor = descriptor;
+                return Ok(Some(state));
             }
-            // A writer came between the two look-ups.
-            match self.tree.get(key::back(referrer))? {
+            // A batch was applied between the two look-ups: sled has no snapshot for several reads.
+            match self.tree.get(layout::reverse_entry(referrer))? {
                 None => return Ok(None),
-                Some(again) if again == back => {
+                Some(again) if again == reverse => {
                     return Err(StoreError::Damaged("a referrer's link is missing"));
                 }
-                Some(again) => back = again,
+                Some(again) => reverse = again,
             }
         }
     }
@@ -126,53 +134,16 @@ impl Store {
     fn descriptor_in_link(
         &self,
         referrer: &ReferrerKey,
-        known: &Known,
+        state: &ReferrerState,
     ) -> Result<Option<String>, StoreError> {
-        let Some(subject) = known.links.keys().next() else { return Ok(None) };
-        let key = key::link(&referrer.repository, subject, known.order);
+        let Some(subject) = state.links.keys().next() else { return Ok(None) };
+        let key = layout::link(&referrer.repository, subject, state.order);
         let Some(value) = self.tree.get(&key)? else { return Ok(None) };
         let link = decode_link(&key, &value)?;
         Ok(link.has_descriptor.then_some(link.value.descriptor))
     }
 
-    /// Writes the changes and the journal's position that they reach, all or nothing.
-    pub(crate) fn write(&self, changes: Changes, applied: Option<u64>) -> Result<(), StoreError> {
-        let mut numbers = self.numbers();
-        let mut batch = sled::Batch::default();
-        numbers.meta.applied = applied;
-        let mut counts = Counts::default();
-        for (referrer, change) in changes.referrers {
-            if change.before == change.after {
-                continue;
-            }
-            counts.add(&referrer, &change);
-            if let Some(known) = &change.before {
-                numbers.meta.discount(known);
-                for (key, value) in value::entries(&referrer, known) {
-                    numbers.meta.subtract(&key, &value);
-                    batch.remove(key);
-                }
-            }
-            if let Some(known) = &change.after {
-                numbers.meta.count(known);
-                for (key, value) in value::entries(&referrer, known) {
-                    numbers.meta.add(&key, &value);
-                    batch.insert(key, value);
-                }
-            }
-            numbers.added += u64::from(change.before.is_none());
-            numbers.removed += u64::from(change.after.is_none());
-        }
-        guarded(|| {
-            counts.write(self, &mut numbers.meta, &mut batch)?;
-            batch.insert(&key::META, numbers.meta.encode());
-            Ok(self.tree.apply_batch(batch)?)
-        })?;
-        *self.lock_numbers() = numbers;
-        Ok(())
-    }
-
-    /// One page of what refers to `subject`, oldest first: one scan over nothing but its links.
+    /// One page of the referrers of `subject`, oldest first, from one scan over its links alone.
     pub(crate) fn referrers(
         &self,
         repository: &Repository,
@@ -180,10 +151,10 @@ impl Store {
         scan: &Scan,
     ) -> Result<Page, StoreError> {
         let first = scan.after.map_or_else(
-            || Bound::Included(key::links_to(repository, subject)),
-            |after| Bound::Excluded(key::link(repository, subject, after)),
+            || Bound::Included(layout::links_to(repository, subject)),
+            |after| Bound::Excluded(layout::link(repository, subject, after)),
         );
-        let mut behind = key::links_to(repository, subject);
+        let mut behind = layout::links_to(repository, subject);
         behind.extend([0xff; size_of::<u64>() + 1]);
         guarded(|| {
             let mut page = Page { entries: Vec::new(), more: false };
@@ -209,7 +180,7 @@ impl Store {
         })
     }
 
-    /// The entry with its descriptor; none if the referrer went in the meantime.
+    /// The entry with its descriptor; none if the referrer was removed meanwhile.
     fn complete_entry(
         &self,
         repository: &Repository,
@@ -220,34 +191,78 @@ impl Store {
             return Ok(Some(entry));
         }
         let referrer = ReferrerKey { repository: repository.clone(), digest: entry.digest.clone() };
-        let known = self.known(&referrer)?;
-        Ok(known.map(|known| Entry { descriptor: known.descriptor, ..entry }))
+        let state = self.referrer_state(&referrer)?;
+        Ok(state.map(|state| Entry { descriptor: state.descriptor, ..entry }))
     }
 
-    /// All referrers that are there from the beginning of the iteration to its end; of those that come
-    /// or go meanwhile, some.
-    pub(crate) fn all(&self) -> impl Iterator<Item = Result<(ReferrerKey, Known), StoreError>> {
-        let complete = |back: sled::Result<(sled::IVec, sled::IVec)>| {
-            let (key, back) = back?;
-            let damaged = StoreError::Damaged("the key of a way back is unreadable");
-            let referrer = key::referrer_of_back(&key).ok_or(damaged)?;
-            Ok(self.complete(&referrer, back)?.map(|known| (referrer, known)))
+    /// All referrers that are there from the beginning of the iteration to its end. Of those added or removed
+    /// meanwhile, some.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Result<(ReferrerKey, ReferrerState), StoreError>> {
+        let complete = |reverse: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (key, reverse) = reverse?;
+            let damaged = StoreError::Damaged("the key of a reverse entry is unreadable");
+            let referrer = layout::referrer_of_reverse_entry(&key).ok_or(damaged)?;
+            Ok(self.complete(&referrer, reverse)?.map(|state| (referrer, state)))
         };
-        self.tree.scan_prefix(key::BACK).filter_map(move |back| complete(back).transpose())
+        self.tree.scan_prefix(layout::REVERSE).filter_map(move |reverse| complete(reverse).transpose())
     }
 
-    /// Proves that reading works.
+    /// How many referrers a repository has.
+    pub(crate) fn referrers_in(&self, repository: &Repository) -> Result<u64, StoreError> {
+        guarded(|| {
+            self.tree
+                .get(layout::referrers_in(repository))?
+                .map_or(Ok(0), |count| changes::decode_count(&count))
+        })
+    }
+
+    /// The repositories of an upstream in which `subject` has referrers, by name.
+    pub(crate) fn repositories(
+        &self,
+        upstream: u32,
+        subject: &Digest,
+    ) -> Result<Vec<RepositoryName>, StoreError> {
+        guarded(|| {
+            let prefix = layout::repositories_of(upstream, subject);
+            let name = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
+                let (key, _) = entry?;
+                let name = key.strip_prefix(prefix.as_slice()).and_then(|name| str::from_utf8(name).ok());
+                let name = name.and_then(|name| name.parse().ok());
+                name.ok_or(StoreError::Damaged("the name of a repository is unreadable"))
+            };
+            self.tree.scan_prefix(&prefix).map(name).collect()
+        })
+    }
+
+    /// Proves that the index can be read.
     pub(crate) fn probe(&self) -> Result<(), StoreError> {
-        guarded(|| Ok(self.tree.get(key::META).map(|_| ())?))
+        guarded(|| Ok(self.tree.get(layout::META).map(|_| ())?))
     }
 
-    /// Hands everything to the operating system.
+    /// Hands everything to the operating system. Not durable: see the module.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
         guarded(|| Ok(self.tree.flush().map(|_| ())?))
     }
+
+    /// Closes a store that failed, without waiting for it.
+    pub(crate) fn abandon(store: Arc<Self>) {
+        // On a thread of its own, because closing such a sled may panic or never end. If the system gives no thread,
+        // the store is kept until the process ends.
+        let store = ManuallyDrop::new(store);
+        let close = move || {
+            let closed = guarded(|| {
+                drop(ManuallyDrop::into_inner(store));
+                Ok(())
+            });
+            if let Err(error) = closed {
+                tracing::warn!(%error, "an index that failed could not be closed");
+            }
+        };
+        thread::Builder::new().name("index-abandoned".to_owned()).spawn(close).ok();
+    }
 }
 
-/// What `act` gives; an error if it panics.
+/// Runs `act`; a panic in it is an error. sled panics on damaged files.
 pub(crate) fn guarded<T>(act: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     panic::catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(ToString::to_string);
@@ -257,39 +272,11 @@ pub(crate) fn guarded<T>(act: impl FnOnce() -> Result<T, StoreError>) -> Result<
 }
 
 fn decode_link(key: &[u8], value: &[u8]) -> Result<Stored<Entry>, StoreError> {
-    value::decode_link(key, value).ok_or(StoreError::Damaged("a link is unreadable"))
+    layout::decode_link(key, value).ok_or(StoreError::Damaged("a link is unreadable"))
 }
 
-/// What the index says of itself, if all its entries are as they were written.
-fn verified(tree: &sled::Db, identity: Identity) -> Result<Meta, StoreError> {
-    let Some(meta) = tree.get(key::META)? else {
-        let empty = tree.iter().next().transpose()?.is_none();
-        return if empty { Ok(Meta::empty(identity)) } else { Err(StoreError::Damaged("it has no head")) };
-    };
-    let meta =
-        Meta::decode(&meta).ok_or(StoreError::Damaged("its head is unreadable or of another format"))?;
-    if meta.identity != identity {
-        return Err(StoreError::Damaged("it is made from another journal"));
-    }
-    let mut found = Meta { entries: 0, sum: 0, ..meta };
-    for entry in tree.range(key::META.to_vec()..) {
-        let (key, value) = entry?;
-        if *key != key::META {
-            found.add(&key, &value);
-        }
-        // In damaged files the iteration may run in a circle.
-        if found.entries > meta.entries {
-            break;
-        }
-    }
-    if found == meta {
-        Ok(meta)
-    } else {
-        Err(StoreError::Damaged("its entries are not those that were written"))
-    }
-}
-
-/// A kill while sled opens leaves these, and sled never opens again while they are there.
+/// Removes what a kill during sled's opening leaves: while such a file is there, every further opening reports
+/// corruption.
 fn remove_unfinished_snapshots(path: &Path) -> Result<(), StoreError> {
     if !path.exists() {
         return Ok(());
@@ -305,13 +292,14 @@ fn remove_unfinished_snapshots(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// sled's own threads may hold its files a moment longer than the instance that was closed; opening them
-/// then would pass for damage. No other process can: it would hold the lock on the data directory.
+/// Waits until sled's files are not locked. Its own threads may keep them a moment longer than the instance that was
+/// closed, and opening them then would be taken for damage. Another process cannot have them: it would hold the lock
+/// on the data directory.
 fn wait_for_lock(path: &Path) {
     let Ok(file) = File::open(path.join("db")) else { return };
     let begun = Instant::now();
     while file.try_lock().is_err() && begun.elapsed() < LOCK_LIMIT {
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -319,7 +307,7 @@ fn wait_for_lock(path: &Path) {
 mod tests {
     use super::*;
     use crate::index::Version;
-    use crate::index::record::{Record, Recorded};
+    use crate::index::local::record::{Record, Recorded};
     use crate::oci::{Link, LinkKind};
 
     const IDENTITY: Identity = Identity([7; 16]);
@@ -363,7 +351,7 @@ mod tests {
 
     #[test]
     fn what_was_not_written_as_it_is_is_noticed() {
-        let first_link = |tree: &sled::Db| tree.get_gt(key::META).unwrap().unwrap();
+        let first_link = |tree: &sled::Db| tree.get_gt(layout::META).unwrap().unwrap();
         let entries = Some("its entries are not those that were written");
         check(|_| {}, None);
         check(|tree| drop(tree.remove(first_link(tree).0)), entries);
@@ -376,11 +364,11 @@ mod tests {
             tree.insert(other, of_one).unwrap();
         };
         check(swap, entries);
-        check(|tree| drop(tree.remove(key::META)), Some("it has no head"));
+        check(|tree| drop(tree.remove(layout::META)), Some("it has no head"));
         let head = Some("its head is unreadable or of another format");
-        check(|tree| drop(tree.insert(key::META, "head")), head);
+        check(|tree| drop(tree.insert(layout::META, "head")), head);
         let other = Meta::empty(Identity([8; 16])).encode();
-        check(|tree| drop(tree.insert(key::META, other)), Some("it is made from another journal"));
+        check(|tree| drop(tree.insert(layout::META, other)), Some("it is made from another journal"));
     }
 
     #[test]

@@ -1,5 +1,15 @@
-//! The index as JSON Lines: a head, the records of the journal in their order, an end. Reading them again in
-//! that order makes the same index. Cut-off lines are noticed by the end, which counts them.
+//! `refshim index dump` and `load`: the index as JSON Lines.
+//!
+//! Format 2: a first line `{"refshim":{"format":2,"last_order":...}}`, the records of the journal in their order,
+//! one a line as they stand there, and a last line `{"end":{"records":...}}`, by whose count a dump that was cut
+//! off is detected. Applying the records in this order makes the same index. Versions are left out: they are
+//! positions in the journal that was dumped.
+//!
+//! A dump of a running index holds everything acknowledged before it began. All files are opened first; compaction
+//! may remove one while they are looked up, and then that is repeated.
+//!
+//! `load` writes a complete journal beside its final name and renames it at the end, so a failed load leaves no
+//! index.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -8,36 +18,35 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::checking::{CACHE_BYTES, FLUSH_INTERVAL};
+use super::{CACHE_BYTES, FLUSH_INTERVAL};
 use super::{MaintenanceError, failed};
-use crate::index::journal::files::{self, segment_path, snapshot_path};
-use crate::index::journal::frame::{self, Found, Frames};
-use crate::index::journal::header::{HEADER_BYTES, Header, Identity};
-use crate::index::journal::{Damage, Journal, JournalError};
-use crate::index::local::{JOURNAL, adopt_sled, create_data_dir, lock};
-use crate::index::record::{Record, Recorded, ReferrerKey};
-use crate::index::sled::Store;
-use crate::index::{Version, opening};
+use crate::index::Version;
+use crate::index::local::data_dir::{self, JOURNAL, SLED, UNFINISHED_LOAD};
+use crate::index::local::journal::files::{self, segment_path, snapshot_path};
+use crate::index::local::journal::format::{self, Frames, NextFrame};
+use crate::index::local::journal::format::{HEADER_BYTES, Header, Identity};
+use crate::index::local::journal::{Damage, Journal, JournalError};
+use crate::index::local::record::{Record, Recorded, ReferrerKey};
+use crate::index::local::sled::Store;
 
-/// The format of a dump. Those of format 1 lack some kinds of record, and are read as before.
+/// The format that this build writes. It also reads format 1, which lacks some kinds of record.
 const FORMAT: u32 = 2;
-const LOADING: &str = "journal.loading";
-/// How often the files are looked for again because a compaction took one away meanwhile.
+/// How often the files are looked up again because a compaction removed one meanwhile.
 const ATTEMPTS: usize = 100;
-/// How many bytes of records are made durable at once.
+/// Bytes of records in one frame of a loaded journal.
 const BATCH_BYTES: usize = 1 << 20;
 const SEGMENT_BYTES: u64 = 64 << 20;
 
-/// What was written out, or taken in.
+/// The result of a dump or load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dumped {
-    /// How many records.
+    /// Number of records.
     pub records: u64,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Frame {
+enum DumpFrame {
     Refshim { format: u32, last_order: u64 },
     End { records: u64 },
 }
@@ -55,8 +64,8 @@ pub fn dump(data_dir: &Path, mut output: impl Write) -> Result<Dumped, Maintenan
     }
     let opened = open_all(&directory)?;
     let last_order = opened.iter().map(|file| file.header.last_order).max().unwrap_or(0);
-    let mut lines = Lines { output: &mut output, records: 0, ahead: HashMap::new() };
-    lines.write(&Frame::Refshim { format: FORMAT, last_order })?;
+    let mut lines = DumpWriter { output: &mut output, records: 0, ahead: HashMap::new() };
+    lines.write(&DumpFrame::Refshim { format: FORMAT, last_order })?;
     let mut end = None;
     for file in opened {
         end = Some(file.read(&mut lines)?);
@@ -65,22 +74,22 @@ pub fn dump(data_dir: &Path, mut output: impl Write) -> Result<Dumped, Maintenan
         refuse_lost_end(data_dir, &end)?;
     }
     let records = lines.records;
-    lines.write(&Frame::End { records })?;
+    lines.write(&DumpFrame::End { records })?;
     output.flush().map_err(failed("writing the dump"))?;
     Ok(Dumped { records })
 }
 
-/// A journal whose end is gone looks like a shorter one; but sled was made from what stood there. Not looked at
-/// while somebody serves the index, and has sled open.
-fn refuse_lost_end(data_dir: &Path, end: &End) -> Result<(), MaintenanceError> {
-    let Ok(_lock) = lock(data_dir) else { return Ok(()) };
-    adopt_sled(data_dir)?;
-    let sled = data_dir.join(opening::DIRECTORY);
+/// Fails if the journal has lost its end. It looks like a shorter one, but sled was built from what stood there. Not
+/// checked while another process has the index, and sled, open.
+fn refuse_lost_end(data_dir: &Path, end: &IntactEnd) -> Result<(), MaintenanceError> {
+    let Ok(_lock) = data_dir::lock(data_dir) else { return Ok(()) };
+    data_dir::adopt_new_sled(data_dir)?;
+    let sled = data_dir.join(SLED);
     if !sled.exists() {
         return Ok(());
     }
     let store = Store::open(&sled, CACHE_BYTES, FLUSH_INTERVAL, end.identity);
-    // The opening sets a sled that cannot be used aside.
+    // A sled that does not open tells nothing; the next start replaces it.
     let applied = store.ok().and_then(|store| store.numbers().meta.applied);
     if applied.is_some_and(|applied| applied > end.position) {
         let damage = Damage::new(&end.path, end.offset, "it ends before what sled was made from");
@@ -89,15 +98,15 @@ fn refuse_lost_end(data_dir: &Path, end: &End) -> Result<(), MaintenanceError> {
     Ok(())
 }
 
-struct Lines<W> {
+struct DumpWriter<W> {
     output: W,
     records: u64,
-    /// What the snapshot has of changes behind its position, by the version that they made. They stand in the
-    /// segments as well, and each record counts once.
+    /// Referrers whose state in the snapshot includes records from behind its position, with their version. Those
+    /// records stand in the segments as well, and must not be dumped again.
     ahead: HashMap<ReferrerKey, Version>,
 }
 
-impl<W: Write> Lines<W> {
+impl<W: Write> DumpWriter<W> {
     fn write(&mut self, line: &impl Serialize) -> Result<(), MaintenanceError> {
         let mut write = || {
             serde_json::to_writer(&mut self.output, line)?;
@@ -112,7 +121,7 @@ impl<W: Write> Lines<W> {
         if version > Version(position) {
             self.ahead.insert(recorded.referrer.clone(), version);
         }
-        // Versions are places in this journal, and mean nothing in the one that it is loaded into.
+        // Versions are positions in this journal, and mean nothing in the one that is loaded.
         self.record(&Record::Recorded(Recorded { version: None, ..recorded }))
     }
 
@@ -121,7 +130,7 @@ impl<W: Write> Lines<W> {
             if self.ahead.get(key).is_some_and(|ahead| version <= *ahead) {
                 return Ok(());
             }
-            // A removal ends what the snapshot said of it.
+            // From here on only segments tell of it; a removal, for one, ends what the snapshot said.
             self.ahead.remove(key);
         }
         self.record(record)
@@ -133,8 +142,8 @@ impl<W: Write> Lines<W> {
     }
 }
 
-/// A file of the journal that can be read to the end that it had, even after it was removed.
-struct Opened {
+/// A file of the journal that can be read to the end it had when it was opened, even after it was removed.
+struct JournalFile {
     path: PathBuf,
     file: File,
     header: Header,
@@ -144,23 +153,23 @@ struct Opened {
     is_last: bool,
 }
 
-/// Where what is intact of a file ends.
-struct End {
+/// Where the intact part of a file ends.
+struct IntactEnd {
     path: PathBuf,
     offset: u64,
     position: u64,
     identity: Identity,
 }
 
-impl Opened {
+impl JournalFile {
     fn new(path: PathBuf, position: u64, is_snapshot: bool) -> Result<Self, JournalError> {
         let (file, header) = files::open(&path, position)?;
         let length = file.metadata().map_err(|source| JournalError::io(&path, source))?.len();
         Ok(Self { path, file, header, length, is_snapshot, is_last: false })
     }
 
-    /// Writes its records out.
-    fn read<W: Write>(self, lines: &mut Lines<W>) -> Result<End, MaintenanceError> {
+    /// Dumps its records.
+    fn read<W: Write>(self, lines: &mut DumpWriter<W>) -> Result<IntactEnd, MaintenanceError> {
         let io_error = |source| MaintenanceError::from(JournalError::io(&self.path, source));
         let damage =
             |offset, what| MaintenanceError::from(JournalError::from(Damage::new(&self.path, offset, what)));
@@ -171,12 +180,12 @@ impl Opened {
         loop {
             let offset = frames.offset();
             let payload = match frames.next() {
-                Ok(Found::Frame(payload)) => payload,
-                Ok(Found::End) if is_complete => return Ok(self.end(offset)),
-                Ok(Found::End) => return Err(damage(offset, "the snapshot is not complete")),
-                Ok(Found::Bad) if self.is_last => return self.torn(offset),
-                Ok(Found::Bad) => return Err(damage(offset, "there is no intact frame")),
-                // Whoever serves it has just cut off a write that failed, which nobody was told of.
+                Ok(NextFrame::Intact(payload)) => payload,
+                Ok(NextFrame::End) if is_complete => return Ok(self.end(offset)),
+                Ok(NextFrame::End) => return Err(damage(offset, "the snapshot is not complete")),
+                Ok(NextFrame::Bad) if self.is_last => return self.torn(offset),
+                Ok(NextFrame::Bad) => return Err(damage(offset, "there is no intact frame")),
+                // The process that serves the index has just cut off a failed write, which nobody was told succeeded.
                 Err(error) if self.is_last && error.kind() == io::ErrorKind::UnexpectedEof => {
                     return Ok(self.end(offset));
                 }
@@ -199,16 +208,16 @@ impl Opened {
         }
     }
 
-    fn end(&self, offset: u64) -> End {
+    fn end(&self, offset: u64) -> IntactEnd {
         let Header { identity, position, .. } = self.header;
-        End { path: self.path.clone(), offset, position: position + offset, identity }
+        IntactEnd { path: self.path.clone(), offset, position: position + offset, identity }
     }
 
-    /// The end of the last file, at a frame that is not intact: what a crash leaves. Damage if there is an intact
-    /// one behind it.
-    fn torn(&self, offset: u64) -> Result<End, MaintenanceError> {
+    /// The end of the last file, at a bad frame: what a crash, or a write in progress, leaves. Damage if an intact
+    /// one follows.
+    fn torn(&self, offset: u64) -> Result<IntactEnd, MaintenanceError> {
         let mut file = &self.file;
-        let next = frame::next_intact(&mut file, offset + 1, self.length);
+        let next = format::next_intact(&mut file, offset + 1, self.length);
         if next.map_err(|source| JournalError::io(&self.path, source))?.is_some() {
             let what = "a frame that is not intact stands before one that is";
             return Err(JournalError::from(Damage::new(&self.path, offset, what)).into());
@@ -217,8 +226,8 @@ impl Opened {
     }
 }
 
-/// The newest snapshot and the segments behind it.
-fn open_all(directory: &Path) -> Result<Vec<Opened>, JournalError> {
+/// Opens the newest snapshot and the segments behind it.
+fn open_all(directory: &Path) -> Result<Vec<JournalFile>, JournalError> {
     for _ in 1..ATTEMPTS {
         match try_open_all(directory) {
             Err(error) if may_have_been_compacted(&error) => {}
@@ -236,16 +245,16 @@ fn may_have_been_compacted(error: &JournalError) -> bool {
     }
 }
 
-fn try_open_all(directory: &Path) -> Result<Vec<Opened>, JournalError> {
+fn try_open_all(directory: &Path) -> Result<Vec<JournalFile>, JournalError> {
     let mut listing = files::list(directory)?;
     // What a crash leaves of a file that was being made.
     listing.segments.pop_if(|segment| segment.length < HEADER_BYTES);
     let snapshot = listing.snapshots.last();
     let mut at = snapshot.map_or(0, |snapshot| snapshot.position);
-    let mut opened: Vec<Opened> = Vec::new();
+    let mut opened: Vec<JournalFile> = Vec::new();
     if let Some(snapshot) = snapshot {
         let path = snapshot_path(directory, snapshot.position);
-        opened.push(Opened::new(path, snapshot.position, true)?);
+        opened.push(JournalFile::new(path, snapshot.position, true)?);
     }
     let start = at;
     for segment in listing.segments.iter().filter(|segment| segment.base >= start) {
@@ -253,7 +262,7 @@ fn try_open_all(directory: &Path) -> Result<Vec<Opened>, JournalError> {
         if segment.base != at {
             return Err(Damage::new(&path, 0, "the files before it are missing").into());
         }
-        let segment = Opened::new(path, segment.base, false)?;
+        let segment = JournalFile::new(path, segment.base, false)?;
         if opened.last().is_some_and(|before| before.header.identity != segment.header.identity) {
             return Err(Damage::new(&segment.path, 0, "the file belongs to another journal").into());
         }
@@ -269,18 +278,18 @@ fn try_open_all(directory: &Path) -> Result<Vec<Opened>, JournalError> {
     Ok(opened)
 }
 
-/// Makes an index in `data_dir`, which must have none, of what [`dump`] wrote.
+/// Creates an index in `data_dir`, which must have none, from the output of [`dump`].
 ///
 /// # Errors
-/// There is one already, the input is not a whole dump, or the disk fails. Then no index is made.
+/// There is one already, the input is not a complete dump, or the disk fails. Then no index is made.
 pub fn load(data_dir: &Path, input: impl BufRead) -> Result<Dumped, MaintenanceError> {
-    let data_dir = create_data_dir(data_dir)?;
-    let _lock = lock(&data_dir)?;
+    let data_dir = data_dir::create(data_dir)?;
+    let _lock = data_dir::lock(&data_dir)?;
     let journal = data_dir.join(JOURNAL);
     if journal.exists() {
         return Err(MaintenanceError::Occupied(data_dir));
     }
-    let loading = data_dir.join(LOADING);
+    let loading = data_dir.join(UNFINISHED_LOAD);
     if loading.exists() {
         fs::remove_dir_all(&loading).map_err(failed("removing what an earlier attempt left"))?;
     }
@@ -295,20 +304,20 @@ fn fill(directory: &Path, input: impl BufRead) -> Result<u64, MaintenanceError> 
     let mut next = || -> Result<(u64, String), MaintenanceError> {
         let (line, text) = lines.next().ok_or(MaintenanceError::Dump {
             line: 0,
-            what: "the dump is cut off: it does not end with its end".to_owned(),
+            what: "the dump is cut off: its last line is missing".to_owned(),
         })?;
         Ok((line, text.map_err(failed("reading the dump"))?))
     };
     let (line, head) = next()?;
     let mut last_order = match serde_json::from_str(&head) {
-        Ok(Frame::Refshim { format: 1..=FORMAT, last_order }) => last_order,
-        Ok(Frame::Refshim { format, .. }) => {
+        Ok(DumpFrame::Refshim { format: 1..=FORMAT, last_order }) => last_order,
+        Ok(DumpFrame::Refshim { format, .. }) => {
             let what =
                 format!("the dump has format {format}; this build reads up to {FORMAT}: use a newer build");
             return Err(MaintenanceError::Dump { line, what });
         }
-        Ok(Frame::End { .. }) | Err(_) => {
-            return Err(MaintenanceError::Dump { line, what: "not the head of a dump".to_owned() });
+        Ok(DumpFrame::End { .. }) | Err(_) => {
+            return Err(MaintenanceError::Dump { line, what: "not the first line of a dump".to_owned() });
         }
     };
     let mut journal = Journal::create(directory, SEGMENT_BYTES)?;
@@ -326,9 +335,9 @@ fn fill(directory: &Path, input: impl BufRead) -> Result<u64, MaintenanceError> 
     let (mut payload, mut records) = (Vec::new(), 0);
     loop {
         let (line, text) = next()?;
-        if let Ok(Frame::End { records: expected }) = serde_json::from_str(&text) {
+        if let Ok(DumpFrame::End { records: expected }) = serde_json::from_str(&text) {
             if expected != records {
-                let what = format!("the dump has {records} records where its end counts {expected}");
+                let what = format!("the dump has {records} records, but its last line counts {expected}");
                 return Err(MaintenanceError::Dump { line, what });
             }
             if let Ok((line, text)) = next()
@@ -336,7 +345,7 @@ fn fill(directory: &Path, input: impl BufRead) -> Result<u64, MaintenanceError> 
             {
                 return Err(MaintenanceError::Dump {
                     line,
-                    what: "the dump goes on behind its end".to_owned(),
+                    what: "the dump continues after its last line".to_owned(),
                 });
             }
             append(&mut payload, last_order)?;

@@ -1,35 +1,44 @@
-//! The journal: every change of the index, appended and synced before anybody is told of it. It is the
-//! truth; the rest of the index can be built from it.
+//! The journal: every change of the index, appended and synced before anybody is told of it. It is the truth; sled
+//! can be built from it at any time.
 //!
-//! On disk: segments `<position>.journal`, and `<position>.snapshot`, which stands for the segments
-//! before its position. A *position* counts the bytes of all segments from the journal's beginning on.
-//! Each file is a [`header`] and [`frame`]s. A bad frame at the very end is what a crash leaves and is
-//! cut off; everything else that is not intact is damage, and nothing is read or written then.
+//! # On disk
+//! Segments `<position>.journal`, appended to one after the other, and at most one snapshot `<position>.snapshot`
+//! that counts: it replaces the segments before its position (see [`super::compaction`]). A *position* counts the
+//! bytes of all segments since the journal was created, headers included; in file names it has sixteen hex digits.
+//! The bytes of a file are described in [`format`]; a file gets its name when it is complete and synced ([`files`]).
 //!
-//! After a write or a sync that failed nobody knows what is on the disk behind the last frame that was synced,
-//! and what the system shows of it need not be there: Linux reports a failed sync once and then takes the pages
-//! for clean. So that tail is never written to nor read again: [`Journal::resume`] cuts it off, syncs that, and
-//! goes on in a new file.
+//! # When it is not as it was written
+//! - A bad frame at the very end of the last segment is what a crash in the middle of a write leaves. Nobody was told
+//!   that this write succeeded. It is cut off, with a warning.
+//! - A last segment without a whole header is what a crash while creating it leaves. It is removed.
+//! - Anything else is damage: a bad frame before an intact one, a missing or foreign file, a segment that does not
+//!   end where the next one begins. Then nothing is read or written any more, because an index that silently lacks
+//!   signatures is worse than one that answers with an error. `refshim index rebuild` keeps what is intact, and says
+//!   what was lost.
+//! - A file of a newer format version: refused, with the advice to use the newer build.
+//!
+//! # When it cannot be written
+//! After a failed write or sync nobody knows what is on the disk behind the last synced frame, and what the system
+//! shows of it need not be there: Linux reports a failed sync once and then takes the pages for clean. So this tail
+//! is neither read nor appended to: [`Journal::resume`] cuts it off, syncs that, and continues in a new file.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 pub(crate) mod files;
-pub(crate) mod frame;
-pub(crate) mod header;
-pub(crate) mod history;
-pub(crate) mod remains;
-pub(crate) mod snapshot;
+pub(crate) mod format;
+pub(crate) mod reader;
+pub(crate) mod salvage;
 
-use files::{Listing, Segment, Snapshot, segment_path, snapshot_path};
-use frame::{Found, Frames};
-use header::{FORMAT, HEADER_BYTES, Header, Identity};
-use history::History;
+use files::{JournalFiles, Segment, Snapshot, segment_path, snapshot_path};
+use format::{FORMAT, HEADER_BYTES, Header, Identity};
+use format::{Frames, NextFrame};
+use reader::JournalReader;
 
 use super::record::Record;
 
-/// What is not as it was written.
+/// Damage: where the journal is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the journal is damaged: {path} at byte {offset}: {what}; restore it from a backup (refshim index load), or \
@@ -72,7 +81,8 @@ pub(crate) struct Journal {
     segments: Vec<Segment>,
     last_order: u64,
     file: File,
-    /// Whether the last segment says that an older build wrote it, which could not read what this one appends.
+    /// Whether an older build wrote the last segment. It must not get records of this format: that build takes them
+    /// for damage where a newer header tells it to refuse.
     is_older: bool,
 }
 
@@ -135,7 +145,8 @@ impl Journal {
             file.set_len(tail.length).map_err(|source| JournalError::io(&path, source))?;
             last.length = tail.length;
         }
-        // What a killed process wrote may not be durable yet, and sled must not come to be ahead of it.
+        // A killed process may have written frames without syncing them. They count from now on and are applied to
+        // sled, which must not be ahead of the journal after a power cut.
         file.sync_all().map_err(|source| JournalError::io(&path, source))?;
         Ok(Self {
             directory: directory.to_owned(),
@@ -149,7 +160,7 @@ impl Journal {
         })
     }
 
-    /// Where its files are.
+    /// The directory of its files.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -174,9 +185,9 @@ impl Journal {
         self.snapshot.map_or(0, |snapshot| snapshot.length)
     }
 
-    /// What has to be read to build the index.
-    pub(crate) fn history(&self) -> History {
-        History {
+    /// A reader of what is there now.
+    pub(crate) fn reader(&self) -> JournalReader {
+        JournalReader {
             directory: self.directory.clone(),
             identity: self.identity,
             snapshot: self.snapshot,
@@ -184,12 +195,12 @@ impl Journal {
         }
     }
 
-    /// Whether it is time for a new segment.
+    /// Whether a new segment should be begun.
     pub(crate) fn is_full(&self) -> bool {
         self.is_older || self.segments.last().is_some_and(|segment| segment.length >= self.segment_bytes)
     }
 
-    /// Begins a new segment, unless the last one is empty. Gives its header.
+    /// Begins a new segment, unless the last one is empty. Returns its header.
     pub(crate) fn roll(&mut self) -> io::Result<Header> {
         let (header, is_empty) = self.next_header();
         if !is_empty || self.is_older {
@@ -208,7 +219,7 @@ impl Journal {
 
     fn begin_segment(&mut self, header: &Header, is_empty: bool) -> io::Result<()> {
         self.file = create_segment(&self.directory, header).inspect_err(|_| {
-            // If this fails as well, the next opening does it.
+            // If this fails as well, the next opening removes it.
             files::discard_unfinished(&segment_path(&self.directory, header.position)).ok();
         })?;
         self.is_older = false;
@@ -218,28 +229,30 @@ impl Journal {
         Ok(())
     }
 
-    /// Makes the journal one that can be appended to, after an error: cuts off what was not acknowledged, begins
-    /// a new segment, and proves by a frame without records that it is written and synced.
+    /// Makes the journal usable after a failed write: cuts off what was not acknowledged, begins a new segment, and
+    /// proves by a frame without records that it can be written and synced.
     pub(crate) fn resume(&mut self) -> io::Result<()> {
         let Some(last) = self.segments.last() else { return Err(io::ErrorKind::NotFound.into()) };
-        // A descriptor of its own: one that has seen a sync fail is told of no further failure.
+        // A new descriptor: Linux reports a failed sync only once to each, and the old one had its report.
         let file = File::options().write(true).open(segment_path(&self.directory, last.base))?;
         if file.metadata()?.len() < last.length {
             return Err(io::Error::other("the last segment has lost its end"));
         }
         file.set_len(last.length)?;
-        // Before the new segment is there: a segment that goes on where the next one begins is damage.
+        // Synced before the new segment exists: if a crash brought the tail back, the segment would end behind the
+        // beginning of the next one, which is damage.
         file.sync_all()?;
         let (header, is_empty) = self.next_header();
         self.begin_segment(&header, is_empty)?;
         self.append(&[], self.last_order)
     }
 
-    /// Appends one frame of records, the highest order among which is `last_order`, and makes it durable.
-    /// After an error nothing more may be written before [`Journal::resume`]: what is on the disk is not known.
+    /// Appends one frame of records and syncs it; `last_order` is the highest order in it. After an error nothing
+    /// may be appended before [`Journal::resume`].
     pub(crate) fn append(&mut self, payload: &[u8], last_order: u64) -> io::Result<()> {
-        let frame = frame::seal(payload)?;
+        let frame = format::seal(payload)?;
         self.file.write_all(&frame)?;
+        // fdatasync writes the file's new length too, which is all of its metadata that reading needs.
         self.file.sync_data()?;
         self.last_order = self.last_order.max(last_order);
         if let Some(segment) = self.segments.last_mut() {
@@ -248,20 +261,20 @@ impl Journal {
         Ok(())
     }
 
-    /// From here on writes to this file, be it one that cannot be written.
+    /// Has further frames appended to this file, which may be one that cannot be written.
     #[cfg(test)]
     pub(crate) fn write_to(&mut self, file: File) {
         self.file = file;
     }
 
-    /// Takes note of a snapshot that stands for all segments before its position, which are gone.
+    /// Notes a snapshot that replaced all segments before its position.
     pub(crate) fn compacted(&mut self, snapshot: Snapshot) {
         self.segments.retain(|segment| segment.base >= snapshot.position);
         self.snapshot = Some(snapshot);
     }
 }
 
-/// What is intact of the last segment.
+/// The intact part of the last segment.
 struct Tail {
     header: Header,
     length: u64,
@@ -276,30 +289,30 @@ impl Tail {
         let mut last_order = header.last_order;
         loop {
             match frames.next().map_err(io_error)? {
-                Found::Frame(payload) => {
-                    let records = history::read_records(path, frames.offset(), &payload)?;
+                NextFrame::Intact(payload) => {
+                    let records = reader::read_records(path, frames.offset(), &payload)?;
                     let orders = records.iter().filter_map(Record::order);
                     last_order = orders.map(|order| order.0).fold(last_order, u64::max);
                 }
-                Found::Bad => {
+                NextFrame::Bad => {
                     let bad = frames.offset();
                     let mut file = File::open(path).map_err(io_error)?;
-                    let intact = frame::next_intact(&mut file, bad + 1, segment.length).map_err(io_error)?;
+                    let intact = format::next_intact(&mut file, bad + 1, segment.length).map_err(io_error)?;
                     if intact.is_some() {
                         let what = "a frame that is not intact stands before one that is";
                         return Err(Damage::new(path, bad, what).into());
                     }
                     break;
                 }
-                Found::End => break,
+                NextFrame::End => break,
             }
         }
         Ok(Self { header, length: frames.offset(), last_order })
     }
 }
 
-/// A last segment without a whole header is what a crash while creating it leaves.
-fn drop_torn_segment(directory: &Path, listing: &mut Listing) -> Result<(), JournalError> {
+/// Removes a last segment without a whole header, which a crash while creating it leaves.
+fn drop_torn_segment(directory: &Path, listing: &mut JournalFiles) -> Result<(), JournalError> {
     if let Some(torn) = listing.segments.pop_if(|segment| segment.length < HEADER_BYTES) {
         let path = segment_path(directory, torn.base);
         tracing::warn!(file = %path.display(), "the journal's last segment was never begun; removed it");
@@ -308,7 +321,8 @@ fn drop_torn_segment(directory: &Path, listing: &mut Listing) -> Result<(), Jour
     Ok(())
 }
 
-fn refuse_newer(directory: &Path, listing: &Listing) -> Result<(), JournalError> {
+/// Fails if any file has a newer format, before anything is changed.
+fn refuse_newer(directory: &Path, listing: &JournalFiles) -> Result<(), JournalError> {
     let segments = listing.segments.iter().map(|segment| segment.base);
     let segments = segments.map(|base| (segment_path(directory, base), base));
     let snapshots = listing.snapshots.iter().map(|snapshot| snapshot.position);
@@ -321,8 +335,8 @@ fn refuse_newer(directory: &Path, listing: &Listing) -> Result<(), JournalError>
     Ok(())
 }
 
-/// The segments that count beside the newest snapshot, if they are there without a gap.
-fn needed_segments(directory: &Path, listing: &Listing) -> Result<Vec<Segment>, JournalError> {
+/// The segments behind the newest snapshot; an error if they have a gap.
+fn needed_segments(directory: &Path, listing: &JournalFiles) -> Result<Vec<Segment>, JournalError> {
     let start = listing.snapshots.last().map_or(0, |snapshot| snapshot.position);
     let needed: Vec<_> = listing.segments.iter().filter(|segment| segment.end() > start).copied().collect();
     if needed.first().is_none_or(|first| first.base > start) {
@@ -343,10 +357,12 @@ fn needed_segments(directory: &Path, listing: &Listing) -> Result<Vec<Segment>, 
     Ok(needed)
 }
 
+/// Creates an empty segment, durably.
 pub(crate) fn create_segment(directory: &Path, header: &Header) -> io::Result<File> {
-    files::Unfinished::create(segment_path(directory, header.position), header)?.finish()
+    files::UnfinishedFile::create(segment_path(directory, header.position), header)?.finish()
 }
 
+/// An identity for a new journal. Files and sleds of another journal, restored by mistake, are recognised by it.
 pub(crate) fn random_identity() -> io::Result<Identity> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;

@@ -1,8 +1,15 @@
-//! Compaction: the whole index written as a snapshot, on a thread of its own, so that the journal's
-//! older segments can go.
+//! Compaction: writes the whole index as a snapshot, on a thread of its own, and removes the segments of the journal
+//! that it replaces.
 //!
-//! The snapshot is no frozen moment: it may hold changes from behind its position. Reading them again
-//! from the segments ends in the same state, as each record counts once.
+//! First a new segment is begun. Its position is the snapshot's: everything before it is in sled already. Then all
+//! referrers are read from sled and written as records, while writes go on. So the snapshot is not one moment of the
+//! index; it may hold changes from behind its position, which the segments hold as well. Each record says which
+//! version it makes, and applying one that is included already changes nothing.
+//!
+//! On disk, the snapshot gets its name when it is complete and synced, and only then the older segments are removed,
+//! the oldest first. A crash or error before leaves the journal as it was; one in between leaves segments that the
+//! next opening ignores. What sled does not give back would be lost for good, so the number of referrers is compared
+//! before anything is removed: a compaction that finds fewer fails, and the journal only grows.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -10,13 +17,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use super::journal::files::SnapshotWriter;
 use super::journal::files::{self, Snapshot};
-use super::journal::header::Header;
-use super::journal::snapshot::SnapshotWriter;
+use super::journal::format::Header;
 use super::journal::{Journal, JournalError};
 use super::record::{Record, Recorded};
-use super::shared::Shared;
 use super::sled::{Numbers, Store, StoreError, guarded};
+use super::state::SharedState;
 
 #[derive(Debug, thiserror::Error)]
 enum CompactionError {
@@ -32,12 +39,13 @@ enum CompactionError {
     Stopped,
 }
 
-/// When the journal is compacted, and the thread that does it.
+/// Starts a compaction when one is due, and takes its result.
 #[derive(Debug)]
 pub(crate) struct Compactor {
     compact_bytes: u64,
     running: Option<Compacting>,
-    /// No compaction before the segments are this long; set when one failed.
+    /// No compaction before the segments are this long. Raised when one failed, so that the next attempt is not
+    /// made at once.
     from: u64,
 }
 
@@ -46,7 +54,7 @@ impl Compactor {
         Self { compact_bytes, running: None, from: 0 }
     }
 
-    /// What became of a compaction that has ended since this was asked last.
+    /// The snapshot of a compaction that has ended since the last call.
     pub(crate) fn ended(&mut self, journal: &Journal) -> Option<Snapshot> {
         let ended = self.running.take_if(|compaction| compaction.is_finished())?;
         self.join(ended, journal)
@@ -73,9 +81,11 @@ impl Compactor {
         None
     }
 
-    /// Whether it is time for a compaction.
+    /// Whether a compaction is due.
     pub(crate) fn is_due(&self, journal: &Journal) -> bool {
         let length = journal.segments_length();
+        // Twice the snapshot: rewriting everything costs in proportion to the index, so it happens once it has
+        // grown by as much.
         let due = length > self.compact_bytes.max(2 * journal.snapshot_length());
         due && length >= self.from && self.running.is_none()
     }
@@ -83,7 +93,7 @@ impl Compactor {
     /// Compacts what lies before the position in the header, on a thread of its own.
     pub(crate) fn start(
         &mut self,
-        shared: Arc<Shared>,
+        shared: Arc<SharedState>,
         store: Arc<Store>,
         journal: &Journal,
         header: Header,
@@ -101,10 +111,10 @@ impl Compactor {
     }
 }
 
-/// What to compact: everything before the position in `header`, all of which `store` has.
+/// A compaction of everything before the position in `header`, all of which is in `store`.
 #[derive(Debug)]
 struct Compaction {
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     store: Arc<Store>,
     directory: PathBuf,
     header: Header,
@@ -122,7 +132,7 @@ impl Compaction {
     fn run(self, before: Numbers) -> Result<Snapshot, CompactionError> {
         let length = self.write(before).inspect_err(|_| {
             let path = files::snapshot_path(&self.directory, self.header.position);
-            // If this fails as well, the next opening does it.
+            // If this fails as well, the next opening removes it.
             files::discard_unfinished(&path).ok();
         })?;
         files::remove_before(&self.directory, self.header.position)?;
@@ -133,18 +143,18 @@ impl Compaction {
         let mut writer = SnapshotWriter::create(&self.directory, &self.header)?;
         let mut found = 0;
         let mut referrers = self.store.all();
-        while let Some((referrer, known)) = guarded(|| referrers.next().transpose())? {
+        while let Some((referrer, state)) = guarded(|| referrers.next().transpose())? {
             found += 1;
-            writer.append(&Record::Recorded(Recorded::of(referrer, known)))?;
-            if self.shared.is_stopping() || self.shared.still_counts(&self.store).is_err() {
+            writer.append(&Record::Recorded(Recorded::of(referrer, state)))?;
+            if self.shared.is_stopping() || self.shared.still_valid(&self.store).is_err() {
                 return Err(CompactionError::Stopped);
             }
         }
-        // A store that failed meanwhile may have given anything.
-        self.shared.still_counts(&self.store).map_err(|_| CompactionError::Stopped)?;
+        // A store that failed meanwhile may have returned anything, and too little above all.
+        self.shared.still_valid(&self.store).map_err(|_| CompactionError::Stopped)?;
         let after = self.store.numbers();
         let expected = expected_count(before, after);
-        // What sled does not give back must not vanish from the journal.
+        // Only now the older segments may go: what sled did not return would vanish with them.
         if !expected.contains(&found) {
             return Err(CompactionError::Count { found, expected });
         }
@@ -152,7 +162,7 @@ impl Compaction {
     }
 }
 
-/// How many referrers an iteration may give that ran while `before` became `after`.
+/// How many referrers an iteration may return during which `before` became `after`.
 fn expected_count(before: Numbers, after: Numbers) -> RangeInclusive<u64> {
     let removed = after.removed - before.removed;
     let added = after.added - before.added;

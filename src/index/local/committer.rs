@@ -1,7 +1,13 @@
-//! The one thread that writes: takes what waits, makes records of it, appends them as one frame, syncs
-//! once, applies them to sled, and only then answers everybody.
+//! The one thread that writes (group commit): takes all writes that wait, decides what records they make, appends
+//! those to the journal as one frame, syncs once, applies them to sled, and only then answers everybody.
+//!
+//! The order is what the promises rest on. Answers come after the sync, so that no crash takes back a write that
+//! somebody was told of. sled comes after the sync too, so that it is never ahead of the journal. Answers come after
+//! sled, so that a client's next query sees its own write.
+//!
+//! A failed write or sync ends writing until the journal is known to be in order again; a failed sled has it rebuilt.
+//! Both are retried with increasing waits, without a restart: a full disk has room again some day.
 
-use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -9,33 +15,33 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use super::command::{Command, Write};
+use super::EngineCommand;
+use super::batch::WriteBatch;
+use super::clock::Backoff;
 use super::compaction::Compactor;
-use super::decision::Decisions;
-use super::draft::Draft;
 use super::journal::Journal;
 use super::journal::files::Snapshot;
-use super::journal::header::Header;
+use super::journal::format::Header;
 use super::opening::{Opener, OpeningError, replay};
-use super::retry::Retry;
-use super::shared::Shared;
-use super::sled::{Store, guarded};
-use super::{Order, ReadError, Statistics, WriteError};
+use super::sled::Store;
+use super::state::SharedState;
+use super::write::{Decisions, Write};
+use crate::index::{Order, ReadError, Statistics, WriteError};
 
-/// How many bytes of what waits go into one frame, about.
+/// Approximate limit for the records of one frame. What waits beyond it makes the next one.
 const BATCH_BYTES: usize = 4 << 20;
-/// What is due is looked at this often at most.
+/// Minimum wait for what is due, so that a retry that fails at once does not keep the thread busy.
 const BREATH: Duration = Duration::from_millis(20);
 
-/// What is said if the thread does not end as it should.
+/// The reason of all failures after this thread panicked.
 pub(crate) const PANICKED: &str = "the thread that writes the index panicked: restart refshim";
 
-/// The thread's state.
+/// The thread that writes.
 #[derive(Debug)]
 pub(crate) struct Committer {
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     journal: Journal,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<EngineCommand>,
     /// None while sled is being opened, and when it failed.
     store: Option<Arc<Store>>,
     decisions: Decisions,
@@ -43,17 +49,18 @@ pub(crate) struct Committer {
     /// None in tests, which open sled themselves.
     opener: Option<Opener>,
     opening: Option<JoinHandle<()>>,
-    /// When sled, which failed, is opened again.
-    reopening: Retry,
-    /// When the journal, a write of which failed, is written again.
-    resuming: Retry,
+    /// When sled is opened again after a failure.
+    reopening: Backoff,
+    /// When the journal is written again after a failure.
+    resuming: Backoff,
 }
 
 impl Committer {
+    /// A committer that does not open sled.
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<SharedState>,
         journal: Journal,
-        commands: mpsc::Receiver<Command>,
+        commands: mpsc::Receiver<EngineCommand>,
         compact_bytes: u64,
         forget_after: Duration,
     ) -> Self {
@@ -68,12 +75,12 @@ impl Committer {
             compactor: Compactor::new(compact_bytes),
             opener: None,
             opening: None,
-            reopening: Retry::new(),
-            resuming: Retry::new(),
+            reopening: Backoff::new(),
+            resuming: Backoff::new(),
         }
     }
 
-    /// Opens sled with this, and again whenever it fails.
+    /// Has it open sled at its start, and again whenever sled fails.
     pub(crate) fn opening_with(mut self, opener: Opener) -> Self {
         self.opener = Some(opener);
         self
@@ -81,7 +88,8 @@ impl Committer {
 
     /// Runs until the index is closed or nobody holds it any more.
     pub(crate) fn run(mut self) {
-        // Waits with a limit are all that it is for; without it, what failed is tried again with the next write.
+        // tokio's channel has no blocking receive with a timeout. Without the timer, retries come with the next
+        // write.
         let timer = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let timer = timer.inspect_err(|error| tracing::warn!(%error, "the index has no timer")).ok();
         self.note_statistics(0);
@@ -92,11 +100,11 @@ impl Committer {
                 self.commit(writes);
             }
             match other {
-                Some(Command::Opened(store)) => self.take_over(store),
-                Some(Command::NotOpened(error)) => self.not_opened(&error),
-                Some(Command::Failed(store)) => self.store_failed(&store),
-                Some(Command::Close) => break,
-                Some(Command::Write(_) | Command::Wake) | None => {}
+                Some(EngineCommand::Opened(store)) => self.take_over(store),
+                Some(EngineCommand::NotOpened(error)) => self.not_opened(&error),
+                Some(EngineCommand::Failed(store)) => self.store_failed(&store),
+                Some(EngineCommand::Close) => break,
+                Some(EngineCommand::Write(_) | EngineCommand::Wake) | None => {}
             }
             self.try_again();
             self.compact_if_due();
@@ -104,40 +112,42 @@ impl Committer {
         self.finish();
     }
 
-    /// Waits for a command, or for something to be due.
-    fn next_command(&mut self, timer: Option<&Runtime>) -> Option<Command> {
+    /// The next command; [`EngineCommand::Wake`] if a retry is due first.
+    fn next_command(&mut self, timer: Option<&Runtime>) -> Option<EngineCommand> {
         if self.has_doubts() {
-            return Some(self.commands.try_recv().unwrap_or(Command::Wake));
+            return Some(self.commands.try_recv().unwrap_or(EngineCommand::Wake));
         }
         let due = [self.reopening.due(), self.resuming.due()].into_iter().flatten().min();
         let (Some(due), Some(timer)) = (due, timer) else { return self.commands.blocking_recv() };
         let wait = due.saturating_duration_since(Instant::now()).max(BREATH);
         let commands = &mut self.commands;
         let next = timer.block_on(async { tokio::time::timeout(wait, commands.recv()).await });
-        next.unwrap_or(Some(Command::Wake))
+        next.unwrap_or(Some(EngineCommand::Wake))
     }
 
     /// Whether there are doubts that can be written now.
     fn has_doubts(&self) -> bool {
-        self.store.is_some() && self.shared.writable().is_ok() && self.shared.in_flight.has_doubts()
+        self.store.is_some() && self.shared.writable().is_ok() && self.shared.puts.has_doubts()
     }
 
-    /// What waits, up to a command that is no write.
-    fn drain(&mut self, first: Command) -> (Vec<Write>, Option<Command>) {
+    /// All writes that wait, up to the limit or to a command that is not a write, and that command.
+    fn drain(&mut self, first: EngineCommand) -> (Vec<Write>, Option<EngineCommand>) {
         let mut writes = Vec::new();
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(command) = next {
             match command {
-                // Nobody waits for it any more, and nothing was done on the strength of it.
-                Command::Write(queued) if queued.write.is_abandoned() => {}
-                Command::Write(queued) => {
+                // After a disk that hung, the queue is full of these. Their senders timed out and may have retried.
+                EngineCommand::Write(queued) if queued.write.is_abandoned() => {}
+                EngineCommand::Write(queued) => {
                     bytes += queued.write.size();
                     writes.push(queued.write);
                 }
-                Command::Wake => {}
-                other
-                @ (Command::Opened(_) | Command::NotOpened(_) | Command::Failed(_) | Command::Close) => {
+                EngineCommand::Wake => {}
+                other @ (EngineCommand::Opened(_)
+                | EngineCommand::NotOpened(_)
+                | EngineCommand::Failed(_)
+                | EngineCommand::Close) => {
                     return (writes, Some(other));
                 }
             }
@@ -150,23 +160,24 @@ impl Committer {
         if self.journal.is_full() && self.shared.writable().is_ok() {
             self.roll();
         }
-        let mut draft = Draft::new(self.journal.end(), self.store.clone());
-        let doubts = self.has_doubts().then(|| self.shared.in_flight.take_doubts());
+        let mut batch = WriteBatch::new(self.journal.end(), self.store.clone());
+        let doubts = self.has_doubts().then(|| self.shared.puts.take_doubts());
         for key in doubts.iter().flatten() {
-            self.decisions.doubt(key.clone(), &mut draft);
+            self.decisions.doubt(key.clone(), &mut batch);
         }
         let mut must_write = false;
         let mut answers = Vec::with_capacity(writes.len());
-        // After a failure the answers are the same, and what the commands hold is let go.
+        // Also after a failure: deciding ends the PUTs in progress, and gives everybody the error as an answer.
         for write in writes {
             must_write |= matches!(write, Write::Probe { .. });
-            answers.push(self.decisions.decide(write, &mut draft));
+            answers.push(self.decisions.decide(write, &mut batch));
         }
-        let outcome = if must_write || !draft.is_empty() { self.write(draft) } else { Ok(()) };
+        let outcome = if must_write || !batch.is_empty() { self.write(batch) } else { Ok(()) };
         let outcome = outcome.and_then(|()| self.shared.writable());
+        // They were taken out of the set before it was known whether they could be written.
         if outcome.is_err() {
             for key in doubts.into_iter().flatten() {
-                self.shared.in_flight.doubt_later(key);
+                self.shared.puts.doubt_later(key);
             }
         }
         for answer in answers {
@@ -174,6 +185,7 @@ impl Committer {
         }
     }
 
+    /// Begins a new segment of the journal.
     fn roll(&mut self) -> Option<Header> {
         let rolled = self.journal.roll();
         self.shared.set_journal_end(self.journal.end());
@@ -181,10 +193,10 @@ impl Committer {
         rolled.map_err(|error| self.fail_writes(failed(error))).ok()
     }
 
-    fn write(&mut self, draft: Draft) -> Result<(), WriteError> {
+    fn write(&mut self, batch: WriteBatch) -> Result<(), WriteError> {
         self.shared.writable()?;
-        let records = draft.records();
-        let written = draft
+        let records = batch.records();
+        let written = batch
             .payload()
             .map_err(std::io::Error::other)
             .and_then(|payload| self.journal.append(payload, self.decisions.last_order().0));
@@ -193,7 +205,8 @@ impl Committer {
             return self.shared.writable();
         }
         self.shared.set_journal_end(self.journal.end());
-        if let Err(error) = draft.apply(self.journal.end()) {
+        // Still a success for the writers: the records are durable, and sled is rebuilt from them.
+        if let Err(error) = batch.apply(self.journal.end()) {
             self.lose_store(error.to_string());
         }
         self.note_statistics(records);
@@ -205,28 +218,29 @@ impl Committer {
         self.resuming.failed();
     }
 
-    /// What is written stays durable in the journal, from which the index is built anew.
+    /// Gives up the store and has it rebuilt from the journal, where all it held is durable.
     fn lose_store(&mut self, error: String) {
         if let Some(store) = self.store.take() {
-            abandon(store);
+            Store::abandon(store);
         }
         self.shared.rebuilding(error);
         self.reopening.failed();
     }
 
-    /// A look-up came to an error.
+    /// A read from this store failed.
     fn store_failed(&mut self, failed: &Arc<Store>) {
+        // Not if it was replaced since: several reads report the same store.
         if self.store.as_ref().is_some_and(|store| Arc::ptr_eq(store, failed)) {
             self.lose_store("sled cannot be read".to_owned());
         }
     }
 
-    fn open_store(&mut self, anew: bool) {
+    fn open_store(&mut self, failed_before: bool) {
         let Some(opener) = &self.opener else { return };
-        match opener.start(Arc::clone(&self.shared), &self.journal, anew) {
+        match opener.start(Arc::clone(&self.shared), &self.journal, failed_before) {
             Ok(opening) => self.opening = opening,
             Err(error) => {
-                self.shared.rebuilding(format!("a thread that opens sled cannot be started: {error}"));
+                self.shared.rebuilding(format!("the thread that opens sled cannot be started: {error}"));
                 self.reopening.failed();
             }
         }
@@ -245,25 +259,27 @@ impl Committer {
         }
     }
 
-    /// Takes the store when the rest of the journal is applied to it; nothing is written meanwhile.
+    /// Applies the rest of the journal to an opened store and serves it. Nothing can be written meanwhile, so
+    /// nothing is missed.
     fn take_over(&mut self, store: Arc<Store>) {
         self.opening = None;
-        match replay(&self.shared, &self.journal.history(), &store, self.journal.end()) {
+        match replay(&self.shared, &self.journal.reader(), &store, self.journal.end()) {
             Ok(()) => {
                 self.store = Some(Arc::clone(&store));
                 self.note_statistics(0);
                 self.shared.ready(store);
             }
             Err(error) => {
-                abandon(store);
+                Store::abandon(store);
                 self.not_opened(&error);
             }
         }
     }
 
-    /// Does what is due of opening sled again and writing the journal again.
+    /// Retries to open sled and to write the journal, if that is due.
     fn try_again(&mut self) {
-        // A compaction that ends takes files away that would have to be read. It ends soon: its store failed.
+        // A compaction removes files of the journal when it ends, which the rebuild would have to read. It ends
+        // soon: its store failed.
         if !self.compactor.is_running() && self.opening.is_none() && self.reopening.take() {
             self.open_store(true);
         }
@@ -282,6 +298,7 @@ impl Committer {
         }
     }
 
+    /// Updates the statistics after a commit of `records`.
     fn note_statistics(&self, records: u64) {
         let meta = self.store.as_ref().map(|store| store.numbers().meta);
         let journal_bytes = self.journal.segments_length() + self.journal.snapshot_length();
@@ -325,7 +342,7 @@ impl Committer {
     fn finish(mut self) {
         self.shared.stop();
         self.shared.closed();
-        // The thread that opens sled may be waiting for room.
+        // The thread that opens sled may be waiting for room in the channel, and is joined below.
         self.commands.close();
         if let Some(snapshot) = self.compactor.finish(&self.journal) {
             self.compacted(snapshot);
@@ -334,9 +351,10 @@ impl Committer {
             tracing::error!("the thread that opens sled panicked");
         }
         let Some(store) = self.store.take() else { return };
+        // sled was flushed by its timer alone until here, with nothing lost by a crash but time at the next start.
         if let Err(error) = store.flush() {
             tracing::warn!(%error, "sled could not be flushed; the next start reads more of the journal");
-            abandon(store);
+            Store::abandon(store);
         }
     }
 }
@@ -348,24 +366,8 @@ impl Drop for Committer {
             self.shared.fail_writes(PANICKED.to_owned(), WriteError::Ended);
             self.shared.fail_reads(PANICKED.to_owned(), ReadError::Failed);
             if let Some(store) = self.store.take() {
-                abandon(store);
+                Store::abandon(store);
             }
         }
     }
-}
-
-/// Closing a sled that failed may panic or never end, so it is done elsewhere, and nobody waits for it.
-fn abandon(store: Arc<Store>) {
-    // If there is no thread to be had, it is kept until the process ends.
-    let store = ManuallyDrop::new(store);
-    let close = move || {
-        let closed = guarded(|| {
-            drop(ManuallyDrop::into_inner(store));
-            Ok(())
-        });
-        if let Err(error) = closed {
-            tracing::warn!(%error, "an index that failed could not be closed");
-        }
-    };
-    thread::Builder::new().name("index-abandoned".to_owned()).spawn(close).ok();
 }

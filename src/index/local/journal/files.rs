@@ -1,16 +1,24 @@
-//! Which files the journal's directory holds, how they are named and made.
+//! The files of the journal: their names, and how they are created and removed.
+//!
+//! A new file is written as `<name>.tmp`, synced, renamed, and its directory synced. So a file that has its name is
+//! complete, and what a crash leaves is a `.tmp` that the next opening removes.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::header::{HEADER_BYTES, Header, Unusable};
+use super::format::{self, HEADER_BYTES, Header, Unusable};
 use super::{Damage, JournalError};
+use crate::index::local::record::Record;
 
+/// Extension of segments.
 const SEGMENT: &str = "journal";
+/// Extension of snapshots.
 const SNAPSHOT: &str = "snapshot";
-/// A file that is not complete yet; renamed when it is.
+/// Extension added to the name of an incomplete file.
 const UNFINISHED: &str = "tmp";
+/// Length of a snapshot's frames: what has to be in memory at once to read one.
+const FRAME_BYTES: usize = 1 << 20;
 
 /// A segment: the frames from one position to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +36,7 @@ impl Segment {
     }
 }
 
-/// A snapshot: stands for all segments before its position.
+/// A snapshot: replaces all segments before its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     pub(crate) position: u64,
@@ -37,7 +45,7 @@ pub(crate) struct Snapshot {
 
 /// The files of the journal, each kind by position.
 #[derive(Debug, Default)]
-pub(crate) struct Listing {
+pub(crate) struct JournalFiles {
     pub(crate) segments: Vec<Segment>,
     pub(crate) snapshots: Vec<Snapshot>,
 }
@@ -50,9 +58,9 @@ pub(crate) fn snapshot_path(directory: &Path, position: u64) -> PathBuf {
     directory.join(format!("{position:016x}.{SNAPSHOT}"))
 }
 
-/// What is there.
-pub(crate) fn list(directory: &Path) -> Result<Listing, JournalError> {
-    let mut listing = Listing::default();
+/// Lists the directory. Files of other names are ignored.
+pub(crate) fn list(directory: &Path) -> Result<JournalFiles, JournalError> {
+    let mut listing = JournalFiles::default();
     let entries = fs::read_dir(directory).map_err(|source| JournalError::io(directory, source))?;
     for entry in entries {
         let entry = entry.map_err(|source| JournalError::io(directory, source))?;
@@ -92,7 +100,7 @@ fn unfinished_path(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Removes what there is of a file that will not be finished.
+/// Removes a file that will not be finished.
 pub(crate) fn discard_unfinished(path: &Path) -> io::Result<()> {
     fs::remove_file(unfinished_path(path))
 }
@@ -108,8 +116,8 @@ pub(crate) fn remove_unfinished(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes the segments and snapshots that lie before `position`; the oldest first, so that what an
-/// interruption leaves has no hole.
+/// Removes the segments and snapshots before `position`; the oldest first, so that what an interruption leaves has
+/// no hole, which would be damage.
 pub(crate) fn remove_before(directory: &Path, position: u64) -> Result<(), JournalError> {
     let listing = list(directory)?;
     let segments = listing.segments.iter().map(|segment| segment.base);
@@ -124,19 +132,19 @@ pub(crate) fn remove_before(directory: &Path, position: u64) -> Result<(), Journ
     sync_directory(directory).map_err(|source| JournalError::io(directory, source))
 }
 
-/// Makes the names of new files in `directory` durable.
+/// Makes the names of new files in `directory` durable: syncing a file does not sync its name.
 pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// A file that gets its name when it is complete and durable.
-pub(crate) struct Unfinished {
+/// A file that gets its name when it is complete and synced.
+pub(crate) struct UnfinishedFile {
     file: File,
     name: PathBuf,
     path: PathBuf,
 }
 
-impl Unfinished {
+impl UnfinishedFile {
     pub(crate) fn create(path: PathBuf, header: &Header) -> io::Result<Self> {
         let name = unfinished_path(&path);
         let mut file = File::create(&name)?;
@@ -148,7 +156,7 @@ impl Unfinished {
         self.file.write_all(bytes)
     }
 
-    /// The file, which still can be appended to.
+    /// Gives the file its name. Returns the file, open for appending.
     pub(crate) fn finish(self) -> io::Result<File> {
         self.file.sync_all()?;
         fs::rename(&self.name, &self.path)?;
@@ -176,6 +184,43 @@ pub(crate) fn open(path: &Path, position: u64) -> Result<(File, Header), Journal
         Ok(_) => Err(Damage::new(path, 0, "the header names another position than the file's name").into()),
         Err(Unusable::Damaged) => Err(Damage::new(path, 0, "the header is not intact").into()),
         Err(Unusable::Newer(found)) => Err(JournalError::Newer { path: path.to_owned(), found }),
+    }
+}
+
+/// Writes a snapshot: a record for each referrer, and one at the end that counts them. Without that it is incomplete.
+pub(crate) struct SnapshotWriter {
+    file: UnfinishedFile,
+    payload: Vec<u8>,
+    referrers: u64,
+    length: u64,
+}
+
+impl SnapshotWriter {
+    pub(crate) fn create(directory: &Path, header: &Header) -> io::Result<Self> {
+        let file = UnfinishedFile::create(snapshot_path(directory, header.position), header)?;
+        Ok(Self { file, payload: Vec::new(), referrers: 0, length: HEADER_BYTES })
+    }
+
+    /// Adds one referrer.
+    pub(crate) fn append(&mut self, record: &Record) -> io::Result<()> {
+        record.write_to(&mut self.payload)?;
+        self.referrers += 1;
+        if self.payload.len() >= FRAME_BYTES { self.write_frame() } else { Ok(()) }
+    }
+
+    fn write_frame(&mut self) -> io::Result<()> {
+        let frame = format::seal(&self.payload)?;
+        self.payload.clear();
+        self.length += frame.len() as u64;
+        self.file.append(&frame)
+    }
+
+    /// Completes the snapshot. Returns its length.
+    pub(crate) fn finish(mut self) -> io::Result<u64> {
+        Record::End { referrers: self.referrers }.write_to(&mut self.payload)?;
+        self.write_frame()?;
+        self.file.finish()?;
+        Ok(self.length)
     }
 }
 

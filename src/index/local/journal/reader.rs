@@ -1,14 +1,17 @@
-//! Reading the journal from a position on, while it may be appended to.
+//! Reads the intact journal from a position on, also while it is being appended to.
+//!
+//! Used to build sled and bring it up to date. The first thing that is not intact is an error; reading a damaged
+//! journal as far as possible is [`super::salvage`].
 
 use std::io::{self, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::files::{self, Segment, Snapshot, segment_path, snapshot_path};
-use super::frame::{Found, Frames};
-use super::header::{HEADER_BYTES, Identity};
+use super::format::{Frames, NextFrame};
+use super::format::{HEADER_BYTES, Identity};
 use super::{Damage, JournalError};
 use crate::index::Version;
-use crate::index::record::Record;
+use crate::index::local::record::Record;
 
 /// One group commit.
 #[derive(Debug)]
@@ -18,7 +21,7 @@ pub(crate) struct Commit {
     /// Where the next one begins.
     pub(crate) end: u64,
     pub(crate) records: Vec<Record>,
-    /// Of a snapshot: the position that it stands for.
+    /// Of a snapshot: its position.
     pub(crate) snapshot: Option<u64>,
 }
 
@@ -36,18 +39,18 @@ impl Commit {
     }
 }
 
-/// What has to be read to build the index anew: the snapshot, if there is one, and then the segments.
+/// Reads what an index is built from: the snapshot, if there is one, and then the segments.
 #[derive(Clone, Debug)]
-pub(crate) struct History {
+pub(crate) struct JournalReader {
     pub(super) directory: PathBuf,
     pub(super) identity: Identity,
     pub(super) snapshot: Option<Snapshot>,
-    /// Where the oldest segment that counts begins.
+    /// Where the oldest segment begins.
     pub(super) oldest: u64,
 }
 
-impl History {
-    /// Where its files are.
+impl JournalReader {
+    /// The directory of its files.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -57,7 +60,7 @@ impl History {
         self.identity
     }
 
-    /// From where on the segments have to be read, after the snapshot if there is one.
+    /// The position from which segments have to be read, after the snapshot if there is one.
     pub(crate) fn start(&self) -> u64 {
         self.snapshot.map_or(0, |snapshot| snapshot.position)
     }
@@ -72,8 +75,8 @@ impl History {
         Commits { directory: self.directory.clone(), identity: self.identity, at: from, to, segment: None }
     }
 
-    /// Gives the records of the snapshot to `take`, a frame's at a time. That it was complete is only
-    /// known when all is read.
+    /// Passes the records of the snapshot to `take`, one frame at a time. Whether it is complete is known only at the
+    /// end.
     pub(crate) fn read_snapshot<E: From<JournalError>>(
         &self,
         mut take: impl FnMut(Vec<Record>) -> Result<(), E>,
@@ -152,13 +155,13 @@ impl Commits {
             return Err(Damage::new(&path, 0, "the segment is missing").into());
         };
         let offset = HEADER_BYTES.max(self.at - segment.base);
-        // What lies behind may be being written.
+        // No further: a frame behind it may be half written.
         let segment = Segment { length: segment.length.min(self.to - segment.base), ..segment };
         OpenSegment::open(segment_path(&self.directory, segment.base), segment, self.identity, offset)
     }
 }
 
-/// A file of the journal that is being read.
+/// An open file of the journal.
 #[derive(Debug)]
 struct OpenSegment {
     path: PathBuf,
@@ -183,9 +186,9 @@ impl OpenSegment {
 
     fn next(&mut self) -> Result<Option<Vec<Record>>, JournalError> {
         match self.frames.next().map_err(|source| JournalError::io(&self.path, source))? {
-            Found::Frame(payload) => read_records(&self.path, self.frames.offset(), &payload).map(Some),
-            Found::Bad => Err(self.damage("there is no intact frame").into()),
-            Found::End => Ok(None),
+            NextFrame::Intact(payload) => read_records(&self.path, self.frames.offset(), &payload).map(Some),
+            NextFrame::Bad => Err(self.damage("there is no intact frame").into()),
+            NextFrame::End => Ok(None),
         }
     }
 

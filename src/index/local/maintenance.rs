@@ -1,0 +1,148 @@
+//! The commands `refshim index check`, `rebuild`, `dump` and `load`.
+//!
+//! All but `dump` lock the data directory, so they refuse to work on an index that is in use. `dump` reads the
+//! journal of a running refshim: its files are only appended to, replaced or removed, and a removed one can still
+//! be read by whoever has it open.
+
+mod dump;
+mod rebuild;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use dump::{Dumped, dump, load};
+pub use rebuild::{Rebuilt, rebuild};
+
+use super::data_dir::{self, JOURNAL, SLED};
+use super::journal::JournalError;
+use super::journal::format::Identity;
+pub use super::journal::salvage::Gap;
+use super::journal::salvage::{JournalSalvage, Piece};
+use super::sled::{Store, StoreError};
+use crate::index::{OpenError, Repository};
+use crate::oci::Digest;
+
+/// sled's cache during a command.
+const CACHE_BYTES: u64 = 64 << 20;
+const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum MaintenanceError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// There is no index in the data directory.
+    #[error("{} holds no index", .0.display())]
+    NoIndex(PathBuf),
+    /// An index would be overwritten.
+    #[error("{} holds an index already: load into another directory, or move it away", .0.display())]
+    Occupied(PathBuf),
+    /// The journal cannot be read, or is damaged.
+    #[error("{0}")]
+    Journal(String),
+    /// sled failed.
+    #[error("{0}")]
+    Store(String),
+    /// The input is not a complete dump.
+    #[error("line {line}: {what}")]
+    Dump {
+        /// The line, counted from one.
+        line: u64,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A file cannot be read or written.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// Numbers of manifests, by repository.
+pub type RepositoryCounts = BTreeMap<Repository, u64>;
+
+/// A manifest of a repository.
+pub type RepositoryManifest = (Repository, Digest);
+
+impl From<JournalError> for MaintenanceError {
+    fn from(error: JournalError) -> Self {
+        Self::Journal(error.to_string())
+    }
+}
+
+impl From<StoreError> for MaintenanceError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+fn failed(what: &'static str) -> impl Fn(io::Error) -> MaintenanceError {
+    move |source| MaintenanceError::Io { what, source }
+}
+
+/// The result of a check.
+#[derive(Debug)]
+pub struct CheckReport {
+    /// Intact writes (frames) of the journal.
+    pub commits: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Where the journal is damaged.
+    pub gaps: Vec<Gap>,
+    /// A last write interrupted by a crash. No damage: the next start cuts it off.
+    pub torn: Option<Gap>,
+    /// What the next start will find in sled: the numbers of referrers and links, or why it will be rebuilt.
+    pub sled: Result<(u64, u64), String>,
+}
+
+/// Reads the journal and sled in `data_dir` from end to end. Changes nothing in the journal.
+///
+/// # Errors
+/// Another process has the index, there is none, or a newer build wrote it.
+pub fn check(data_dir: &Path) -> Result<CheckReport, MaintenanceError> {
+    let journal = data_dir.join(JOURNAL);
+    if !journal.exists() {
+        return Err(MaintenanceError::NoIndex(data_dir.to_owned()));
+    }
+    let _lock = data_dir::lock(data_dir)?;
+    data_dir::adopt_new_sled(data_dir)?;
+    let salvage = JournalSalvage::find(&journal)?;
+    let mut report = CheckReport {
+        commits: 0,
+        records: 0,
+        gaps: Vec::new(),
+        torn: None,
+        sled: Err("it is missing".to_owned()),
+    };
+    salvage.read(|piece| {
+        match piece {
+            Piece::Commit(commit) => {
+                report.commits += 1;
+                report.records += commit.records.len() as u64;
+            }
+            Piece::Gap(gap) => report.gaps.push(gap),
+            Piece::Torn(gap) => report.torn = Some(gap),
+        }
+        Ok::<_, MaintenanceError>(())
+    })?;
+    if let Some(identity) = salvage.identity() {
+        report.sled = check_sled(data_dir, identity);
+    }
+    Ok(report)
+}
+
+fn check_sled(data_dir: &Path, identity: Identity) -> Result<(u64, u64), String> {
+    let path = data_dir.join(SLED);
+    if !path.exists() {
+        return Err("it is missing".to_owned());
+    }
+    let store = Store::open(&path, CACHE_BYTES, FLUSH_INTERVAL, identity);
+    let meta = store.map_err(|error| error.to_string())?.numbers().meta;
+    Ok((meta.referrers, meta.links))
+}

@@ -1,0 +1,339 @@
+//! Keys and values in sled (format 4): numbers in big endian, a repository as upstream (u32), length (u16) and
+//! name, a digest as a byte for its algorithm and its bytes.
+//!
+//! There is one tree, because a batch of sled is atomic in one tree only. The first byte of a key is its space:
+//!
+//! | Key | Value |
+//! |---|---|
+//! | `0` | what the index says of itself, see [`super::meta`] |
+//! | `1`, repository, subject, order | a link: flags, kinds, version, referrer, descriptor |
+//! | `2`, repository, referrer | the *reverse entry*, from a referrer to its links: flags, order, version, time of the first 404, links, descriptor |
+//! | `3`, upstream, subject, name | how many referrers the subject has in the repository of this name |
+//! | `4`, repository | how many referrers it has |
+//!
+//! A query scans one range of links, in the order of pushes. The repository comes first, so that what is read
+//! together lies together: with nine million links under random keys and cold caches, sled inserts 110 a second.
+//! Each part of a key has a fixed length, begins with its length or stands last, so no name is the prefix of
+//! another one's key.
+//!
+//! A link repeats what a query sends, so that a query needs no second look-up; a descriptor that would be repeated
+//! too often stands in the reverse entry alone.
+
+use std::collections::BTreeMap;
+
+use bytes::{Buf, BufMut};
+
+use crate::index::local::record::ReferrerKey;
+use crate::index::local::referrer_state::ReferrerState;
+use crate::index::{Entry, Order, Repository, Version};
+use crate::oci::{Algorithm, Digest, LinkKinds};
+
+/// The key of the description of the index.
+pub(super) const META: [u8; 1] = [0];
+const LINKS: u8 = 1;
+/// The prefix of reverse entries.
+pub(super) const REVERSE: [u8; 1] = [2];
+
+const REPOSITORIES: u8 = 3;
+const REFERRERS: u8 = 4;
+
+/// The prefix of all links to `subject`.
+pub(super) fn links_to(repository: &Repository, subject: &Digest) -> Vec<u8> {
+    let mut key = vec![LINKS];
+    put_repository(&mut key, repository);
+    put_digest(&mut key, subject);
+    key
+}
+
+/// The key of the link from the referrer with this order.
+pub(super) fn link(repository: &Repository, subject: &Digest, order: Order) -> Vec<u8> {
+    let mut key = links_to(repository, subject);
+    key.put_u64(order.0);
+    key
+}
+
+/// The order in the key of a link.
+pub(super) fn order_of_link(key: &[u8]) -> Option<Order> {
+    key.last_chunk().map(|order| Order(u64::from_be_bytes(*order)))
+}
+
+/// The key of a referrer's reverse entry.
+pub(super) fn reverse_entry(referrer: &ReferrerKey) -> Vec<u8> {
+    let mut key = REVERSE.to_vec();
+    put_repository(&mut key, &referrer.repository);
+    put_digest(&mut key, &referrer.digest);
+    key
+}
+
+/// The referrer in the key of a reverse entry.
+pub(super) fn referrer_of_reverse_entry(key: &[u8]) -> Option<ReferrerKey> {
+    let mut rest = key.strip_prefix(&REVERSE)?;
+    let upstream = rest.try_get_u32().ok()?;
+    let length = rest.try_get_u16().ok()?;
+    let name = rest.split_off(..usize::from(length))?;
+    let name = std::str::from_utf8(name).ok()?.parse().ok()?;
+    let digest = take_digest(&mut rest)?;
+    rest.is_empty().then_some(ReferrerKey { repository: Repository { upstream, name }, digest })
+}
+
+/// The prefix of the counts of all repositories in which `subject` has referrers.
+pub(super) fn repositories_of(upstream: u32, subject: &Digest) -> Vec<u8> {
+    let mut key = vec![REPOSITORIES];
+    key.put_u32(upstream);
+    put_digest(&mut key, subject);
+    key
+}
+
+/// The key of the number of referrers that `subject` has in the repository.
+pub(super) fn repository_of(subject: &Digest, repository: &Repository) -> Vec<u8> {
+    let mut key = repositories_of(repository.upstream, subject);
+    key.put_slice(repository.name.as_str().as_bytes());
+    key
+}
+
+/// The key of the number of referrers in the repository.
+pub(super) fn referrers_in(repository: &Repository) -> Vec<u8> {
+    let mut key = vec![REFERRERS];
+    put_repository(&mut key, repository);
+    key
+}
+
+fn put_repository(key: &mut Vec<u8>, repository: &Repository) {
+    let name = repository.name.as_str();
+    key.put_u32(repository.upstream);
+    // A repository name has at most 255 bytes.
+    key.put_u16(u16::try_from(name.len()).unwrap_or(u16::MAX));
+    key.put_slice(name.as_bytes());
+}
+
+/// Adds a digest: a byte for its algorithm, then the digest itself.
+pub(super) fn put_digest(bytes: &mut Vec<u8>, digest: &Digest) {
+    bytes.put_u8(match digest.algorithm() {
+        Algorithm::Sha256 => 1,
+        Algorithm::Sha512 => 2,
+    });
+    bytes.put_slice(digest.as_bytes());
+}
+
+/// Takes a digest from the beginning.
+pub(super) fn take_digest(bytes: &mut &[u8]) -> Option<Digest> {
+    let (algorithm, length) = match bytes.try_get_u8().ok()? {
+        1 => (Algorithm::Sha256, 32),
+        2 => (Algorithm::Sha512, 64),
+        _ => return None,
+    };
+    Digest::from_bytes(algorithm, bytes.split_off(..length)?)
+}
+
+const PENDING: u8 = 1;
+/// The descriptor stands in the reverse entry, not in the links.
+const DESCRIPTOR_IN_REVERSE: u8 = 2;
+/// The descriptor is another manifest's claim.
+const CLAIMED: u8 = 4;
+/// Of a reverse entry: it has the time of the upstream's first 404.
+const ABSENT: u8 = 8;
+/// Of a pending referrer: it was confirmed once.
+const WAS_CONFIRMED: u8 = 16;
+/// Up to this many bytes in all, the descriptor is repeated in each link. Without a limit, a manifest of 4 MiB,
+/// half of it annotations and half references, would take many gigabytes.
+const REPEATED_BYTES: usize = 64 << 10;
+
+/// All entries of a referrer, keys and values: its links, and the reverse entry last.
+pub(super) fn entries(referrer: &ReferrerKey, state: &ReferrerState) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let repeats = state.links.len() * state.descriptor.len() <= REPEATED_BYTES || state.links.len() == 1;
+    let descriptor_in_reverse = !repeats || state.links.is_empty();
+    let flags = [
+        (state.pending, PENDING),
+        (descriptor_in_reverse, DESCRIPTOR_IN_REVERSE),
+        (state.claimed, CLAIMED),
+        (state.pending && state.was_confirmed, WAS_CONFIRMED),
+        (state.absent_since.is_some(), ABSENT),
+    ];
+    let flags = flags.into_iter().filter_map(|(is_set, flag)| is_set.then_some(flag)).sum();
+    let link = |(subject, kinds): (&Digest, &LinkKinds)| {
+        let key = link(&referrer.repository, subject, state.order);
+        let descriptor = if descriptor_in_reverse { "" } else { &state.descriptor };
+        (key, encode_link(flags, *kinds, state.version, &referrer.digest, descriptor))
+    };
+    let mut entries: Vec<_> = state.links.iter().map(link).collect();
+    entries.push((reverse_entry(referrer), encode_reverse_entry(flags, state)));
+    entries
+}
+
+fn encode_link(
+    flags: u8,
+    kinds: LinkKinds,
+    version: Version,
+    referrer: &Digest,
+    descriptor: &str,
+) -> Vec<u8> {
+    let mut value = vec![flags, kinds.bits()];
+    value.put_u64(version.0);
+    put_digest(&mut value, referrer);
+    value.put_slice(descriptor.as_bytes());
+    value
+}
+
+fn encode_reverse_entry(flags: u8, state: &ReferrerState) -> Vec<u8> {
+    let mut value = vec![flags];
+    value.put_u64(state.order.0);
+    value.put_u64(state.version.0);
+    if let Some(since) = state.absent_since {
+        value.put_u64(since);
+    }
+    value.put_u32(u32::try_from(state.links.len()).unwrap_or(u32::MAX));
+    for (subject, kinds) in &state.links {
+        put_digest(&mut value, subject);
+        value.put_u8(kinds.bits());
+    }
+    if flags & DESCRIPTOR_IN_REVERSE != 0 {
+        value.put_slice(state.descriptor.as_bytes());
+    }
+    value
+}
+
+/// A value whose descriptor may stand elsewhere.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stored<T> {
+    /// The value; its descriptor is empty if it stands elsewhere.
+    pub(super) value: T,
+    pub(super) has_descriptor: bool,
+}
+
+/// Decodes a link from its key and value.
+pub(super) fn decode_link(key: &[u8], mut value: &[u8]) -> Option<Stored<Entry>> {
+    let flags = value.try_get_u8().ok()?;
+    let kinds = LinkKinds::from_bits(value.try_get_u8().ok()?);
+    let version = Version(value.try_get_u64().ok()?);
+    let digest = take_digest(&mut value)?;
+    let descriptor = str::from_utf8(value).ok()?.to_owned();
+    let order = order_of_link(key)?;
+    let (pending, was_confirmed) = confirmation(flags);
+    let entry = Entry { order, digest, kinds, pending, was_confirmed, version, descriptor };
+    Some(Stored { value: entry, has_descriptor: flags & DESCRIPTOR_IN_REVERSE == 0 })
+}
+
+/// Decodes a reverse entry.
+pub(super) fn decode_reverse_entry(mut value: &[u8]) -> Option<Stored<ReferrerState>> {
+    let flags = value.try_get_u8().ok()?;
+    let order = Order(value.try_get_u64().ok()?);
+    let version = Version(value.try_get_u64().ok()?);
+    let absent_since = if flags & ABSENT == 0 { None } else { Some(value.try_get_u64().ok()?) };
+    let mut links = BTreeMap::new();
+    for _ in 0..value.try_get_u32().ok()? {
+        let subject = take_digest(&mut value)?;
+        links.insert(subject, LinkKinds::from_bits(value.try_get_u8().ok()?));
+    }
+    let descriptor = str::from_utf8(value).ok()?.to_owned();
+    let (pending, was_confirmed) = confirmation(flags);
+    let claimed = flags & CLAIMED != 0;
+    let state =
+        ReferrerState { order, pending, was_confirmed, absent_since, version, claimed, descriptor, links };
+    Some(Stored { value: state, has_descriptor: flags & DESCRIPTOR_IN_REVERSE != 0 })
+}
+
+/// Whether it is pending, and whether it was ever confirmed.
+fn confirmation(flags: u8) -> (bool, bool) {
+    let pending = flags & PENDING != 0;
+    (pending, !pending || flags & WAS_CONFIRMED != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_key(name: &str, digest: Digest) {
+        let repository = Repository { upstream: 3, name: name.parse().unwrap() };
+        let referrer = ReferrerKey { repository, digest };
+        let key = reverse_entry(&referrer);
+        assert_eq!(referrer_of_reverse_entry(&key), Some(referrer));
+        assert_eq!(referrer_of_reverse_entry(&key[..key.len() - 1]), None);
+        assert_eq!(referrer_of_reverse_entry(&[&key[..], &[0]].concat()), None);
+    }
+
+    #[test]
+    fn of_reverse_entries_tell_the_referrer() {
+        check_key("a", Digest::Sha256([7; 32]));
+        check_key(&"a".repeat(255), Digest::Sha512([7; 64]));
+    }
+
+    #[test]
+    fn of_links_stand_in_the_order_of_pushes() {
+        let of = |name: &str, subject: u8, order| {
+            let repository = Repository { upstream: 0, name: name.parse().unwrap() };
+            link(&repository, &Digest::Sha256([subject; 32]), Order(order))
+        };
+        let keys = [of("a", 1, 1), of("a", 1, 256), of("a", 2, 0), of("b", 0, 0), of("aa", 0, 0)];
+        assert!(keys.is_sorted());
+        assert_eq!(order_of_link(&keys[1]), Some(Order(256)));
+    }
+
+    /// Checks what comes back of a referrer with this many subjects and this long a descriptor, and how
+    /// many of its entries have the descriptor.
+    #[track_caller]
+    fn check(subjects: u8, descriptor: usize, pending: bool, descriptors: usize) {
+        for was_confirmed in [true, !pending] {
+            check_confirmed(subjects, descriptor, (pending, was_confirmed), descriptors);
+        }
+    }
+
+    #[track_caller]
+    fn check_confirmed(
+        subjects: u8,
+        descriptor: usize,
+        (pending, was_confirmed): (bool, bool),
+        descriptors: usize,
+    ) {
+        let repository = Repository { upstream: 0, name: "a".parse().unwrap() };
+        let referrer = ReferrerKey { repository, digest: Digest::Sha256([9; 32]) };
+        let links = (0..subjects).map(|n| (Digest::Sha512([n; 64]), LinkKinds::from_bits(n + 1))).collect();
+        let descriptor = "d".repeat(descriptor);
+        let (order, version, claimed) = (Order(5), Version(6), pending);
+        let absent_since = pending.then_some(7);
+        let state = ReferrerState {
+            order,
+            pending,
+            was_confirmed,
+            absent_since,
+            version,
+            claimed,
+            descriptor,
+            links,
+        };
+        let mut entries = entries(&referrer, &state);
+        let (_, reverse) = entries.pop().unwrap();
+        let reverse = decode_reverse_entry(&reverse).unwrap();
+        let mut found = usize::from(reverse.has_descriptor);
+        let expected = if reverse.has_descriptor { state.descriptor.clone() } else { String::new() };
+        assert_eq!(reverse.value, ReferrerState { descriptor: expected, ..state.clone() });
+        for ((key, value), (subject, kinds)) in entries.iter().zip(&state.links) {
+            assert_eq!(*key, link(&referrer.repository, subject, state.order));
+            let link = decode_link(key, value).unwrap();
+            found += usize::from(link.has_descriptor);
+            let descriptor = if link.has_descriptor { state.descriptor.clone() } else { String::new() };
+            let expected = Entry {
+                order: state.order,
+                digest: referrer.digest.clone(),
+                kinds: *kinds,
+                pending,
+                was_confirmed,
+                version: state.version,
+                descriptor,
+            };
+            assert_eq!(link.value, expected);
+        }
+        assert_eq!(found, descriptors);
+    }
+
+    #[test]
+    fn come_back_with_the_descriptor_in_each_link_or_else_in_the_reverse_entry() {
+        check(1, 10, true, 1);
+        check(5, 10, false, 5);
+        check(0, 10, false, 1);
+        check(1, 1 << 20, false, 1);
+        check(64, 1 << 10, true, 64);
+        check(65, 1 << 10, true, 1);
+        check(3, 0, false, 3);
+    }
+}
