@@ -1,8 +1,8 @@
 //! The client side: registries and OCI layouts as places that hold manifests, blobs and links, and what is
 //! done with them. Knows nothing of the server; [`crate::oci`] is what the two have in common.
 //!
-//! It speaks HTTP through reqwest and not through oci-client, which follows no pages, knows neither
-//! `/references` nor DELETE nor identity tokens, and whose errors do not tell who answered what.
+//! It speaks HTTP through hyper, as the server does to its upstreams, and not through oci-client, which follows no
+//! pages, knows neither `/references` nor DELETE nor identity tokens, and whose errors do not tell who answered what.
 //! Manifests are kept as the bytes that they are: the links of the proposal stand in members that
 //! oci-spec's types would lose.
 
@@ -20,6 +20,7 @@ mod referrer;
 mod registry;
 mod repository;
 mod session;
+mod transport;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,6 +41,7 @@ use crate::tls::ClientTls;
 use layout::Layout;
 use registry::Registry;
 use session::Session;
+use transport::Transport;
 
 /// How registries are spoken to.
 #[derive(Clone, Debug, Default)]
@@ -48,24 +50,31 @@ pub struct Options {
     pub credential: Option<(String, Credential)>,
     /// HTTP without TLS also to hosts that are not this machine.
     pub plain_http: bool,
-    /// Whom to trust besides those whom the platform trusts.
+    /// Which certificates to accept, if not just those of the platform's authorities; registries on this machine
+    /// are then spoken to in TLS as well.
     pub tls: Option<ClientTls>,
-    /// Trust every certificate.
-    pub insecure: bool,
 }
 
 /// All registries of one command: each host is logged in to once.
 #[derive(Debug, Default)]
 pub struct Client {
     options: Options,
-    sessions: Mutex<HashMap<String, Arc<Session>>>,
+    opened: Mutex<Opened>,
+}
+
+/// What a command has opened so far.
+#[derive(Debug, Default)]
+struct Opened {
+    /// Made with the first session: OCI layouts need none.
+    transport: Option<Transport>,
+    sessions: HashMap<String, Arc<Session>>,
 }
 
 impl Client {
     /// A client that has spoken to nobody yet.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        Self { options, sessions: Mutex::default() }
+        Self { options, opened: Mutex::default() }
     }
 
     /// The repository at a location. Nothing is asked yet.
@@ -80,12 +89,22 @@ impl Client {
     }
 
     fn session(&self, host: &str) -> Result<Arc<Session>> {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(session) = sessions.get(host) {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = opened.sessions.get(host) {
             return Ok(Arc::clone(session));
         }
-        let session = Arc::new(Session::new(host, &self.options)?);
-        sessions.insert(host.to_owned(), Arc::clone(&session));
+        let transport = match &opened.transport {
+            Some(transport) => transport.clone(),
+            None => opened.transport.insert(self.transport()?).clone(),
+        };
+        let session = Arc::new(Session::new(host, &self.options, transport)?);
+        opened.sessions.insert(host.to_owned(), Arc::clone(&session));
         Ok(session)
+    }
+
+    fn transport(&self) -> Result<Transport> {
+        let tls = self.options.tls.clone().map_or_else(ClientTls::platform, Ok);
+        let tls = tls.map_err(|error| Error::failed("setting up TLS", error.to_string()))?;
+        Ok(Transport::new(&tls))
     }
 }

@@ -4,6 +4,7 @@
 mod acceptor;
 mod anyone;
 mod checks;
+mod client_connector;
 mod client_tls;
 mod connector;
 mod mixed_up;
@@ -16,6 +17,7 @@ mod trust;
 pub use acceptor::{Acceptor, ClientStream};
 pub use anyone::connector_to_anyone;
 pub use checks::checks;
+pub use client_connector::{ClientConnector, ProxyError};
 pub use client_tls::ClientTls;
 pub use connector::{Connector, Protocols};
 pub use mixed_up::MixedUp;
@@ -48,12 +50,6 @@ pub enum TlsError {
     /// Anything else that rustls refuses.
     #[error(transparent)]
     Rustls(#[from] rustls::Error),
-}
-
-/// Makes ring the cryptography of clients that are not told which to use.
-pub fn use_ring() {
-    // Where there is a choice already, it is the same.
-    let _chosen = rustls::crypto::ring::default_provider().install_default();
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::output;
 use crate::client::{Client, Credential, Error, ErrorKind, Location, Node, Options, Progress, Result};
 use crate::oci::Digest;
-use crate::tls::{self, ClientTls};
+use crate::tls::ClientTls;
 
 /// How registries are reached. Without a user name, credentials are those of `docker login` or `podman login`:
 /// the file named by `REGISTRY_AUTH_FILE`, else containers/auth.json, else ~/.docker/config.json, with their
@@ -52,8 +52,8 @@ pub(super) struct Output {
 impl Connection {
     /// A client; a user name and password given by hand are for this place alone.
     pub(super) fn client(&self, place: &Location) -> Result<Client> {
-        tls::use_ring();
-        let tls = self.ca_file.as_deref().map(trusting).transpose()?;
+        let trusted = self.ca_file.as_deref().map(trusting).transpose()?;
+        let tls = if self.insecure { Some(insecure()?) } else { trusted };
         let credential = match (&self.username, place.host()) {
             (Some(username), Some(host)) => {
                 let credential = Credential::Password { username: username.clone(), password: password()? };
@@ -61,7 +61,7 @@ impl Connection {
             }
             (Some(_) | None, _) => None,
         };
-        Ok(Client::new(Options { credential, plain_http: self.plain_http, tls, insecure: self.insecure }))
+        Ok(Client::new(Options { credential, plain_http: self.plain_http, tls }))
     }
 
     /// Whether standard input is the password.
@@ -110,6 +110,10 @@ fn trusting(file: &Path) -> Result<ClientTls> {
     let reading = || format!("reading {}", file.display());
     let pem = std::fs::read(file).map_err(|error| Error::io(reading(), &error))?;
     ClientTls::trusting(&pem).map_err(|error| Error::new(ErrorKind::Usage, reading(), error.to_string()))
+}
+
+fn insecure() -> Result<ClientTls> {
+    ClientTls::insecure().map_err(|error| Error::failed("setting up TLS", error.to_string()))
 }
 
 fn password() -> Result<String> {

@@ -5,9 +5,9 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
+use jiff::Timestamp;
 
 use super::{CONFIGURATION_ERROR, fail};
 use crate::config::{CommandLine, Config};
@@ -197,6 +197,9 @@ fn print_rebuilt(rebuilt: &Rebuilt, out: &mut impl Write) -> io::Result<()> {
 
 /// An order is the time at which a referrer was recorded.
 fn time(order: Option<Order>, otherwise: &str) -> String {
-    let at = |order: Order| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_micros(order.0));
+    let at = |order: Order| {
+        let at = i64::try_from(order.0).ok().and_then(|at| Timestamp::from_microsecond(at).ok());
+        at.unwrap_or(Timestamp::MAX).strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+    };
     order.map_or_else(|| otherwise.to_owned(), at)
 }

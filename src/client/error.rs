@@ -4,9 +4,11 @@ use std::fmt;
 use std::io;
 
 use http::StatusCode;
+use hyper_util::client::legacy;
 use serde::Deserialize;
+use url::Url;
 
-use crate::tls::MixedUp;
+use crate::tls::{MixedUp, ProxyError};
 
 /// What a client's command gives or fails with.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -93,6 +95,8 @@ impl Error {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 answered.advise("log in (docker login), or give --username and --password-stdin")
             }
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => answered
+                .advise("give the proxy's name and password in its URL: http://NAME:PASSWORD@HOST:PORT"),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 answered.advise("wait a moment and retry")
             }
@@ -111,14 +115,23 @@ impl Error {
         }
     }
 
-    /// No answer at all.
-    pub(super) fn unreachable(asked: impl Into<String>, error: &reqwest::Error) -> Self {
-        let url = error.url().map(|url| url.origin().ascii_serialization()).unwrap_or_default();
-        if let Some(mixed_up) = MixedUp::of(&url, error) {
+    /// No answer of this URL at all, or one that broke off.
+    pub(super) fn unreachable(
+        asked: impl Into<String>,
+        url: &Url,
+        error: &(dyn std::error::Error + 'static),
+    ) -> Self {
+        if let Some(mixed_up) = MixedUp::of(&url.origin().ascii_serialization(), error) {
             return Self::mixed_up(asked, &mixed_up);
         }
+        if let Some(through_proxy) = causes(error).find_map(|cause| cause.downcast_ref::<ProxyError>()) {
+            return Self::failed(asked, format!("{through_proxy}: {}", innermost(error))).advise(
+                "is the proxy right (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY: http://NAME:PASSWORD@HOST:PORT)? \
+                 Hosts in NO_PROXY are connected to without it",
+            );
+        }
         let failed = Self::failed(asked, innermost(error));
-        if error.is_connect() {
+        if error.downcast_ref().is_some_and(legacy::Error::is_connect) {
             failed.advise("is it up, and is the connection right (--plain-http, --ca-file, --insecure)?")
         } else {
             failed.advise("retry; what is there already is not sent twice")
@@ -167,10 +180,13 @@ fn told(body: &[u8]) -> String {
 }
 
 /// The cause that says most: the last of the chain.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    causes(error).last().unwrap_or(error).to_string()
+}
+
+/// An error and what it comes from, the outermost first.
+fn causes<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |cause| cause.source())
 }

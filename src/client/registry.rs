@@ -11,10 +11,11 @@ use std::sync::Arc;
 use futures_util::stream;
 use http::Method;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
-use reqwest::{Body, Request, Response, Url};
+use url::Url;
 
 use super::blob::verified;
-use super::session::{Ask, Scope, Session, chunk, header, read, request};
+use super::session::{Ask, Scope, Session};
+use super::transport::{Request, Response, header};
 use super::{BlobStream, Error, ErrorKind, Manifest, Part, Result};
 use crate::oci::{Digest, RepositoryName, Tag, TagOrDigest, media_type};
 
@@ -52,7 +53,7 @@ impl Registry {
         let request = accepting(Method::GET, self.url(&format!("manifests/{target}"))?);
         let Some(response) = self.session.find(self.pull(&asked, request)).await? else { return Ok(None) };
         let content_type = header(response.headers(), CONTENT_TYPE.as_str()).map(str::to_owned);
-        let bytes = read(&asked, response).await?;
+        let bytes = response.read(&asked).await?;
         let manifest = match target {
             TagOrDigest::Digest(digest) => Manifest::verified(digest, bytes, content_type.as_deref()),
             TagOrDigest::Tag(_) => Manifest::new(bytes, content_type.as_deref()),
@@ -75,18 +76,18 @@ impl Registry {
 
     pub(super) async fn put_manifest(&self, target: &TagOrDigest, manifest: &Manifest) -> Result<()> {
         let asked = format!("putting {target} into {self}");
-        let mut request = request(Method::PUT, self.url(&format!("manifests/{target}"))?);
+        let request = Request::new(Method::PUT, self.url(&format!("manifests/{target}"))?);
+        let mut request = request.with_body(manifest.bytes.clone());
         let content_type = HeaderValue::try_from(&manifest.media_type)
             .map_err(|_| Error::new(ErrorKind::Usage, asked.as_str(), "the media type cannot be sent"))?;
         request.headers_mut().insert(CONTENT_TYPE, content_type);
-        *request.body_mut() = Some(Body::from(manifest.bytes.clone()));
         self.session.succeed(self.push(&asked, request)).await?;
         Ok(())
     }
 
     pub(super) async fn delete_manifest(&self, digest: &Digest) -> Result<()> {
         let asked = format!("deleting {digest} of {self}");
-        let request = request(Method::DELETE, self.url(&format!("manifests/{digest}"))?);
+        let request = Request::new(Method::DELETE, self.url(&format!("manifests/{digest}"))?);
         let scope = Scope::delete(self.name.as_str());
         self.session.succeed(Ask { asked: &asked, scope, request }).await?;
         Ok(())
@@ -95,7 +96,7 @@ impl Registry {
     pub(super) async fn blob(&self, part: &Part) -> Result<BlobStream> {
         let digest = &part.descriptor.digest;
         let asked = format!("reading the blob {digest} of {self}");
-        let request = request(Method::GET, self.url(&format!("blobs/{digest}"))?);
+        let request = Request::new(Method::GET, self.url(&format!("blobs/{digest}"))?);
         let response = self.session.succeed(self.pull(&asked, request)).await?;
         Ok(verified(body(asked, response), part))
     }
@@ -114,7 +115,7 @@ impl Registry {
 }
 
 fn accepting(method: Method, url: Url) -> Request {
-    let mut request = request(method, url);
+    let mut request = Request::new(method, url);
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static(media_type::ACCEPT_EVERY_MANIFEST));
     request
 }
@@ -122,7 +123,7 @@ fn accepting(method: Method, url: Url) -> Request {
 /// The body of an answer, part by part.
 fn body(asked: String, response: Response) -> BlobStream {
     let parts = stream::try_unfold((asked, response), |(asked, mut response)| async move {
-        let part = chunk(&asked, &mut response).await?;
+        let part = response.chunk(&asked).await?;
         Ok(part.map(|part| (part, (asked, response))))
     });
     Box::pin(parts)

@@ -8,34 +8,26 @@ mod token;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
-use http::{Method, StatusCode};
-use reqwest::{Body, Request, Response, Url};
+use http::StatusCode;
+use http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use tokio::sync::OnceCell;
-use tokio::time::timeout;
+use url::Url;
 
 use super::credentials::{self, Credential};
+use super::transport::{Request, Response, Transport};
 use super::{Error, ErrorKind, Options, Result};
 use crate::tls::MixedUp;
 use challenge::Challenge;
 use token::Token;
 
-/// How long a connection may take to come about.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// How long a registry may be silent. A body as a whole may take as long as it likes.
-pub(super) const SILENCE_LIMIT: Duration = Duration::from_secs(60);
-/// Nothing that is held in memory may be longer, in bytes.
-const ANSWER_LIMIT: usize = 64 << 20;
 const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_REGISTRY: &str = "registry-1.docker.io";
 
 /// A registry, spoken to as one user.
 #[derive(Debug)]
 pub(super) struct Session {
-    http: reqwest::Client,
+    transport: Transport,
     host: String,
     base: Url,
     credential: OnceCell<Option<Credential>>,
@@ -81,18 +73,9 @@ pub(super) struct Ask<'a> {
 }
 
 impl Session {
-    pub(super) fn new(host: &str, options: &Options) -> Result<Self> {
+    pub(super) fn new(host: &str, options: &Options, transport: Transport) -> Result<Self> {
         let asked = || format!("setting up the connection to {host}");
-        let mut http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_LIMIT)
-            .user_agent(concat!("refshim/", env!("CARGO_PKG_VERSION")));
-        if options.insecure {
-            http = http.tls_danger_accept_invalid_certs(true);
-        } else if let Some(tls) = &options.tls {
-            http = http.tls_backend_preconfigured(tls.config());
-        }
-        let tls_wanted = options.tls.is_some() || options.insecure;
-        let plain = options.plain_http || (is_this_machine(host) && !tls_wanted);
+        let plain = options.plain_http || (is_this_machine(host) && options.tls.is_none());
         let (scheme, address) = (
             if plain { "http" } else { "https" },
             if host == DOCKER_HUB { DOCKER_HUB_REGISTRY } else { host },
@@ -104,7 +87,7 @@ impl Session {
             .filter(|(of, _)| of == host)
             .map(|(_, credential)| credential.clone());
         Ok(Self {
-            http: http.build().map_err(|error| Error::failed(asked(), error.to_string()))?,
+            transport,
             host: host.to_owned(),
             base: base.map_err(|error| Error::new(ErrorKind::Usage, asked(), error.to_string()))?,
             credential: given.map_or_else(OnceCell::new, |given| OnceCell::new_with(Some(Some(given)))),
@@ -138,13 +121,15 @@ impl Session {
             request.headers_mut().insert(AUTHORIZATION, authorization);
         }
         let again = request.try_clone();
-        let response = self.execute(asked, request).await?;
+        let response = self.transport.send(asked, request).await?;
+        // Where a redirect led to does not say where the credentials go.
+        let is_ours = is_ours && response.url().origin() == self.base.origin();
         let (StatusCode::UNAUTHORIZED, true, Some(mut again)) = (response.status(), is_ours, again) else {
             return Ok(response);
         };
         let authorization = self.log_in(asked, &scope, response).await?;
         again.headers_mut().insert(AUTHORIZATION, authorization);
-        self.execute(asked, again).await
+        self.transport.send(asked, again).await
     }
 
     /// The answer if it is a success.
@@ -168,20 +153,11 @@ impl Session {
     /// The failure that an answer is.
     pub(super) async fn refused(&self, asked: &str, response: Response) -> Error {
         let (status, url) = (response.status(), response.url().origin().ascii_serialization());
-        let body = read(asked, response).await.unwrap_or_default();
+        let body = response.read(asked).await.unwrap_or_default();
         if let Some(mixed_up) = MixedUp::told(&url, status, &body) {
             return Error::mixed_up(asked, &mixed_up);
         }
         Error::answered(asked, status, &body)
-    }
-
-    async fn execute(&self, asked: &str, request: Request) -> Result<Response> {
-        let waits = request.body().is_none_or(|body| body.as_bytes().is_some());
-        let sent = self.http.execute(request);
-        // A body that streams has a limit of its own, where it is made.
-        let answered =
-            if waits { timeout(SILENCE_LIMIT, sent).await.map_err(|_| silent(asked))? } else { sent.await };
-        answered.map_err(|error| Error::unreachable(asked, &error))
     }
 
     fn authorization(&self, scope: &Scope) -> Option<HeaderValue> {
@@ -214,7 +190,7 @@ impl Session {
                         ),
                     ));
                 }
-                let token = Token::ask(&self.http, realm, &service.service, scope, credential).await?;
+                let token = Token::ask(&self.transport, realm, &service.service, scope, credential).await?;
                 let authorization = token.authorization();
                 self.login().tokens.insert(scope.0.clone(), token);
                 Ok(authorization)
@@ -234,43 +210,6 @@ impl Session {
     fn login(&self) -> MutexGuard<'_, Login> {
         self.login.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A request; one that creates has a body, if an empty one.
-pub(super) fn request(method: Method, url: Url) -> Request {
-    let mut request = Request::new(method, url);
-    if matches!(*request.method(), Method::POST | Method::PUT) {
-        *request.body_mut() = Some(Body::from(Bytes::new()));
-    }
-    request
-}
-
-/// The whole body of an answer that is no blob.
-pub(super) async fn read(asked: &str, mut response: Response) -> Result<Bytes> {
-    let mut body = Vec::new();
-    while let Some(chunk) = chunk(asked, &mut response).await? {
-        if body.len() + chunk.len() > ANSWER_LIMIT {
-            return Err(Error::failed(asked, "the answer is longer than 64 MiB"));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body.into())
-}
-
-/// The next part of a body.
-pub(super) async fn chunk(asked: &str, response: &mut Response) -> Result<Option<Bytes>> {
-    let chunk = timeout(SILENCE_LIMIT, response.chunk()).await.map_err(|_| silent(asked))?;
-    chunk.map_err(|error| Error::unreachable(asked, &error))
-}
-
-pub(super) fn silent(asked: &str) -> Error {
-    Error::failed(asked, "no sign of life for 60 seconds")
-        .advise("retry; what is there already is not sent twice")
-}
-
-/// A header of an answer, as text.
-pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
 }
 
 fn is_this_machine(host: &str) -> bool {

@@ -1,35 +1,64 @@
-//! TLS of the client commands, where they are told whom to trust.
+//! Which certificates of servers the client commands accept.
+
+use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore};
 
-use super::trust::Trust;
+use super::trust::{AnyCertificate, Trust};
 use super::{TlsError, pem, provider};
 
-/// Trusts whom the platform trusts, and further certificates.
+/// TLS of the client commands, HTTP/2 by ALPN included.
 #[derive(Clone, Debug)]
 pub struct ClientTls(ClientConfig);
 
 impl ClientTls {
-    /// Trusts these as well, in PEM: authorities, or certificates that servers show.
+    /// Accepts the certificates of the platform's authorities.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn platform() -> Result<Self, TlsError> {
+        let builder =
+            ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        Ok(Self::with_alpn(builder.with_root_certificates(platform_roots()).with_no_client_auth()))
+    }
+
+    /// Accepts these as well, in PEM: authorities, or certificates that servers show.
     ///
     /// # Errors
     /// There is no certificate in it, or one that cannot be used.
     pub fn trusting(pem: &[u8]) -> Result<Self, TlsError> {
-        let mut roots = RootCertStore::empty();
-        // What the platform has and cannot be read is missed when a server needs it.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let trust = Trust::new(pem::certificates_of(pem)?, roots)?;
+        let trust = Trust::new(pem::certificates_of(pem)?, platform_roots())?;
         let builder =
             ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-        let builder = builder.dangerous().with_custom_certificate_verifier(std::sync::Arc::new(trust));
-        let mut config = builder.with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self(config))
+        let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(trust));
+        Ok(Self::with_alpn(builder.with_no_client_auth()))
     }
 
-    /// As the HTTP client takes it.
-    #[must_use]
-    pub fn config(&self) -> ClientConfig {
+    /// Accepts any certificate.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn insecure() -> Result<Self, TlsError> {
+        let builder =
+            ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate::new()));
+        Ok(Self::with_alpn(builder.with_no_client_auth()))
+    }
+
+    fn with_alpn(mut config: ClientConfig) -> Self {
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Self(config)
+    }
+
+    pub(super) fn config(&self) -> ClientConfig {
         self.0.clone()
     }
+}
+
+/// The authorities of the platform, or of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+fn platform_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    // A certificate that cannot be read is missed when a server needs it: a command may well need none.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
 }

@@ -13,10 +13,8 @@ use hyper_rustls::{
 };
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tower::Service;
 use tower::util::MapResponse;
@@ -24,14 +22,14 @@ use tower::util::MapResponse;
 use super::mixed_up::MixedUp;
 use super::patient::Patient;
 use super::reloading::{Reload, Reloading};
-use super::trust::Trust;
+use super::trust::{AnyCertificate, Trust};
 use super::{TlsError, pem, provider};
 use crate::config::{UpstreamConfig, UpstreamTls};
 
 /// Connects without TLS.
-type TcpConnector = MapResponse<HttpConnector, fn(TokioIo<TcpStream>) -> TokioIo<Patient>>;
+pub(super) type TcpConnector = MapResponse<HttpConnector, fn(TokioIo<TcpStream>) -> TokioIo<Patient>>;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Which versions of HTTP a connection may speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,36 +88,54 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let mut made = HttpsConnector::clone(&self.made.current());
-        let limit = self.limit;
-        Box::pin(async move {
-            let url = origin(&uri);
-            let connected = tokio::time::timeout(limit, made.call(uri)).await;
-            let connected = connected.unwrap_or_else(|_| {
-                Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}")).into())
-            });
-            connected.map_err(|error| match MixedUp::of(&url, &*error) {
-                Some(mixed_up) => mixed_up.into(),
-                None => error,
-            })
-        })
+        let (url, limit) = (origin(&uri), self.limit);
+        Box::pin(async move { within(limit, made.call(uri)).await.map_err(|error| explained(&url, error)) })
     }
 }
 
-fn origin(uri: &Uri) -> String {
+/// The connection, or an error after `limit`.
+pub(super) async fn within<T>(
+    limit: Duration,
+    connecting: impl Future<Output = Result<T, BoxError>>,
+) -> Result<T, BoxError> {
+    tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| {
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}")).into())
+    })
+}
+
+/// Why this URL cannot be connected to: the same error, unless TLS and plain HTTP were mixed up.
+pub(super) fn explained(url: &str, error: BoxError) -> BoxError {
+    match MixedUp::of(url, &*error) {
+        Some(mixed_up) => mixed_up.into(),
+        None => error,
+    }
+}
+
+/// Scheme, host and port of a URI.
+pub(super) fn origin(uri: &Uri) -> String {
     let authority = uri.authority().map_or("", http::uri::Authority::as_str);
     format!("{}://{authority}", uri.scheme_str().unwrap_or_default())
+}
+
+/// Connects to any address, and makes of the connection what `of_stream` does.
+pub(super) fn tcp_connector(
+    limit: Duration,
+    of_stream: fn(TokioIo<TcpStream>) -> TokioIo<Patient>,
+) -> TcpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(limit));
+    tcp.set_keepalive(Some(Duration::from_secs(60)));
+    TcpConnector::new(tcp, of_stream)
 }
 
 fn https_connector(
     upstream: &UpstreamConfig,
     protocols: Protocols,
 ) -> Result<HttpsConnector<TcpConnector>, TlsError> {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(upstream.timeouts.connect));
-    tcp.set_keepalive(Some(Duration::from_secs(60)));
-    let tcp = TcpConnector::new(tcp, |stream| TokioIo::new(Patient::new(stream.into_inner())));
+    let tcp =
+        tcp_connector(upstream.timeouts.connect, |stream| TokioIo::new(Patient::new(stream.into_inner())));
     let builder = HttpsConnectorBuilder::new()
         .with_tls_config(client_config(&upstream.tls, upstream.url.is_https())?)
         .https_or_http();
@@ -141,8 +157,7 @@ fn https_connector(
 fn client_config(settings: &UpstreamTls, https: bool) -> Result<ClientConfig, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let builder = if settings.insecure_skip_verify {
-        let algorithms = provider().signature_verification_algorithms;
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(algorithms)))
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate::new()))
     } else if let Some(file) = &settings.ca {
         let trust = Trust::new(pem::certificates(file)?, RootCertStore::empty())?;
         builder.dangerous().with_custom_certificate_verifier(Arc::new(trust))
@@ -157,43 +172,4 @@ fn client_config(settings: &UpstreamTls, https: bool) -> Result<ClientConfig, Tl
         }
         (None | Some(_), None | Some(_)) => builder.with_no_client_auth(),
     })
-}
-
-/// Believes whoever answers. The operator asked for it by `insecure_skip_verify`.
-#[derive(Debug)]
-struct AnyCertificate(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
 }

@@ -1,4 +1,4 @@
-//! A connection to an upstream that still hears its answer when the upstream takes nothing more.
+//! A connection to a registry that still hears its answer when the registry takes nothing more.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -16,13 +16,21 @@ use tokio::net::TcpStream;
 pub struct Patient {
     stream: TcpStream,
     is_broken: bool,
+    is_to_proxy: bool,
 }
 
 impl Patient {
     /// Goes on reading from `stream` when it can no longer be written to.
     #[must_use]
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream, is_broken: false }
+        Self { stream, is_broken: false, is_to_proxy: false }
+    }
+
+    /// The same for a proxy's: requests that it is to forward name their host in the first line (RFC 9112,
+    /// section 3.2.2).
+    #[must_use]
+    pub fn to_proxy(stream: TcpStream) -> Self {
+        Self { is_to_proxy: true, ..Self::new(stream) }
     }
 
     /// What a write gave, or, once one failed, what it was to give.
@@ -37,7 +45,7 @@ impl Patient {
 
 impl Connection for Patient {
     fn connected(&self) -> Connected {
-        self.stream.connected()
+        self.stream.connected().proxy(self.is_to_proxy)
     }
 }
 

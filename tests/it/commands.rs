@@ -17,6 +17,8 @@ mod credentials;
 mod failures;
 mod listing;
 mod pages;
+mod proxies;
+mod redirects;
 mod terminal;
 
 const SBOM: &str = "application/spdx+json";
@@ -58,12 +60,15 @@ impl Shell {
         path
     }
 
-    /// A command in that home, with nothing of the environment that could log in somewhere.
+    /// A command in that home, with nothing of the environment that could log in somewhere or lead elsewhere.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_refshim"));
         command.args(arguments).current_dir(self.home.path()).env("HOME", self.home.path());
         for variable in ["DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR"] {
             command.env_remove(variable);
+        }
+        for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+            command.env_remove(variable).env_remove(variable.to_lowercase());
         }
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

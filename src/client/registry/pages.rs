@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use http::{Method, Uri};
-use reqwest::{Response, Url};
+use url::Url;
 
 use super::Registry;
-use crate::client::session::{read, request};
+use crate::client::transport::{Request, Response};
 use crate::client::{Error, Result};
 use crate::http::link;
 
@@ -49,14 +49,14 @@ impl<'a> Pages<'a> {
         if self.read.len() > PAGES {
             return Err(Error::failed(self.asked, format!("the list does not end within {PAGES} pages")));
         }
-        let request = request(Method::GET, url);
+        let request = Request::new(Method::GET, url);
         self.registry.session.send(self.registry.pull(self.asked, request)).await.map(Some)
     }
 
     /// The body of a page, after which [`Pages::answer`] gives the next one.
     pub(super) async fn body(&mut self, response: Response) -> Result<Bytes> {
         self.next = self.after(&response)?;
-        let page = read(self.asked, response).await?;
+        let page = response.read(self.asked).await?;
         self.bytes += page.len();
         if self.bytes > LIST_BYTES {
             let limit = LIST_BYTES >> 20;

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::pages::Pages;
 use super::{Registry, by_digest, by_tag};
 use crate::client::referrer::kinds_of;
-use crate::client::session::header;
+use crate::client::transport::header;
 use crate::client::{Error, Manifest, Part, Referrer, Referrers, Result, Wanted};
 use crate::oci::{Descriptor, Digest, LinkKind, LinkKinds, Tag, media_type};
 

@@ -7,14 +7,15 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{Method, StatusCode};
-use reqwest::{Body, Response, Url};
 use tokio::sync::Notify;
 use tokio::time::timeout;
+use url::Url;
 
 use super::Registry;
 use crate::client::progress::Bar;
 use crate::client::repository::Arrival;
-use crate::client::session::{Ask, SILENCE_LIMIT, Scope, header, request, silent};
+use crate::client::session::{Ask, Scope};
+use crate::client::transport::{Request, Response, SILENCE_LIMIT, header, silent};
 use crate::client::{BlobStream, Error, Part, Progress, Result};
 use crate::oci::{Digest, RepositoryName};
 
@@ -45,7 +46,7 @@ impl Registry {
 
     async fn has_blob(&self, digest: &Digest) -> Result<bool> {
         let asked = format!("looking for the blob {digest} in {self}");
-        let request = request(Method::HEAD, self.url(&format!("blobs/{digest}"))?);
+        let request = Request::new(Method::HEAD, self.url(&format!("blobs/{digest}"))?);
         Ok(self.session.find(self.push(&asked, request)).await?.is_some())
     }
 
@@ -59,7 +60,7 @@ impl Registry {
                 .append_pair("from", from.as_str());
             scope = scope.and_pull(from.as_str());
         }
-        let request = request(Method::POST, url.clone());
+        let request = Request::new(Method::POST, url.clone());
         let response = self.session.succeed(Ask { asked: &asked, scope, request }).await?;
         if mount.is_some() && response.status() == StatusCode::CREATED {
             return Ok(Begun::Mounted);
@@ -74,11 +75,11 @@ impl Registry {
         let digest = &part.descriptor.digest;
         let asked = format!("sending the blob {digest} to {self}");
         location.query_pairs_mut().append_pair("digest", &digest.to_string());
-        let mut request = request(Method::PUT, location);
+        let flow = Arc::new(Flow::default());
+        let content = flow.watching(content, part.descriptor.size, bar);
+        let mut request = Request::new(Method::PUT, location).with_stream(content);
         request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(part.descriptor.size));
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-        let flow = Arc::new(Flow::default());
-        *request.body_mut() = Some(flow.body(content, part.descriptor.size, bar));
         let sent = self.session.send(self.push(&asked, request));
         let answer = tokio::select! {
             answer = sent => answer,
@@ -115,10 +116,11 @@ struct Flow {
 }
 
 impl Flow {
-    fn body(self: &Arc<Self>, content: BlobStream, size: u64, bar: Bar) -> Body {
+    /// The same content, of which is known here how it goes.
+    fn watching(self: &Arc<Self>, content: BlobStream, size: u64, bar: Bar) -> BlobStream {
         let flow = Arc::clone(self);
         let mut left = size;
-        let watched = content.inspect(move |bytes| match bytes {
+        Box::pin(content.inspect(move |bytes| match bytes {
             Ok(bytes) => {
                 bar.advance(bytes.len() as u64);
                 left = left.saturating_sub(bytes.len() as u64);
@@ -127,8 +129,7 @@ impl Flow {
             Err(error) => {
                 *flow.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
             }
-        });
-        Body::wrap_stream(watched)
+        }))
     }
 
     /// Ends when nothing has moved for too long: while bytes are due, and then while the answer is.

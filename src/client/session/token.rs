@@ -7,11 +7,11 @@ use base64::engine::general_purpose::STANDARD;
 use form_urlencoded::Serializer;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
-use reqwest::{Body, Request, Url};
 use serde::Deserialize;
-use tokio::time::timeout;
+use url::Url;
 
-use super::{Credential, SILENCE_LIMIT, Scope, read, silent};
+use super::{Credential, Scope};
+use crate::client::transport::{Request, Transport};
 use crate::client::{Error, Result};
 
 /// How long a token holds whose service does not say it.
@@ -44,7 +44,7 @@ struct Given {
 impl Token {
     /// Asks a service for a token with as much of the scope as it gives.
     pub(super) async fn ask(
-        http: &reqwest::Client,
+        transport: &Transport,
         realm: Url,
         service: &str,
         scope: &Scope,
@@ -52,10 +52,9 @@ impl Token {
     ) -> Result<Self> {
         let asked = format!("asking {} for the right to {}", realm.host_str().unwrap_or_default(), scope.0);
         let request = request(realm, service, scope, credential);
-        let response = timeout(SILENCE_LIMIT, http.execute(request)).await.map_err(|_| silent(&asked))?;
-        let response = response.map_err(|error| Error::unreachable(asked.as_str(), &error))?;
+        let response = transport.send(&asked, request).await?;
         let status = response.status();
-        let body = read(&asked, response).await?;
+        let body = response.read(&asked).await?;
         if status != StatusCode::OK {
             // Some services say 400 to a refresh token that has ended.
             let status = if status == StatusCode::BAD_REQUEST { StatusCode::UNAUTHORIZED } else { status };
@@ -98,10 +97,9 @@ fn request(mut realm: Url, service: &str, scope: &Scope, credential: Option<&Cre
         form.append_pair("service", service)
             .append_pair("client_id", CLIENT_ID)
             .append_pair("scope", &scope.0);
-        let mut request = Request::new(Method::POST, realm);
+        let mut request = Request::new(Method::POST, realm).with_body(form.finish());
         let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
         request.headers_mut().insert(CONTENT_TYPE, form_type);
-        *request.body_mut() = Some(Body::from(form.finish()));
         return request;
     }
     realm.query_pairs_mut().append_pair("service", service).append_pair("client_id", CLIENT_ID);

@@ -6,7 +6,9 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Ended, Shell};
-use crate::support::{Authority, Content, Refshim, Registry, Rules, Scripted, TokenService, USER, digest_of};
+use crate::support::{
+    Authority, Content, Identity, Refshim, Registry, Rules, Scripted, TokenService, USER, digest_of,
+};
 
 /// Where `refshim tree` is asked for an image that only [`USER`] may read.
 async fn private() -> (Registry, Refshim, tempfile::TempDir, String) {
@@ -153,7 +155,7 @@ async fn an_identity_token_is_exchanged() {
 }
 
 /// An image `v1` in the layout `layout` of a shell's home.
-fn layout(shell: &Shell) {
+pub(super) fn layout(shell: &Shell) {
     let image = Content::image("{}", "x");
     for content in [image.bytes.as_slice(), b"{}", b"x"] {
         shell.write(
@@ -204,6 +206,25 @@ async fn credentials_do_not_follow_a_redirect() {
     let requests = storage.requests();
     assert!(!requests.is_empty());
     assert!(requests.iter().all(|request| request.header("authorization").is_none()), "{requests:?}");
+}
+
+#[test]
+fn any_certificate_will_do_where_the_command_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let openssl = |arguments: &[&str]| {
+        let mut openssl = std::process::Command::new("openssl");
+        assert!(openssl.args(arguments).current_dir(directory.path()).output().unwrap().status.success());
+    };
+    // Of X.509 version 1, without extensions, as it was made for decades.
+    openssl(&["req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-keyout", "key", "-out", "request"]);
+    openssl(&["x509", "-req", "-in", "request", "-signkey", "key", "-out", "old"]);
+    let old = Identity { certificate: path("old"), key: path("key") };
+    for identity in [Identity::expired(directory.path(), &["other.invalid"], false), old] {
+        let registry = Registry::variant().showing(&identity, identity.certificate.clone()).start();
+        let tree = ["tree", &format!("{}/a:v1", registry.address), "--insecure"];
+        Shell::new().run(&tree).failed(3, &["there is no such manifest"]);
+    }
 }
 
 #[tokio::test]
