@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::gathering::{answer, upstream};
+use crate::registry_lists::{answer, upstream};
 use crate::referrers::{Scene, digests, scene, signature};
 use crate::support::{Client, Content, Refshim};
 
