@@ -10,7 +10,7 @@
 //!
 //! The index knows neither HTTP nor who may see what.
 //!
-//! There is one engine, [`local`]. Its operations are the variants of `local::write::Write` and the reads of its
+//! There is one engine, `local`. Its operations are the variants of `local::write::Write` and the reads of its
 //! store; an engine for several replicas would stand beside it and make [`Index`] an enum.
 
 use std::path::PathBuf;

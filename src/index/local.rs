@@ -49,6 +49,7 @@ pub(super) mod sled;
 pub(super) mod state;
 pub(super) mod write;
 
+use self::sled::{Store, StoreError};
 use super::{IndexSettings, IndexState, OpenError, ReadError, Repository, WriteError};
 use committer::Committer;
 use data_dir::{JOURNAL, SLED};
@@ -56,7 +57,6 @@ use in_progress::ReadMark;
 use journal::{Damage, Journal, JournalError};
 use opening::{Opener, OpeningError};
 use record::ReferrerKey;
-use sled::{Store, StoreError};
 use state::SharedState;
 use write::{Reply, Write};
 

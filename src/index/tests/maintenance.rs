@@ -123,7 +123,7 @@ async fn an_intact_index_is_found_intact_and_rebuilt_as_it_was() {
     assert_eq!(report.sled.unwrap().0, 40);
     let rebuilt = rebuild(&bench.settings.data_dir).unwrap();
     assert_eq!((rebuilt.gaps.len(), rebuilt.referrers, rebuilt.set_aside), (0, 40, None));
-    assert_eq!(check(&bench.settings.data_dir).unwrap().sled, Err("not there".to_owned()));
+    assert_eq!(check(&bench.settings.data_dir).unwrap().sled, Err("it is missing".to_owned()));
     let index = bench.open().await;
     assert_eq!(answers(&index, 0..4).await, expected);
     let locked = check(&bench.settings.data_dir).unwrap_err();
