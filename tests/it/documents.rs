@@ -57,13 +57,14 @@ impl Quickstart {
         client.push_as("hello", "v1", &hello).await;
         fs::create_dir(directory.path().join("try")).unwrap();
         let quickstart = Self { refshim, directory, _registry: registry };
+        // In the order of the tree, which is that of their types for what is attached within the same second.
         let attach = r#"
             signature='signature.json:application/json --artifact-type application/vnd.example.signature'
             printf '{"signed":"an image"}' > signature.json
-            refshim attach "$REGISTRY/hello:v1" $signature --tag signature
             printf '{"spdxVersion":"SPDX-2.3","name":"hello"}' > sbom.json
             sbom=$(refshim attach "$REGISTRY/hello:v1" sbom.json --artifact-type application/spdx+json)
             refshim attach "$REGISTRY/hello@$sbom" $signature
+            refshim attach "$REGISTRY/hello:v1" $signature --tag signature
             rm signature.json sbom.json"#;
         quickstart.run(attach);
         quickstart
