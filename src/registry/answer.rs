@@ -44,6 +44,17 @@ pub struct FetchedManifest {
     pub content_type: Option<String>,
 }
 
+impl<T> Answer<T> {
+    /// The same answer about something made of what is there.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
+        match self {
+            Self::Present(there) => Answer::Present(change(there)),
+            Self::Absent => Answer::Absent,
+            Self::Odd(status) => Answer::Odd(status),
+        }
+    }
+}
+
 impl FetchedManifest {
     /// A manifest that came with this header. What it calls itself comes before what the header says: caches and
     /// storage get that wrong, and its bytes are what the digest vouches for.

@@ -4,7 +4,8 @@
 use http::{StatusCode, Uri};
 
 use super::image_index::entries;
-use super::{Question, Registry, Visit, content_type, referrers_uri, refused};
+use super::transport::{referrers_uri, refused};
+use super::{Question, Registry, Visit, content_type};
 use crate::http::link;
 use crate::oci::{Algorithm, Descriptor, Digest, media_type};
 use crate::proxy::error::Error;

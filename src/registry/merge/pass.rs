@@ -1,0 +1,277 @@
+//! One merge on its way: from the lists that the registry gave to what the index has of them.
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::stream::{self, StreamExt as _};
+use http::{StatusCode, Uri};
+
+use super::Merger;
+use crate::index::{Learnt, Referrer, Removed, Scan, Version, Watch};
+use crate::oci::{Descriptor, Digest, Link, LinkKind, LinkKinds, Tag, TagOrDigest};
+use crate::proxy::error::Error;
+use crate::registry::reader::to_json;
+use crate::registry::referrers_api::ListPage;
+use crate::registry::{Answer, Question, Visit};
+
+/// How many entries of the index are looked at, and written, at once.
+const AT_ONCE: usize = 500;
+/// How many referrers that are no longer listed, or that were not there before, are asked for in one go.
+const ASKED_AGAIN: usize = 64;
+/// How many pages of the registry's own list are read. Each is in the index before the next one comes.
+const PAGES: usize = 256;
+
+/// A referrer as the index has it.
+#[derive(Debug)]
+struct ListedReferrer {
+    kinds: LinkKinds,
+    pending: bool,
+    version: Version,
+}
+
+/// What the index has of what the registry can list.
+type KnownEntry = HashMap<Digest, ListedReferrer>;
+
+/// What a listed manifest turned out to be.
+enum Verified {
+    /// It names the subject.
+    Referrer(Learnt),
+    /// It does not.
+    Stranger,
+    /// It was not there, which may change.
+    Missing,
+}
+
+/// One merge on its way.
+pub(super) struct Pass<'a> {
+    pub(super) merger: &'a Merger,
+    pub(super) question: &'a Question,
+    pub(super) watch: &'a Watch,
+}
+
+impl Pass<'_> {
+    /// Puts what is listed into the index. Tells whether something listed was not there.
+    pub(super) async fn take(
+        &self,
+        at_tag: Option<Vec<Descriptor>>,
+        api: Option<ListPage>,
+    ) -> Result<bool, Error> {
+        let known = self.known().await?;
+        let (has_api, mut has_room) = (api.is_some(), true);
+        let mut listed: HashSet<Digest> = at_tag.iter().flatten().map(|entry| entry.digest.clone()).collect();
+        if let Some(first) = api {
+            has_room = self.take_pages(first, &known, &mut listed).await?;
+        }
+        self.ask_for_unlisted(&known, has_api, &listed).await;
+        let is_undecided = self.take_tag(&known, at_tag.unwrap_or_default()).await?;
+        Ok(is_undecided || !has_room)
+    }
+
+    async fn take_pages(
+        &self,
+        first: ListPage,
+        known: &KnownEntry,
+        listed: &mut HashSet<Digest>,
+    ) -> Result<bool, Error> {
+        let mut asked: HashSet<Uri> = HashSet::new();
+        let (mut page, mut has_room) = (first, true);
+        loop {
+            let subject = &self.question.subject;
+            let new = page.entries.iter().filter(|entry| !is_listed(known, &entry.digest, LinkKind::Subject));
+            // What somebody claimed of a pending one, its bytes have to say: the list is no proof of all of it.
+            let is_pending = |digest: &Digest| known.get(digest).is_some_and(|known| known.pending);
+            let learnt = new.map(|entry| found(entry, subject, LinkKind::Subject, is_pending(&entry.digest)));
+            let learnt: Result<Vec<_>, _> = learnt.collect();
+            has_room &= self.learn(learnt?).await?;
+            listed.extend(page.entries.into_iter().map(|entry| entry.digest));
+            // A link that leads back is the end of a list, however often it is said.
+            let Some(next) = page.next.filter(|next| asked.insert(next.clone())) else { return Ok(has_room) };
+            if asked.len() >= PAGES {
+                return Err(Error::EndlessList(PAGES));
+            }
+            page = self.merger.registry.further_page(&self.question.visit, next).await?;
+        }
+    }
+
+    /// Tells whether there was room for all of it.
+    async fn learn(&self, mut learnt: Vec<Learnt>) -> Result<bool, Error> {
+        let is_foreign = self.question.visit.is_foreign;
+        // What another namespace of a mirror lists need not be there for everybody.
+        for learnt in &mut learnt {
+            learnt.claimed |= is_foreign;
+        }
+        let index = &self.merger.index;
+        for some in learnt.chunks(AT_ONCE) {
+            let has_room = index.has_room(&self.question.visit.repository).await;
+            if !has_room {
+                self.merger.reader.no_room(&self.question.visit.repository, some.len());
+                return Ok(false);
+            }
+            index.learn(self.watch, some.to_vec()).await.map_err(Error::Gather)?;
+        }
+        Ok(true)
+    }
+
+    /// What the index lists of what the registry can list.
+    async fn known(&self) -> Result<KnownEntry, Error> {
+        let Question { visit: Visit { repository, .. }, subject } = self.question;
+        let kinds: LinkKinds = [LinkKind::Subject, LinkKind::Fallback].into_iter().collect();
+        let mut known = HashMap::new();
+        let mut after = None;
+        loop {
+            let scan = Scan {
+                after,
+                max_entries: AT_ONCE,
+                max_bytes: usize::MAX,
+                max_claims: usize::MAX,
+                accepts: Box::new(move |entry| entry.kinds.intersects(kinds)),
+            };
+            let page = self.merger.index.referrers(repository.clone(), subject.clone(), scan).await;
+            let page = page.map_err(Error::LookUp)?;
+            after = page.entries.last().map(|entry| entry.order);
+            known.extend(page.entries.into_iter().map(|entry| {
+                let (kinds, pending, version) = (entry.kinds, entry.pending, entry.version);
+                (entry.digest, ListedReferrer { kinds, pending, version })
+            }));
+            if !page.more {
+                return Ok(known);
+            }
+        }
+    }
+
+    /// Learns the entries of the tag's list that are what they say they are and not known yet, in their order.
+    /// Tells whether one of the others was not there.
+    async fn take_tag(&self, known: &KnownEntry, listed: Vec<Descriptor>) -> Result<bool, Error> {
+        let Question { visit, subject } = self.question;
+        let (caller, epoch) = (&visit.caller, visit.epoch);
+        let memory = &self.merger.registry.memory;
+        let new = listed.into_iter().filter(|entry| {
+            !is_listed(known, &entry.digest, LinkKind::Fallback)
+                && !memory.is_stranger(&entry.digest, subject)
+        });
+        // A list of thousands that are gone must not cost as many questions each time.
+        let (mut asked_again, mut put_off) = (0, false);
+        let due: Vec<Descriptor> = new
+            .filter(|entry| {
+                if !memory.was_missing(epoch, caller, &entry.digest) {
+                    return true;
+                }
+                let is_due = asked_again < ASKED_AGAIN && !memory.is_put_off(epoch, caller, &entry.digest);
+                asked_again += usize::from(is_due);
+                put_off |= !is_due;
+                is_due
+            })
+            .collect();
+        // Some at a time, each in the index before the next are asked for: whoever waits for a long list and gives
+        // up leaves something behind.
+        let mut is_undecided = put_off;
+        for some in due.chunks(AT_ONCE) {
+            let verified = some.iter().map(|entry| self.verified(known, entry)).collect::<Vec<_>>();
+            let mut verified = stream::iter(verified).buffered(self.merger.concurrency);
+            let (mut learnt, mut failure) = (Vec::new(), None);
+            while let Some(answer) = verified.next().await {
+                match answer {
+                    Ok(Verified::Referrer(referrer)) => learnt.push(referrer),
+                    Ok(Verified::Stranger) => {}
+                    Ok(Verified::Missing) => is_undecided = true,
+                    Err(error) => failure = failure.or(Some(error)),
+                }
+                if failure.is_some() {
+                    break;
+                }
+            }
+            is_undecided |= !self.learn(learnt).await?;
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+        }
+        Ok(is_undecided)
+    }
+
+    async fn verified(&self, known: &KnownEntry, entry: &Descriptor) -> Result<Verified, Error> {
+        if is_listed(known, &entry.digest, LinkKind::Subject) {
+            // Its own bytes said so; only that the tag lists it is news.
+            return Ok(Verified::Referrer(found(entry, &self.question.subject, LinkKind::Fallback, true)?));
+        }
+        self.verify(entry.digest.clone()).await
+    }
+
+    /// Fetches a manifest that is said to refer to the subject.
+    async fn verify(&self, referrer: Digest) -> Result<Verified, Error> {
+        let Question { visit, subject } = self.question;
+        let Visit { caller, repository, epoch, .. } = visit;
+        let Merger { registry, reader, .. } = self.merger;
+        let manifest = TagOrDigest::Digest(referrer);
+        let TagOrDigest::Digest(referrer) = &manifest else { return Err(Error::Handler) };
+        let answer = match registry.fetch(visit, &manifest).await {
+            // A registry may keep one manifest from those who may read the others.
+            Err(error) if error.rejected() == Some(StatusCode::FORBIDDEN) => Answer::Absent,
+            answer => answer?,
+        };
+        let Answer::Present(fetched) = answer else {
+            registry.memory.set_missing(*epoch, caller, referrer, true);
+            return Ok(Verified::Missing);
+        };
+        let (algorithm, content_type) = (referrer.algorithm(), fetched.content_type.as_deref());
+        let read = reader.read(repository, &manifest, algorithm, &fetched.bytes, content_type).await?;
+        if read.subject.as_ref() != Some(subject) {
+            tracing::warn!(repository = %repository.name, %subject, %referrer,
+                "a referrers tag lists a manifest that does not name its subject; it is left out");
+            registry.memory.set_stranger(referrer, subject);
+            return Ok(Verified::Stranger);
+        }
+        // What its bytes say besides is for whoever pulls it, or lists it by its own subject.
+        let links = vec![Link { subject: subject.clone(), kind: LinkKind::Fallback }];
+        let referrer = Referrer { links, ..read.referrer };
+        Ok(Verified::Referrer(Learnt { referrer, claimed: false }))
+    }
+
+    /// Referrers that are known only from a list that has them no longer may have been deleted behind
+    /// refshim's back. If that cannot be found out they stay.
+    async fn ask_for_unlisted(&self, known: &KnownEntry, has_api: bool, listed: &HashSet<Digest>) {
+        let Question { visit, subject } = self.question;
+        let Visit { caller, repository, epoch, .. } = visit;
+        let Merger { registry, index, concurrency, .. } = self.merger;
+        let is_unlisted = |(digest, known): &(&Digest, &ListedReferrer)| {
+            let would_be_listed = has_api || !known.kinds.intersects(LinkKind::Subject.into());
+            would_be_listed && !known.pending && !listed.contains(*digest)
+        };
+        let unlisted = known.iter().filter(is_unlisted).take(ASKED_AGAIN);
+        let unlisted: Vec<_> = unlisted.map(|(digest, known)| (digest.clone(), known.version)).collect();
+        let questions = unlisted.into_iter().map(|(digest, seen)| async move {
+            let manifest = TagOrDigest::Digest(digest.clone());
+            let answer = registry.exists(visit, &manifest).await;
+            matches!(answer, Ok(Answer::Absent)).then_some((digest, seen))
+        });
+        let answers = stream::iter(questions).buffer_unordered(*concurrency);
+        let gone: Vec<_> = answers.collect::<Vec<_>>().await.into_iter().flatten().collect();
+        let list = TagOrDigest::Tag(Tag::of_referrers(subject));
+        let others = listed.iter().map(|digest| TagOrDigest::Digest(digest.clone()));
+        let witnesses = [TagOrDigest::Digest(subject.clone()), list].into_iter().chain(others);
+        if gone.is_empty() || visit.is_foreign || !registry.still_reads(visit, witnesses).await {
+            return;
+        }
+        for (digest, seen) in gone {
+            registry.memory.set_missing(*epoch, caller, &digest, false);
+            let written = index.absent(repository.clone(), digest.clone(), seen).await;
+            if let Ok(Removed::Gone) = written {
+                // Should it come back, the same list has to be looked at again.
+                registry.forget(repository);
+            }
+            if let Err(error) = written {
+                tracing::warn!(repository = %repository.name, %digest, %error,
+                    "that the registry no longer shows a referrer could not be written to the index");
+            }
+        }
+    }
+}
+
+fn is_listed(known: &KnownEntry, digest: &Digest, kind: LinkKind) -> bool {
+    known.get(digest).is_some_and(|known| !known.pending && known.kinds.intersects(kind.into()))
+}
+
+/// An entry as the list describes it.
+fn found(entry: &Descriptor, subject: &Digest, kind: LinkKind, claimed: bool) -> Result<Learnt, Error> {
+    let links = vec![Link { subject: subject.clone(), kind }];
+    let referrer = Referrer { digest: entry.digest.clone(), descriptor: to_json(entry)?, links };
+    Ok(Learnt { referrer, claimed })
+}
