@@ -116,7 +116,7 @@ pub fn links(bytes: &[u8]) {
     let tag = match choice / 64 {
         0 => None,
         1 => Some(Tag::of_referrers(&subject)),
-        2 => format!("{}.sig", Tag::of_referrers(&subject)).parse().ok(),
+        2 => Tag::of_cosign(&subject).next(),
         _ => Some(Tag::latest()),
     };
     let found = links_of(manifest, content_type, tag.as_ref());

@@ -12,7 +12,6 @@
 
 mod answer;
 mod flights;
-mod image_index;
 mod inquiry;
 mod memory;
 mod merge;

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Digest, InvalidDigest};
+use super::{Algorithm, Digest, InvalidDigest};
 
 mod tag_scheme;
 
@@ -117,6 +117,18 @@ impl FromStr for Tag {
             && bytes.next().is_some_and(is_word)
             && bytes.all(|byte| is_word(byte) || byte == b'.' || byte == b'-');
         if valid { Ok(Self(text.into())) } else { Err(InvalidTag::Tag) }
+    }
+}
+
+impl TagOrDigest {
+    /// The algorithm to compute the manifest's digest with: the digest's own; sha256, as every registry does, for a
+    /// tag.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::Tag(_) => Algorithm::Sha256,
+            Self::Digest(digest) => digest.algorithm(),
+        }
     }
 }
 

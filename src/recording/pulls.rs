@@ -21,7 +21,7 @@ use crate::http::body::Body;
 use crate::http::coding;
 use crate::http::limits::RequestGuard;
 use crate::index::{Index, Learnt, Repository, State, Watch};
-use crate::oci::{Algorithm, Digest, LinkKind, TagOrDigest, TagScheme};
+use crate::oci::{Digest, LinkKind, TagOrDigest, TagScheme};
 use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Origin};
 use crate::proxy::upstream::{Upstream, VIA_REFSHIM};
@@ -268,10 +268,7 @@ impl PullRecorder {
         watch: &Watch,
         permit: OwnedSemaphorePermit,
     ) {
-        let algorithm = match manifest {
-            TagOrDigest::Tag(_) => Algorithm::Sha256,
-            TagOrDigest::Digest(digest) => digest.algorithm(),
-        };
+        let algorithm = manifest.algorithm();
         let (bytes, content_type) = (&fetched.bytes, fetched.content_type.as_deref());
         let read = match self.reader.read(repository, manifest, algorithm, bytes, content_type).await {
             Ok(read) => read,

@@ -14,7 +14,7 @@ use tracing::Instrument as _;
 use crate::http::body::{Body, Held};
 use crate::http::limits::RequestGuard;
 use crate::index::{Index, Learnt, PutInFlight, Referrer, Repository, Version, Watch};
-use crate::oci::{Algorithm, Descriptor, Digest, LinkKind, TagOrDigest, is_buildkit_attestation};
+use crate::oci::{Descriptor, Digest, LinkKind, TagOrDigest, is_buildkit_attestation};
 use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Origin};
 use crate::proxy::upstream::{Upstream, UpstreamError};
@@ -129,8 +129,8 @@ impl PushRecorder {
         head.headers.remove(EXPECT);
         head.headers.remove(TRAILER);
         let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let algorithm = algorithm_of(&manifest);
-        let read = self.reader.read(&repository, &manifest, algorithm, &bytes, content_type).await?;
+        let read =
+            self.reader.read(&repository, &manifest, manifest.algorithm(), &bytes, content_type).await?;
         let has_room = read.referrer.links.is_empty() || self.index.has_room(&repository).await;
         let read = self.reader.within(&repository, read, has_room);
         let warning = read.warning.clone();
@@ -340,13 +340,6 @@ async fn refuse(put: PutInFlight, repository: &Repository, referrer: &Referrer) 
                 "the links of a refused manifest stay pending");
             LinkOutcome::Pending
         }
-    }
-}
-
-fn algorithm_of(manifest: &TagOrDigest) -> Algorithm {
-    match manifest {
-        TagOrDigest::Tag(_) => Algorithm::Sha256,
-        TagOrDigest::Digest(digest) => digest.algorithm(),
     }
 }
 

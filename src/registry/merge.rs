@@ -16,10 +16,9 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::flights::Flights;
-use super::image_index::entries;
 use super::memory::{Epoch, ListFingerprint, Merge};
 use super::question::CallerKey;
-use super::referrers_api::{Api, ListPage};
+use super::referrers_api::{Api, ListPage, listed};
 use super::{Answer, FetchedManifest, Question, Registry, Visit};
 use crate::config::Config;
 use crate::index::Index;
@@ -105,7 +104,7 @@ impl Merger {
             if without_api { Ok(known) } else { self.registry.first_page(question).await }
         };
         let (tag, api) = tokio::try_join!(self.tag(question, is_proven), api)?;
-        let at_tag = tag.list.as_ref().and_then(|list| entries(&list.bytes, list.content_type.as_deref()));
+        let at_tag = tag.list.as_ref().and_then(|list| listed(&list.bytes, list.content_type.as_deref()));
         let (api, is_api_sure) = match api {
             Api::Lists(page) => (Some(page), true),
             Api::None { is_sure } => (None, is_sure),

@@ -3,11 +3,10 @@
 
 use http::{StatusCode, Uri};
 
-use super::image_index::entries;
 use super::transport::{referrers_uri, refused};
 use super::{Question, Registry, Visit, content_type};
 use crate::http::link;
-use crate::oci::{Algorithm, Descriptor, Digest, media_type};
+use crate::oci::{Algorithm, Descriptor, Digest, ImageIndex, media_type};
 use crate::proxy::error::Error;
 
 /// What the registry says of its API.
@@ -72,7 +71,7 @@ impl Registry {
             Some(next) => Some(self.here(&next.map_err(|_| Error::UpstreamBody)?)?),
         };
         let digest = Digest::of(Algorithm::Sha256, &bytes);
-        let entries = entries(&bytes, Some(&came_as));
+        let entries = listed(&bytes, Some(&came_as));
         Ok(entries
             .map_or(Api::None { is_sure: false }, |entries| Api::Lists(ListPage { entries, next, digest })))
     }
@@ -87,4 +86,13 @@ impl Registry {
             .and_then(|path| path.parse().ok())
             .ok_or(Error::UpstreamBody)
     }
+}
+
+/// The entries of a list of referrers, if it is an image index.
+pub(super) fn listed(bytes: &[u8], content_type: Option<&str>) -> Option<Vec<Descriptor>> {
+    let ImageIndex { entries, malformed } = ImageIndex::parse(bytes, content_type)?;
+    if malformed > 0 {
+        tracing::warn!(malformed, "a list of referrers has malformed entries; they are left out");
+    }
+    Some(entries)
 }

@@ -29,6 +29,13 @@ impl Tag {
         Self(tag.into())
     }
 
+    /// The tags at which cosign keeps what is about `subject`: its signature, attestations and SBOM. None for a
+    /// sha512, since such a tag would be longer than 128 characters.
+    pub fn of_cosign(subject: &Digest) -> impl Iterator<Item = Self> {
+        let digest = subject.to_string().replace(':', "-");
+        COSIGN_SUFFIXES.into_iter().filter_map(move |suffix| format!("{digest}{suffix}").parse().ok())
+    }
+
     /// What the tag says of its manifest, if its name follows a scheme.
     #[must_use]
     pub fn scheme(&self) -> Option<TagScheme> {

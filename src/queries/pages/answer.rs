@@ -8,14 +8,11 @@ use http::{HeaderName, HeaderValue, Response};
 use super::{Placed, REPOSITORY_ANNOTATION};
 use crate::http::body::Body;
 use crate::index::Entry;
-use crate::oci::{Descriptor, RepositoryName, media_type};
+use crate::oci::{Descriptor, RepositoryName, image_index_of, media_type};
 use crate::proxy::error::Error;
 use crate::registry::reader::to_json;
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
-const OPENING: &str =
-    r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":["#;
-const CLOSING: &str = "]}";
 /// What `data` adds to a descriptor besides its base64: the member's name, quotes and a comma.
 const DATA_MEMBER_BYTES: usize = r#","data":"""#.len();
 
@@ -26,8 +23,7 @@ pub fn render(
     filters_applied: Option<String>,
     next: Option<String>,
 ) -> Result<Response<Body>, Error> {
-    let body = [OPENING, &descriptors.join(","), CLOSING].concat();
-    let mut response = Response::new(Body::whole(body));
+    let mut response = Response::new(Body::whole(image_index_of(descriptors)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type::IMAGE_INDEX));
     let link = next.map(|next| format!("<{next}>; rel=\"next\""));

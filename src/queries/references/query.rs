@@ -6,7 +6,10 @@ use std::sync::Arc;
 use form_urlencoded::Serializer;
 
 use crate::index::{InvalidOrder, Order};
-use crate::oci::{Descriptor, Digest, LinkKind, LinkKinds, RepositoryName, media_type};
+use crate::oci::{
+    AnnotationFilter, Descriptor, Digest, InvalidAnnotationFilter, LinkKind, LinkKinds, RepositoryName,
+    media_type,
+};
 use crate::proxy::error::BadQuery;
 use crate::queries::pages::{Accepts, Next, PageRequest, QueryScope};
 
@@ -23,12 +26,6 @@ pub(crate) struct ReferencesQuery {
     scope: QueryScope,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct AnnotationFilter {
-    key: String,
-    value: Option<String>,
-}
-
 impl ReferencesQuery {
     /// Parameters that are not refshim's are ignored.
     pub(crate) fn parse(query: &str) -> Result<Self, BadQuery> {
@@ -40,7 +37,9 @@ impl ReferencesQuery {
                 "kind" => kinds.push(value.parse().map_err(|_| BadQuery::Kind)?),
                 "artifactType" => parsed.artifact_types.push(not_empty("artifactType", &value)?),
                 "mediaType" => parsed.media_types.push(not_empty("mediaType", &value)?),
-                "annotation" => parsed.annotations.push(AnnotationFilter::parse(&value)?),
+                "annotation" => parsed
+                    .annotations
+                    .push(value.parse().map_err(|InvalidAnnotationFilter| BadQuery::Annotation)?),
                 "inline" => once("inline", &mut inline, value.parse().map_err(|_| BadQuery::Inline)?)?,
                 "n" => once("n", &mut parsed.count, count(&value)?)?,
                 "last" => once("last", &mut parsed.after, cursor(&value)?)?,
@@ -111,7 +110,7 @@ impl ReferencesQuery {
             query.append_pair("mediaType", media_type);
         }
         for annotation in &self.annotations {
-            query.append_pair("annotation", &annotation.to_parameter());
+            query.append_pair("annotation", &annotation.to_string());
         }
         if self.inline {
             query.append_pair("inline", "true");
@@ -136,34 +135,8 @@ impl ReferencesQuery {
         (self.artifact_types.is_empty()
             || artifact_type.is_some_and(|own| media_type::is_among(own, &self.artifact_types)))
             && (self.media_types.is_empty() || media_type::is_among(&entry.media_type, &self.media_types))
-            && (self.annotations.is_empty() || self.annotations.iter().any(|wanted| wanted.matches(entry)))
-    }
-}
-
-impl AnnotationFilter {
-    fn parse(parameter: &str) -> Result<Self, BadQuery> {
-        let (key, value) = match parameter.split_once('=') {
-            Some((key, value)) => (key, Some(value.to_owned())),
-            None => (parameter, None),
-        };
-        if key.is_empty() {
-            return Err(BadQuery::Annotation);
-        }
-        Ok(Self { key: key.to_owned(), value })
-    }
-
-    fn to_parameter(&self) -> String {
-        match &self.value {
-            Some(value) => format!("{}={value}", self.key),
-            None => self.key.clone(),
-        }
-    }
-
-    fn matches(&self, entry: &Descriptor) -> bool {
-        entry
-            .annotations
-            .get(&self.key)
-            .is_some_and(|found| self.value.as_ref().is_none_or(|wanted| wanted == found))
+            && (self.annotations.is_empty()
+                || self.annotations.iter().any(|wanted| wanted.matches(&entry.annotations)))
     }
 }
 
