@@ -1,14 +1,26 @@
-//! refshim's own questions to a registry, and all that is remembered of the answers: may this caller read this
-//! repository, is that manifest there, what does the registry list itself.
+//! refshim's own requests to a registry ("questions"), and the cache of their answers: may this caller read this
+//! repository, does that manifest exist, which referrers does the registry list itself.
 //!
-//! What holds for all of them:
-//! - A question is the client's request in all that the registry may decide by ([`Caller`]), and nobody is
-//!   ever answered from another caller's rights.
-//! - A 200 is a yes only if a manifest came with it ([`Answer`]). HEAD is asked first since it is cheap, and
-//!   is asked again as GET before anything else than a yes is concluded from an odd answer.
-//! - Equal questions under way are asked once: a hundred clients that ask the same cost the registry one
-//!   question, and a registry that is slow does not turn them into errors.
-//! - What is remembered lives in `memory` alone, for seconds, and is forgotten by what is written.
+//! # Who may see a link
+//! A query is answered only after the registry, asked with the caller's own credentials, served a manifest of the
+//! repository: the subject, or, if that is a 404, one of the referrers about to be listed. 401 and 403 go to the
+//! client unchanged, `WWW-Authenticate` included, so that its login works. An empty answer leaks nothing, but
+//! still passes on a 401.
+//!
+//! # What holds for every question
+//! - It carries everything of the client's request that a registry may decide by ([`Caller`]), and its answer
+//!   counts for exactly such requests. Registries decide by address (allow lists), by `X-Forwarded-Proto`
+//!   (redirects) and by `ns=` (mirrors), not only by credentials.
+//! - A 200 counts only if a manifest came with it ([`Answer`]): login pages and catch-all servers answer 200 to
+//!   anything. HEAD is sent first because it is cheap; an unclear answer to it is followed by a GET.
+//! - Identical questions in progress share one request (`flights`): a hundred clients that pull the same image
+//!   cost the registry one question.
+//! - Everything remembered is in `memory`, for seconds, and any write through refshim expires it.
+//!
+//! # Errors
+//! Clients read an error of a listing as "unsigned": cosign 3 then looks no further, and Kubernetes admission
+//! rejects the image. So a question fails only if there is no honest answer, and what a missing referrers tag looks
+//! like (404, or 403 to somebody who may read the repository) is absence, not failure.
 
 mod answer;
 mod flights;
@@ -45,11 +57,11 @@ use flights::Flights;
 use inquiry::{Asked, Need};
 use memory::Memory;
 
-/// How many manifests are asked for to show that a repository without the subject can be read.
-/// Always this many, so that the time of an answer does not tell whether there are links.
+/// Manifests requested to prove that a caller may read a repository which does not have the subject. Always this
+/// many: the duration of the answer must not reveal whether there are links.
 const WITNESSES: usize = 3;
 
-/// A registry as refshim asks it.
+/// One registry: sends questions to it and caches the answers.
 #[derive(Debug)]
 pub struct Registry {
     upstream: Arc<Upstream>,
@@ -62,19 +74,19 @@ pub struct Registry {
     manifest_limit: usize,
 }
 
-/// Whether the registry showed that a caller may read a repository.
+/// Whether a caller may read a repository, by what the registry answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It gave this caller a manifest of it.
+    /// Yes: it served a manifest of the repository to this caller.
     Readable,
-    /// It neither gave one nor refused.
+    /// Unknown: it answered 404, or with something that anybody may get.
     Unproven,
-    /// It answered with this status and no manifest, which is neither.
+    /// Unknown: it answered with this status, and no manifest came with it.
     Odd(StatusCode),
 }
 
 impl Registry {
-    /// Nothing remembered yet.
+    /// A registry behind `upstream`, with an empty cache.
     #[must_use]
     pub fn new(upstream: Arc<Upstream>, config: &Config, metrics: Metrics) -> Self {
         let (references, referrers) = (&config.references, &config.referrers);
@@ -84,53 +96,53 @@ impl Registry {
             flights: Flights::default(),
             metrics,
             questions: Budget::new(Limit::Questions, config.limits.questions),
-            // A question waits for its turn as long as for its answer: to refuse it sooner would only turn
-            // load into errors, and an error is read as "unsigned".
+            // A question waits for a slot as long as for its answer: rejecting it sooner would only turn load
+            // into errors, which clients read as "unsigned".
             patience: upstream.silence_limit(),
             manifest_limit: config.manifests.max_bytes,
             upstream,
         }
     }
 
-    /// Who sent a request for `uri` with these headers.
+    /// The caller of a request for `uri` with these headers.
     #[must_use]
     pub fn caller(&self, headers: &HeaderMap, uri: &Uri, origin: &Origin) -> Arc<Caller> {
         Arc::new(self.callers.caller(headers, uri, origin))
     }
 
-    /// Whether a request for `uri` is about another namespace (`ns=`) than the one that the upstream stands for.
+    /// Whether a request for `uri` names another namespace (`ns=`) than the upstream's own.
     #[must_use]
     pub fn is_foreign(&self, uri: &Uri) -> bool {
         let named = question::namespace(uri.query().unwrap_or_default());
         question::is_foreign(named.as_deref(), self.upstream.namespaces())
     }
 
-    /// This caller at that repository, from now on.
+    /// The caller's visit to a repository. What the visit learns is cached until the next write to it.
     #[must_use]
     pub fn visit(&self, caller: &Arc<Caller>, repository: Repository) -> Visit {
         let is_foreign = question::is_foreign(caller.namespace.as_deref(), self.upstream.namespaces());
         Visit { caller: Arc::clone(caller), epoch: self.memory.epoch(&repository), repository, is_foreign }
     }
 
-    /// The upstream behind it.
+    /// The upstream that questions are sent to.
     #[must_use]
     pub fn upstream(&self) -> Arc<Upstream> {
         Arc::clone(&self.upstream)
     }
 
-    /// Forgets what is remembered of a repository, since it was written to.
+    /// Expires everything cached of a repository, because it was written to.
     pub fn forget(&self, repository: &Repository) {
         self.memory.forget(repository);
     }
 
-    /// The fields by which the registry lets pages of other origins read its answers, as it last sent them to
-    /// this caller: refshim's answers have the same.
+    /// The CORS headers (`Access-Control-*`, `Vary`) that the registry last sent to this caller. refshim's own
+    /// answers repeat them, for web UIs on another origin.
     #[must_use]
     pub fn access_control(&self, caller: &Caller) -> Option<Arc<HeaderMap>> {
         self.memory.access_control(caller)
     }
 
-    /// Whether the caller may read the repository: by what is remembered, else by asking for the subject.
+    /// Whether the caller may read the repository: from the cache, else by requesting the subject.
     pub async fn may_read(self: &Arc<Self>, question: &Question) -> Result<Verdict, Error> {
         if self.is_readable(&question.visit) {
             return Ok(Verdict::Readable);
@@ -139,8 +151,8 @@ impl Registry {
         Ok(self.find(&question.visit, &subject).await?.into())
     }
 
-    /// Whether the caller may read the repository: by what is remembered, else by one of the referrers about
-    /// to be listed.
+    /// Whether the caller may read the repository: from the cache, else by requesting referrers that are about to
+    /// be listed.
     pub async fn may_list(
         self: &Arc<Self>,
         visit: &Visit,
@@ -152,13 +164,14 @@ impl Registry {
         self.may_read_one_of(visit, referrers).await
     }
 
-    /// Whether one of the referrers about to be listed shows that the caller may read the repository.
+    /// Whether the registry serves one of these referrers, which proves that the caller may read the repository.
     pub async fn may_read_one_of(
         self: &Arc<Self>,
         visit: &Visit,
         referrers: impl Iterator<Item = Digest>,
     ) -> Result<Verdict, Error> {
-        // Different digests: equal ones would be asked once, so that fewer questions would tell that there are no links.
+        // Padded with digests that nobody has, so that there are always as many requests. The digests differ,
+        // because identical questions share one request, and fewer requests would reveal that there are no links.
         let nobodys = (0..).map(|n| Digest::Sha256([n; 32]));
         let witnesses = referrers.chain(nobodys).take(WITNESSES).map(TagOrDigest::Digest);
         let questions = witnesses.map(|witness| async move { self.find(visit, &witness).await });
@@ -174,8 +187,8 @@ impl Registry {
         verdict
     }
 
-    /// Whether the registry gives one of these manifests to the caller even now, whatever is remembered: only
-    /// then does a 404 that came before mean that something is gone.
+    /// Whether the registry serves one of these manifests to the caller now, the cache aside. Only then does an
+    /// earlier 404 mean that a manifest is gone, and not that the caller's rights or the storage are.
     pub async fn still_reads(
         self: &Arc<Self>,
         visit: &Visit,
@@ -193,7 +206,7 @@ impl Registry {
         false
     }
 
-    /// Whether the registry gives this manifest to this caller, and under which digest.
+    /// Whether a manifest exists for this caller, and its digest.
     pub async fn exists(
         self: &Arc<Self>,
         visit: &Visit,
@@ -202,7 +215,7 @@ impl Registry {
         Ok(self.find(visit, manifest).await?.map(|found| found.digest))
     }
 
-    /// The same, and whether that shows that the caller may read the repository.
+    /// Whether a manifest exists for this caller, and whether that proves that the caller may read the repository.
     pub async fn find(
         self: &Arc<Self>,
         visit: &Visit,
@@ -211,7 +224,7 @@ impl Registry {
         self.shared(visit, manifest, Need::Existence).await
     }
 
-    /// A manifest, if the registry gives it to this caller.
+    /// A manifest's bytes, if it exists for this caller.
     pub async fn fetch(
         self: &Arc<Self>,
         visit: &Visit,
@@ -226,28 +239,28 @@ impl Registry {
         })
     }
 
-    /// Counts and logs a query that the last complete list answers, since the registry does not.
+    /// Counts and logs a query that is answered from the last complete list, because the registry fails.
     fn answered_stale(&self, question: &Question, reason: Stale, error: &Error) {
         self.metrics.query_stale(self.upstream.name(), reason);
         let repository = &question.visit.repository.name;
         tracing::warn!(%repository, subject = %question.subject, %error,
-            "the registry cannot list referrers now; the last complete list is the answer");
+            "the registry cannot list referrers now; answering with the last complete list");
     }
 
-    /// Counts and logs that a referrer is listed as it is known, since the registry cannot be asked for it.
+    /// Counts and logs that a referrer is listed unchecked, because the registry fails to answer for it.
     pub fn listed_as_known(&self, visit: &Visit, referrer: &Digest, reason: Stale, error: &Error) {
         self.metrics.query_stale(self.upstream.name(), reason);
         tracing::warn!(repository = %visit.repository.name, digest = %referrer, %error,
-            "the registry cannot be asked for a referrer that it had; it is listed as it is known");
+            "the registry cannot answer for a referrer that it had; listing it as it is in the index");
     }
 
-    /// Whether this caller was told a moment ago that this manifest is not there.
+    /// Whether this caller got a 404 for this manifest a moment ago.
     #[must_use]
     pub fn was_just_missing(&self, visit: &Visit, manifest: &Digest) -> bool {
         self.memory.was_just_missing(visit.epoch, &visit.caller, manifest)
     }
 
-    /// Notes that this caller was told that this manifest is not there.
+    /// Remembers that this caller got a 404 for this manifest.
     pub fn note_missing(&self, visit: &Visit, manifest: &Digest) {
         self.memory.set_missing(visit.epoch, &visit.caller, manifest, false);
     }

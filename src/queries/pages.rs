@@ -1,6 +1,13 @@
-//! One page of what refers to a manifest, as the queries need it. Nothing is said before the upstream
-//! showed that the caller may read the repository, and nothing pending is listed before the upstream was
-//! asked for it.
+//! A page of a manifest's referrers. The steps of a query:
+//!
+//! 1. **Rights.** The registry must serve the caller the subject or, if that is a 404, one of the referrers. Until
+//!    then nothing is revealed, not even by how long the answer takes.
+//! 2. **Merge.** What the registry itself lists is brought into the index ([`Merger`]), for the first page only.
+//! 3. **Scan.** The entries come from the index, which keeps them in the order of pushes.
+//! 4. **Check.** Pending entries are listed only after the registry was asked for them.
+//!
+//! A query is an error only if there is no honest answer, since clients read an error as "unsigned"; and it is never
+//! an empty list because something failed.
 
 mod across;
 mod answer;
@@ -20,11 +27,11 @@ pub use across::{Beyond, REPOSITORY_ANNOTATION};
 use across::{Elsewhere, merge};
 pub use answer::render;
 
-/// How many entries of a page may be claims that the registry never confirmed. Each costs a question, and whoever
-/// hangs up in the middle of a PUT makes one.
+/// Entries of a page that may be claims the registry never confirmed. Each costs a request, and a client can make
+/// one by hanging up during a PUT.
 const CLAIMS: usize = 500;
 
-/// Lists referrers.
+/// Makes the pages of both queries.
 #[derive(Debug)]
 pub struct ReferrerPages {
     registry: Arc<Registry>,
@@ -36,67 +43,68 @@ pub struct ReferrerPages {
     elsewhere: Elsewhere,
 }
 
-/// Which entries a caller wants to see.
+/// The filter of a query.
 pub type Accepts = Arc<dyn Fn(&Entry) -> bool + Send + Sync>;
 
-/// What a caller wants to see.
+/// Which page of which entries a query asks for.
 pub struct PageRequest {
-    /// Where the page before ended.
+    /// The last entry of the previous page.
     pub after: Option<Order>,
-    /// How many entries at most.
+    /// The most entries.
     pub count: Option<usize>,
-    /// Which ones.
+    /// The filter.
     pub accepts: Accepts,
-    /// Whether the manifests' bytes are wanted too.
+    /// Whether to inline the manifests' bytes (`data`).
     pub inline: bool,
-    /// Whether the upstream can have something that the index has not.
+    /// Whether the registry itself may list entries of the wanted kinds, so that a merge is needed.
     pub gathers: bool,
-    /// Where to look.
+    /// In which repositories.
     pub scope: QueryScope,
 }
 
-/// Where referrers are looked for.
+/// The repositories that a query searches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum QueryScope {
-    /// In the repository of the query.
+    /// The repository of the query.
     #[default]
     Repository,
-    /// In all repositories of the upstream, or in those beyond some that earlier pages told of.
+    /// All repositories of the upstream; on a further page, those that earlier pages did not reach.
     Registry(Option<Beyond>),
 }
 
-/// What a page holds.
+/// A page.
 #[derive(Debug)]
 pub struct ReferrerPage {
-    /// What was asked about.
+    /// The digest whose referrers it lists; resolved, if the query named a tag.
     pub subject: Digest,
-    /// The descriptors of its referrers, oldest first.
+    /// The referrers' descriptors as JSON, oldest first.
     pub descriptors: Vec<String>,
-    /// Where the next page begins, if there is one.
+    /// The start of the next page, if there is one.
     pub next: Option<Next>,
 }
 
-/// Where a page begins.
+/// The start of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Next {
-    /// Behind this referrer.
+    /// After this referrer.
     pub after: Option<Order>,
-    /// In the repositories beyond.
+    /// In the repositories after these.
     pub beyond: Option<Beyond>,
 }
 
-/// An entry, and in which of the repositories it was found.
+/// An entry, and the number of the question that found it.
 type Placed = (usize, Entry);
 
-/// The referrers that are asked for to show that a repository can be read: the newest, the oldest and one between
-/// them, confirmed ones before others. Of three that are gone alike nothing would be shown for ever.
+/// The referrers that are requested to prove that the repository can be read: the newest, the oldest and one in the
+/// middle, of the confirmed ones if there are any. Three neighbours could all have been deleted by one retention
+/// rule, and then nothing would ever be listed.
 fn witnesses(page: &Page) -> impl Iterator<Item = Digest> {
     let confirmed: Vec<&Entry> = page.entries.iter().filter(|entry| !entry.pending).collect();
     let all = if confirmed.is_empty() { page.entries.iter().collect() } else { confirmed };
     let places = [all.len().checked_sub(1), Some(0), Some(all.len() / 2)].into_iter().flatten();
     let mut found: Vec<Digest> =
         places.filter_map(|place| all.get(place)).map(|entry| entry.digest.clone()).collect();
-    // Each once: an equal question would not be asked again, which could be told from outside.
+    // Each once: identical questions share one request, and fewer requests can be told from outside.
     let mut seen = std::collections::HashSet::new();
     found.retain(|digest| seen.insert(digest.clone()));
     found.into_iter()
@@ -112,7 +120,7 @@ impl fmt::Debug for PageRequest {
 }
 
 impl ReferrerPages {
-    /// Lists from `index` what `registry` lets its callers see.
+    /// Pages from `index`, for callers that `registry` lets read.
     #[must_use]
     pub fn new(
         registry: Arc<Registry>,
@@ -126,7 +134,7 @@ impl ReferrerPages {
         Self { registry, merger, reader, index, page_bytes, concurrency, elsewhere }
     }
 
-    /// One page. A client that goes away ends it wherever it is; nothing is lost by that.
+    /// One page. May be cancelled at any point: whatever was merged or settled until then stays.
     pub async fn page(
         &self,
         visit: Visit,
@@ -164,7 +172,7 @@ impl ReferrerPages {
         Ok(ReferrerPage { subject, descriptors, next })
     }
 
-    /// The question, once its subject is known, and what is known of the caller's right to ask it.
+    /// Resolves a tag to its digest, and checks the caller's rights as far as that goes.
     async fn open(&self, visit: Visit, manifest: TagOrDigest) -> Result<(Question, Verdict), Error> {
         match manifest {
             TagOrDigest::Digest(subject) => {
@@ -172,6 +180,7 @@ impl ReferrerPages {
                 let verdict = self.registry.may_read(&question).await?;
                 Ok((question, verdict))
             }
+            // Resolved by the registry for each query, with every manifest type in Accept: a tag may move.
             tag @ TagOrDigest::Tag(_) => match self.registry.find(&visit, &tag).await? {
                 Answer::Present(found) => {
                     let verdict = if found.is_proof { Verdict::Readable } else { Verdict::Unproven };
@@ -189,13 +198,13 @@ impl ReferrerPages {
         Question { visit, subject: question.subject.clone() }
     }
 
-    /// The page of the repository that was asked, as far as the caller may know.
+    /// The page of the query's own repository, empty unless the caller is proved to be allowed to read it.
     async fn here(&self, question: &Question, verdict: Verdict, wanted: &PageRequest) -> Result<Page, Error> {
         let nothing = Page { entries: Vec::new(), more: false };
         if matches!(wanted.scope, QueryScope::Registry(Some(_))) {
             return Ok(nothing);
         }
-        // Later pages go on in what the first one brought into the index.
+        // Only for the first page: further ones read what it merged, or their list could change under way.
         let gathers = wanted.gathers && wanted.after.is_none();
         if verdict == Verdict::Readable {
             if gathers {
@@ -212,14 +221,15 @@ impl ReferrerPages {
         }
         match (shown, verdict) {
             (Verdict::Readable, _) => Ok(page),
-            // A login page is not the 404 of a subject that was never pushed.
+            // 404 to everything is a list of nothing, for a subject that was never pushed. A login page is not: the
+            // registry did not answer the question.
             (Verdict::Odd(status), _) | (_, Verdict::Odd(status)) => Err(Error::Undecided(status)),
             (Verdict::Unproven, Verdict::Readable | Verdict::Unproven) => Ok(nothing),
         }
     }
 
-    /// The entries that are wanted. What is pending is looked at whatever is wanted: what is known of it is
-    /// somebody's claim, by which nothing may be left out.
+    /// The entries in the index that pass the filter. Pending ones are not filtered yet: their descriptor is only a
+    /// claim, by which nothing may be left out.
     async fn scan(&self, question: &Question, wanted: &PageRequest, max_bytes: usize) -> Result<Page, Error> {
         let accepts = Arc::clone(&wanted.accepts);
         let scan = Scan {

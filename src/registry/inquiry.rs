@@ -1,4 +1,5 @@
-//! Asking the registry for a manifest: HEAD first, GET where the answer to HEAD decides nothing.
+//! Requests a manifest: HEAD first, then GET where the answer to HEAD decides nothing. Some proxies block HEAD (405,
+//! a 404, or a closed connection), and some registries answer HEAD with 500 or without a digest.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::oci::{RepositoryName, TagOrDigest, media_type};
 use crate::proxy::error::Error;
 use crate::proxy::upstream::UpstreamError;
 
-/// What equal questions have in common.
+/// The key of a question: identical ones share one request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Asked {
     epoch: Epoch,
@@ -21,17 +22,17 @@ pub(super) struct Asked {
     need: Need,
 }
 
-/// What is wanted of a manifest.
+/// What a question wants of a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Need {
-    /// Whether it is there, and its digest.
+    /// Whether it exists, and its digest.
     Existence,
-    /// All of it.
+    /// Its bytes.
     Bytes,
 }
 
 impl Registry {
-    /// The same, asked once for all who ask it at this moment.
+    /// Asks for a manifest, sharing the request with everybody who asks the same at this moment.
     pub(super) async fn shared(
         self: &Arc<Self>,
         visit: &Visit,
@@ -69,7 +70,7 @@ impl Registry {
         Ok(answer)
     }
 
-    /// None if the answer says nothing that a GET could not answer otherwise.
+    /// The answer to a HEAD; none if only a GET can decide.
     async fn ask_by_head(
         &self,
         caller: &Caller,
@@ -80,7 +81,7 @@ impl Registry {
         let response = self.send(Method::HEAD, uri, caller, media_type::ACCEPT_EVERY_MANIFEST).await;
         let response = match response {
             Ok(response) => response,
-            // Some proxies hang up on a HEAD.
+            // Some proxies close the connection on a HEAD.
             Err(Error::Upstream(UpstreamError::Broken(_))) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -92,10 +93,12 @@ impl Registry {
                 }
                 Ok(found.map(Answer::Present))
             }
-            // Not for the way of asking.
+            // These do not depend on the method: a GET would be answered alike.
             StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 refused(response).map(Some)
             }
+            // A proxy that blocks HEAD answers 403 or 404 to it. Both count only from a registry that was seen to
+            // answer HEAD properly.
             StatusCode::FORBIDDEN if self.memory.trusts_head() => refused(response).map(Some),
             StatusCode::NOT_FOUND if self.memory.trusts_head() => Ok(Some(Answer::Absent)),
             _ => Ok(None),
@@ -117,6 +120,7 @@ impl Registry {
                 Ok(found.map_or(Answer::Odd(StatusCode::OK), Answer::Present))
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => Ok(Answer::Absent),
+            // 503 is throttling, which goes to the client with its Retry-After.
             status if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE => {
                 Err(Error::Undecided(status))
             }

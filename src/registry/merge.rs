@@ -1,10 +1,17 @@
-//! What the registry itself knows of a subject's referrers, brought into the index: the list at its referrers
-//! tag and its own referrers API. So there is one list, in one order, whatever its pages.
+//! Merges what the registry itself lists of a subject's referrers into the index: the image index at the subject's
+//! referrers tag, and the registry's own referrers API where it has one. So queries read one list in one order, and
+//! their pages do not depend on how many sources there are.
 //!
-//! A tag can be written by anyone: an entry of it counts once its manifest was fetched and names the subject.
-//! Clients go on writing these tags, so this never ends. What fails is an error, not a shorter list; but a
-//! registry that only throttles or fails now is answered for by the last complete merge, if that is young and
-//! nothing was written since, for an error is read as "unsigned".
+//! - **It never ends.** A registry with the API must list what the tag lists (distribution-spec, "Enabling the
+//!   Referrers API"), and clients go on writing the tag: notation 1.x by default, oras-go after a PUT without
+//!   `OCI-Subject`, regctl for five minutes, and whoever does not go through refshim. An import would not do.
+//! - **A tag proves nothing.** Anybody may write it, so each entry's manifest is fetched, must name the subject, and
+//!   its descriptor is computed from its bytes: go-containerregistry before 0.22.1 wrote entries without annotations.
+//! - **A failure is an error, never a shorter list.** But an error is read as "unsigned" too: while the registry
+//!   throttles (429, 503) or fails (5xx), the last completed merge answers, for `referrers.stale_for` and only if
+//!   nothing was written since (a write begins a new epoch, which has no merge).
+//! - **A referrer that a list no longer has** may have been deleted without refshim. It is asked for, and only
+//!   doubted, never removed at once: one 404 is no proof.
 
 mod pass;
 
@@ -27,7 +34,7 @@ use crate::proxy::error::Error;
 use crate::registry::reader::ManifestReader;
 use pass::Pass;
 
-/// Asks the registry for referrers and puts them into the index.
+/// Merges the registry's own lists of referrers into the index.
 #[derive(Debug)]
 pub struct Merger {
     registry: Arc<Registry>,
@@ -39,11 +46,11 @@ pub struct Merger {
     concurrency: usize,
 }
 
-/// Whether the registry gave something that only who may read the repository gets.
+/// Whether the registry served a list that proves that the caller may read the repository.
 type Shown = bool;
 
 impl Merger {
-    /// Nothing merged yet.
+    /// Merges what `registry` lists into `index`.
     #[must_use]
     pub fn new(registry: Arc<Registry>, index: Index, reader: ManifestReader, config: &Config) -> Self {
         Self {
@@ -57,8 +64,8 @@ impl Merger {
         }
     }
 
-    /// Brings the index up to what the registry lists. A caller who was not shown to be able to read the
-    /// repository has everything asked anew; what comes back tells whether the answers showed it.
+    /// Brings the index up to date with what the registry lists. `is_proven` says whether the caller is known to be
+    /// allowed to read the repository. If not, no cached merge is used, and the result says whether a list proved it.
     pub async fn refresh(self: &Arc<Self>, question: &Question, is_proven: bool) -> Result<Shown, Error> {
         let memory = &self.registry.memory;
         let epoch = question.visit.epoch;
@@ -67,7 +74,7 @@ impl Merger {
         if is_proven && is_younger(self.fresh_for) {
             return Ok(true);
         }
-        // Boxed: a query that finds a fresh merge keeps no room for making one.
+        // Boxed, so that the future of a query does not hold room for a merge that is rarely needed.
         match Box::pin(self.merge_once(question, is_proven)).await {
             Ok(is_shown) => Ok(is_shown),
             Err(error) => match error.stands_in() {
@@ -80,7 +87,7 @@ impl Merger {
         }
     }
 
-    /// Merges, once for all who ask the same at this moment.
+    /// Merges once for all who ask the same at this moment.
     async fn merge_once(self: &Arc<Self>, question: &Question, is_proven: bool) -> Result<Shown, Error> {
         let Question { visit, subject } = question;
         let key = (visit.epoch, visit.caller.key, subject.clone(), is_proven);
@@ -96,7 +103,8 @@ impl Merger {
         let epoch = *epoch;
         let memory = &self.registry.memory;
         let asked = Instant::now();
-        // From before the first question: what is deleted meanwhile is then not recorded as being there.
+        // Before the first request: a manifest that is deleted while the lists are read is then recorded as pending,
+        // not as existing.
         let watch = self.index.watch(repository.clone());
         let without_api = is_proven && memory.is_without_api(epoch, caller);
         let api = async {
@@ -109,13 +117,13 @@ impl Merger {
             Api::Lists(page) => (Some(page), true),
             Api::None { is_sure } => (None, is_sure),
         };
-        // An empty list is no proof: something in front of the registry may answer one to anything.
+        // An empty list proves nothing: something in front of the registry may answer one to anything.
         let is_shown = at_tag.as_ref().is_some_and(|entries| !entries.is_empty())
             || api.as_ref().is_some_and(|page| !page.entries.is_empty());
         if !is_proven && !is_shown {
             return Ok(false);
         }
-        // What one caller, or one namespace of a mirror, was not shown says nothing of what others are.
+        // What is hidden from one caller, or missing in one namespace of a mirror, may exist for others.
         let is_api_sure = is_api_sure && !question.visit.is_foreign;
         if api.is_none() && !without_api {
             memory.set_without_api(epoch, caller, is_api_sure);
@@ -124,7 +132,7 @@ impl Merger {
         let fingerprint = fingerprint(tag.list.as_ref(), api.as_ref());
         let before = memory.merge(epoch, caller, subject);
         let has_more = api.as_ref().is_some_and(|page| page.next.is_some());
-        // The same lists as before need no look, unless something of them was not there.
+        // Unchanged lists are not merged again, unless one of their manifests was missing.
         let is_known = before.is_some_and(|before| before.fingerprint == fingerprint && !before.is_undecided);
         let mut is_undecided = false;
         if !is_known || has_more {
@@ -135,20 +143,20 @@ impl Merger {
         Ok(is_shown)
     }
 
-    /// The list at the referrers tag, if there is one.
+    /// The list at the referrers tag (distribution-spec, "Referrers Tag Schema"), if there is one.
     async fn tag(&self, question: &Question, is_proven: bool) -> Result<AtTag, Error> {
         let tag = TagOrDigest::Tag(Tag::of_referrers(&question.subject));
         let answer = self.registry.fetch(&question.visit, &tag).await;
         match answer {
             Ok(Answer::Present(list)) => {
-                // GitLab takes the tag for the digest that it is made of, and gives the subject itself.
+                // GitLab resolves the tag as the digest in its name and serves the subject itself (oras-go #1396).
                 let digest = Digest::of(question.subject.algorithm(), &list.bytes);
                 Ok(AtTag { list: Some(list).filter(|_| digest != question.subject), is_sure: true })
             }
             Ok(Answer::Absent) => Ok(AtTag { list: None, is_sure: true }),
             Ok(Answer::Odd(_)) => Ok(AtTag { list: None, is_sure: false }),
-            // Registries that answer 403 for a tag that does not exist (older Artifactory, cosign #2973) gave
-            // this caller the subject, or something else of the repository, a moment ago.
+            // Older Artifactory answers 403 for a tag that does not exist (cosign #2973). It is absence only for a
+            // caller who has just proved the right to read the repository.
             Err(error) if is_proven && error.rejected() == Some(StatusCode::FORBIDDEN) => {
                 Ok(AtTag { list: None, is_sure: false })
             }
@@ -157,14 +165,14 @@ impl Merger {
     }
 }
 
-/// What the referrers tag leads to.
+/// The list at the referrers tag.
 struct AtTag {
     list: Option<FetchedManifest>,
-    /// Whether that counts for everybody who may read the repository.
+    /// Whether this holds for everybody who may read the repository.
     is_sure: bool,
 }
 
-/// Tells two answers apart. What the registry lists on further pages is looked at each time.
+/// A hash of the tag's list and the first page of the API. Further pages are always read again.
 fn fingerprint(tag: Option<&FetchedManifest>, api: Option<&ListPage>) -> ListFingerprint {
     let mut hash = Sha256::new();
     hash.update([u8::from(tag.is_some()), u8::from(api.is_some())]);

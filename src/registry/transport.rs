@@ -1,5 +1,4 @@
-//! One question on its way to the registry and its answer on the way back: headers, redirects, the body up to its
-//! limit.
+//! Sends one question and reads its answer: the caller's headers, redirects, the body up to its limit.
 
 use std::sync::Arc;
 
@@ -18,12 +17,16 @@ use crate::proxy::error::{Error, Rejection};
 use crate::proxy::forward::strip_hop_by_hop;
 use crate::proxy::upstream::{UpstreamError, question as request_of};
 
-/// How many redirects in a row a question follows.
+/// Redirects that a question follows in a row. Manifests are served by redirect from elsewhere by GitLab's virtual
+/// registry and registry.k8s.io.
 const REDIRECTS: usize = 3;
 const ACCESS_CONTROL: &str = "access-control-";
 
 impl Registry {
-    /// Whatever the registry answers to a GET, redirects followed.
+    /// The answer to a GET, after redirects. Credentials do not go to another host, and no redirect leads from https
+    /// to http or from a public address to a private one; [`Upstream::follow`] sees to that.
+    ///
+    /// [`Upstream::follow`]: crate::proxy::upstream::Upstream::follow
     pub(super) async fn get(
         &self,
         uri: Uri,
@@ -34,17 +37,18 @@ impl Registry {
         let mut response = self.send(Method::GET, uri, caller, accept).await?;
         for _ in 0..REDIRECTS {
             let Some(location) = redirect_of(&response, &from) else { break };
-            // Else a client could choose who speaks for the registry.
+            // A registry may build its redirects from X-Forwarded-Host, which a client can set. Following one
+            // there would let the client choose who answers for the registry, and so whom to grant access.
             if caller.told_host(&location) {
                 break;
             }
             let mut headers = caller.headers.clone();
             headers.insert(ACCEPT, HeaderValue::from_static(accept));
-            // The question's place among all goes on to whoever answers it.
+            // The slot of limits.questions is held until the last answer of the redirects is read.
             let guard = response.extensions_mut().remove::<Arc<BudgetGuard>>();
             response = match self.upstream.follow(&from, location.clone(), &headers).await {
                 Ok(response) => response,
-                // Where it must not go, the redirect itself is the answer: neither yes nor no.
+                // A forbidden redirect is an odd answer itself, not a failure.
                 Err(UpstreamError::Redirect) => break,
                 Err(error) => return Err(error.into()),
             };
@@ -54,7 +58,7 @@ impl Registry {
         Ok(response)
     }
 
-    /// Asks for something at the upstream. The answer keeps its place among the questions until it is dropped.
+    /// Sends one request. Its slot of limits.questions is freed when the response is dropped.
     pub(super) async fn send(
         &self,
         method: Method,
@@ -72,9 +76,9 @@ impl Registry {
         Ok(response)
     }
 
-    /// The header and the body of an answer, which may be as long as a manifest.
+    /// Reads a response whole, up to `manifests.max_bytes`.
     pub(super) async fn whole(&self, response: Response<Incoming>) -> Result<(HeaderMap, Bytes), Error> {
-        // The guard of the question goes with the head, at the end.
+        // `head` holds the slot of limits.questions until the body is read.
         let (head, body) = response.into_parts();
         let body = Body::from_upstream(body, self.upstream.body_idle());
         let whole = Limited::new(body, self.manifest_limit).collect().await;
@@ -95,7 +99,7 @@ impl Registry {
     }
 }
 
-/// A refusal that is to be passed on, else an answer that is neither yes nor no.
+/// A rejection (401, 403, 429, 503) to be passed to the client, else an odd answer.
 pub(super) fn refused<T>(response: Response<Incoming>) -> Result<Answer<T>, Error> {
     let (head, _body) = response.into_parts();
     let mut headers = head.headers;
@@ -103,7 +107,7 @@ pub(super) fn refused<T>(response: Response<Incoming>) -> Result<Answer<T>, Erro
     Rejection::of(head.status, headers).map_or(Ok(Answer::Odd(head.status)), |refused| Err(refused.into()))
 }
 
-/// Where a redirect leads, if this answer is one.
+/// The target of a redirect.
 fn redirect_of(response: &Response<Incoming>, from: &Uri) -> Option<Uri> {
     use StatusCode as S;
     let redirects =
@@ -114,8 +118,8 @@ fn redirect_of(response: &Response<Incoming>, from: &Uri) -> Option<Uri> {
     link::resolved(response.headers().get(LOCATION)?.to_str().ok()?, from)
 }
 
-/// The URI of a manifest for one of refshim's own questions. Never another one instead: the answer to it
-/// decides who may see what.
+/// The URI of a manifest. An error rather than a fallback if it cannot be built: the answer decides who may see
+/// what.
 pub(super) fn manifest_uri(
     repository: &RepositoryName,
     manifest: &TagOrDigest,
@@ -124,7 +128,7 @@ pub(super) fn manifest_uri(
     own_uri(format!("/v2/{repository}/manifests/{manifest}"), caller)
 }
 
-/// The URI of the registry's own referrers API for a subject.
+/// The URI of the registry's own referrers API (distribution-spec, "Listing Referrers").
 pub(super) fn referrers_uri(
     repository: &RepositoryName,
     subject: &Digest,

@@ -1,5 +1,10 @@
-//! How the entries of a page are listed: those that the registry has to be asked for are settled, the others are taken
-//! as they are.
+//! Checks the entries of a page with the registry, where that is needed: pending ones, those to be inlined, and those
+//! that may belong to another namespace of a mirror. All others are listed as they are in the index.
+//!
+//! A 404 is never proof that a referrer is gone: registries answer it for seconds after their own 201, and one bad
+//! node answers it for a moment. The referrer is left out of this caller's list and doubted; it is removed only after
+//! nothing but 404 for `index.forget_after`, from a registry that shows the caller something else. 401, 403, 429 and
+//! 5xx never count against a referrer.
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use http::StatusCode;
@@ -10,18 +15,18 @@ use crate::oci::{Digest, TagOrDigest};
 use crate::proxy::error::Error;
 use crate::registry::{Answer, FetchedManifest, Question, Visit};
 
-/// What the registry says of an entry.
+/// What the registry answered about an entry.
 enum Seen {
-    /// It has it; how it is listed.
+    /// It exists; its descriptor.
     There(String),
-    /// It does not have it, or does not show it to this caller.
+    /// 404: it does not exist, or is hidden from this caller.
     Hidden,
-    /// By its bytes it is not what is wanted, or this caller is denied it.
+    /// Its bytes do not pass the filter, or this caller is denied it.
     Unwanted,
 }
 
 impl ReferrerPages {
-    /// The descriptors of a page: pending entries settled, manifests inlined where asked for.
+    /// The descriptors of a page, with its entries checked and manifests inlined where the query wants it.
     pub(super) async fn present(
         &self,
         questions: &[Question],
@@ -33,7 +38,7 @@ impl ReferrerPages {
         } else {
             vec![false; entries.len()]
         };
-        // A page has thousands of entries, of which hardly any has to be asked for.
+        // A page may have thousands of entries, hardly any of which need a request: only those get a future.
         let is_asked = |(place, entry): &Placed, inlined: bool| {
             let is_foreign = questions.get(*place).is_none_or(|question| question.visit.is_foreign);
             inlined || entry.pending || is_foreign
@@ -70,8 +75,7 @@ impl ReferrerPages {
         listed.collect()
     }
 
-    /// How an entry is listed that has to be asked for: it is pending, or is to be inlined, or may be another
-    /// namespace's.
+    /// Checks an entry with the registry; if that fails, takes it as it is where that is honest.
     async fn look(
         &self,
         questions: &[Question],
@@ -86,8 +90,8 @@ impl ReferrerPages {
         }
     }
 
-    /// How an entry is listed that the registry cannot be asked for. One that is doubted was there once, and a
-    /// registry that fails says nothing against it; a claim that was never confirmed may not be told.
+    /// An entry that the registry fails to answer for. A doubted one existed once, and a failure says nothing against
+    /// it, so it is listed. A claim that was never confirmed must not be listed: anybody can make one.
     fn as_known(
         &self,
         question: &Question,
@@ -98,7 +102,7 @@ impl ReferrerPages {
         let reason = error.stands_in();
         match reason {
             _ if question.visit.is_foreign || !entry.was_confirmed => return Err(error),
-            // Only its content was wanted besides what is known.
+            // Confirmed: only its content was to be inlined.
             _ if !entry.pending => {}
             None => return Err(error),
             Some(reason) => self.registry.listed_as_known(&question.visit, &entry.digest, reason, &error),
@@ -107,7 +111,7 @@ impl ReferrerPages {
         Ok(if is_wanted { Seen::There(entry.descriptor.clone()) } else { Seen::Unwanted })
     }
 
-    /// Asks the registry for a referrer.
+    /// Fetches a referrer and settles it if it is pending.
     async fn check(
         &self,
         question: &Question,
@@ -124,12 +128,12 @@ impl ReferrerPages {
             Ok(Answer::Present(fetched)) => fetched,
             Ok(Answer::Absent) => return Ok(Seen::Hidden),
             Ok(Answer::Odd(status)) => return Err(Error::Undecided(status)),
-            // This one is kept from who may read the others, which says nothing of whether it is there.
+            // A registry may deny one manifest to a caller who may read the rest. It may well exist, so no doubt.
             Err(error) if error.rejected() == Some(StatusCode::FORBIDDEN) => return Ok(Seen::Unwanted),
             Err(error) => return Err(error),
         };
         let bytes = fetched.bytes.clone();
-        // The room on the page was counted by what is claimed of its size.
+        // Room on the page was reserved by the size in the descriptor, which may be a false claim.
         let inlined = inlined && answer::is_as_long_as_claimed(entry, &bytes);
         let settled = if entry.pending { Some(self.settle(question, entry, fetched).await?) } else { None };
         let entry = settled.as_ref().unwrap_or(entry);
@@ -140,8 +144,8 @@ impl ReferrerPages {
         Ok(Seen::There(if inlined { answer::with_data(&descriptor, &bytes)? } else { descriptor }))
     }
 
-    /// What somebody claimed of a referrer becomes what its bytes say, as the registry serves them. The answer
-    /// does not depend on whether this can be written down: the next query asks again.
+    /// Replaces what was claimed of a referrer by what its bytes say, as the registry serves them. A failure to write
+    /// that does not change the answer: the next query settles it again.
     async fn settle(
         &self,
         question: &Question,
@@ -168,8 +172,8 @@ impl ReferrerPages {
         Ok(settled)
     }
 
-    /// Notes that the registry does not show these, if it shows the caller a witness afterwards: a registry
-    /// that hides by 404, or lost its storage, says the same of everything.
+    /// Records a doubt about referrers that the registry answered 404 for, if it still serves the caller a witness
+    /// afterwards. A registry that hides by 404, or lost its storage, answers 404 to everything.
     async fn doubt(&self, question: &Question, hidden: &[&Entry], witnesses: impl Iterator<Item = &Digest>) {
         let visit = &question.visit;
         let asked = hidden.iter().filter(|entry| !self.registry.was_just_missing(visit, &entry.digest));
@@ -183,7 +187,7 @@ impl ReferrerPages {
             let (repository, digest) = (visit.repository.clone(), entry.digest.clone());
             let written = self.index.absent(repository, digest, entry.version).await;
             if let Ok(Removed::Gone) = written {
-                // Should it come back, a list that names it has to be looked at again.
+                // Expire the merge: should the referrer come back, a list that has it must be merged again.
                 self.registry.forget(&visit.repository);
             }
             log_unwritten(&visit.repository, entry, written);
@@ -194,6 +198,6 @@ impl ReferrerPages {
 fn log_unwritten<T>(repository: &Repository, entry: &Entry, written: Result<T, crate::index::WriteError>) {
     if let Err(error) = written {
         tracing::warn!(repository = %repository.name, digest = %entry.digest, %error,
-            "what the registry said of a referrer could not be written to the index");
+            "what the registry answered about a referrer could not be written to the index; the next query asks again");
     }
 }

@@ -13,7 +13,7 @@ use crate::oci::{
 use crate::proxy::error::BadQuery;
 use crate::queries::pages::{Accepts, Next, PageRequest, QueryScope};
 
-/// What a caller wants to see. Repeats of a filter mean "or", different filters "and".
+/// The parameters. Repeats of a filter mean "or", different filters "and".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReferencesQuery {
     kinds: LinkKinds,
@@ -27,7 +27,7 @@ pub(crate) struct ReferencesQuery {
 }
 
 impl ReferencesQuery {
-    /// Parameters that are not refshim's are ignored.
+    /// Parses a query. Unknown parameters (`ns`, `predicateType`) are ignored and never named as applied.
     pub(crate) fn parse(query: &str) -> Result<Self, BadQuery> {
         let mut parsed = Self::default();
         let mut kinds: Vec<LinkKind> = Vec::new();
@@ -56,7 +56,7 @@ impl ReferencesQuery {
         Ok(parsed)
     }
 
-    /// The names of the filters in force, for `OCI-Filters-Applied`.
+    /// The names of the applied filters, for `OCI-Filters-Applied`.
     pub(crate) fn filters_applied(&self) -> Option<String> {
         let applied: Vec<&str> = [
             ("artifactType", !self.artifact_types.is_empty()),
@@ -70,7 +70,7 @@ impl ReferencesQuery {
         (!applied.is_empty()).then(|| applied.join(","))
     }
 
-    /// What is wanted of the list.
+    /// The page that the query asks for.
     pub(crate) fn wanted(&self) -> PageRequest {
         let gathered: LinkKinds = [LinkKind::Subject, LinkKind::Fallback].into_iter().collect();
         PageRequest {
@@ -83,7 +83,7 @@ impl ReferencesQuery {
         }
     }
 
-    /// The filters as a test of entries.
+    /// The filter on entries.
     fn accepts(&self) -> Accepts {
         let query = self.clone();
         let reads_descriptors = !(query.artifact_types.is_empty()
@@ -96,8 +96,8 @@ impl ReferencesQuery {
         })
     }
 
-    /// The target of `Link: rel="next"`. Names the digest, so that a tag
-    /// that moves does not mix two lists.
+    /// The target of `Link: rel="next"`. It names the digest, not the tag: should the tag move, the pages still belong
+    /// to one list.
     pub(crate) fn next(&self, repository: &RepositoryName, subject: &Digest, next: Next) -> String {
         let mut query = Serializer::new(String::new());
         for kind in self.kinds.iter() {

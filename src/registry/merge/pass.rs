@@ -1,4 +1,7 @@
-//! One merge on its way: from the lists that the registry gave to what the index has of them.
+//! One pass of a merge: writes to the index what the lists add, and checks what they no longer have.
+//!
+//! The API's entries are taken as listed, since the registry vouches for them. The tag's entries are fetched and
+//! verified. Both go into the index in batches, so that a client that gives up on a long list leaves progress behind.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,14 +16,14 @@ use crate::registry::reader::to_json;
 use crate::registry::referrers_api::ListPage;
 use crate::registry::{Answer, Question, Visit};
 
-/// How many entries of the index are looked at, and written, at once.
+/// Entries of the index that are read, or written, at once.
 const AT_ONCE: usize = 500;
-/// How many referrers that are no longer listed, or that were not there before, are asked for in one go.
+/// Requests per merge for referrers that are no longer listed, and for entries that were missing before.
 const ASKED_AGAIN: usize = 64;
-/// How many pages of the registry's own list are read. Each is in the index before the next one comes.
+/// Pages of the registry's API that are read. Each is in the index before the next one is requested.
 const PAGES: usize = 256;
 
-/// A referrer as the index has it.
+/// A referrer in the index.
 #[derive(Debug)]
 struct ListedReferrer {
     kinds: LinkKinds,
@@ -28,20 +31,20 @@ struct ListedReferrer {
     version: Version,
 }
 
-/// What the index has of what the registry can list.
+/// The referrers in the index that the registry may list as well.
 type KnownEntry = HashMap<Digest, ListedReferrer>;
 
-/// What a listed manifest turned out to be.
+/// What a listed manifest is.
 enum Verified {
-    /// It names the subject.
+    /// A referrer: its bytes name the subject.
     Referrer(Learnt),
-    /// It does not.
+    /// Its bytes do not name the subject.
     Stranger,
-    /// It was not there, which may change.
+    /// It does not exist, which may change.
     Missing,
 }
 
-/// One merge on its way.
+/// One pass.
 pub(super) struct Pass<'a> {
     pub(super) merger: &'a Merger,
     pub(super) question: &'a Question,
@@ -49,7 +52,7 @@ pub(super) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Puts what is listed into the index. Tells whether something listed was not there.
+    /// Writes to the index what is listed. True if a listed manifest is missing, or there was no room for all.
     pub(super) async fn take(
         &self,
         at_tag: Option<Vec<Descriptor>>,
@@ -61,6 +64,7 @@ impl Pass<'_> {
         if let Some(first) = api {
             has_room = self.take_pages(first, &known, &mut listed).await?;
         }
+        // After all pages: a referrer on a later page is not unlisted.
         self.ask_for_unlisted(&known, has_api, &listed).await;
         let is_undecided = self.take_tag(&known, at_tag.unwrap_or_default()).await?;
         Ok(is_undecided || !has_room)
@@ -77,13 +81,14 @@ impl Pass<'_> {
         loop {
             let subject = &self.question.subject;
             let new = page.entries.iter().filter(|entry| !is_listed(known, &entry.digest, LinkKind::Subject));
-            // What somebody claimed of a pending one, its bytes have to say: the list is no proof of all of it.
+            // A pending referrer stays a claim: that it is listed proves its subject, not the descriptor that
+            // somebody claimed for it.
             let is_pending = |digest: &Digest| known.get(digest).is_some_and(|known| known.pending);
             let learnt = new.map(|entry| found(entry, subject, LinkKind::Subject, is_pending(&entry.digest)));
             let learnt: Result<Vec<_>, _> = learnt.collect();
             has_room &= self.learn(learnt?).await?;
             listed.extend(page.entries.into_iter().map(|entry| entry.digest));
-            // A link that leads back is the end of a list, however often it is said.
+            // A Link back to a page that was read ends the list, or a broken registry would be asked for ever.
             let Some(next) = page.next.filter(|next| asked.insert(next.clone())) else { return Ok(has_room) };
             if asked.len() >= PAGES {
                 return Err(Error::EndlessList(PAGES));
@@ -92,10 +97,11 @@ impl Pass<'_> {
         }
     }
 
-    /// Tells whether there was room for all of it.
+    /// Records referrers. False if the repository had no room for all (`limits.repository_referrers`).
     async fn learn(&self, mut learnt: Vec<Learnt>) -> Result<bool, Error> {
         let is_foreign = self.question.visit.is_foreign;
-        // What another namespace of a mirror lists need not be there for everybody.
+        // In a mirror, another namespace's repository of this name is another repository: its referrers need not
+        // exist for everybody, and are checked before they are listed.
         for learnt in &mut learnt {
             learnt.claimed |= is_foreign;
         }
@@ -111,7 +117,7 @@ impl Pass<'_> {
         Ok(true)
     }
 
-    /// What the index lists of what the registry can list.
+    /// The referrers in the index that the registry may list as well.
     async fn known(&self) -> Result<KnownEntry, Error> {
         let Question { visit: Visit { repository, .. }, subject } = self.question;
         let kinds: LinkKinds = [LinkKind::Subject, LinkKind::Fallback].into_iter().collect();
@@ -138,8 +144,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Learns the entries of the tag's list that are what they say they are and not known yet, in their order.
-    /// Tells whether one of the others was not there.
+    /// Records the entries of the tag's list that are new and verified, in the list's order. True if an entry is
+    /// missing.
     async fn take_tag(&self, known: &KnownEntry, listed: Vec<Descriptor>) -> Result<bool, Error> {
         let Question { visit, subject } = self.question;
         let (caller, epoch) = (&visit.caller, visit.epoch);
@@ -148,7 +154,8 @@ impl Pass<'_> {
             !is_listed(known, &entry.digest, LinkKind::Fallback)
                 && !memory.is_stranger(&entry.digest, subject)
         });
-        // A list of thousands that are gone must not cost as many questions each time.
+        // Missing entries are requested again with growing pauses: a list of thousands that were deleted must not cost
+        // thousands of requests per query.
         let (mut asked_again, mut put_off) = (0, false);
         let due: Vec<Descriptor> = new
             .filter(|entry| {
@@ -161,8 +168,8 @@ impl Pass<'_> {
                 is_due
             })
             .collect();
-        // Some at a time, each in the index before the next are asked for: whoever waits for a long list and gives
-        // up leaves something behind.
+        // In batches, each in the index before the next is requested: a client that gives up on a long list leaves
+        // progress behind, and its retry is shorter.
         let mut is_undecided = put_off;
         for some in due.chunks(AT_ONCE) {
             let verified = some.iter().map(|entry| self.verified(known, entry)).collect::<Vec<_>>();
@@ -189,13 +196,13 @@ impl Pass<'_> {
 
     async fn verified(&self, known: &KnownEntry, entry: &Descriptor) -> Result<Verified, Error> {
         if is_listed(known, &entry.digest, LinkKind::Subject) {
-            // Its own bytes said so; only that the tag lists it is news.
+            // Already verified by its own bytes; only the link by the tag is new.
             return Ok(Verified::Referrer(found(entry, &self.question.subject, LinkKind::Fallback, true)?));
         }
         self.verify(entry.digest.clone()).await
     }
 
-    /// Fetches a manifest that is said to refer to the subject.
+    /// Fetches an entry's manifest and checks that it names the subject.
     async fn verify(&self, referrer: Digest) -> Result<Verified, Error> {
         let Question { visit, subject } = self.question;
         let Visit { caller, repository, epoch, .. } = visit;
@@ -203,7 +210,7 @@ impl Pass<'_> {
         let manifest = TagOrDigest::Digest(referrer);
         let TagOrDigest::Digest(referrer) = &manifest else { return Err(Error::Handler) };
         let answer = match registry.fetch(visit, &manifest).await {
-            // A registry may keep one manifest from those who may read the others.
+            // A registry may deny one manifest to a caller who may read the rest.
             Err(error) if error.rejected() == Some(StatusCode::FORBIDDEN) => Answer::Absent,
             answer => answer?,
         };
@@ -215,18 +222,18 @@ impl Pass<'_> {
         let read = reader.read(repository, &manifest, algorithm, &fetched.bytes, content_type).await?;
         if read.subject.as_ref() != Some(subject) {
             tracing::warn!(repository = %repository.name, %subject, %referrer,
-                "a referrers tag lists a manifest that does not name its subject; it is left out");
+                "the list at a referrers tag has a manifest that does not name the subject; it is left out");
             registry.memory.set_stranger(referrer, subject);
             return Ok(Verified::Stranger);
         }
-        // What its bytes say besides is for whoever pulls it, or lists it by its own subject.
+        // Only this link: its other links are recorded when it is pulled, or when their subjects are listed.
         let links = vec![Link { subject: subject.clone(), kind: LinkKind::Fallback }];
         let referrer = Referrer { links, ..read.referrer };
         Ok(Verified::Referrer(Learnt { referrer, claimed: false }))
     }
 
-    /// Referrers that are known only from a list that has them no longer may have been deleted behind
-    /// refshim's back. If that cannot be found out they stay.
+    /// Asks for referrers in the index that the registry should list but does not: they may have been deleted without
+    /// refshim. They stay unless the registry answers 404 for them and still serves something else.
     async fn ask_for_unlisted(&self, known: &KnownEntry, has_api: bool, listed: &HashSet<Digest>) {
         let Question { visit, subject } = self.question;
         let Visit { caller, repository, epoch, .. } = visit;
@@ -247,6 +254,7 @@ impl Pass<'_> {
         let list = TagOrDigest::Tag(Tag::of_referrers(subject));
         let others = listed.iter().map(|digest| TagOrDigest::Digest(digest.clone()));
         let witnesses = [TagOrDigest::Digest(subject.clone()), list].into_iter().chain(others);
+        // A registry that lost its storage, or withdrew this caller's rights, answers 404 to everything.
         if gone.is_empty() || visit.is_foreign || !registry.still_reads(visit, witnesses).await {
             return;
         }
@@ -254,12 +262,13 @@ impl Pass<'_> {
             registry.memory.set_missing(*epoch, caller, &digest, false);
             let written = index.absent(repository.clone(), digest.clone(), seen).await;
             if let Ok(Removed::Gone) = written {
-                // Should it come back, the same list has to be looked at again.
+                // Expire the merge: should the referrer come back, the same list must be merged again.
                 registry.forget(repository);
             }
             if let Err(error) = written {
                 tracing::warn!(repository = %repository.name, %digest, %error,
-                    "that the registry no longer shows a referrer could not be written to the index");
+                    "the registry no longer has a referrer, but the index could not be written; the \
+                     next query checks again");
             }
         }
     }
@@ -269,7 +278,7 @@ fn is_listed(known: &KnownEntry, digest: &Digest, kind: LinkKind) -> bool {
     known.get(digest).is_some_and(|known| !known.pending && known.kinds.intersects(kind.into()))
 }
 
-/// An entry as the list describes it.
+/// An entry with the descriptor that the list gives.
 fn found(entry: &Descriptor, subject: &Digest, kind: LinkKind, claimed: bool) -> Result<Learnt, Error> {
     let links = vec![Link { subject: subject.clone(), kind }];
     let referrer = Referrer { digest: entry.digest.clone(), descriptor: to_json(entry)?, links };
