@@ -1,5 +1,5 @@
-//! What holds of any bytes whatever, for the fuzz targets and, with likelier bytes, for the tests. Not part
-//! of a build that is neither.
+//! Properties that hold for any bytes: run by the fuzz targets, and by the tests with likelier bytes. Compiled for
+//! those two only.
 #![allow(clippy::missing_panics_doc, clippy::expect_used, reason = "a panic is what these are for")]
 
 use std::str::FromStr;

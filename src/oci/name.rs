@@ -10,7 +10,7 @@ mod tag_scheme;
 
 pub use tag_scheme::TagScheme;
 
-/// Registries refuse names that are longer (distribution, `reference.NameTotalLengthMax`).
+/// Registries reject longer names (distribution, `reference.NameTotalLengthMax`).
 const NAME_LENGTH_LIMIT: usize = 255;
 const TAG_LENGTH_LIMIT: usize = 128;
 
@@ -22,16 +22,16 @@ pub struct RepositoryName(Box<str>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tag(Box<str>);
 
-/// What may stand behind `/manifests/`.
+/// The last part of `/v2/<name>/manifests/<ref>`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum TagOrDigest {
-    /// A name for a manifest that may move.
+    /// A tag, which may move to another manifest.
     Tag(Tag),
-    /// The manifest itself.
+    /// A digest, which cannot.
     Digest(Digest),
 }
 
-/// The text does not follow the grammar of repository names.
+/// The text is not a repository name by the grammar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a repository name")]
 pub struct InvalidName;
@@ -39,10 +39,10 @@ pub struct InvalidName;
 /// The text is neither a tag nor a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTag {
-    /// It has no colon and is no tag.
+    /// It has no colon and is not a tag.
     #[error("not a tag: up to 128 letters, digits, '_', '.' and '-', not beginning with '.' or '-'")]
     Tag,
-    /// It has a colon and is no digest.
+    /// It has a colon and is not a digest.
     #[error(transparent)]
     Digest(#[from] InvalidDigest),
 }
@@ -94,7 +94,7 @@ fn is_name_component(component: &str) -> bool {
 }
 
 impl Tag {
-    /// The tag of an image that is named without one.
+    /// The tag of an image name without one.
     #[must_use]
     pub fn latest() -> Self {
         Self("latest".into())

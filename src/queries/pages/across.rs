@@ -1,5 +1,5 @@
 //! Referrers in other repositories of the upstream (`scope=registry`): the 2021 proposal refers across repositories,
-//! and people keep signatures in repositories of their own (COSIGN_REPOSITORY, distribution-spec #512).
+//! and people keep signatures in repositories of their own (`COSIGN_REPOSITORY`, distribution-spec #512).
 //!
 //! A repository's entries are listed only if the registry shows that the caller may read it. The others must leave no
 //! trace, neither in the answer nor in its duration: a query always sends the same number of rows of requests, padded
