@@ -1,4 +1,4 @@
-//! What holds of any text in the place of the file.
+//! Properties of the configuration for any text as its file.
 #![allow(clippy::missing_panics_doc, reason = "a panic is what these are for")]
 
 use std::path::Path;
