@@ -165,7 +165,7 @@ pub struct LimitsConfig {
     pub answer_bytes: usize,
     /// refshim's own requests in progress, per upstream. Default 256.
     pub questions: usize,
-    /// Referrers of one repository in the index; further ones pass through unrecorded. Default 1,000,000.
+    /// Referrers of one repository in the index; more pass through unrecorded. Default 1,000,000.
     pub repository_referrers: usize,
 }
 

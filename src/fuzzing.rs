@@ -1,6 +1,6 @@
 //! Properties that hold for any bytes: run by the fuzz targets, and by the tests with likelier bytes. Compiled for
 //! those two only.
-#![allow(clippy::missing_panics_doc, clippy::expect_used, reason = "a panic is what these are for")]
+#![allow(clippy::missing_panics_doc, clippy::expect_used, reason = "a panic is how these report a failure")]
 
 use std::str::FromStr;
 use std::sync::{Arc, LazyLock};

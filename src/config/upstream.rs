@@ -17,7 +17,7 @@ use crate::oci::RepositoryName;
 /// A registry behind refshim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamConfig {
-    /// The operator's name for it; `default` for the one that gets what no other's rules match.
+    /// The operator's name for it; `default` for the upstream that gets what no other's rules match.
     pub name: UpstreamName,
     /// Its URL.
     pub url: RegistryUrl,

@@ -104,7 +104,7 @@ fn witnesses(page: &Page) -> impl Iterator<Item = Digest> {
     let places = [all.len().checked_sub(1), Some(0), Some(all.len() / 2)].into_iter().flatten();
     let mut found: Vec<Digest> =
         places.filter_map(|place| all.get(place)).map(|entry| entry.digest.clone()).collect();
-    // Each once: identical questions share one request, and fewer requests can be told from outside.
+    // Each once: identical questions share one request, and fewer requests show in the duration of the answer.
     let mut seen = std::collections::HashSet::new();
     found.retain(|digest| seen.insert(digest.clone()));
     found.into_iter()

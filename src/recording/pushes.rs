@@ -210,7 +210,7 @@ impl PushRecorder {
         request: Request<Body>,
     ) -> Result<Response<Body>, Error> {
         // The version before the DELETE: should a push record the manifest again meanwhile, the removal is stale and
-        // does nothing. If it is unknown, the next query asks the registry.
+        // only makes it pending. So it does if the version is unknown, and the next query asks the registry.
         let seen = self.index.version(&repository, &digest).await.ok().flatten();
         let answer = self.send(&repository, origin, request).await;
         let seen = match answer {

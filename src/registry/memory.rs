@@ -20,7 +20,7 @@ use super::question::{Caller, CallerKey};
 use crate::index::Repository;
 use crate::oci::Digest;
 
-// The maximum number of entries; at about 200 bytes each, 20 to 60 MiB in all.
+// The maximum number of entries; at about 200 bytes each, 75 MiB if all are full.
 const REPOSITORIES: u64 = 20_000;
 const CALLERS: u64 = 50_000;
 const MERGES: u64 = 50_000;

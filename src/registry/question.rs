@@ -165,8 +165,8 @@ impl Callers {
     }
 }
 
-/// Whether the `ns=` fields of a request name another namespace than the one that the upstream stands for, if it
-/// does for one alone.
+/// Whether the `ns=` parameters name another namespace than the upstream's own. An upstream with several namespaces, or
+/// none, has no namespace of its own.
 pub(super) fn is_foreign(named: Option<&str>, namespaces: &[String]) -> bool {
     let Some(named) = named else { return false };
     let [own] = namespaces else { return true };

@@ -1,5 +1,5 @@
-//! The parameters of a references query: read from the URI, applied to entries, and written into the
-//! link to the next page.
+//! The parameters of a references query: parsed from the URI, applied to entries, and written into the `Link` to the
+//! next page. Unlike those of a referrers query, malformed ones are answered with 400: this query is refshim's own.
 
 use std::sync::Arc;
 
