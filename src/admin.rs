@@ -1,5 +1,5 @@
-//! The admin listener: is the process up, can it do its work, and the numbers. Never on the port that
-//! clients use.
+//! The admin listener: `/healthz` (the process is up), `/readyz` (it can do its work) and `/metrics`. It asks for no
+//! credentials, so it is never on the clients' port.
 
 mod readiness;
 
@@ -19,10 +19,10 @@ use crate::proxy::upstream::Upstreams;
 use crate::telemetry::Metrics;
 use readiness::Readiness;
 
-/// For how long an answer of the upstream, or a write of the index, speaks for now.
+/// How long an answer of the upstream, or a write of the index, counts as current.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// What the admin listener looks at.
+/// Answers the requests of the admin listener.
 #[derive(Debug)]
 pub struct Admin {
     index: Index,
@@ -31,23 +31,23 @@ pub struct Admin {
     wrote: Mutex<Option<Wrote>>,
 }
 
-/// A write of the index that went well.
+/// A successful write of the index.
 #[derive(Clone, Copy, Debug)]
 struct Wrote {
     at: Instant,
-    /// How often the index had failed until then.
+    /// The number of the index's failures until then.
     failures: u64,
 }
 
 impl Admin {
-    /// Looks at these.
+    /// An admin listener for these.
     #[must_use]
     pub fn new(index: Index, upstreams: &Upstreams, metrics: Arc<Metrics>) -> Self {
         let upstreams = upstreams.iter().map(Readiness::of).collect();
         Self { index, upstreams, metrics, wrote: Mutex::new(None) }
     }
 
-    /// `/healthz`, `/readyz`, `/metrics`.
+    /// The answer to `/healthz`, `/readyz` or `/metrics`.
     pub async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
         if *request.method() != Method::GET && *request.method() != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned());
@@ -60,12 +60,13 @@ impl Admin {
         }
     }
 
-    /// Looks at each upstream once, so that the log says at the start which of them is no registry.
+    /// Probes each upstream once, so that the log says at the start which of them is not a registry.
     pub async fn look_at_upstreams(&self) {
         join_all(self.upstreams.iter().map(Readiness::look)).await;
     }
 
-    /// Ready while there is something that can be done: the index works and an upstream is a registry that answers.
+    /// Ready if the index works and at least one upstream answers as a registry. One broken upstream of several
+    /// must not take the others out of service.
     async fn readiness(&self) -> Response<Body> {
         let upstreams = join_all(self.upstreams.iter().map(Readiness::look));
         let (index, upstreams) = tokio::join!(self.index_works(), upstreams);
@@ -83,11 +84,11 @@ impl Admin {
         text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, lines)
     }
 
-    /// What costs nothing is looked at each time. A write costs a sync, so one that went well counts for a while,
-    /// unless anything has failed since.
+    /// Whether the index can be read and written. A probe costs a sync of the disk, so a successful one counts for
+    /// [`FRESH`], unless anything failed since.
     async fn index_works(&self) -> Result<(), String> {
         self.index_state()?;
-        // Others may be waiting for a disk that hangs.
+        // With a limit: another probe may hold the lock, waiting for a disk that hangs.
         let wrote = tokio::time::timeout(readiness::PROBE_WAIT, self.wrote.lock()).await;
         let mut wrote = wrote.map_err(|_elapsed| format!("no answer within {:?}", readiness::PROBE_WAIT))?;
         let failures = self.index.failures();
@@ -97,7 +98,7 @@ impl Admin {
             self.index.probe().await.map_err(|error| error.to_string())?;
             *wrote = Some(Wrote { at: Instant::now(), failures });
         }
-        // It may have failed meanwhile.
+        // Again: the index may have failed during the probe.
         self.index_state()
     }
 
@@ -107,10 +108,10 @@ impl Admin {
         }
         match self.index.state() {
             IndexState::Ready => Ok(()),
-            IndexState::Opening => Err("it is being opened".to_owned()),
-            IndexState::Rebuilding(reason) => Err(format!("it is being rebuilt: {reason}")),
+            IndexState::Opening => Err("being opened".to_owned()),
+            IndexState::Rebuilding(reason) => Err(format!("being rebuilt from the journal: {reason}")),
             IndexState::Damaged(reason) => Err(reason),
-            IndexState::Closed => Err("it is closed".to_owned()),
+            IndexState::Closed => Err("closed".to_owned()),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What an operator can set. Flags come before `REFSHIM_*` variables, these before the TOML file, and
-//! the file before the defaults. All mistakes are found in one go, and each names its place. This
-//! module checks how a setting is written and must not know what it is used for.
+//! The configuration. Flags override `REFSHIM_*` variables, these the TOML file, and the file the defaults. All
+//! mistakes are reported at once, each with its place. This module checks how a setting is written and must not know
+//! what it is used for.
 
 mod file;
 #[cfg(any(test, fuzzing))]
@@ -33,52 +33,50 @@ pub use upstream::{Http2, InvalidUpstreamName, UpstreamConfig, UpstreamName, Ups
 /// Every setting, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The registry that requests go to unless a rule of another one takes them. No default.
+    /// The default registry: it gets the requests that no other registry's rules match. No default.
     pub upstream: UpstreamConfig,
     /// Further registries, by name.
     pub further_upstreams: Vec<UpstreamConfig>,
-    /// How clients reach refshim, if the upstreams are to be told another scheme, host and port than
-    /// those of the request. Default: those of the request.
+    /// Scheme, host and port for `X-Forwarded-Proto` and `-Host`. Default: those of the request.
     pub external_url: Option<RegistryUrl>,
-    /// Whose `X-Forwarded-*` is believed. Default: nobody's.
+    /// The proxies whose `X-Forwarded-*` is accepted. Default none.
     pub trusted_proxies: Vec<IpNet>,
-    /// Where clients connect. Port 0 lets the system choose. Default `127.0.0.1:5000`.
+    /// The address for clients. Port 0 lets the system choose. Default `127.0.0.1:5000`.
     pub listen: SocketAddr,
-    /// Where health, readiness and metrics are served. Default `127.0.0.1:5001`.
+    /// The address of health, readiness and metrics. Default `127.0.0.1:5001`.
     pub admin_listen: SocketAddr,
-    /// The directory of the journal and the index, made if it is missing. A relative path starts at
-    /// the working directory. Default `./refshim-data`.
+    /// The directory of the journal and the index, created if it is missing. Relative to the working
+    /// directory. Default `./refshim-data`.
     pub data_dir: PathBuf,
-    /// TLS towards clients; without it they are spoken to in plain HTTP.
+    /// TLS towards clients; without it refshim serves plain HTTP.
     pub tls: Option<TlsConfig>,
-    /// How often the files of TLS, towards clients and towards upstreams, are looked at. Default 10
-    /// seconds.
+    /// How often changed TLS files (clients' and upstreams') are looked for. Default 10 seconds.
     pub tls_reload: Duration,
-    /// How long anything is waited for.
+    /// Time-outs.
     pub timeouts: TimeoutsConfig,
-    /// What is read of the manifests that pass through.
+    /// Limits of recording manifests.
     pub manifests: ManifestsConfig,
     /// How references queries are answered.
     pub references: ReferencesConfig,
     /// How referrers queries are answered.
     pub referrers: ReferrersConfig,
-    /// How much at once.
+    /// Concurrency and memory limits.
     pub limits: LimitsConfig,
-    /// How links are kept.
+    /// The index.
     pub index: IndexConfig,
-    /// What is logged.
+    /// The log.
     pub log: LogConfig,
 }
 
-/// TLS towards clients. All files are PEM; they are read again when they change, or on SIGHUP.
+/// TLS towards clients. All files are PEM, reloaded when they change and on SIGHUP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsConfig {
-    /// The files of the certificates, each with its chain; the client's server name chooses one, and the
-    /// first serves whoever names none. At least one.
+    /// The certificate files, each with its chain. The client's server name (SNI) selects one; the first is the
+    /// default. At least one.
     pub certificates: Vec<PathBuf>,
     /// The file of each certificate's private key, in the same order.
     pub keys: Vec<PathBuf>,
-    /// The authorities whose client certificates are taken. Default: no client certificate is asked for.
+    /// The authorities whose client certificates are accepted. Default: none is requested.
     pub client_ca: Option<PathBuf>,
     /// Whether a client must have a certificate, given [`TlsConfig::client_ca`]. Default required.
     pub client_auth: ClientAuth,
@@ -87,47 +85,43 @@ pub struct TlsConfig {
 /// Whether a client must have a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// No connection without one.
+    /// Connections without one are rejected.
     Required,
-    /// One that is shown must be valid.
+    /// A client may have none; one that is sent must be valid.
     Optional,
 }
 
-/// How long anything is waited for. No limit applies to a body as a whole, but for manifests.
+/// Time-outs. Only manifests have one for a whole body; a blob may take as long as it keeps moving.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimeoutsConfig {
-    /// For a connection to the upstream, TLS included. Default 10 seconds.
+    /// Connecting to the upstream, TLS included. Default 10 seconds.
     pub connect: Duration,
-    /// How long the upstream may stay silent before its answer begins. Default 60 seconds.
+    /// The longest wait for the start of the upstream's response. Default 60 seconds.
     pub response: Duration,
-    /// The longest pause within a body, whichever side sends it. Default 60 seconds.
+    /// The longest pause within a body, from either side. Default 60 seconds.
     pub body_idle: Duration,
-    /// How long a client's connection may be without a request: for the TLS handshake and the first header, and
-    /// from one request to the next header. Default 75 seconds.
+    /// How long a client's connection may be without a request: until the first request's headers (TLS handshake
+    /// included), and between requests. Default 75 seconds.
     pub client_headers: Duration,
     /// How long an idle connection to the upstream is kept. Default 55 seconds.
     pub pool_idle: Duration,
-    /// How long requests may go on after the signal to stop. Default 30 seconds.
+    /// How long requests in progress may go on after SIGTERM. Default 30 seconds.
     pub shutdown: Duration,
-    /// For a manifest to come whole while it is pushed; only for those that are held to be read. Default 2
-    /// minutes.
+    /// Receiving a pushed manifest whole; only those that are held to be recorded. Default 2 minutes.
     pub manifest: Duration,
-    /// How long the index may take for one read or write, as it does on a disk that hangs. Default 10 seconds.
+    /// One read or write of the index, in case the disk hangs. Default 10 seconds.
     pub index: Duration,
 }
 
-/// What is read of the manifests that pass through.
+/// Limits of recording manifests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestsConfig {
-    /// Bytes of the longest manifest that is read for links; a longer one passes through
-    /// unrecorded. Default 4 MiB.
+    /// Bytes of the longest manifest whose links are recorded; a longer one only passes through. Default 4 MiB.
     pub max_bytes: usize,
-    /// Bytes that the links of one manifest may take up in the index: their number times the length
-    /// of the manifest's own descriptor, which each of them carries. A manifest with more of them
-    /// passes through unrecorded. Default 32 MiB.
+    /// Bytes of one manifest's links in the index: their number times the length of its descriptor, which is stored
+    /// with each. A manifest with more passes through unrecorded. Default 32 MiB.
     pub max_links_bytes: usize,
-    /// Bytes of manifests that may be held at a time because they pass in pulls and are read on the way;
-    /// zero reads none. Default 16 MiB.
+    /// Bytes of pulled manifests that are held at a time to record their links; 0 records none. Default 16 MiB.
     pub learn_bytes: usize,
 }
 
@@ -137,81 +131,78 @@ pub struct ReferencesConfig {
     /// Bytes of the longest page of an answer. Default 4 MiB less 64 KiB, because clients read no
     /// manifest over 4 MiB.
     pub page_bytes: usize,
-    /// How long the upstream's word that a caller may read a repository is believed; zero asks each
-    /// time. Default 10 seconds.
+    /// How long it is cached that a caller may read a repository; 0 asks each time. Default 10 seconds.
     pub access_ttl: Duration,
-    /// Questions to the upstream at once for one query. Default 8.
+    /// Requests to the upstream at a time for one query. Default 8.
     pub concurrency: usize,
-    /// Repositories that one query across the registry asks about; there are further pages for the
-    /// rest. Default 64.
+    /// Repositories that one page of a query with `scope=registry` searches. Default 64.
     pub scope_repositories: usize,
 }
 
 /// How referrers queries are answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReferrersConfig {
-    /// The kinds of link that are listed besides `subject`. Default none.
+    /// The kinds of link listed besides `subject`. Default none.
     pub include: LinkKinds,
-    /// How long it is believed what the upstream's referrers tags and its own referrers API list; zero
-    /// asks each time. Default 2 seconds.
+    /// How long the upstream's referrers tags and its own referrers API are cached; 0 asks each time. Default 2
+    /// seconds.
     pub upstream_ttl: Duration,
-    /// How long the last complete list answers queries while the upstream throttles (429, 503) or fails
-    /// (5xx) the questions that would renew it; zero never. Default 60 seconds.
+    /// How long the last complete list may answer queries while the upstream throttles (429, 503) or fails (5xx); 0
+    /// never. Default 60 seconds.
     pub stale_for: Duration,
 }
 
-/// How much at once. What is over a limit is answered with 429 or 503 and `Retry-After`.
+/// Concurrency and memory limits. Exceeding one is answered with 429 or 503 and `Retry-After`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitsConfig {
-    /// Connections of clients. Default 10,000.
+    /// Client connections. Default 10,000.
     pub connections: usize,
-    /// Requests of one client address in progress. Default 1,000.
+    /// Requests in progress of one client address. Default 1,000.
     pub requests_per_client: usize,
-    /// Bytes of manifests that are held at once while they are pushed, for each upstream. Default 256 MiB.
+    /// Bytes of manifests held while they are pushed, per upstream. Default 256 MiB.
     pub manifest_bytes: usize,
-    /// Bytes of answers of refshim's own (lists, errors) that clients have not taken yet. Default 256 MiB.
+    /// Bytes of refshim's own responses (lists, errors) that clients have not received yet. Default 256 MiB.
     pub answer_bytes: usize,
-    /// Questions of refshim's own at once, for each upstream. Default 256.
+    /// refshim's own requests in progress, per upstream. Default 256.
     pub questions: usize,
-    /// Referrers that one repository may have in the index; what is pushed beyond passes through unrecorded.
-    /// Default 1,000,000.
+    /// Referrers of one repository in the index; more pass through unrecorded. Default 1,000,000.
     pub repository_referrers: usize,
 }
 
-/// How links are kept.
+/// The index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexConfig {
-    /// Bytes of memory for the index's own cache. Default 128 MiB.
+    /// Bytes of the index's cache. Default 128 MiB.
     pub cache_bytes: u64,
-    /// How often the index is written to disk. What it has not written is replayed from the journal
-    /// at the next start. Default 500 milliseconds.
+    /// How often the index is flushed to disk. After a crash, the rest is replayed from the journal. Default 500
+    /// milliseconds.
     pub flush_interval: Duration,
-    /// Bytes after which the journal begins a new file. Default 64 MiB.
+    /// Bytes after which the journal starts a new file. Default 64 MiB.
     pub segment_bytes: u64,
-    /// Bytes by which the journal may grow before it is compacted, or twice of what the last compaction
-    /// left if that is more. Default 256 MiB.
+    /// Growth in bytes after which the journal is compacted, or twice its size after the last compaction if that is
+    /// more. Default 256 MiB.
     pub compact_bytes: u64,
-    /// How long the upstream must have answered nothing but 404 for a referrer before its links are
-    /// removed for good. Default 1 hour.
+    /// How long the upstream must have answered nothing but 404 for a referrer before its links are removed.
+    /// Default 1 hour.
     pub forget_after: Duration,
 }
 
-/// What is logged.
+/// The log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
-    /// How a line is written. Default text.
+    /// The format of a line. Default text.
     pub format: LogFormat,
-    /// Which events are logged: a level, or `target=level`, several with commas between them, in the syntax of
+    /// The filter: a level, or `target=level`, several with commas between them, in the syntax of
     /// `tracing_subscriber::EnvFilter`. Default `info`.
     pub filter: String,
 }
 
-/// How a line of the log is written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
     Text,
-    /// For machines: one object a line.
+    /// For machines: one JSON object per line.
     Json,
 }
 

@@ -1,6 +1,6 @@
-//! What holds of any bytes whatever, for the fuzz targets and, with likelier bytes, for the tests. Not part
-//! of a build that is neither.
-#![allow(clippy::missing_panics_doc, clippy::expect_used, reason = "a panic is what these are for")]
+//! Properties that hold for any bytes: run by the fuzz targets, and by the tests with likelier bytes. Compiled for
+//! those two only.
+#![allow(clippy::missing_panics_doc, clippy::expect_used, reason = "a panic is how these report a failure")]
 
 use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
@@ -116,7 +116,7 @@ pub fn links(bytes: &[u8]) {
     let tag = match choice / 64 {
         0 => None,
         1 => Some(Tag::of_referrers(&subject)),
-        2 => format!("{}.sig", Tag::of_referrers(&subject)).parse().ok(),
+        2 => Tag::of_cosign(&subject).next(),
         _ => Some(Tag::latest()),
     };
     let found = links_of(manifest, content_type, tag.as_ref());

@@ -1,17 +1,24 @@
-//! The nouns of the OCI specifications: names, digests, media types, descriptors, error codes, and
-//! which links a manifest carries. Pure: no HTTP, no I/O.
+//! The nouns of the OCI specifications: names, digests, media types, descriptors, the image index, error codes, and
+//! the links of a manifest. Pure: no HTTP, no I/O, no log.
+//!
+//! What comes from outside becomes one of these types by `FromStr` or a parser, once, at the edge. All other rooms
+//! rely on a [`RepositoryName`], [`Tag`] or [`Digest`] being well formed, and build paths of them without escaping.
 
+mod annotation_filter;
 mod descriptor;
 mod digest;
 mod error_code;
+mod image_index;
 mod link_kind;
 mod links;
 pub mod media_type;
 mod name;
 
+pub use annotation_filter::{AnnotationFilter, InvalidAnnotationFilter};
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, InvalidDigest};
 pub use error_code::{ErrorBody, ErrorCode};
+pub use image_index::{ImageIndex, image_index_of};
 pub use link_kind::{LinkKind, LinkKinds, UnknownLinkKind};
 pub use links::{
     Attestation, Link, ManifestLinks, Refusal, RefusalReason, is_buildkit_attestation, links_of,

@@ -1,5 +1,9 @@
-//! Links that pass, recorded in the index: those of manifests that are pushed or deleted, and of manifests that are
-//! pulled.
+//! Records the links of manifests that pass through: pushed and deleted ones ([`pushes`]), and pulled ones
+//! ([`pulls`]).
+//!
+//! A link is *pending* until the registry is known to have the referrer, then *confirmed*. A pending link is never
+//! listed as it is: the query that meets it asks the registry for the referrer first. So whatever goes wrong between
+//! the two (a crash, a time-out, a client that goes away), nothing is lost and nothing untrue is listed.
 
 pub mod pulls;
 pub mod pushes;

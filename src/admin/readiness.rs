@@ -1,5 +1,5 @@
-//! Whether an upstream is ready: not only that something answers, but that a registry does. A web server in its
-//! place, a login page or a port that speaks TLS answer as well, and no pull would ever work.
+//! Whether an upstream is ready: a registry answers, not just anything. A web server under a wrong URL, a login page or
+//! a TLS port reached in plain HTTP answer as well, and no pull would work.
 
 use std::error::Error as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,14 +13,14 @@ use super::FRESH;
 use crate::proxy::upstream::{API_VERSION, Upstream, UpstreamError, question};
 use crate::tls::MixedUp;
 
-/// How long a probe waits for the upstream.
+/// The time-out of a probe.
 pub(super) const PROBE_WAIT: Duration = Duration::from_secs(5);
-/// How much of an answer is looked at. A registry's to `/v2/` is a few bytes long.
+/// The most of an answer that is read. A registry's answer to `/v2/` has a few bytes.
 const BODY_BYTES: usize = 16 << 10;
 const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("refshim/", env!("CARGO_PKG_VERSION"), " (readiness)"));
 
-/// An upstream, and whether it was ready when it was last looked at.
+/// An upstream, and the result of its last probe.
 #[derive(Debug)]
 pub(super) struct Readiness {
     pub(super) upstream: Arc<Upstream>,
@@ -32,7 +32,7 @@ impl Readiness {
         Self { upstream: Arc::clone(upstream), was_ready: Mutex::new(None) }
     }
 
-    /// Ready, or why not. A change is logged, and so is it if the first look finds no registry.
+    /// Ready, or why not. Logs changes, and a first probe that fails.
     pub(super) async fn look(&self) -> Result<(), String> {
         let found = self.ask().await;
         let before = self.was_ready.lock().unwrap_or_else(PoisonError::into_inner).replace(found.is_ok());
@@ -53,7 +53,7 @@ impl Readiness {
         }
         let probe = async {
             match self.probe(None).await {
-                // What redirects to https whoever does not come from there may be what does so for clients too.
+                // Some registries redirect to https unless X-Forwarded-Proto says so, as it does for clients.
                 Err(Unready::Redirect(_)) => self.probe(Some(HeaderValue::from_static("https"))).await,
                 found => found,
             }
@@ -77,7 +77,7 @@ impl Readiness {
         if head.status.is_redirection() {
             return Err(Unready::Redirect(head.status));
         }
-        // What is longer, or breaks off, is no registry's either.
+        // A longer body, or one that breaks off, is not a registry's: `-` is rejected like any other text.
         let body = Limited::new(body, BODY_BYTES).collect().await.map(http_body_util::Collected::to_bytes);
         let body = body.as_deref().unwrap_or(b"-");
         if let Some(mixed_up) = MixedUp::told(&self.upstream.origin(), head.status, body) {
@@ -92,9 +92,9 @@ enum Unready {
     Other(String),
 }
 
-/// Whether this is how registries answer `/v2/`: with 200, or with 401 and a challenge. Most name the API in a
-/// header; those that do not send no more than `{}`. With that header 403 and 429 are a registry's, too, that refuses
-/// this probe and not necessarily its clients.
+/// Whether this is a registry's answer to `/v2/` (distribution-spec, "Determining Support"): 200, or 401 with a
+/// challenge. Most registries send the `Docker-Distribution-API-Version` header, the others no more than `{}`. With
+/// that header, 403 and 429 count too: the registry rejects this probe, not necessarily its clients.
 fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<(), String> {
     let names_api = headers.contains_key(API_VERSION);
     match status {
@@ -116,7 +116,7 @@ fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<(), Str
 
 fn no_registry(status: StatusCode, with: &str) -> String {
     format!(
-        "it answered /v2/ with {status} and {with}, which no registry does (200 or 401); is the URL right?"
+        "it answered /v2/ with {status} and {with}, which no registry does (200 or 401); check the upstream's url"
     )
 }
 
@@ -126,7 +126,7 @@ fn asks_for_login(headers: &HeaderMap) -> bool {
     schemes.any(|scheme| ["basic", "bearer"].iter().any(|known| scheme.eq_ignore_ascii_case(known)))
 }
 
-/// An empty object or nothing, and no empty page.
+/// An empty object or an empty body, but not an empty page.
 fn is_nothing(headers: &HeaderMap, body: &[u8]) -> bool {
     let is_page = headers.get(CONTENT_TYPE).is_some_and(|value| {
         let value = value.to_str().unwrap_or_default().to_ascii_lowercase();
@@ -136,7 +136,7 @@ fn is_nothing(headers: &HeaderMap, body: &[u8]) -> bool {
     !is_page && (text.is_empty() || text == b"{}")
 }
 
-/// An error with what it comes from.
+/// An error with its causes.
 fn told(error: &UpstreamError) -> String {
     let mut told = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! The TOML file: what it says of which setting, and in which line.
+//! Parses the TOML file into settings with their lines. A setting after a syntax error is not reported as missing.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,16 +11,17 @@ use super::mistake::Mistake;
 use super::settings::{KnownSetting, SETTINGS, Setting, SettingForm};
 use super::upstream::{InvalidUpstreamName, UPSTREAM_SETTINGS, UpstreamName};
 
-/// What a file says.
+/// The contents of the file.
 #[derive(Debug)]
 pub(super) struct Contents {
     /// Settings and mistakes, line by line.
     pub(super) said: Vec<Result<StatedValue, Mistake>>,
-    /// Whether all of it could be read. If not, a setting that seems missing may stand in the rest.
+    /// Whether all of it could be parsed. If not, a setting that seems missing may be in the rest.
     pub(super) is_whole: bool,
 }
 
-/// What the text of a file says. From the first mistake in the syntax on, only the syntax is judged.
+/// Parses the text of the file. After the first syntax error, only further syntax errors are reported: what the
+/// parser recovers there is guesswork.
 pub(super) fn read(path: &Path, text: &str) -> Contents {
     let (document, errors) = DeTable::parse_recoverable(text);
     let mut reader = Reader { path, text, said: Vec::new() };
@@ -36,7 +37,7 @@ pub(super) fn read(path: &Path, text: &str) -> Contents {
     Contents { said, is_whole }
 }
 
-/// One mistake for each line that is not TOML; what else the parser says of it follows from the first.
+/// One mistake per line that is not TOML; further errors of the parser in that line follow from the first.
 fn broken_lines(path: &Path, text: &str, errors: &[toml::de::Error]) -> BTreeMap<usize, Mistake> {
     let mut broken = BTreeMap::new();
     for error in errors {
@@ -48,7 +49,7 @@ fn broken_lines(path: &Path, text: &str, errors: &[toml::de::Error]) -> BTreeMap
     broken
 }
 
-/// What stands before the `=` of a line.
+/// The text before the `=` of a line.
 fn key_in(text: &str, line: usize) -> Option<&str> {
     let (key, _) = text.lines().nth(line - 1)?.split_once('=')?;
     Some(key.trim())
@@ -117,13 +118,13 @@ fn is_table(key: &str) -> bool {
 
 const UPSTREAMS: &str = "upstreams";
 
-/// The upstream whose table this key would be.
+/// The upstream whose table has this key.
 fn upstream_named(key: &str) -> Option<Result<UpstreamName, InvalidUpstreamName>> {
     let name = key.strip_prefix(UPSTREAMS)?.strip_prefix('.')?;
     (!name.contains('.')).then(|| name.parse())
 }
 
-/// The keys and tables that may have been meant by an unknown key.
+/// The keys and tables that an unknown key may be a misspelling of.
 fn known_beside(key: &str) -> Vec<String> {
     if let Some((table, _)) = key.rsplit_once('.').filter(|(table, _)| table.contains('.') && is_table(table))
     {
@@ -133,7 +134,7 @@ fn known_beside(key: &str) -> Vec<String> {
     SETTINGS.iter().map(|setting| setting.key).chain(tables).map(str::to_owned).collect()
 }
 
-/// The text that a variable would hold to say the same; else what is wrong.
+/// The value as the text of a variable, or what is wrong with it.
 fn text_of(value: &DeValue<'_>, form: SettingForm) -> Result<String, String> {
     match (form, value) {
         (SettingForm::YesOrNo, DeValue::Boolean(yes)) => Ok(yes.to_string()),
@@ -153,7 +154,7 @@ fn text_of(value: &DeValue<'_>, form: SettingForm) -> Result<String, String> {
     }
 }
 
-/// In a variable, commas stand between the elements.
+/// An element of a list. It must not have a comma, which separates elements in a variable.
 fn element_of(element: &DeValue<'_>) -> Result<String, String> {
     match element {
         DeValue::String(text) if text.contains(',') => Err(format!("an element has a comma: {text:?}")),
@@ -167,7 +168,7 @@ fn element_of(element: &DeValue<'_>) -> Result<String, String> {
     }
 }
 
-/// A string or a number as text.
+/// The text of a string or a number.
 fn scalar(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),

@@ -1,5 +1,5 @@
-//! What holds of any text in the place of the file.
-#![allow(clippy::missing_panics_doc, reason = "a panic is what these are for")]
+//! Properties of the configuration for any text as its file.
+#![allow(clippy::missing_panics_doc, reason = "a panic is how these report a failure")]
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ pub fn configuration(bytes: &[u8]) {
     let contents = file::read(Path::new("refshim.toml"), text);
     let is_whole = contents.is_whole;
     let faults = contents.said.iter().filter(|said| said.is_err()).count();
-    assert!(is_whole || faults > 0, "what cannot be read is told");
+    assert!(is_whole || faults > 0, "what cannot be parsed is reported");
     let given = contents.said.iter().flatten().any(|said: &load::StatedValue| said.setting.is_upstream());
     match settle(contents.said, None) {
         Ok(config) => {

@@ -1,4 +1,5 @@
-//! The sources in their order: the file, over it the variables, over these the flags.
+//! Loads the configuration: the file, overridden by the variables, overridden by the flags. An unknown key or variable
+//! is a mistake, not ignored: a misspelt limit would otherwise have no effect without anybody noticing.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -15,7 +16,7 @@ const PREFIX: &str = "REFSHIM_";
 const FILE_VARIABLE: &str = "REFSHIM_CONFIG";
 const FILE_FLAG: &str = "--config";
 
-/// What the command line says.
+/// The settings on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommandLine {
     /// `--upstream`
@@ -30,19 +31,18 @@ pub struct CommandLine {
     pub config: Option<PathBuf>,
 }
 
-/// What one place says of one setting.
+/// A setting as one source states it.
 #[derive(Debug)]
 pub(super) struct StatedValue {
-    /// As mistakes name it: a file with line and key, a variable or a flag.
+    /// Its place in mistakes: a file with line and key, a variable or a flag.
     pub(super) place: String,
     pub(super) setting: KnownSetting,
     pub(super) text: String,
 }
 
 impl Config {
-    /// The configuration out of the command line, the environment (`std::env::vars_os`), the file
-    /// that one of them names, and the defaults. A value that another one overrides is checked as
-    /// well. Files that it names are not looked at.
+    /// Loads the configuration from the command line, the environment (`std::env::vars_os`), the file that one of
+    /// them names, and the defaults. Overridden values are checked too. Files that it names are not opened.
     pub fn load(
         given: &CommandLine,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -50,7 +50,7 @@ impl Config {
         Self::load_with(given, variables, None)
     }
 
-    /// [`Config::load`], and the files of TLS are read as well: what is wrong with them is told with the rest.
+    /// [`Config::load`], which also loads the TLS files and reports their mistakes with the rest.
     pub fn load_and_check(
         given: &CommandLine,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -72,8 +72,7 @@ impl Config {
         settle(said, tls)
     }
 
-    /// `data_dir` alone, as [`Config::load`] finds it; whether the rest is there and goes together does not
-    /// matter.
+    /// `data_dir` alone, as [`Config::load`] has it. The rest may be missing or inconsistent.
     pub fn data_dir(
         given: &CommandLine,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -115,9 +114,9 @@ pub(super) fn settle(
     let of_files = tls.map_or_else(Vec::new, |tls| draft.tls_mistakes(tls, &places));
     match draft.finish() {
         Ok(config) if mistakes.is_empty() && of_files.is_empty() => return Ok(config),
-        // Without an upstream there is a mistake: in the upstream, in the file or that nobody said it.
+        // `finish` without mistakes of its own fails only for want of an upstream, which is a mistake already.
         Err(unfit) if mistakes.is_empty() => mistakes.extend(unfit),
-        // What does not go together may do so once each setting is right.
+        // Inconsistencies may follow from the mistakes in single settings, so they are not reported with those.
         Ok(_) | Err(_) => {}
     }
     mistakes.extend(of_files);
@@ -139,13 +138,13 @@ fn no_upstream() -> Mistake {
     )
 }
 
-/// The variables that begin as ours do, by name.
+/// The `REFSHIM_` variables, by name.
 fn ours(variables: impl IntoIterator<Item = (OsString, OsString)>) -> BTreeMap<String, OsString> {
     let named = variables.into_iter().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
     named.filter(|(name, _)| name.starts_with(PREFIX)).collect()
 }
 
-/// The file to read, and who names it.
+/// The file, and the flag or variable that names it.
 fn file_named(
     given: &CommandLine,
     variables: &BTreeMap<String, OsString>,
@@ -182,7 +181,7 @@ fn unknown_variable(name: &str) -> Mistake {
 
 /// For a Service named `refshim` or `refshim-…`, Kubernetes sets `REFSHIM_SERVICE_HOST`,
 /// `REFSHIM_SERVICE_PORT_HTTP`, `REFSHIM_PORT_5000_TCP_ADDR` and the like in every container of the
-/// namespace, and nobody who runs the shim there can help it.
+/// namespace. They are not mistakes of the operator's.
 fn is_set_by_kubernetes(name: &str) -> bool {
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")

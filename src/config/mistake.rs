@@ -1,8 +1,8 @@
-//! What is wrong with a configuration, in lines that each read alone.
+//! Mistakes in a configuration: one line each, with its place, what is wrong, and what to write instead.
 
 use std::fmt;
 
-/// One mistake: where it stands, and what is wrong with it.
+/// One mistake: its place, and what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {problem}")]
 pub struct Mistake {
@@ -10,7 +10,7 @@ pub struct Mistake {
     problem: String,
 }
 
-/// Every mistake of a configuration, at least one; shown as a line each.
+/// All mistakes of a configuration, at least one; displayed as a line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistakes(Vec<Mistake>);
 
@@ -19,7 +19,7 @@ impl Mistake {
         Self { place: on_one_line(&place.into()), problem: on_one_line(&problem.to_string()) }
     }
 
-    /// A name that nobody knows, with the known name that was probably meant.
+    /// An unknown name, with the known name that was probably meant.
     pub(super) fn unknown(
         place: impl Into<String>,
         what: &str,
@@ -48,14 +48,13 @@ impl fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
-/// A key of the file may hold any character.
+/// Escapes control characters: a key in the file may have any, and would forge lines of the log.
 fn on_one_line(text: &str) -> String {
     let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(shown).collect()
 }
 
-/// Whether two names differ in one place only, by up to two letters: left out, added, wrong or
-/// swapped.
+/// Whether two names differ in one place only, by up to two letters: missing, added, wrong or swapped.
 fn resembles(name: &str, known: &str) -> bool {
     let same = |(a, b): &(char, char)| a == b;
     let head = name.chars().zip(known.chars()).take_while(same).count();

@@ -1,5 +1,5 @@
-//! The URL of a registry: a scheme, a host, perhaps a port, perhaps the path that stands before its
-//! `/v2/`, and nothing else, because the credentials of a request are the client's.
+//! The URL of a registry: scheme, host, optional port, optional path before its `/v2/`. No credentials: each request
+//! carries its client's.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,25 +14,25 @@ pub struct RegistryUrl {
     path: String,
 }
 
-/// The text is no URL of a registry.
+/// The text is not the URL of a registry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRegistryUrl {
-    /// It is not made of `http` or `https`, a host and perhaps a port and a path.
+    /// It is not made of `http` or `https`, a host, and optionally a port and a path.
     #[error(
         "not a URL of scheme, host, port and the path before /v2: {0:?} \
          (write https://registry.example, http://10.0.0.5:5000 or https://nexus.example/repository/docker)"
     )]
     Form(String),
-    /// It holds a user or a password. The text is left out, so that no log shows it.
-    #[error("holds credentials, but they come from the client (write https://registry.example)")]
+    /// It has a user or a password. The text is left out, to keep it out of logs.
+    #[error("has credentials, but each request carries those of its client (write https://registry.example)")]
     Credentials,
-    /// It has a path where none can be.
-    #[error("has a path, but only scheme, host and port are possible here (write https://hub.example)")]
+    /// It has a path where none is accepted.
+    #[error("has a path, but only scheme, host and port are accepted here (write https://hub.example)")]
     Path,
 }
 
 impl RegistryUrl {
-    /// Whether the registry is spoken to over TLS.
+    /// Whether the registry is reached over TLS.
     #[must_use]
     pub fn is_https(&self) -> bool {
         self.https
@@ -44,13 +44,13 @@ impl RegistryUrl {
         if self.https { "https" } else { "http" }
     }
 
-    /// Its host, and its port if that is not the scheme's own.
+    /// Its host, and its port if it has one.
     #[must_use]
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
 
-    /// What stands before `/v2/` in its paths: `/repository/docker`, or nothing.
+    /// The path before `/v2/`: `/repository/docker`, or nothing (Nexus has registries under a path).
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
@@ -93,7 +93,7 @@ fn parsed(text: &str) -> Option<RegistryUrl> {
         .then(|| RegistryUrl { https, authority, path: path.to_owned() })
 }
 
-/// `Authority` takes an empty host and any text for a port.
+/// `Authority` accepts an empty host and any text as port.
 fn has_host_and_port(authority: &Authority) -> bool {
     let port_is_valid = match authority.as_str().strip_prefix(authority.host()) {
         Some("") => true,
@@ -102,7 +102,7 @@ fn has_host_and_port(authority: &Authority) -> bool {
     !authority.host().is_empty() && port_is_valid
 }
 
-/// `/repository/docker`: whole segments, and `/v2` is not one of them, since it is added.
+/// `/repository/docker`: no empty or dot segments, and no `/v2`, since that is added.
 fn is_base(path: &str) -> bool {
     let segments = path.strip_prefix('/').unwrap_or(path).split('/');
     path.parse::<PathAndQuery>().is_ok_and(|parsed| parsed.as_str() == path && parsed.query().is_none())

@@ -1,6 +1,5 @@
-//! The table of settings. A setting is a line here (or among those of an upstream), a field in the
-//! parent module and a line in the example file; the file's reader, the variables and the tests all go
-//! by this table.
+//! The table of settings. To add one: a line here (or in the table of an upstream), a field in the parent module, and
+//! a line in the example file `config/refshim.toml`. The file's parser, the variables and the tests follow this table.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -23,36 +22,36 @@ use super::{
 };
 use crate::oci::LinkKinds;
 
-/// A setting: how it is called, and how its text gets into its field.
+/// A setting: its key, and how its text is parsed into its field.
 #[derive(Debug)]
 pub(super) struct Setting<D: 'static> {
-    /// Its key in the file, `timeouts.connect`; of an upstream, what stands behind `upstreams.<name>.`.
+    /// Its key in the file, `timeouts.connect`; for an upstream, the part after `upstreams.<name>.`.
     pub(super) key: &'static str,
-    /// What may stand for it in the file.
+    /// The TOML values that it accepts.
     pub(super) form: SettingForm,
-    /// Checks a text and keeps its value.
+    /// Parses a text and stores the value.
     put: fn(&mut D, &str) -> Result<(), Invalid>,
 }
 
-/// What may stand for a setting in the file. In a variable it is always a text.
+/// The TOML values that a setting accepts. A variable is always text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SettingForm {
     /// A string or a number.
     One,
-    /// That, or a list of strings; in a variable they have commas between them.
+    /// A string, a number or a list of strings; in a variable, separated by commas.
     Many,
     /// `true` or `false`.
     YesOrNo,
 }
 
-/// Which setting a key or a variable names.
+/// The setting of a key or a variable.
 #[derive(Clone, Debug)]
 pub(super) enum KnownSetting {
     Common(&'static Setting<Draft>),
     OfUpstream(UpstreamName, &'static Setting<UpstreamDraft>),
 }
 
-/// The configuration while it is read: the upstream may still be missing.
+/// The configuration while it is parsed: the upstream may still be missing.
 #[derive(Debug)]
 pub(super) struct Draft {
     upstreams: BTreeMap<UpstreamName, UpstreamDraft>,
@@ -72,9 +71,9 @@ pub(super) struct Draft {
     log: LogConfig,
 }
 
-/// A wait that must end, but need not end soon.
 const MILLION: u64 = 1_000_000;
 
+/// The bounds of a time-out, in milliseconds.
 pub(super) const LIMIT: RangeInclusive<u64> = 1..=24 * HOUR;
 
 use SettingForm::{Many, One};
@@ -221,7 +220,7 @@ impl KnownSetting {
         })
     }
 
-    /// Its whole key, `upstreams.hub.ca`.
+    /// Its full key, `upstreams.hub.ca`.
     pub(super) fn key(&self) -> String {
         match self {
             Self::Common(setting) => setting.key.to_owned(),
@@ -229,7 +228,7 @@ impl KnownSetting {
         }
     }
 
-    /// What may stand for it in the file.
+    /// The TOML values that it accepts.
     pub(super) fn form(&self) -> SettingForm {
         match self {
             Self::Common(setting) => setting.form,
@@ -237,7 +236,7 @@ impl KnownSetting {
         }
     }
 
-    /// Checks a text and keeps its value.
+    /// Parses a text and stores the value.
     pub(super) fn put(&self, draft: &mut Draft, text: &str) -> Result<(), Invalid> {
         match self {
             Self::Common(setting) => (setting.put)(draft, text),
@@ -247,7 +246,7 @@ impl KnownSetting {
         }
     }
 
-    /// Whether it says where the default upstream is.
+    /// Whether it is the URL of the default upstream.
     pub(super) fn is_upstream(&self) -> bool {
         match self {
             Self::Common(setting) => setting.key == "upstream",
@@ -288,7 +287,7 @@ impl Draft {
         self.upstreams.entry(UpstreamName::default_upstream()).or_default()
     }
 
-    /// What is wrong with the files of TLS that the settings name.
+    /// The mistakes in the TLS files that the settings name.
     pub(super) fn tls_mistakes(&self, checks: &TlsChecks, places: &Places) -> Vec<Mistake> {
         let upstreams =
             self.upstreams.iter().map(|(name, draft)| TlsFiles::towards_upstream(name, &draft.tls));
@@ -296,7 +295,7 @@ impl Draft {
         all.flat_map(|files| files.mistakes(checks, places)).collect()
     }
 
-    /// The configuration, if it has an upstream and its settings go together; else what does not.
+    /// The configuration, if it has an upstream and its settings are consistent; else the mistakes.
     pub(super) fn finish(self) -> Result<Config, Vec<Mistake>> {
         let mut mistakes = Vec::new();
         let mut upstreams = Vec::new();
@@ -339,13 +338,16 @@ fn no_room(limits: &LimitsConfig, manifests: &ManifestsConfig) -> Option<Mistake
 
 fn unpaired(tls: &TlsConfig) -> Option<Mistake> {
     if tls.certificates.len() != tls.keys.len() {
-        return Some(Mistake::new("tls", "certificate and key must name as many files, in the same order"));
+        return Some(Mistake::new(
+            "tls",
+            "certificate and key must have the same number of files, in the same order",
+        ));
     }
     let needless = tls.certificates.is_empty() && tls.client_ca.is_some();
     needless.then(|| Mistake::new("tls", "client_ca needs certificate and key"))
 }
 
-/// A rule that two upstreams have, and two names that give the same number.
+/// Rules that two upstreams share, and names that give the same index number: links of the two would mix.
 fn clashes(upstreams: &[UpstreamConfig]) -> Vec<Mistake> {
     let mut owners: BTreeMap<String, &UpstreamName> = BTreeMap::new();
     let mut mistakes = Vec::new();
@@ -353,12 +355,12 @@ fn clashes(upstreams: &[UpstreamConfig]) -> Vec<Mistake> {
         let hosts = upstream.hosts.iter().map(|host| format!("host {host}"));
         let namespaces = upstream.namespaces.iter().map(|namespace| format!("namespace {namespace}"));
         let prefixes = upstream.prefixes.iter().map(|prefix| format!("prefix {prefix}"));
-        let number = format!("number {} in the index, which follows from the name,", upstream.number());
+        let number = format!("index number {} (computed from the name)", upstream.number());
         for claim in hosts.chain(namespaces).chain(prefixes).chain([number]) {
             if let Some(other) = owners.insert(claim.clone(), &upstream.name) {
                 let place = format!("upstreams.{}", upstream.name);
                 mistakes
-                    .push(Mistake::new(place, format!("the {claim} is that of upstreams.{other} as well")));
+                    .push(Mistake::new(place, format!("the {claim} is already used by upstreams.{other}")));
             }
         }
     }

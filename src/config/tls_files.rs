@@ -1,5 +1,5 @@
-//! The files of TLS, each with the place that names it. What stands in them is read by others: this only sees to it
-//! that a file that cannot be used is a mistake like any other, in its line and beside all others.
+//! Checks the TLS files that the settings name. `tls` loads them; this module only reports a bad file like any other
+//! mistake, with the line of the setting that names it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,23 +7,23 @@ use std::path::{Path, PathBuf};
 use super::UpstreamTls;
 use super::mistake::Mistake;
 
-/// Reads a file; says what is wrong with it.
+/// Loads a file, or says what is wrong with it.
 type FileCheck = fn(&Path) -> Result<(), String>;
 
-/// How the files are read.
+/// The checks, given by `tls`.
 #[derive(Clone, Copy, Debug)]
 pub struct TlsChecks {
     /// A certificate with its chain.
     pub certificate: FileCheck,
     /// A private key.
     pub key: FileCheck,
-    /// A certificate and a private key, each of them sound, that must belong together.
+    /// A valid certificate and a valid private key, which must belong together.
     pub pair: fn(&Path, &Path) -> Result<(), String>,
-    /// Authorities, or certificates that are trusted by themselves.
+    /// Certificate authorities, or certificates to be trusted themselves.
     pub authorities: FileCheck,
 }
 
-/// Where each setting was said that is in force, by its key.
+/// The place of each setting's effective value, by key.
 pub(super) type Places = BTreeMap<String, String>;
 
 /// The files of one table, `tls` or `upstreams.<name>`.
@@ -54,7 +54,7 @@ impl<'a> TlsFiles<'a> {
         }
     }
 
-    /// All that is wrong with them.
+    /// Their mistakes.
     pub(super) fn mistakes(&self, checks: &TlsChecks, places: &Places) -> Vec<Mistake> {
         let mistake = |key: &str, problem: String| {
             let key = format!("{}.{key}", self.table);
@@ -64,7 +64,7 @@ impl<'a> TlsFiles<'a> {
         let certificates: Vec<_> = self.certificates.iter().map(|file| (checks.certificate)(file)).collect();
         let keys: Vec<_> = self.keys.iter().map(|file| (checks.key)(file)).collect();
         let mut mistakes = Vec::new();
-        // Which belongs to which cannot be told when there are not as many.
+        // Pairs are unknown if the numbers differ, which is reported as a mistake of its own.
         if certificates.len() == keys.len() {
             let sound = certificates.iter().zip(&keys).map(|(one, other)| one.is_ok() && other.is_ok());
             for ((certificate, key), _) in

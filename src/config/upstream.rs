@@ -1,5 +1,5 @@
-//! One upstream: its settings, the table of their keys (`upstreams.<name>.<key>`), and its number in
-//! the index, which follows from its name alone so that no file has to remember it.
+//! One upstream: its settings, the table of their keys (`upstreams.<name>.<key>`), and its number in the index. The
+//! number is computed from the name alone, so that it survives changes of the URL and needs no file of its own.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,61 +14,62 @@ use super::value::{duration, file, host, http2, list, server_name, text, yes_or_
 use super::{RegistryUrl, TimeoutsConfig};
 use crate::oci::RepositoryName;
 
-/// A registry behind the shim.
+/// A registry behind refshim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamConfig {
-    /// What the operator calls it; `default` for the one that takes what no rule gives to another.
+    /// The operator's name for it; `default` for the upstream that gets what no other's rules match.
     pub name: UpstreamName,
-    /// Where it is.
+    /// Its URL.
     pub url: RegistryUrl,
-    /// The `Host` names by which it is chosen, in lower case; without a port, any port.
+    /// The `Host` names that select it, in lower case; without a port, any port.
     pub hosts: Vec<String>,
-    /// The values of `ns=` by which it is chosen.
+    /// The values of `ns=` that select it.
     pub namespaces: Vec<String>,
-    /// What the names of its repositories begin with: `hub` stands for `hub` and `hub/…`.
+    /// The prefixes of repository names that select it: `hub` matches `hub` and `hub/…`.
     pub prefixes: Vec<RepositoryName>,
-    /// Whether the upstream knows its repositories without that prefix. Default no.
+    /// Whether to remove the prefix from the names sent to it. Default no.
     pub strip_prefix: bool,
-    /// How it is spoken to over TLS.
+    /// TLS towards it.
     pub tls: UpstreamTls,
-    /// Whether it is spoken to in HTTP/2. Default never.
+    /// HTTP/2 towards it. Default never.
     pub http2: Http2,
-    /// Whether the realm of a challenge that names the upstream is made to lead through refshim.
+    /// Whether to rewrite the realm of a login challenge that names the upstream, so that it leads through refshim.
     /// Default no.
     pub rewrite_realm: bool,
-    /// The waits that concern it; those that it does not set are the common ones.
+    /// Its time-outs; those that it does not set are the common ones.
     pub timeouts: TimeoutsConfig,
 }
 
-/// TLS towards an upstream. All files are PEM; they are read again when they change, or on SIGHUP.
+/// TLS towards an upstream. All files are PEM, reloaded when they change and on SIGHUP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamTls {
-    /// The authorities that its certificate may come from. Default: the platform's.
+    /// The authorities that its certificate is verified with. Default: the platform's.
     pub ca: Option<PathBuf>,
-    /// The certificate, with its chain, that refshim shows to it.
+    /// refshim's own client certificate, with its chain.
     pub certificate: Option<PathBuf>,
     /// The private key of that certificate.
     pub key: Option<PathBuf>,
-    /// The name in its certificate. Default: the host of its URL.
+    /// The name that its certificate must have. Default: the host of its URL.
     pub server_name: Option<String>,
-    /// Whether any certificate is taken, whoever shows it. Default no.
+    /// Whether to accept any certificate. Default no.
     pub insecure_skip_verify: bool,
 }
 
-/// Whether an upstream is spoken to in HTTP/2. One connection then carries many requests, no more at
-/// once than the upstream allows on it; in HTTP/1.1 each has a connection of its own.
+/// HTTP/2 towards an upstream. One connection then carries many requests, at most as many at once as the upstream
+/// allows on it, and slow downloads count among them; in HTTP/1.1 each request has a connection of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Http2 {
     /// HTTP/1.1.
     #[default]
     Never,
-    /// Where TLS agrees on it.
+    /// If TLS negotiates it (ALPN).
     Auto,
     /// Also without TLS.
     Always,
 }
 
-/// A lower-case letter, then lower-case letters and digits, as it must fit a variable's name. Cheap to clone.
+/// The name of an upstream: a lower-case letter, then lower-case letters and digits, since it is part of variables'
+/// names. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UpstreamName(Arc<str>);
 
@@ -77,7 +78,7 @@ pub struct UpstreamName(Arc<str>);
 #[error("not a name for an upstream: lower-case letters and digits, beginning with a letter")]
 pub struct InvalidUpstreamName;
 
-/// An upstream while its settings are read.
+/// An upstream while its settings are parsed.
 #[derive(Debug, Default)]
 pub(super) struct UpstreamDraft {
     pub(super) url: Option<RegistryUrl>,
@@ -125,7 +126,7 @@ pub(super) static UPSTREAM_SETTINGS: &[Setting<UpstreamDraft>] = &[
 ];
 
 impl UpstreamConfig {
-    /// The upstream's number in the index: 0 for the default one, else made from the name.
+    /// The upstream's number in the index: 0 for the default one, else the first bytes of a hash of the name.
     #[must_use]
     pub fn number(&self) -> u32 {
         let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(self.name.as_str()).into();
@@ -134,7 +135,7 @@ impl UpstreamConfig {
 }
 
 impl UpstreamDraft {
-    /// The upstream, if its URL is known; what is wrong with it as a whole goes to `problem`.
+    /// The upstream, if it has a URL. Inconsistent settings are reported to `problem`.
     pub(super) fn finish(
         self,
         name: &UpstreamName,
@@ -142,11 +143,11 @@ impl UpstreamDraft {
         mut problem: impl FnMut(&'static str),
     ) -> Option<UpstreamConfig> {
         if self.tls.certificate.is_some() != self.tls.key.is_some() {
-            problem("certificate and key go together: give both or neither");
+            problem("set both certificate and key, or neither");
         }
         if self.tls.ca.is_some() && self.tls.insecure_skip_verify {
             problem(
-                "insecure_skip_verify takes any certificate, so that ca means nothing: give one of the two",
+                "ca has no effect with insecure_skip_verify, which accepts any certificate: set one of the two",
             );
         }
         if self.strip_prefix && self.prefixes.is_empty() {
@@ -154,7 +155,7 @@ impl UpstreamDraft {
         }
         let is_chosen = !(self.hosts.is_empty() && self.namespaces.is_empty() && self.prefixes.is_empty());
         if !is_chosen && !name.is_default() {
-            problem("nothing chooses it: give it hosts, namespaces or prefixes");
+            problem("no request is sent to it: set hosts, namespaces or prefixes");
         }
         let Some(url) = self.url else {
             if !name.is_default() {
@@ -184,7 +185,7 @@ impl UpstreamDraft {
 }
 
 impl UpstreamName {
-    /// The name of the upstream that takes what no rule gives to another.
+    /// The name of the default upstream.
     #[must_use]
     pub fn default_upstream() -> Self {
         Self("default".into())

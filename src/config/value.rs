@@ -1,5 +1,5 @@
-//! How the value of one setting is written: durations, sizes, addresses. A text from the file, a
-//! variable or a flag is read in the same way.
+//! Parses the value of one setting: durations, sizes, addresses. Texts from the file, a variable or a flag are parsed
+//! alike.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -34,7 +34,7 @@ const SIZE: Quantity = Quantity {
 };
 const COUNT: Quantity = Quantity { name: "a number", example: "8", units: &[("", 1)] };
 
-/// The text is no value of its setting: what is wrong, what was read, what to write.
+/// The text is not a value of its setting: what is wrong, the text, and what to write instead.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Invalid {
     #[error("not {what}: {text:?} (write {example})")]
@@ -103,17 +103,17 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, Invalid> {
     text.parse().map_err(|_| form("an IP address and port", text, example))
 }
 
-/// A directory, whether it is there or not.
+/// A directory, which need not exist.
 pub(super) fn directory(text: &str) -> Result<PathBuf, Invalid> {
     if text.is_empty() { Err(form("a directory", text, "/var/lib/refshim")) } else { Ok(text.into()) }
 }
 
-/// A file, whether it is there or not.
+/// A file, which need not exist.
 pub(super) fn file(text: &str) -> Result<PathBuf, Invalid> {
     if text.is_empty() { Err(form("a file", text, "/etc/refshim/tls.crt")) } else { Ok(text.into()) }
 }
 
-/// What stands between commas, each read by `element`.
+/// Elements separated by commas, each parsed by `element`.
 pub(super) fn list<T, E: Into<Invalid>>(
     text: &str,
     element: impl Fn(&str) -> Result<T, E>,
@@ -124,7 +124,7 @@ pub(super) fn list<T, E: Into<Invalid>>(
     text.split(',').map(|part| element(part.trim()).map_err(Into::into)).collect()
 }
 
-/// Any text but none.
+/// Any text that is not empty.
 pub(super) fn text(text: &str) -> Result<String, Invalid> {
     if text.is_empty() { Err(form("a text", text, "docker.io")) } else { Ok(text.to_owned()) }
 }
@@ -149,7 +149,7 @@ pub(super) fn host(text: &str) -> Result<String, Invalid> {
         .ok_or_else(|| form("a host", text, "hub.example.com or hub.example.com:8443"))
 }
 
-/// A name as certificates have them: a host name or an IP address.
+/// A name in a certificate: a host name or an IP address.
 pub(super) fn server_name(text: &str) -> Result<String, Invalid> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
     let valid = !text.is_empty() && text.chars().all(is_word);
@@ -165,7 +165,7 @@ pub(super) fn client_auth(text: &str) -> Result<ClientAuth, Invalid> {
     }
 }
 
-/// Whether an upstream is spoken to in HTTP/2.
+/// HTTP/2 towards an upstream.
 pub(super) fn http2(text: &str) -> Result<Http2, Invalid> {
     match text {
         "never" => Ok(Http2::Never),
@@ -175,8 +175,8 @@ pub(super) fn http2(text: &str) -> Result<Http2, Invalid> {
     }
 }
 
-/// The log filter. A single word that is no level would be taken for the name of a module, and everything else be
-/// silent; so each part is a level or ends in one.
+/// The log filter. Each part must be a level or end in one: `EnvFilter` takes any other word for a module's name and
+/// silences everything else, so that a misspelt level would log nothing.
 pub(super) fn log_filter(text: &str) -> Result<String, Invalid> {
     let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
     let is_level = |text: &str| !text.is_empty() && text.parse::<LevelFilter>().is_ok();
@@ -197,7 +197,7 @@ pub(super) fn link_kind(text: &str) -> Result<LinkKind, Invalid> {
     text.parse().map_err(|UnknownLinkKind| form("a kind of link", text, "cosign"))
 }
 
-/// How the log is written.
+/// The format of the log.
 pub(super) fn log_format(text: &str) -> Result<LogFormat, Invalid> {
     match text {
         "text" => Ok(LogFormat::Text),

@@ -1,4 +1,4 @@
-//! The properties under bytes that are likely to mean something.
+//! The properties with bytes that are likely to be meaningful.
 
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -23,7 +23,7 @@ pub enum Digest {
     Sha512([u8; 64]),
 }
 
-/// Why a text is no digest.
+/// Why a text is not a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDigest {
     /// There is no `algorithm:encoded`.
@@ -47,7 +47,7 @@ impl Digest {
         }
     }
 
-    /// Which algorithm made it.
+    /// Its algorithm.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         match self {
@@ -56,7 +56,7 @@ impl Digest {
         }
     }
 
-    /// The digest itself: 32 or 64 bytes.
+    /// Its bytes: 32 or 64.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         match self {
@@ -65,7 +65,7 @@ impl Digest {
         }
     }
 
-    /// The digest with these bytes, if there is the right number of them.
+    /// The digest with these bytes, if their number is right.
     #[must_use]
     pub fn from_bytes(algorithm: Algorithm, bytes: &[u8]) -> Option<Self> {
         match algorithm {

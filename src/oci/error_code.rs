@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 
-/// The codes that refshim itself answers with.
+/// The error codes of refshim's own answers. A closed enum, since registries with strings ship misspelt codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ErrorCode {
-    /// The caller must log in.
+    /// The client must log in.
     Unauthorized,
-    /// The caller may not do this.
+    /// The client may not do this.
     Denied,
     /// The digest is malformed.
     DigestInvalid,
@@ -16,20 +16,20 @@ pub enum ErrorCode {
     ManifestUnknown,
     /// The repository name is malformed.
     NameInvalid,
-    /// The caller asks for too much at once.
+    /// The client exceeded a limit.
     #[serde(rename = "TOOMANYREQUESTS")]
     TooManyRequests,
-    /// The body is not as long as it should be.
+    /// The body does not have the expected length.
     SizeInvalid,
     /// The tag is malformed (this and those below are not in the specification; distribution uses them).
     TagInvalid,
     /// A page size out of range.
     PaginationNumberInvalid,
-    /// The method or a parameter is not possible here.
+    /// The method or a parameter is not supported.
     Unsupported,
-    /// The upstream or the index does not work now.
+    /// The upstream or the index is not available now.
     Unavailable,
-    /// Something failed that should not.
+    /// An internal error.
     Unknown,
 }
 
@@ -52,7 +52,7 @@ impl<'a> ErrorBody<'a> {
         Self { errors: [ErrorEntry { code, message }] }
     }
 
-    /// The body as it goes over the wire.
+    /// The body as JSON.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()

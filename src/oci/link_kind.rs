@@ -1,29 +1,30 @@
-//! The kinds of link, and sets of them.
+//! The kinds of link from a referrer to its subject, and sets of kinds.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// In which way a manifest refers to its subject.
+/// The way in which a manifest refers to its subject. `/references` lists all kinds; `/referrers` lists `subject` and
+/// `fallback`, and those in `referrers.include`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LinkKind {
-    /// `reference` of the 2021 proposal.
+    /// A `reference` member of the 2021 proposal, on the manifest or on any descriptor inside it.
     Reference,
-    /// `subject` of OCI 1.1.
+    /// The `subject` of OCI 1.1, and of the artifact manifests before it.
     Subject,
-    /// The subject is one of the manifests of this index.
+    /// The subject is one of the `manifests` of the referrer, an index.
     Parent,
-    /// A buildx attestation.
+    /// An attestation by buildx: an index entry annotated `vnd.docker.reference.type`.
     Attestation,
-    /// A cosign tag.
+    /// The referrer is at a tag of cosign: `<alg>-<hex>.sig`, `.att` or `.sbom`.
     Cosign,
-    /// An entry of an OCI referrers tag.
+    /// The referrer is listed at the subject's referrers tag, `<alg>-<hex>`.
     Fallback,
 }
 
-/// The text names no kind of link.
+/// The text is not a kind of link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a kind of link: one of reference, subject, parent, attestation, cosign, fallback")]
 pub struct UnknownLinkKind;
@@ -36,7 +37,7 @@ impl LinkKind {
     const ALL: [Self; 6] =
         [Self::Reference, Self::Subject, Self::Parent, Self::Attestation, Self::Cosign, Self::Fallback];
 
-    /// Whether a manifest's bytes alone say so; else it is where they are kept that does.
+    /// Whether a manifest's bytes state such a link; else the tag does that the referrer is at or listed at.
     #[must_use]
     pub fn is_in_the_bytes(self) -> bool {
         match self {
@@ -45,7 +46,7 @@ impl LinkKind {
         }
     }
 
-    /// Whether the referrer's own bytes say so; else another manifest's do, or where it is kept.
+    /// Whether the referrer's own bytes state such a link; else another manifest or a tag does.
     #[must_use]
     pub fn is_in_own_bytes(self) -> bool {
         match self {
@@ -54,7 +55,7 @@ impl LinkKind {
         }
     }
 
-    /// The word for it in `?kind=`.
+    /// Its name in `?kind=`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -89,25 +90,25 @@ impl LinkKinds {
         self.0
     }
 
-    /// The set with these bits; bits that stand for no kind are kept.
+    /// The set with these bits. Unknown bits are kept, so that a kind of a newer version survives in the index.
     #[must_use]
     pub fn from_bits(bits: u8) -> Self {
         Self(bits)
     }
 
-    /// Whether the two have a kind in common.
+    /// Whether the sets have a kind in common.
     #[must_use]
     pub fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
-    /// Whether there is no kind in it.
+    /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// The kinds in it, in the order of the enum.
+    /// Its kinds, in the order of the enum.
     pub fn iter(self) -> impl Iterator<Item = LinkKind> {
         LinkKind::ALL.into_iter().filter(move |kind| self.intersects(Self::from(*kind)))
     }

@@ -1,8 +1,11 @@
-//! Which links a manifest carries: read from its bytes, which are never changed.
+//! Parses the links of a manifest from its bytes, which are never changed.
 //!
-//! Only the members that can hold a link are parsed; everything else is skipped, so that neither
-//! deep nesting nor a large manifest costs memory. A malformed link is left out and named among the
-//! refusals, a document that cannot be read carries no links at all.
+//! Only members that can have a link are parsed. Everything else is skipped, so that neither deep nesting nor a large
+//! manifest costs memory. A malformed link is left out and reported as a refusal, and a document that cannot be
+//! parsed, or has a member twice, has no links. In every case the manifest itself still passes through: rejecting it
+//! is the registry's business.
+//!
+//! A new kind of link is added to [`LinkKind`] and to [`links_of`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -23,47 +26,48 @@ pub use in_toto::is_buildkit_attestation;
 use json::{annotations, each_element, parse, parse_raw, text};
 use place::ManifestPlace;
 
-/// How deep `reference.reference…` is followed.
+/// The depth to which `reference.reference…` is followed. Nested references are links of the same manifest (as in the
+/// 2021 proposal's examples), and recursion must end.
 const NESTING_LIMIT: usize = 16;
-/// How many refusals of one manifest are told; the rest is only counted.
+/// Refusals that are reported for one manifest; the rest is only counted.
 const REFUSALS_TOLD: usize = 8;
 
-/// One link that a manifest carries.
+/// A link of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Link {
-    /// What the manifest is about.
+    /// The manifest that it refers to.
     pub subject: Digest,
-    /// How it says so.
+    /// The kind of link.
     pub kind: LinkKind,
 }
 
-/// What refshim has to know of a manifest.
+/// The links of a manifest, and what else a list of referrers needs of it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ManifestLinks {
-    /// Each subject once for each kind, in no particular order.
+    /// The links, sorted, each once.
     pub links: Vec<Link>,
-    /// The one of them that `subject` names.
+    /// The digest in `subject`, if that is among the links.
     pub subject: Option<Digest>,
-    /// The links that it tells of other manifests.
+    /// The links of other manifests that it states: its buildx attestations.
     pub attestations: Vec<Attestation>,
-    /// The type to list the manifest with when the client did not name one.
+    /// The Content-Type it was pushed with, else its own `mediaType`, else the type of its shape.
     pub media_type: String,
-    /// By the derivation of the OCI specification.
+    /// Its `artifactType`, else that of its config (distribution-spec, "Listing Referrers").
     pub artifact_type: Option<String>,
-    /// The manifest's annotations; values that are no strings are left out.
+    /// Its annotations; values that are not strings are left out.
     pub annotations: BTreeMap<String, String>,
-    /// Why links, or the whole document, were left out: the first few.
+    /// Why links, or the whole document, were left out; the first few.
     pub refusals: Vec<Refusal>,
     /// How many were left out.
     pub refused: usize,
 }
 
-/// A place of a manifest that should hold a link and does not.
+/// A malformed link.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// `layers[3].reference`
     pub place: String,
-    /// What is wrong there.
+    /// What is wrong with it.
     pub reason: RefusalReason,
 }
 
@@ -73,25 +77,25 @@ pub enum RefusalReason {
     /// The document is not JSON, not an object, or has a member twice.
     #[error("not a JSON object in which each member stands once")]
     Unreadable,
-    /// Something else stands where a descriptor is due.
+    /// Something else is in the place of a descriptor.
     #[error("neither a descriptor nor a list of descriptors")]
     NotADescriptor,
     /// A descriptor without digest.
     #[error("the descriptor has no digest")]
     NoDigest,
-    /// A digest that is none.
+    /// The digest is malformed.
     #[error(transparent)]
     Digest(#[from] InvalidDigest),
-    /// A size that is no number of bytes.
+    /// The size is not a number of bytes.
     #[error("the descriptor's size is not an integer from 0 to 2^63-1")]
     Size,
-    /// A media type that is no string.
+    /// The media type is not a string.
     #[error("the descriptor's mediaType is not a string")]
     MediaType,
-    /// An attestation of which it is not said what it is about.
+    /// An attestation without the digest of its subject.
     #[error("an attestation without the digest of what it is about")]
     NoAttested,
-    /// `reference.reference…` without end.
+    /// `reference.reference…` too deep.
     #[error("nested more than 16 deep")]
     Nesting,
 }
@@ -142,8 +146,8 @@ struct DescriptorMembers<'a> {
     reference: Option<&'a RawValue>,
 }
 
-/// Which links a manifest carries that was pushed with this Content-Type (its parameters are
-/// ignored; without one the manifest's own `mediaType` counts) to this tag.
+/// The links of a manifest that was pushed with this Content-Type to this tag. Without a Content-Type the
+/// manifest's own `mediaType` counts; parameters are ignored.
 #[must_use]
 pub fn links_of(manifest: &[u8], content_type: Option<&str>, tag: Option<&Tag>) -> ManifestLinks {
     let mut found = ManifestLinks::default();
@@ -181,7 +185,8 @@ pub fn links_of(manifest: &[u8], content_type: Option<&str>, tag: Option<&Tag>) 
     if let Some(config) = members.config {
         found.read_descriptor(config, &ManifestPlace::Member("config"), None);
     }
-    // What an index at a referrers tag lists are no parts of it.
+    // The entries of an index at a referrers tag are referrers, not parts of it. They become `fallback` links only
+    // when a query has verified them: anybody may write that tag.
     let is_parent = is_index && scheme != Some(TagScheme::Referrers);
     for (name, list, kind) in [
         ("layers", members.layers, None),
@@ -203,8 +208,8 @@ pub fn links_of(manifest: &[u8], content_type: Option<&str>, tag: Option<&Tag>) 
 }
 
 impl ManifestLinks {
-    /// A descriptor inside the manifest: itself a link where `kind` says so, and the place of a
-    /// `reference` in any case.
+    /// Parses a descriptor inside the manifest: itself a link if there is a `kind`, and it may have a `reference` in
+    /// any case. The manifest, not the descriptor, is then the referrer (2021 proposal).
     fn read_descriptor(&mut self, descriptor: &RawValue, place: &ManifestPlace<'_>, kind: Option<LinkKind>) {
         match (parse_raw::<DescriptorMembers<'_>>(descriptor), kind) {
             (Some(members), kind) => {
@@ -228,7 +233,7 @@ impl ManifestLinks {
         }
     }
 
-    /// An entry of an index that buildx made for an attestation: what the entry names is about another entry.
+    /// Parses an index entry that may be an attestation by buildx.
     fn read_attestation(&mut self, entry: &DescriptorMembers<'_>, place: &ManifestPlace<'_>) {
         match attestation::of(entry) {
             None => {}
@@ -237,7 +242,7 @@ impl ManifestLinks {
         }
     }
 
-    /// The value of a `subject` member.
+    /// Parses a `subject` member.
     fn read_subject(&mut self, member: Option<&RawValue>) {
         let Some(member) = member else { return };
         let members = parse_raw::<DescriptorMembers<'_>>(member).ok_or(RefusalReason::NotADescriptor);
@@ -250,7 +255,7 @@ impl ManifestLinks {
         }
     }
 
-    /// The value of a `reference` member: a descriptor or a list of them.
+    /// Parses a `reference` member: a descriptor or a list of descriptors.
     fn follow_reference(&mut self, reference: Option<&RawValue>, holder: &ManifestPlace<'_>, depth: usize) {
         let Some(reference) = reference else { return };
         let place = ManifestPlace::Reference(holder);
@@ -285,7 +290,7 @@ impl ManifestLinks {
     }
 }
 
-/// The subject that a descriptor names, if all of its members that say so are well formed.
+/// The digest in a descriptor, if its digest, size and media type are well formed.
 fn subject(descriptor: &DescriptorMembers<'_>) -> Result<Digest, RefusalReason> {
     let digest = descriptor.digest.ok_or(RefusalReason::NoDigest)?;
     let digest = parse_raw::<Cow<'_, str>>(digest).ok_or(InvalidDigest::Form)?.parse()?;

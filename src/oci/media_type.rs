@@ -10,10 +10,11 @@ pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.
 pub const DOCKER_MANIFEST_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// The artifact manifest of the OCI 1.1 release candidates.
 pub const OCI_ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
-/// The artifact manifest of ORAS, from which OCI's came.
+/// The artifact manifest of ORAS, the predecessor of OCI's.
 pub const ORAS_ARTIFACT: &str = "application/vnd.cncf.oras.artifact.manifest.v1+json";
 
-/// The `Accept` with which a registry gives every manifest as it was pushed, converting none.
+/// The `Accept` for which a registry serves every manifest as it was pushed. Docker registries convert a manifest whose
+/// type is missing here, which changes its digest (distribution #3718).
 pub const ACCEPT_EVERY_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json, \
      application/vnd.oci.image.index.v1+json, \
      application/vnd.docker.distribution.manifest.v2+json, \
@@ -35,8 +36,8 @@ pub fn has_subject(media_type: &str) -> bool {
     [IMAGE_MANIFEST, IMAGE_INDEX, OCI_ARTIFACT, ORAS_ARTIFACT].iter().any(|with| is_one(media_type, with))
 }
 
-/// Whether a Content-Type, with parameters or without, names this media type. Types are the same in whatever
-/// case they are written (RFC 6838, section 4.2).
+/// Whether a Content-Type, with or without parameters, is this media type. Types are case-insensitive (RFC 6838,
+/// section 4.2).
 #[must_use]
 pub fn is_one(content_type: &str, media_type: &str) -> bool {
     essence(content_type).eq_ignore_ascii_case(media_type)
@@ -48,7 +49,8 @@ pub fn essence(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim()
 }
 
-/// Whether a media type is among those that a query wants. A `+` that was not encoded was read as a space there.
+/// Whether a media type is among those of a query. Clients send `+json` unencoded, which a query decodes to a space, so
+/// a space matches `+` as well.
 #[must_use]
 pub fn is_among(media_type: &str, wanted: &[String]) -> bool {
     let is_it = |wanted: &str| wanted.eq_ignore_ascii_case(media_type);

@@ -4,13 +4,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Digest, InvalidDigest};
+use super::{Algorithm, Digest, InvalidDigest};
 
 mod tag_scheme;
 
 pub use tag_scheme::TagScheme;
 
-/// Registries refuse names that are longer (distribution, `reference.NameTotalLengthMax`).
+/// Registries reject longer names (distribution, `reference.NameTotalLengthMax`).
 const NAME_LENGTH_LIMIT: usize = 255;
 const TAG_LENGTH_LIMIT: usize = 128;
 
@@ -22,16 +22,16 @@ pub struct RepositoryName(Box<str>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tag(Box<str>);
 
-/// What may stand behind `/manifests/`.
+/// The last part of `/v2/<name>/manifests/<ref>`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum TagOrDigest {
-    /// A name for a manifest that may move.
+    /// A tag, which may move to another manifest.
     Tag(Tag),
-    /// The manifest itself.
+    /// A digest, which cannot.
     Digest(Digest),
 }
 
-/// The text does not follow the grammar of repository names.
+/// The text is not a repository name by the grammar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a repository name")]
 pub struct InvalidName;
@@ -39,10 +39,10 @@ pub struct InvalidName;
 /// The text is neither a tag nor a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTag {
-    /// It has no colon and is no tag.
+    /// It has no colon and is not a tag.
     #[error("not a tag: up to 128 letters, digits, '_', '.' and '-', not beginning with '.' or '-'")]
     Tag,
-    /// It has a colon and is no digest.
+    /// It has a colon and is not a digest.
     #[error(transparent)]
     Digest(#[from] InvalidDigest),
 }
@@ -94,7 +94,7 @@ fn is_name_component(component: &str) -> bool {
 }
 
 impl Tag {
-    /// The tag of an image that is named without one.
+    /// The tag of an image name without one.
     #[must_use]
     pub fn latest() -> Self {
         Self("latest".into())
@@ -117,6 +117,18 @@ impl FromStr for Tag {
             && bytes.next().is_some_and(is_word)
             && bytes.all(|byte| is_word(byte) || byte == b'.' || byte == b'-');
         if valid { Ok(Self(text.into())) } else { Err(InvalidTag::Tag) }
+    }
+}
+
+impl TagOrDigest {
+    /// The algorithm to compute the manifest's digest with: the digest's own; sha256, as every registry does, for a
+    /// tag.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::Tag(_) => Algorithm::Sha256,
+            Self::Digest(digest) => digest.algorithm(),
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! `GET /v2/<name>/manifests/<ref>/references` of the 2021 proposal: an image index of what refers to
-//! a manifest, in every way there is.
+//! `GET /v2/<name>/manifests/<ref>/references` of the 2021 proposal: an image index of a manifest's referrers, by
+//! every kind of link.
 
 pub(crate) mod query;
 
@@ -23,14 +23,13 @@ pub struct ReferencesHandler {
 }
 
 impl ReferencesHandler {
-    /// Answers what `listing` lists.
+    /// Answers from `pages`.
     #[must_use]
     pub fn new(pages: Arc<ReferrerPages>) -> Self {
         Self { pages }
     }
 
-    /// The answer to one query. A client that goes away ends it wherever it is; nothing is lost by
-    /// that.
+    /// The answer to one query. May be cancelled at any point.
     pub async fn answer(
         &self,
         visit: Visit,

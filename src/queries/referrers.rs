@@ -25,8 +25,9 @@ pub struct ReferrersHandler {
 }
 
 impl ReferrersHandler {
-    /// Answers what `listing` lists: `subject` links, those that a verified referrers tag stands for, and
-    /// the kinds that the operator includes.
+    /// Answers from `pages`: `subject` links, verified entries of the referrers tag, and the kinds in
+    /// `referrers.include`. No others by default: a verifier that sees a bundle here stops looking at `.att` tags
+    /// (conforma/cli #3185), and Kyverno rejects more than 50 entries.
     #[must_use]
     pub fn new(pages: Arc<ReferrerPages>, settings: &config::ReferrersConfig) -> Self {
         let kinds =
@@ -34,8 +35,9 @@ impl ReferrersHandler {
         Self { pages, kinds }
     }
 
-    /// The answer to one query: an empty list for whatever nothing is known of. A client that goes away
-    /// ends it wherever it is; nothing is lost by that.
+    /// The answer to one query. May be cancelled at any point. An empty list, never a 404, for an unknown digest, the
+    /// zero digest (a client's ping) and a repository that was never pushed to (distribution-spec, "Listing
+    /// Referrers").
     pub async fn answer(
         &self,
         visit: Visit,

@@ -1,8 +1,12 @@
-//! PullRecorder from pulls: a manifest that passes through a GET is copied on its way, and once it has passed
-//! its links are recorded. Not a byte waits for that; when there is too much at once, some is not learnt.
-//! A manifest that the registry hands out by redirect never passes, and is asked for by refshim itself.
+//! Manifests that are pulled: a mirror that nobody pushes to builds up its index from them.
 //!
-//! A 404 is learnt from as well: a list must not go on naming what clients were just told is not there.
+//! A manifest is copied while it passes to the client, and its links are recorded afterwards. The client never waits
+//! for that. The copies in memory are bounded (`manifests.learn_bytes`); beyond the bound, manifests pass unread, to
+//! be recorded by a later pull. A manifest that the registry serves by redirect does not pass through, so refshim
+//! requests it itself, with the client's rights.
+//!
+//! A 404 to a client is recorded too, as a doubt of the referrer: gh and others fail on a list that names a manifest
+//! they were just told does not exist.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +25,7 @@ use crate::http::body::Body;
 use crate::http::coding;
 use crate::http::limits::RequestGuard;
 use crate::index::{Index, IndexState, Observation, Repository, UpstreamRead};
-use crate::oci::{Algorithm, Digest, LinkKind, TagOrDigest, TagScheme};
+use crate::oci::{Digest, LinkKind, TagOrDigest, TagScheme};
 use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Origin};
 use crate::proxy::upstream::{Upstream, VIA_REFSHIM};
@@ -31,17 +35,16 @@ use crate::registry::{
 };
 use crate::telemetry::{LinkOutcome, Metrics};
 
-/// How many manifests are remembered as read, and for how long.
+/// Manifests that are remembered as recorded. Most pulls are of these, and cost nothing.
 const READ_REMEMBERED: u64 = 100_000;
-/// A pull is a sign of life of what somebody else was told is not there, so that it must not go unread for long.
+/// How long. A pull also proves that a doubted referrer exists, so it must not go unread for long.
 const READ_LIFETIME: Duration = Duration::from_secs(10 * 60);
 
-/// How many manifests that were handed out by redirect are remembered, and for how long they are not asked
-/// for again.
+/// Manifests served by redirect that refshim requested itself, and how long it does not repeat that.
 const REDIRECTED_REMEMBERED: u64 = 10_000;
 const REDIRECTED_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Reads manifests that pass.
+/// Passes pulls on and records the links of their manifests.
 #[derive(Clone, Debug)]
 pub struct PullRecorder {
     upstream: Arc<Upstream>,
@@ -56,7 +59,7 @@ pub struct PullRecorder {
     redirected: Cache<(Repository, TagOrDigest), ()>,
 }
 
-/// What was pulled: the same manifest says more at a tag that says what it is about.
+/// A pulled manifest. Pulled by a cosign tag or a referrers tag, the same bytes have more links.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Pulled {
     repository: Repository,
@@ -64,19 +67,19 @@ struct Pulled {
     at_telling_tag: bool,
 }
 
-/// A manifest on its way to the client.
+/// A manifest that is being passed to the client.
 struct Passing {
     repository: Repository,
     manifest: TagOrDigest,
     headers: HeaderMap,
-    /// Whether it was pulled from another namespace than the upstream's own.
+    /// Whether it was pulled from another namespace (`ns=`) than the upstream's own.
     is_foreign: bool,
     watch: UpstreamRead,
     permit: OwnedSemaphorePermit,
 }
 
 impl PullRecorder {
-    /// Holds at most `budget` bytes of manifests at a time; with none it only passes on.
+    /// A recorder that holds at most `budget` bytes of manifests at a time; with 0 it records nothing.
     #[must_use]
     pub fn new(
         registry: Arc<Registry>,
@@ -103,7 +106,7 @@ impl PullRecorder {
         }
     }
 
-    /// `GET /v2/<name>/manifests/<ref>`, passed on and read on the way.
+    /// `GET /v2/<name>/manifests/<ref>`: passes it on and records the manifest.
     pub async fn get(
         &self,
         repository: Repository,
@@ -116,10 +119,11 @@ impl PullRecorder {
             let response = forward::pass(&self.upstream, &origin, &self.tasks, request, in_progress).await?;
             return self.heard(&repository, &manifest, response).await;
         }
+        // Before the request is sent: a DELETE that overtakes this pull makes what it recorded pending.
         let watch = self.index.begin_read(repository.clone());
         let is_foreign = self.registry.is_foreign(request.uri());
         let asked = (request.headers().clone(), request.uri().clone());
-        // One of refshim's own questions that a redirect led back here: it is not to lead to further ones.
+        // refshim's own request that a redirect led back here must not cause another one, or they would loop.
         let is_own = request.headers().get_all(VIA).iter().any(|via| *via == VIA_REFSHIM);
         let mut response = forward::pass(&self.upstream, &origin, &self.tasks, request, in_progress).await?;
         let is_redirect = response.status().is_redirection() && response.headers().contains_key(LOCATION);
@@ -132,7 +136,7 @@ impl PullRecorder {
         {
             let pulls = self.clone();
             let task = async move {
-                // A body that broke off is none that can be read.
+                // A body that broke off is not recorded.
                 if let Ok(bytes) = copy.await {
                     pulls.read(passing, bytes).await;
                 }
@@ -144,7 +148,7 @@ impl PullRecorder {
         Ok(response)
     }
 
-    /// `HEAD /v2/<name>/manifests/<digest>`, passed on.
+    /// `HEAD /v2/<name>/manifests/<digest>`: passes it on and records a 404.
     pub async fn head(
         &self,
         repository: Repository,
@@ -157,7 +161,8 @@ impl PullRecorder {
         self.heard(&repository, &TagOrDigest::Digest(digest), response).await
     }
 
-    /// The same answer, once a 404 to it is written down: whoever got it may ask for a list next.
+    /// Passes an answer on, after a 404 is recorded: its client may request a list next, which must not have the
+    /// manifest.
     pub async fn heard(
         &self,
         repository: &Repository,
@@ -168,13 +173,14 @@ impl PullRecorder {
             self.forget(repository, digest);
             if let Err(error) = self.index.doubt(repository.clone(), digest.clone()).await {
                 tracing::warn!(repository = %repository.name, %digest, %error,
-                    "a client was told that a manifest is not there, which could not be written to the index");
+                    "a client got 404 for a manifest, but the index could not be written; a list \
+                     may still have it");
             }
         }
         Ok(response)
     }
 
-    /// Reads a manifest again should it come by again, since it was deleted.
+    /// Forgets that a manifest was recorded, because it was deleted: pushed and pulled again, it is recorded anew.
     pub fn forget(&self, repository: &Repository, digest: &Digest) {
         for at_telling_tag in [false, true] {
             let (repository, digest) = (repository.clone(), digest.clone());
@@ -189,7 +195,7 @@ impl PullRecorder {
         }
     }
 
-    /// Asks for a manifest that the client is sent elsewhere for, with the client's own rights.
+    /// Requests a manifest that the client was redirected for, with the client's own rights.
     fn follow(&self, visit: Visit, manifest: TagOrDigest, watch: UpstreamRead) {
         let asked = (visit.repository.clone(), manifest.clone());
         let length = u32::try_from(self.reader.max_bytes()).unwrap_or(u32::MAX);
@@ -205,12 +211,12 @@ impl PullRecorder {
                 }
                 Ok(Answer::Absent | Answer::Odd(_)) => {}
                 Err(error) => tracing::debug!(repository = %visit.repository.name, %manifest, %error,
-                    "a manifest that is served by redirect could not be read"),
+                    "a manifest that is served by redirect could not be requested"),
             }
         });
     }
 
-    /// What is worth being read of an answer, as far as there is room for it.
+    /// The manifest in an answer, if it is new and there is room for a copy.
     fn passing(
         &self,
         (repository, is_foreign): (&Repository, bool),
@@ -240,7 +246,7 @@ impl PullRecorder {
         Some(Passing { repository, manifest, headers, is_foreign, watch, permit })
     }
 
-    /// Reads what passed, without the codings that it passed in.
+    /// Checks a copied manifest, decodes it and records it.
     async fn read(&self, passing: Passing, bytes: Bytes) {
         let Passing { repository, manifest, headers, is_foreign, watch, permit } = passing;
         let limit = self.reader.max_bytes();
@@ -251,15 +257,15 @@ impl PullRecorder {
         };
         let Some(bytes) = bytes else {
             tracing::warn!(repository = %repository.name, %manifest,
-                "what the registry gave for a manifest is not what was asked for; nothing is learnt from it");
+                "what the registry served is not the requested manifest; its links are not recorded");
             return;
         };
         let fetched = FetchedManifest::new(&headers, bytes);
         self.learn((&repository, is_foreign), &manifest, fetched, &watch, permit).await;
     }
 
-    /// Records the links of a manifest that was read whole. One from another namespace of a mirror need not be
-    /// there for everybody: it is asked for before it is listed.
+    /// Records the links of a manifest. One from another namespace of a mirror stays a claim: it need not exist for
+    /// everybody, and is checked before it is listed.
     async fn learn(
         &self,
         (repository, is_foreign): (&Repository, bool),
@@ -268,15 +274,13 @@ impl PullRecorder {
         watch: &UpstreamRead,
         permit: OwnedSemaphorePermit,
     ) {
-        let algorithm = match manifest {
-            TagOrDigest::Tag(_) => Algorithm::Sha256,
-            TagOrDigest::Digest(digest) => digest.algorithm(),
-        };
+        let algorithm = manifest.algorithm();
         let (bytes, content_type) = (&fetched.bytes, fetched.content_type.as_deref());
         let read = match self.reader.read(repository, manifest, algorithm, bytes, content_type).await {
             Ok(read) => read,
             Err(error) => {
-                tracing::warn!(repository = %repository.name, %manifest, %error, "a manifest could not be read");
+                tracing::warn!(repository = %repository.name, %manifest, %error, "a manifest could \
+                 not be read");
                 return;
             }
         };
@@ -290,13 +294,14 @@ impl PullRecorder {
         let kinds: Vec<LinkKind> = links.map(|link| link.kind).collect();
         if let Err(error) = self.index.observe(watch, learnt).await {
             tracing::warn!(repository = %repository.name, %digest, %error,
-                "the links of a manifest that was pulled could not be recorded");
+                "the links of a pulled manifest could not be recorded; its next pull tries again");
             return;
         }
         drop(permit);
         self.read.insert(pulled(repository, manifest, &digest), ());
         self.metrics.links(kinds, LinkOutcome::Learnt);
-        tracing::debug!(repository = %repository.name, %digest, links = count, "read a manifest that was pulled");
+        tracing::debug!(repository = %repository.name, %digest, links = count,
+                "recorded the links of a pulled manifest");
     }
 }
 

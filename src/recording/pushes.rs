@@ -1,6 +1,23 @@
-//! PushRecorder on their way to the upstream: the links of a PUT are recorded before it, and confirmed
-//! by the upstream's answer; a DELETE removes what its manifest referred to. The bytes go on as they
-//! came. Once a manifest was read whole, a client that goes away stops nothing.
+//! Manifests that are pushed and deleted.
+//!
+//! # PUT
+//! 1. The manifest is read up to `manifests.max_bytes`. A longer one, or one without links, is only passed on.
+//! 2. Its links are written to the journal as pending, before the request goes to the registry. If that fails the
+//!    client gets a 5xx and can repeat the push.
+//! 3. The request goes to the registry, with the bytes as they came.
+//! 4. 201 (or another 2xx with the digest): the links are confirmed, and only then the client gets the answer, with
+//!    `OCI-Subject` if there is a subject. 4xx, a redirect, or no connection: the links are dropped. Any other
+//!    failure: they stay pending, since the registry may have stored the manifest.
+//!
+//! `OCI-Subject` is sent only after both the registry's 2xx and the write. Were the write to fail, a 201 without that
+//! header would lose the link: crane and cosign ignore the header, see 200 from `/referrers`, and write no referrers
+//! tag. So the client gets a 5xx instead.
+//!
+//! From step 2 on the work runs in a task of its own, which a client that goes away does not stop.
+//!
+//! # DELETE
+//! A 202 or 204 removes the links of which the manifest is the referrer. Links to it as a subject stay: the
+//! specification leaves them undefined, and a subject may be pushed again.
 
 use std::sync::Arc;
 
@@ -14,7 +31,7 @@ use tracing::Instrument as _;
 use crate::http::body::{Body, Held};
 use crate::http::limits::RequestGuard;
 use crate::index::{Index, Observation, PutInFlight, Referrer, Repository, UpstreamRead, Version};
-use crate::oci::{Algorithm, Descriptor, Digest, LinkKind, TagOrDigest, is_buildkit_attestation};
+use crate::oci::{Descriptor, Digest, LinkKind, TagOrDigest, is_buildkit_attestation};
 use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Origin};
 use crate::proxy::upstream::{Upstream, UpstreamError};
@@ -27,7 +44,7 @@ use crate::telemetry::{LinkOutcome, Metrics};
 /// subject").
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
-/// Records what passes.
+/// Passes pushes and deletions on, and records them.
 #[derive(Clone, Debug)]
 pub struct PushRecorder {
     upstream: Arc<Upstream>,
@@ -39,8 +56,9 @@ pub struct PushRecorder {
     tasks: TaskTracker,
 }
 
-/// A write on its way. What is remembered of the repository is forgotten at its end, also where nobody waits for
-/// that any more. A refused write changed nothing: whoever may not write must not make refshim ask everything anew.
+/// A write in progress. When it ends, what is cached of the repository expires, on drop so that cancellation does
+/// it as well. Not if the registry rejected the write: a client without the right to write could otherwise keep the
+/// cache empty.
 struct Writing<'a> {
     registry: &'a Registry,
     repository: &'a Repository,
@@ -65,25 +83,25 @@ impl Drop for Writing<'_> {
     }
 }
 
-/// Whether a write was not done, be it that it is to be tried elsewhere: redirects lead to login pages.
+/// Whether the registry rejected a write. A redirect is a rejection too: it leads to a login page.
 fn is_refusal(status: StatusCode) -> bool {
     status.is_client_error() || status.is_redirection()
 }
 
-/// Whether an answer says that a manifest was taken: 201 (distribution-spec, "Pushing manifests"), or another 2xx
-/// with the digest, as Quay answered for years. A login page with 200 says nothing.
+/// Whether the registry accepted a manifest: 201 (distribution-spec, "Pushing Manifests"), or another 2xx with the
+/// digest, as Quay answered for years. A 200 alone may be a login page.
 fn is_taken(response: &Response<Body>, pushed: &Digest) -> bool {
     let is_named = || content_digest(response.headers()).as_ref() == Some(pushed);
     response.status() == StatusCode::CREATED || (response.status().is_success() && is_named())
 }
 
-/// Whether an answer says that a manifest was deleted: 202 (distribution-spec, "Deleting manifests") or, as some
-/// have it, 204. A login page with 200 says nothing.
+/// Whether the registry deleted a manifest: 202 (distribution-spec, "Deleting Manifests"), or 204 as some answer. A
+/// 200 may be a login page.
 fn is_deleted(status: StatusCode) -> bool {
     matches!(status, StatusCode::ACCEPTED | StatusCode::NO_CONTENT)
 }
 
-/// One PUT whose manifest carries links.
+/// A PUT whose manifest has links.
 struct Recording {
     repository: Repository,
     manifest: ReadManifest,
@@ -94,7 +112,7 @@ struct Recording {
 }
 
 impl PushRecorder {
-    /// Tasks that outlive their client run on `tasks`.
+    /// A recorder whose work goes on in `tasks` when a client goes away.
     #[must_use]
     pub fn new(
         registry: Arc<Registry>,
@@ -126,11 +144,12 @@ impl PushRecorder {
                 return Ok(warned(self.send(&repository, &origin, request).await?, Some(&warning)));
             }
         };
+        // The body is here already: the registry is sent a Content-Length, no `100-continue` and no trailers.
         head.headers.remove(EXPECT);
         head.headers.remove(TRAILER);
         let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let algorithm = algorithm_of(&manifest);
-        let read = self.reader.read(&repository, &manifest, algorithm, &bytes, content_type).await?;
+        let read =
+            self.reader.read(&repository, &manifest, manifest.algorithm(), &bytes, content_type).await?;
         let has_room = read.referrer.links.is_empty() || self.index.has_room(&repository).await;
         let read = self.reader.within(&repository, read, has_room);
         let warning = read.warning.clone();
@@ -147,7 +166,7 @@ impl PushRecorder {
         Ok(warned(response, warning.as_deref()))
     }
 
-    /// Sends a PUT of which nothing is recorded.
+    /// Passes on a write of which nothing is recorded.
     async fn send(
         &self,
         repository: &Repository,
@@ -160,7 +179,7 @@ impl PushRecorder {
         answer
     }
 
-    /// `DELETE /v2/<name>/manifests/<ref>`: what a manifest referred to goes with it, what refers to it stays.
+    /// `DELETE /v2/<name>/manifests/<ref>`: removes the links of which the manifest is the referrer.
     pub async fn delete(
         &self,
         repository: Repository,
@@ -190,7 +209,8 @@ impl PushRecorder {
         origin: &Origin,
         request: Request<Body>,
     ) -> Result<Response<Body>, Error> {
-        // What could not be looked up, or is not known yet, is settled by the next query.
+        // The version before the DELETE: should a push record the manifest again meanwhile, the removal is stale and
+        // only makes it pending. So it does if the version is unknown, and the next query asks the registry.
         let seen = self.index.version(&repository, &digest).await.ok().flatten();
         let answer = self.send(&repository, origin, request).await;
         let seen = match answer {
@@ -200,25 +220,27 @@ impl PushRecorder {
             Ok(ref response) if response.status().is_client_error() => return answer,
             Ok(ref response) if is_deleted(response.status()) => seen.unwrap_or(Version::UNKNOWN),
             Err(Error::Upstream(UpstreamError::Unreachable(_))) => return answer,
-            // Whether it was deleted is settled by the next query too.
+            // Unclear whether it was deleted: its links become pending, and the next query asks the registry.
             Ok(_) | Err(_) => Version::UNKNOWN,
         };
         self.pulls.forget(&repository, &digest);
         let name = repository.name.clone();
         if let Err(error) = self.index.remove(repository, digest.clone(), seen).await {
             tracing::error!(repository = %name, %digest, %error,
-                "a manifest was deleted, but its links could not be removed from the index");
+                "the registry deleted a manifest, but its links could not be removed from the \
+                 index; the next query checks them");
         }
         answer
     }
 
     async fn record(&self, recording: Recording) -> Result<Response<Body>, Error> {
-        // The client may be gone, and could begin another: the work counts as its request until it is done.
+        // Counts as this client's request until it is done, or a client could evade its limit by hanging up.
         let Recording { repository, manifest, origin, request, bytes, in_progress: _in_progress } = recording;
         let ReadManifest { referrer, claims, subject, .. } = manifest;
         let kinds: Vec<LinkKind> = referrer.links.iter().map(|link| link.kind).collect();
         let watch = self.index.begin_read(repository.clone());
         let write = Writing { registry: &self.registry, repository: &repository, was_refused: false };
+        // Durable before the request is sent: should the process die now, the next start finds the pending links.
         let put = self.index.begin(repository.clone(), referrer.clone()).await.map_err(Error::Record)?;
         let mut answer = forward::send(&self.upstream, &origin, request).await;
         let outcome = match &mut answer {
@@ -238,10 +260,12 @@ impl PushRecorder {
                 }
                 refuse(put, &repository, &referrer).await
             }
+            // No connection: the registry certainly did not get the request.
             Err(Error::Upstream(UpstreamError::Unreachable(_))) => refuse(put, &repository, &referrer).await,
             Ok(_) | Err(_) => {
                 tracing::warn!(repository = %repository.name, digest = %referrer.digest,
-                    "the registry did not say whether it took a manifest, its links stay pending");
+                    "the registry did not say whether it accepted a manifest; its links stay \
+                     pending until a query checks them");
                 LinkOutcome::Pending
             }
         };
@@ -250,8 +274,9 @@ impl PushRecorder {
         answer
     }
 
-    /// BuildKit pushes an attestation before the image that it is about. Registries that want a subject to be
-    /// there refuse it, GitLab's and ECR among them; the answer is theirs, how to push all the same is not in it.
+    /// Logs the way out if the registry rejected an attestation of BuildKit's. BuildKit (0.32 and later) pushes it
+    /// before the image that is its subject, and registries that require the subject first (GitLab, ECR) reject
+    /// that. The client gets their answer, which does not name the option.
     fn tell_way_out(
         &self,
         repository: &Repository,
@@ -273,12 +298,13 @@ impl PushRecorder {
         }
         self.metrics.attestation_refused();
         tracing::warn!(repository = %repository.name, %digest, %subject, status = status.as_u16(),
-            "the registry refused an attestation whose subject it may not have yet; if BuildKit pushed it, build \
+            "the registry rejected an attestation whose subject it may not have yet; if BuildKit \
+             pushed it, build \
              with the exporter option oci-artifact=false");
     }
 
-    /// What an index says of its entries counts once the registry has the index. Whether it has the entries
-    /// as well, the next query asks.
+    /// Records the links that an index states of its entries, once the registry has the index. They are pending: the
+    /// next query asks whether it has the entries as well.
     async fn claim(&self, watch: &UpstreamRead, claims: Vec<Observation>) -> Result<(), Error> {
         if claims.is_empty() {
             return Ok(());
@@ -290,8 +316,8 @@ impl PushRecorder {
         Ok(())
     }
 
-    /// Should the upstream give the manifest another digest than ours, both stay pending: the next query asks
-    /// which of them it has.
+    /// Confirms a push. If the registry answered with another digest than ours, the links of both stay pending, and
+    /// the next query asks which of them it has.
     async fn confirm(
         &self,
         put: PutInFlight,
@@ -321,8 +347,8 @@ impl PushRecorder {
     }
 }
 
-/// Tells the one who pushed a manifest which links of it are not recorded (RFC 9111, section 5.5 of its
-/// predecessor RFC 7234).
+/// Adds a `Warning` that says which links are not recorded (RFC 7234, section 5.5). Only to a success: a failure has
+/// its own message.
 fn warned(mut response: Response<Body>, warning: Option<&str>) -> Response<Body> {
     if let Some(warning) = warning.filter(|_| response.status().is_success())
         && let Ok(value) = HeaderValue::try_from(format!("299 - \"refshim: {warning}\""))
@@ -337,16 +363,10 @@ async fn refuse(put: PutInFlight, repository: &Repository, referrer: &Referrer) 
         Ok(()) => LinkOutcome::Refused,
         Err(error) => {
             tracing::warn!(repository = %repository.name, digest = %referrer.digest, %error,
-                "the links of a refused manifest stay pending");
+                "the registry rejected a manifest, but its links could not be dropped; they stay \
+                 pending until a query checks them");
             LinkOutcome::Pending
         }
-    }
-}
-
-fn algorithm_of(manifest: &TagOrDigest) -> Algorithm {
-    match manifest {
-        TagOrDigest::Tag(_) => Algorithm::Sha256,
-        TagOrDigest::Digest(digest) => digest.algorithm(),
     }
 }
 

@@ -1,5 +1,7 @@
-//! What the registry's answer to a question about a manifest means. **A 200 is a yes only if a manifest came
-//! with it**: login pages, caches and catch-all web servers answer 200 to anything.
+//! What a registry's answer about a manifest means. **A 200 counts only if a manifest came with it**: login pages
+//! (HTML or JSON), caches and catch-all web servers answer 200 to anything, and who may see links depends on it.
+//! For a digest, the digest must match (`Docker-Content-Digest`, or the hash of the body); for a tag, the body must
+//! be a manifest of a manifest's media type.
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
@@ -12,41 +14,52 @@ use crate::oci::{Algorithm, Digest, TagOrDigest, media_type};
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// What the registry says of a manifest to a caller.
+/// The registry's answer about a manifest, to one caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer<T> {
-    /// It is there and may be read.
+    /// It exists, and this caller may read it.
     Present(T),
-    /// It is not there, or not for this caller.
+    /// It does not exist, or is hidden from this caller: registries answer 404 to both.
     Absent,
-    /// Neither yes nor no: this status, and no manifest.
+    /// Undecided: this status, and no manifest.
     Odd(StatusCode),
 }
 
-/// A manifest that the registry showed.
+/// A manifest that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundManifest {
-    /// Its digest: the one that was asked for, or what the tag points at.
+    /// The digest that was requested, or that the tag points at.
     pub digest: Digest,
-    /// All of it, if it was asked for with GET.
+    /// The manifest, if it was requested by GET.
     pub manifest: Option<FetchedManifest>,
-    /// Whether only who may read the repository is shown this. An empty index is none of it: something in
-    /// front of a registry may answer one to anything.
+    /// Whether this proves that the caller may read the repository. An empty index does not: something in front of
+    /// the registry may answer one to anything.
     pub is_proof: bool,
 }
 
-/// A manifest as the registry gave it.
+/// A manifest as the registry served it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchedManifest {
-    /// All of it, without content codings.
+    /// Its bytes, without content codings.
     pub bytes: Bytes,
-    /// Its own media type, else the one it came with, if that is one of a manifest.
+    /// Its own `mediaType`, else the Content-Type, if that is a manifest's.
     pub content_type: Option<String>,
 }
 
+impl<T> Answer<T> {
+    /// Maps what is present.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
+        match self {
+            Self::Present(there) => Answer::Present(change(there)),
+            Self::Absent => Answer::Absent,
+            Self::Odd(status) => Answer::Odd(status),
+        }
+    }
+}
+
 impl FetchedManifest {
-    /// A manifest that came with this header. What it calls itself comes before what the header says: caches and
-    /// storage get that wrong, and its bytes are what the digest vouches for.
+    /// A manifest that came with these headers. Its own `mediaType` takes precedence over the Content-Type: caches
+    /// and object storage get that wrong, while the digest covers the bytes.
     #[must_use]
     pub fn new(headers: &HeaderMap, bytes: Bytes) -> Self {
         #[derive(Deserialize)]
@@ -73,7 +86,8 @@ pub fn content_type(headers: &HeaderMap) -> Option<&str> {
     headers.get(CONTENT_TYPE)?.to_str().ok()
 }
 
-/// The manifest that a 200 to a HEAD speaks of; none if it has to be asked for with GET before it is believed.
+/// The manifest of a 200 to a HEAD; none if a GET is needed, because the answer lacks the digest (distribution
+/// #2384) or the type of a manifest.
 pub(super) fn of_head(asked: &TagOrDigest, headers: &HeaderMap) -> Option<FoundManifest> {
     let digest = content_digest(headers)?;
     let is_asked_for = match asked {
@@ -85,7 +99,7 @@ pub(super) fn of_head(asked: &TagOrDigest, headers: &HeaderMap) -> Option<FoundM
     is_proof.then_some(FoundManifest { digest, manifest: None, is_proof })
 }
 
-/// Whether a HEAD may speak of an empty index, which proves nothing: a descriptor alone is longer.
+/// Whether this may be an empty index, which proves nothing. One with a single descriptor is longer than 200 bytes.
 fn may_be_empty(headers: &HeaderMap) -> bool {
     let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     length.is_none_or(|length| length < 200)
@@ -101,8 +115,8 @@ pub(super) fn of_get(
     match asked {
         TagOrDigest::Digest(asked) => {
             let bytes = unpacked(asked, headers, bytes, limit)?;
-            // Whoever knows a page that something in front of the registry gives to everybody can ask for its
-            // digest.
+            // The digest alone proves nothing: a caller may ask for the digest of a page that something in front of
+            // the registry serves to everybody.
             let shape = is_manifest(content_type(headers), &bytes);
             let is_proof = shape.is_some_and(|shape| shape.has_parts);
             let manifest = Some(FetchedManifest::new(headers, bytes));
@@ -111,7 +125,7 @@ pub(super) fn of_get(
         TagOrDigest::Tag(_) => {
             let bytes = coding::decode(headers, bytes, limit)?;
             let is_proof = is_manifest(content_type(headers), &bytes)?.has_parts;
-            // The registry's word tells the algorithm; the bytes decide.
+            // Only the algorithm is taken from the header; the digest is computed from the bytes.
             let told = content_digest(headers).map_or(Algorithm::Sha256, |told| told.algorithm());
             let digest = Digest::of(told, &bytes);
             Some(FoundManifest { digest, manifest: Some(FetchedManifest::new(headers, bytes)), is_proof })
@@ -119,7 +133,8 @@ pub(super) fn of_get(
     }
 }
 
-/// The bytes that have this digest: as they came or, if they were packed on the way, unpacked.
+/// The bytes with this digest: as they came, else decoded (some registries gzip manifests, serverless-registry
+/// #136).
 #[must_use]
 pub fn unpacked(digest: &Digest, headers: &HeaderMap, bytes: Bytes, limit: usize) -> Option<Bytes> {
     let is_it = |bytes: &Bytes| Digest::of(digest.algorithm(), bytes) == *digest;
@@ -132,22 +147,22 @@ pub fn unpacked(digest: &Digest, headers: &HeaderMap, bytes: Bytes, limit: usize
     coding::decode(headers, bytes, limit).filter(is_it)
 }
 
-/// Whether this is the type of a manifest, by the ways they are named: of Docker, OCI, ORAS and others.
+/// Whether a Content-Type is that of a manifest or index, of Docker, OCI, ORAS or another vendor.
 fn is_manifest_type(content_type: &str) -> bool {
     let essence = media_type::essence(content_type).to_ascii_lowercase();
     let is_vendors = essence.starts_with("application/vnd.");
     is_vendors && ["manifest", "index"].iter().any(|word| essence.contains(word))
 }
 
-/// What there is to say of bytes that are a manifest.
+/// The shape of a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Whether it names content, as all but an empty index do.
+    /// Whether it has a config, layers, manifests or blobs; only an empty index has none.
     pub has_parts: bool,
 }
 
-/// What these bytes are, if they are a manifest, of a type that is named beside them or in them. The answer of
-/// a login page may be JSON, too.
+/// The shape of a manifest; none if these bytes are not one by their Content-Type, their `mediaType` or their
+/// members. A login page may be JSON as well.
 #[must_use]
 pub fn is_manifest(content_type: Option<&str>, bytes: &[u8]) -> Option<Shape> {
     #[derive(Deserialize)]

@@ -1,5 +1,8 @@
-//! Equal questions under way are asked once, and everybody who waits gets the answer. Whoever asked first may go
-//! away: the question goes on as long as anybody waits for it.
+//! Single flight: identical questions in progress share one request, and all who wait get its answer. It goes on as
+//! long as anybody waits, also if the first one's client went away, and is cancelled when nobody does.
+//!
+//! Answers are not cached here; `memory` keeps those that may be kept. moka's `try_get_with` would cache all of them,
+//! and send the question again when the first client goes away.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,10 +19,10 @@ use crate::proxy::error::Error;
 type Flight<V> = BoxFuture<'static, Result<V, Arc<Error>>>;
 type Flying<K, V> = Arc<Mutex<HashMap<K, WeakShared<Flight<V>>>>>;
 
-/// The questions under way, by what makes them equal.
+/// The questions in progress, by key.
 pub(super) struct Flights<K, V>(Flying<K, V>);
 
-/// Takes a question out once it ended, or nobody waits for it any more.
+/// Removes a question when it ended or was cancelled.
 struct Landing<K: Hash + Eq, V>(K, Flying<K, V>);
 
 impl<K, V> Flights<K, V>
@@ -27,7 +30,7 @@ where
     K: Hash + Eq + Clone + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// The answer to the question under way; if there is none, to this one.
+    /// The answer to the question in progress with this key; if there is none, `ask` starts it.
     pub(super) async fn join<F>(&self, key: K, ask: impl FnOnce() -> F) -> Result<V, Error>
     where
         F: Future<Output = Result<V, Error>> + Send + 'static,
@@ -42,7 +45,8 @@ where
                     answer.map_err(Arc::new)
                 });
                 let flight = flight.in_current_span().boxed().shared();
-                // There is something to be held weakly: it was not polled yet.
+                // Held weakly, so that a question nobody waits for is cancelled. `downgrade` gives None only after
+                // completion, and this one was not polled yet.
                 if let Some(weak) = flight.downgrade() {
                     flying.insert(key, weak);
                 }

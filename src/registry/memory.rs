@@ -1,8 +1,12 @@
-//! All that is remembered of a registry, in one place. Everything here has a life time and a bound, and is
-//! forgotten at once by whatever is written to its repository through refshim.
+//! The cache of what a registry answered. Every kind of entry has a life time and a maximum number, and a write
+//! through refshim to the repository expires all of them at once: a push is visible in the very next query.
 //!
-//! Every key begins with an [`Epoch`], which stands for a repository between two writes. Whoever asks the
-//! registry takes the epoch first; what was asked before a write is thus put where nobody looks after it.
+//! Most keys begin with an [`Epoch`], the time of a repository between two writes. A question takes the epoch before
+//! it is sent and caches its answer under it. So an answer that a write overtook ends up under an epoch that nobody
+//! looks up any more; without this order, a list read just before a push would hide the push until it expires.
+//!
+//! Answers about rights, and those that one caller got but another may not get, are keyed by the caller as well.
+//! Only what is certain for every reader of the repository is shared.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +20,7 @@ use super::question::{Caller, CallerKey};
 use crate::index::Repository;
 use crate::oci::Digest;
 
-/// How many of each kind are remembered; at some 200 bytes each, a few ten MiB in all.
+// The maximum number of entries; at about 200 bytes each, 75 MiB if all are full.
 const REPOSITORIES: u64 = 20_000;
 const CALLERS: u64 = 50_000;
 const MERGES: u64 = 50_000;
@@ -24,60 +28,61 @@ const ABSENT: u64 = 100_000;
 const STRANGERS: u64 = 100_000;
 const ACCESS_CONTROLS: u64 = 1_000;
 
-/// For how long a caller who was told 404 for a manifest is not told it again by a further question.
+/// How long a 404 for a manifest is cached for its caller. Short: Quay and distribution on S3 answer 404 for seconds
+/// after their own 201.
 const ABSENT_FOR: Duration = Duration::from_secs(2);
-/// The longest that an entry of a referrers tag which is not there goes unasked; doubles from [`ABSENT_FOR`] on.
+/// The longest pause before a missing entry of a referrers tag is requested again; it doubles from [`ABSENT_FOR`].
 const ABSENT_AT_MOST: Duration = Duration::from_secs(30);
-/// For how long it is believed that HEAD and GET are answered alike.
+/// How long a proper answer to HEAD vouches for a 404 to HEAD.
 const HEAD_TRUSTED_FOR: Duration = Duration::from_secs(5 * 60);
 const ACCESS_CONTROL_FOR: Duration = Duration::from_secs(10 * 60);
 
-/// A repository between two writes through refshim.
+/// The time of a repository between two writes through refshim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Epoch(u64);
 
-/// What the registry listed of one subject, all of which is in the index.
+/// A completed merge: everything that the registry listed of one subject is in the index.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Merge {
-    /// When the registry was asked.
+    /// When it began.
     pub(super) asked: Instant,
-    /// What it said, told apart from what it said before.
+    /// Of the lists that were merged.
     pub(super) fingerprint: ListFingerprint,
-    /// Whether a listed manifest was not there, so that it has to be asked for again.
+    /// Whether a listed manifest was missing, so that the same lists have to be merged again.
     pub(super) is_undecided: bool,
 }
 
-/// A hash of the lists that the registry gave.
+/// A hash of the lists that the registry served.
 pub(super) type ListFingerprint = [u8; 32];
 
-/// A manifest that somebody was told is not there.
+/// A 404 for a manifest.
 #[derive(Clone, Copy, Debug)]
 struct Missing {
     told: Instant,
     pause: Duration,
 }
 
-/// What is remembered.
+/// The cache of one registry.
 #[derive(Debug)]
 pub(super) struct Memory {
     epochs: Cache<Repository, Epoch>,
     latest: AtomicU64,
     readable: Cache<(Epoch, CallerKey), ()>,
-    /// Of everybody, or of one caller to whom the registry did not answer for sure.
+    /// Shared by all callers, or for one caller if the registry's answer may not hold for others.
     merges: Cache<(Epoch, Option<CallerKey>, Digest), Merge>,
     without_api: Cache<(Epoch, Option<CallerKey>), ()>,
     missing: Cache<(Epoch, CallerKey, Digest), Missing>,
-    /// (manifest, subject): by its bytes the one does not refer to the other, so that this never changes.
+    /// (manifest, subject): the manifest's bytes do not name the subject. That cannot change, so no epoch.
     strangers: Cache<(Digest, Digest), ()>,
     access_controls: Cache<CallerKey, Arc<HeaderMap>>,
     began: Instant,
-    /// Milliseconds from `began` until which a 404 to a HEAD is believed.
+    /// Milliseconds after `began` until which a 404 to a HEAD counts.
     head_trusted_until: AtomicU64,
 }
 
 impl Memory {
-    /// A yes of the registry lives for `access_ttl`, a list for `upstream_ttl`, and one that stands in for
-    /// a registry that fails for `stale_for`.
+    /// Rights expire after `access_ttl`; lists after `upstream_ttl`, but are kept for `stale_for` to answer while the
+    /// registry fails.
     pub(super) fn new(access_ttl: Duration, upstream_ttl: Duration, stale_for: Duration) -> Self {
         fn cache<K, V>(capacity: u64, life: Duration) -> Cache<K, V>
         where
@@ -100,19 +105,18 @@ impl Memory {
         }
     }
 
-    /// The present epoch of a repository. Taken before a question; what is remembered of the answer goes
-    /// under it.
+    /// The current epoch of a repository. To be taken before a question is sent; its answer is cached under it.
     pub(super) fn epoch(&self, repository: &Repository) -> Epoch {
         let next = || Epoch(self.latest.fetch_add(1, Ordering::Relaxed));
         self.epochs.get_with_by_ref(repository, next)
     }
 
-    /// Forgets all that is remembered of a repository.
+    /// Expires everything cached of a repository, by ending its epoch.
     pub(super) fn forget(&self, repository: &Repository) {
         self.epochs.invalidate(repository);
     }
 
-    /// Whether the registry lately gave the caller a manifest of the repository.
+    /// Whether the registry lately proved that the caller may read the repository.
     pub(super) fn is_readable(&self, epoch: Epoch, caller: &Caller) -> bool {
         self.readable.contains_key(&(epoch, caller.key))
     }
@@ -121,15 +125,14 @@ impl Memory {
         self.readable.insert((epoch, caller.key), ());
     }
 
-    /// The last complete list of a subject's referrers.
+    /// The last completed merge of a subject's referrers, for this caller.
     pub(super) fn merge(&self, epoch: Epoch, caller: &Caller, subject: &Digest) -> Option<Merge> {
         let own = self.merges.get(&(epoch, Some(caller.key), subject.clone()));
         let everybodys = self.merges.get(&(epoch, None, subject.clone()));
-        // The later one.
         own.into_iter().chain(everybodys).max_by_key(|merge| merge.asked)
     }
 
-    /// One that `is_sure` counts for everybody who may read the repository.
+    /// A merge that `is_sure` counts for everybody who may read the repository.
     pub(super) fn set_merge(
         &self,
         epoch: Epoch,
@@ -142,36 +145,36 @@ impl Memory {
         self.merges.insert((epoch, caller, subject.clone()), merge);
     }
 
-    /// Whether the registry lately gave this caller no referrers API for the repository.
+    /// Whether the registry lately showed no referrers API to this caller.
     pub(super) fn is_without_api(&self, epoch: Epoch, caller: &Caller) -> bool {
         let keys = [None, Some(caller.key)];
         keys.into_iter().any(|caller| self.without_api.contains_key(&(epoch, caller)))
     }
 
-    /// For everybody if that `is_sure`.
+    /// Remembers that there is no referrers API: for everybody if that `is_sure`, else for this caller.
     pub(super) fn set_without_api(&self, epoch: Epoch, caller: &Caller, is_sure: bool) {
         self.without_api.insert((epoch, Some(caller.key).filter(|_| !is_sure)), ());
     }
 
-    /// Whether the caller was told a moment ago that this manifest is not there.
+    /// Whether the caller got a 404 for this manifest a moment ago.
     pub(super) fn was_just_missing(&self, epoch: Epoch, caller: &Caller, manifest: &Digest) -> bool {
         let key = (epoch, caller.key, manifest.clone());
         self.missing.get(&key).is_some_and(|missing| missing.told.elapsed() < ABSENT_FOR)
     }
 
-    /// Whether it is too early to ask again for an entry of a referrers tag that is not there.
+    /// Whether it is too early to request a missing entry of a referrers tag again.
     pub(super) fn is_put_off(&self, epoch: Epoch, caller: &Caller, manifest: &Digest) -> bool {
         let key = (epoch, caller.key, manifest.clone());
         self.missing.get(&key).is_some_and(|missing| missing.told.elapsed() < missing.pause)
     }
 
-    /// Whether the caller was ever told so, in this epoch.
+    /// Whether the caller got a 404 for this manifest in this epoch.
     pub(super) fn was_missing(&self, epoch: Epoch, caller: &Caller, manifest: &Digest) -> bool {
         self.missing.contains_key(&(epoch, caller.key, manifest.clone()))
     }
 
-    /// Notes that the caller was told that this manifest is not there. With `patience` each time doubles the
-    /// pause before the next question.
+    /// Remembers that the caller got a 404 for this manifest. With `patience`, the pause before the next request
+    /// doubles each time.
     pub(super) fn set_missing(&self, epoch: Epoch, caller: &Caller, manifest: &Digest, patience: bool) {
         let key = (epoch, caller.key, manifest.clone());
         let before = self.missing.get(&key).filter(|_| patience);
@@ -179,7 +182,7 @@ impl Memory {
         self.missing.insert(key, Missing { told: Instant::now(), pause });
     }
 
-    /// Whether this manifest is known not to refer to that subject.
+    /// Whether the manifest's bytes are known not to name the subject.
     pub(super) fn is_stranger(&self, manifest: &Digest, subject: &Digest) -> bool {
         self.strangers.contains_key(&(manifest.clone(), subject.clone()))
     }
@@ -188,7 +191,7 @@ impl Memory {
         self.strangers.insert((manifest.clone(), subject.clone()), ());
     }
 
-    /// What the registry lately said to the caller of who may read its answers in a browser.
+    /// The CORS headers that the registry lately sent to the caller.
     pub(super) fn access_control(&self, caller: &Caller) -> Option<Arc<HeaderMap>> {
         self.access_controls.get(&caller.key)
     }
@@ -197,7 +200,8 @@ impl Memory {
         self.access_controls.insert(caller.key, Arc::new(headers));
     }
 
-    /// Whether the registry lately answered a HEAD as it answers a GET. Some proxies block HEAD, with 404 too.
+    /// Whether a 404 to a HEAD counts, because the registry lately answered another HEAD properly. Some proxies block
+    /// HEAD with a 404.
     pub(super) fn trusts_head(&self) -> bool {
         self.head_trusted_until.load(Ordering::Relaxed) > self.now()
     }

@@ -1,5 +1,8 @@
-//! Who asks, and about what: a question of refshim's own is the client's request in all that a registry may
-//! decide by, and what is remembered of the answer counts for exactly such requests.
+//! The caller, the repository and the subject of a question.
+//!
+//! A question goes to the registry with everything of the client's request that a registry may decide by:
+//! credentials, cookies, any unknown header, `X-Forwarded-*` and `ns=`. Its answer is cached under a key of all that,
+//! so nobody is ever answered from another caller's rights.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -17,8 +20,8 @@ use crate::index::Repository;
 use crate::oci::Digest;
 use crate::proxy::forward::{Origin, question_headers};
 
-/// Fields that say nothing of who asks. Every other one is taken for a part of the caller's identity: a field
-/// that is missing here costs a question to the registry, one too many would be a leak.
+/// Headers that do not identify the caller. All others are part of the key: a header missing here costs a request to
+/// the registry, one too many would leak links.
 static IRRELEVANT: [HeaderName; 35] = [
     CACHE_CONTROL,
     CONTENT_LENGTH,
@@ -58,62 +61,63 @@ static IRRELEVANT: [HeaderName; 35] = [
 ];
 const REPRESENTATION_PREFIX: &str = "accept";
 
-/// Makes [`Caller`]s. Their keys are salted: nothing in memory can be compared with a list of known passwords.
+/// Makes [`Caller`]s. Their keys are salted with a random number of this process, so that a memory dump cannot be
+/// compared with hashes of known passwords.
 #[derive(Debug)]
 pub struct Callers {
     salt: [u64; 2],
 }
 
-/// A client as the registry sees it.
+/// A client, as the registry can tell it from others.
 #[derive(Debug)]
 pub struct Caller {
-    /// What goes with each question asked for this caller.
+    /// The headers of each question for this caller.
     pub(super) headers: HeaderMap,
-    /// The `ns=` fields of the request as they came, `ns=docker.io`: a mirror needs them to find anything.
+    /// The request's `ns=` parameters as they came, `ns=docker.io`. A mirror such as Spegel or Dragonfly finds nothing
+    /// without them.
     pub(super) namespace: Option<Box<str>>,
     pub(super) key: CallerKey,
 }
 
-/// A salted hash of all that a registry may decide by.
+/// A salted hash of everything that a registry may decide by.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct CallerKey([u8; 32]);
 
-/// A caller at a repository, from a moment on: what is remembered of the answers counts until the next write.
+/// A caller at a repository, between two writes: what the visit learns is cached until the next write.
 #[derive(Clone, Debug)]
 pub struct Visit {
-    /// Whose rights count.
+    /// Whose rights decide.
     pub caller: Arc<Caller>,
-    /// Where is looked.
+    /// The repository.
     pub repository: Repository,
-    /// Whether it names another namespace (`ns=`) than the one that the upstream stands for: a mirror of several
-    /// registries has a repository of this name in each of them, and what is known of one says nothing of another.
+    /// Whether the request names another namespace (`ns=`) than the upstream's own. A mirror of several registries has
+    /// a repository of this name for each of them, and what one holds says nothing about another.
     pub is_foreign: bool,
-    /// From before the first question. An answer that a write overtook is then found by nobody.
+    /// Taken before the first question, so that an answer which a write overtook is never used (see `memory`).
     pub(super) epoch: Epoch,
 }
 
-/// What refers to `subject`, as far as the caller may know?
+/// "What refers to this subject, in this repository, for this caller?"
 #[derive(Clone, Debug)]
 pub struct Question {
-    /// Who asks, and where.
+    /// The caller and the repository.
     pub visit: Visit,
-    /// What is asked about.
+    /// The manifest whose referrers are wanted.
     pub subject: Digest,
 }
 
 impl Caller {
-    /// Whether a URI names the host by which the client says that it reached refshim.
+    /// Whether a URI names the host that the client gave as its own name for refshim (X-Forwarded-Host).
     pub(super) fn told_host(&self, uri: &Uri) -> bool {
         let told = self.headers.get("x-forwarded-host").and_then(|told| told.to_str().ok()?.parse().ok());
         let told: Option<http::uri::Authority> = told;
         let (Some(authority), Some(told)) = (uri.authority(), told) else { return false };
-        // Redirects are made of the name with its port or without.
+        // Registries build redirects from that name with its port or without.
         let ports = authority.port_u16().zip(told.port_u16());
         told.host().eq_ignore_ascii_case(authority.host()) && ports.is_none_or(|(one, other)| one == other)
     }
 
-    /// The target of a further page with the `ns=` of this request: without it a mirror would answer the next
-    /// request differently.
+    /// Adds the request's `ns=` to the target of a next page: without it a mirror would look into another namespace.
     #[must_use]
     pub fn with_namespace(&self, target: String) -> String {
         match &self.namespace {
@@ -131,7 +135,7 @@ impl Default for Callers {
 }
 
 impl Callers {
-    /// Who sent a request to `uri` with these headers from `origin`.
+    /// The caller of a request for `uri` with these headers from `origin`.
     #[must_use]
     pub fn caller(&self, headers: &HeaderMap, uri: &Uri, origin: &Origin) -> Caller {
         let headers = question_headers(headers, origin);
@@ -161,8 +165,8 @@ impl Callers {
     }
 }
 
-/// Whether the `ns=` fields of a request name another namespace than the one that the upstream stands for, if it
-/// does for one alone.
+/// Whether the `ns=` parameters name another namespace than the upstream's own. An upstream with several namespaces, or
+/// none, has no namespace of its own.
 pub(super) fn is_foreign(named: Option<&str>, namespaces: &[String]) -> bool {
     let Some(named) = named else { return false };
     let [own] = namespaces else { return true };
@@ -173,7 +177,7 @@ fn is_relevant(name: &HeaderName) -> bool {
     !name.as_str().starts_with(REPRESENTATION_PREFIX) && !IRRELEVANT.contains(name)
 }
 
-/// The `ns=` fields of a query as they came.
+/// The `ns=` parameters of a query as they came.
 pub(super) fn namespace(query: &str) -> Option<Box<str>> {
     let is_one = |field: &&str| parse(field.as_bytes()).any(|(key, _)| key == "ns");
     let fields: Vec<&str> = query.split('&').filter(is_one).collect();

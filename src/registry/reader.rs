@@ -1,5 +1,8 @@
-//! From the bytes of a manifest to what the index keeps of it, and what of its links is left out and why.
-//! Whether the manifest was pushed or pulled makes no difference here.
+//! Parses manifests into what the index keeps of them, within limits, and says which links are not recorded and why.
+//! Pushed and pulled manifests are parsed alike.
+//!
+//! A manifest over `manifests.max_bytes`, with malformed links, or with too many links always passes through all the
+//! same; only its links are not recorded. The log, a metric and a `Warning` on the answer to the push say so.
 
 use std::sync::Arc;
 
@@ -15,62 +18,62 @@ use crate::oci::{
 use crate::proxy::error::Error;
 use crate::telemetry::{Metrics, Unrecorded};
 
-/// Longer manifests are read where blocking is allowed.
+/// Longer manifests are parsed on a blocking thread: while a worker parses and hashes 4 MiB, it serves nobody else.
 const READ_IN_PLACE_BYTES: usize = 64 * 1024;
 
-/// Reads manifests.
+/// Parses manifests within the configured limits.
 #[derive(Clone, Debug)]
 pub struct ManifestReader {
     metrics: Arc<Metrics>,
     max_links_bytes: usize,
-    /// How manifests are read while they are pushed.
+    /// How the body of a push is read.
     pushed: PushLimits,
 }
 
-/// A manifest whose bytes were at hand.
+/// A parsed manifest.
 #[derive(Debug)]
 pub struct ReadManifest {
     /// The manifest as a referrer; without links if it carries none that can be recorded.
     pub referrer: Referrer,
-    /// What it tells of other manifests.
+    /// Links of other manifests that it states: an index states those of its buildx attestations.
     pub claims: Vec<Observation>,
-    /// What its `subject` names, if that is among the links.
+    /// The digest in its `subject`, if that link is recorded.
     pub subject: Option<Digest>,
-    /// Why links were left out, for the one who pushed it.
+    /// Why links are not recorded, for the client that pushed it.
     pub warning: Option<String>,
 }
 
 impl ManifestReader {
-    /// Reads within these limits.
+    /// A reader with these limits.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, max_links_bytes: usize, pushed: PushLimits) -> Self {
         Self { metrics, max_links_bytes, pushed }
     }
 
-    /// How long a manifest may be.
+    /// Bytes of the longest manifest that is parsed.
     #[must_use]
     pub fn max_bytes(&self) -> usize {
         self.pushed.bytes
     }
 
-    /// Reads the body of a push, which is then held unless it is too long for that.
+    /// Reads the body of a push into memory, unless it is too long.
     ///
     /// # Errors
-    /// The body breaks off, is too slow, or there is no room for it.
+    /// The body breaks off, is too slow, or no memory is left for it (`limits.manifest_bytes`).
     pub async fn pushed(&self, body: Incoming, request: RequestGuard) -> Result<Held, BodyError> {
         self.pushed.read(body, request).await
     }
 
-    /// A manifest is longer than that. Gives what to say to the one who pushed it.
+    /// Counts and logs a manifest that is too long. Returns the warning for the client that pushed it.
     #[must_use]
     pub fn too_long(&self, repository: &Repository, manifest: &TagOrDigest) -> String {
         tracing::warn!(repository = %repository.name, manifest = %manifest, limit = self.pushed.bytes,
-            "a manifest is longer than the limit, its links are not recorded");
+            "a manifest is longer than manifests.max_bytes; its links are not recorded");
         self.metrics.unrecorded(Unrecorded::TooLong, 1);
         format!("longer than {} bytes, links are not recorded", self.pushed.bytes)
     }
 
-    /// Reads a manifest that came, or goes, under the name `manifest` with this Content-Type.
+    /// Parses a manifest that was pushed to, or pulled from, `manifest` with this Content-Type.
     pub async fn read(
         &self,
         repository: &Repository,
@@ -108,7 +111,8 @@ impl ManifestReader {
         if links.len().saturating_mul(descriptor.len()) > self.max_links_bytes {
             tracing::warn!(repository = %repository.name, %digest, links = links.len(),
                 descriptor_bytes = descriptor.len(), limit = self.max_links_bytes,
-                "a manifest has too many links for so long a descriptor, they are not recorded");
+                "a manifest's links times its descriptor's length exceed manifests.max_links_bytes; \
+                 they are not recorded");
             self.metrics.unrecorded(Unrecorded::TooMany, links.len());
             warning = Some(format!("{} links are too many, none is recorded", links.len()));
             (links, subject) = (Vec::new(), None);
@@ -117,7 +121,7 @@ impl ManifestReader {
         Ok(ReadManifest { referrer: Referrer { digest, descriptor, links }, claims, subject, warning })
     }
 
-    /// The same manifest, without its links if the repository has no room for any.
+    /// Drops the links if the repository has no room for any.
     #[must_use]
     pub fn within(&self, repository: &Repository, read: ReadManifest, has_room: bool) -> ReadManifest {
         let links = read.referrer.links.len() + read.claims.len();
@@ -133,10 +137,11 @@ impl ManifestReader {
         }
     }
 
-    /// Links are left out because the repository has no room for them.
+    /// Counts and logs links that are not recorded because the repository is full.
     pub fn no_room(&self, repository: &Repository, links: usize) {
         tracing::warn!(repository = %repository.name, links,
-            "links are not recorded: the repository has as many referrers as limits.repository_referrers allows");
+            "links are not recorded: the repository has as many referrers as \
+             limits.repository_referrers allows");
         self.metrics.unrecorded(Unrecorded::RepositoryFull, links);
     }
 
@@ -158,7 +163,7 @@ impl ManifestReader {
     }
 }
 
-/// A descriptor in the form in which the index keeps it and queries send it.
+/// A descriptor as JSON, which the index keeps and queries send as it is.
 pub fn to_json(descriptor: &Descriptor) -> Result<String, Error> {
     serde_json::to_string(descriptor).map_err(|_| Error::Handler)
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::registry_lists::{answer, upstream};
 use crate::referrers::{Scene, digests, scene, signature};
+use crate::registry_lists::{answer, upstream};
 use crate::support::{Client, Content, Refshim};
 
 /// A plain client pulls, and asks for nothing else.

@@ -41,7 +41,7 @@ async fn every_warning_names_its_request() {
         let id = answer.header("x-request-id");
         let expected =
             json!({"name": "request", "request_id": id, "upstream": "default", "repository": "a/b"});
-        assert_eq!(span(&scene.refshim, "did not say whether it took").await, expected, "{face:?}");
+        assert_eq!(span(&scene.refshim, "did not say whether it accepted").await, expected, "{face:?}");
         let sent = upstream.requests();
         assert!(sent.iter().any(|request| request.header("x-request-id") == Some(id)), "{face:?}");
     }

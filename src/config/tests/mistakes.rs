@@ -1,4 +1,4 @@
-//! Every kind of mistake, and where it is said to be.
+//! Every kind of mistake, and its reported place.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ fn check_file(text: &str, expected: &[&str]) {
 fn what_does_not_go_together_is_told_with_its_table() {
     check_file(
         "tls.certificate = \"a\"",
-        &["tls: certificate and key must name as many files, in the same order"],
+        &["tls: certificate and key must have the same number of files, in the same order"],
     );
     check_file("tls.client_ca = \"a\"", &["tls: client_ca needs certificate and key"]);
     check_file(
@@ -34,20 +34,20 @@ fn what_does_not_go_together_is_told_with_its_table() {
     );
     check_file(
         "[upstreams.hub]\nurl = \"http://a\"",
-        &["upstreams.hub: nothing chooses it: give it hosts, namespaces or prefixes"],
+        &["upstreams.hub: no request is sent to it: set hosts, namespaces or prefixes"],
     );
     check_file(
         "[upstreams.default]\nstrip_prefix = true\nca = \"a\"\ninsecure_skip_verify = true\nkey = \"a\"",
         &[
-            "upstreams.default: certificate and key go together: give both or neither",
-            "upstreams.default: insecure_skip_verify takes any certificate, so that ca means nothing: \
-             give one of the two",
+            "upstreams.default: set both certificate and key, or neither",
+            "upstreams.default: ca has no effect with insecure_skip_verify, which accepts any certificate: \
+             set one of the two",
             "upstreams.default: strip_prefix needs prefixes",
         ],
     );
     check_file(
         "[upstreams.a]\nurl = \"http://a\"\nhosts = [\"x\"]\n[upstreams.b]\nurl = \"http://b\"\nhosts = [\"X\"]",
-        &["upstreams.b: the host x is that of upstreams.a as well"],
+        &["upstreams.b: the host x is already used by upstreams.a"],
     );
     check_file(
         "[upstreams.Hub]\nurl = \"http://a\"",
@@ -69,7 +69,7 @@ fn what_does_not_go_together_is_told_with_its_table() {
     );
     check_file(
         "external_url = \"https://a/b\"",
-        &["refshim.toml:2: external_url: has a path, but only scheme, host and port are possible here \
+        &["refshim.toml:2: external_url: has a path, but only scheme, host and port are accepted here \
            (write https://hub.example)"],
     );
     check_file(
@@ -254,7 +254,8 @@ fn every_mistake_is_told_at_once_even_in_a_value_that_is_overridden() {
             "refshim.toml:3: references.concurrency: out of bounds: \"0\" (write 1 to 256)",
             &address("REFSHIM_LISTEN", "there"),
             "REFSHIM_X: unknown variable",
-            "--upstream: holds credentials, but they come from the client (write https://registry.example)",
+            "--upstream: has credentials, but each request carries those of its client \
+             (write https://registry.example)",
             &address("--listen", "somewhere"),
         ],
     );

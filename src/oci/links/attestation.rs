@@ -11,16 +11,16 @@ const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
 const ATTESTATION: &str = "attestation-manifest";
 
-/// One link that an index tells of another manifest.
+/// A link of another manifest, stated by an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attestation {
-    /// The manifest that refers, as the index describes it.
+    /// The manifest that refers, with the index's descriptor of it.
     pub referrer: Descriptor,
-    /// What it is about.
+    /// The manifest that it refers to.
     pub subject: Digest,
 }
 
-/// The attestation that an index entry is, if it says that it is one.
+/// The attestation in an index entry, if the entry is annotated as one.
 pub(super) fn of(entry: &DescriptorMembers<'_>) -> Option<Result<Attestation, RefusalReason>> {
     let annotations = entry.annotations.map(annotations)?;
     if annotations.get(REFERENCE_TYPE).map(String::as_str) != Some(ATTESTATION) {

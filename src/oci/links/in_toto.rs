@@ -1,5 +1,5 @@
-//! Manifests by which BuildKit attests an image, when it writes them as OCI artifacts that refer to the image by
-//! `subject` (its option `oci-artifact`).
+//! Recognises BuildKit's attestations that are OCI artifacts with a `subject` (its option `oci-artifact`, the default
+//! since 0.32). Registries that require the subject first reject them, since BuildKit pushes them before the image.
 
 use serde::Deserialize;
 
@@ -21,7 +21,7 @@ struct Described {
     media_type: Option<String>,
 }
 
-/// Whether a manifest is an attestation of BuildKit's.
+/// Whether a manifest is an attestation by BuildKit.
 #[must_use]
 pub fn is_buildkit_attestation(manifest: &[u8]) -> bool {
     let Ok(members) = serde_json::from_slice::<StatementMembers>(manifest) else { return false };

@@ -1,4 +1,4 @@
-//! Reading JSON member by member: what is not asked for is skipped, one element is held at a time.
+//! Parses JSON member by member: other members are skipped, and one element of a list is held at a time.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
     serde_json::from_slice(bytes).ok()
 }
 
-/// `T` must not be satisfied by a list: serde reads structs from lists too.
+/// Rejects lists: serde would parse a struct from a list too, and a list is not a descriptor.
 pub(super) fn parse_raw<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Option<T> {
     if value.get().starts_with('[') {
         return None;
@@ -28,7 +28,7 @@ pub(super) fn annotations(value: &RawValue) -> BTreeMap<String, String> {
     values.into_iter().filter_map(|(key, value)| Some((key, text(Some(value))?.into_owned()))).collect()
 }
 
-/// Gives each element of a JSON list to `visit`, holding one at a time. False if it is no list.
+/// Calls `visit` with each element of a JSON list, holding one at a time. False if it is not a list.
 pub(super) fn each_element<'a>(list: &'a RawValue, visit: impl FnMut(usize, &'a RawValue)) -> bool {
     struct Elements<F>(F);
     impl<'de, F: FnMut(usize, &'de RawValue)> serde::de::Visitor<'de> for Elements<F> {

@@ -1,8 +1,8 @@
-//! Where in a manifest something stands.
+//! A place in a manifest.
 
 use std::fmt;
 
-/// Where in a manifest, for the log.
+/// A place in a manifest, for the log: `layers[3].reference`.
 pub(super) enum ManifestPlace<'a> {
     Document,
     Member(&'static str),

@@ -1,25 +1,27 @@
-//! Tags that say by their name what the manifest behind them is about.
+//! Tags whose name states the subject of their manifest: cosign's and the referrers tag. Made and parsed here alone.
 
 use super::Tag;
 use crate::oci::Digest;
 
-/// How many characters of a digest's encoded part the referrers tag keeps (distribution-spec, "Referrers
-/// Tag Schema").
+/// Characters of the digest's encoded part in the referrers tag; a sha512 is cut (distribution-spec, "Referrers Tag
+/// Schema").
 const REFERRERS_TAG_ENCODED: usize = 64;
-/// What cosign appends to the tag of a signature, an attestation, an SBOM.
+/// cosign's suffixes of signatures, attestations and SBOMs.
 const COSIGN_SUFFIXES: [&str; 3] = [".sig", ".att", ".sbom"];
 
-/// What a tag says of its manifest.
+/// The scheme of a tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TagScheme {
-    /// It is about this digest (cosign: `<alg>-<hex>.sig`, `.att`, `.sbom`).
+    /// cosign's, `<alg>-<hex>.sig`, `.att` or `.sbom`: the manifest is about this digest.
     Cosign(Digest),
-    /// It lists referrers: the referrers tag of OCI 1.1, `<alg>-<hex>`.
+    /// The referrers tag of OCI 1.1, `<alg>-<hex>`: the manifest lists referrers. Of a sha512 only half is in the tag,
+    /// so the subject cannot be told from it.
     Referrers,
 }
 
 impl Tag {
-    /// The tag under which a registry without the referrers API keeps the list of what refers to `subject`.
+    /// The referrers tag of `subject`: in a registry without the referrers API, clients keep the list of its referrers
+    /// there.
     #[must_use]
     pub fn of_referrers(subject: &Digest) -> Self {
         let mut tag = subject.to_string().replace(':', "-");
@@ -29,7 +31,14 @@ impl Tag {
         Self(tag.into())
     }
 
-    /// What the tag says of its manifest, if its name follows a scheme.
+    /// The tags at which cosign keeps what is about `subject`: its signature, attestations and SBOM. None for a
+    /// sha512, since such a tag would be longer than 128 characters.
+    pub fn of_cosign(subject: &Digest) -> impl Iterator<Item = Self> {
+        let digest = subject.to_string().replace(':', "-");
+        COSIGN_SUFFIXES.into_iter().filter_map(move |suffix| format!("{digest}{suffix}").parse().ok())
+    }
+
+    /// The scheme that the tag's name follows, if any.
     #[must_use]
     pub fn scheme(&self) -> Option<TagScheme> {
         let text: &str = &self.0;

@@ -1,6 +1,9 @@
-//! What refers to a manifest from other repositories of the upstream. Each is listed only if the upstream
-//! shows that the caller may read it; the others leave no trace: the questions of a query are asked in
-//! full rows, and where its next page begins does not tell any name.
+//! Referrers in other repositories of the upstream (`scope=registry`): the 2021 proposal refers across repositories,
+//! and people keep signatures in repositories of their own (`COSIGN_REPOSITORY`, distribution-spec #512).
+//!
+//! A repository's entries are listed only if the registry shows that the caller may read it. The others must leave no
+//! trace, neither in the answer nor in its duration: a query always sends the same number of rows of requests, padded
+//! with requests for nothing, and the cursor of the next page names no repository.
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
@@ -18,19 +21,20 @@ use crate::registry::{Question, Verdict};
 /// The annotation that says in which repository an entry from elsewhere is.
 pub const REPOSITORY_ANNOTATION: &str = "io.refshim.repository";
 
-/// The least that a repository's part of a page may have.
+/// The least bytes of a page that each repository gets.
 const LEAST_BYTES: usize = 64 << 10;
-/// What the annotation adds to a descriptor besides the name, about.
+/// About what the annotation adds to a descriptor besides the repository's name.
 const ANNOTATION_BYTES: usize = 48;
 
-/// Which repositories earlier pages told of: those up to a place in an order that is this process's secret.
+/// A cursor over the repositories: all up to a place in an order that only this process knows, so that the cursor
+/// names none of them. Another process rejects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Beyond {
     process: u64,
     place: u64,
 }
 
-/// Looks into other repositories.
+/// Searches other repositories.
 #[derive(Debug)]
 pub(super) struct Elsewhere {
     secret: RandomState,
@@ -39,11 +43,11 @@ pub(super) struct Elsewhere {
     page_bytes: usize,
 }
 
-/// What was found elsewhere.
+/// The pages of other repositories.
 pub(super) struct OtherPages {
-    /// A page of each repository that the caller may read, and by which question it was found.
+    /// A page of each repository that the caller may read, with its question.
     pub(super) pages: Vec<(Question, Page)>,
-    /// Up to where the repositories were looked into, if there are more.
+    /// The cursor after these repositories, if there are more.
     pub(super) beyond: Option<Beyond>,
 }
 
@@ -54,9 +58,9 @@ impl Elsewhere {
 
     /// Pages of the other repositories in which something refers to the subject.
     ///
-    /// How many repositories hold links is the secret of those who may read them, so that the time of the
-    /// answer must not tell: there are always as many rows of questions as one query may have, and a row
-    /// without any lasts as long as the slowest one with some.
+    /// The number of repositories that have links must not show in the duration of the answer, since the caller may
+    /// not be allowed to read them. So there are always as many rows as one query may have, and a row without any
+    /// repository lasts as long as the slowest row so far.
     pub(super) async fn pages(
         &self,
         here: &ReferrerPages,
@@ -68,7 +72,7 @@ impl Elsewhere {
         let mut names = names.map_err(Error::LookUp)?;
         names.retain(|name| *name != home.name);
         let (names, beyond) = self.window(names, wanted)?;
-        // Whatever their number: it must not be told by how much of a page each may have.
+        // Independent of their number, which the length of each part would reveal.
         let bytes = (self.page_bytes / self.max_repositories).max(LEAST_BYTES);
         let rows = self.max_repositories.div_ceil(self.concurrency);
         let mut pages = Vec::new();
@@ -81,7 +85,7 @@ impl Elsewhere {
                 tokio::time::sleep(slowest).await;
                 continue;
             }
-            // Nor does the time of a row tell how full it is.
+            // Padded, so that the duration of a row does not reveal how full it is.
             let questions = (0..self.concurrency).map(|place| {
                 let name = some.get(place);
                 async move {
@@ -103,7 +107,7 @@ impl Elsewhere {
         Ok(OtherPages { pages, beyond })
     }
 
-    /// As many repositories as one query may ask about, and up to where that is if there are more.
+    /// The next repositories, as many as one query may search, and the cursor after them if there are more.
     fn window(
         &self,
         names: Vec<RepositoryName>,
@@ -143,7 +147,7 @@ impl Elsewhere {
         }
     }
 
-    /// The questions about a repository that nobody has; the answers do not matter.
+    /// Sends the same requests for a repository that does not exist. Only a failure counts.
     async fn ask_for_nothing(
         &self,
         here: &ReferrerPages,
@@ -155,21 +159,22 @@ impl Elsewhere {
         let repository = Repository { upstream: question.visit.repository.upstream, name };
         let nothing = here.elsewhere(question, repository);
         match here.registry.may_read_one_of(&nothing.visit, std::iter::empty()).await {
-            // As for a repository that there is: what fails the one fails the other.
+            // Fails like a real one, or success would reveal that there was no repository to fail.
             Err(error) if !error.is_about_rights() => Err(error),
             _ => Ok(None),
         }
     }
 }
 
-/// The pages of several repositories as one, oldest first, and where it ends if there is more.
+/// Merges the pages of several repositories, oldest first, and gives the last entry if there are more.
 pub(super) fn merge(
     pages: Vec<Page>,
     places: &[&RepositoryName],
     max_bytes: usize,
     max_entries: Option<usize>,
 ) -> (Vec<Placed>, Option<Order>) {
-    // What comes behind the end of a page that goes on may belong before entries of other pages.
+    // Unread entries of a page that has more may belong before entries of other pages, so none of those that are
+    // younger than its last entry may be listed yet.
     let known_up_to = pages.iter().filter(|page| page.more);
     let known_up_to = known_up_to.filter_map(|page| page.entries.last()).map(|last| last.order).min();
     let numbered = |(place, page): (usize, Page)| page.entries.into_iter().map(move |entry| (place, entry));

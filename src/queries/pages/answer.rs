@@ -1,4 +1,4 @@
-//! The image index that a query answers with.
+//! The response to a query: an image index, with inlined manifests where the query wants them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,27 +8,24 @@ use http::{HeaderName, HeaderValue, Response};
 use super::{Placed, REPOSITORY_ANNOTATION};
 use crate::http::body::Body;
 use crate::index::Entry;
-use crate::oci::{Descriptor, RepositoryName, media_type};
+use crate::oci::{Descriptor, RepositoryName, image_index_of, media_type};
 use crate::proxy::error::Error;
 use crate::registry::reader::to_json;
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
-const OPENING: &str =
-    r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":["#;
-const CLOSING: &str = "]}";
 /// What `data` adds to a descriptor besides its base64: the member's name, quotes and a comma.
 const DATA_MEMBER_BYTES: usize = r#","data":"""#.len();
 
-/// `200` with the descriptors in their order. Without its link to the next page it would be a short
-/// list, so a header that cannot be written is an error.
+/// A 200 with these descriptors. A header that cannot be written is an error: without its `Link` the list would
+/// seem to be complete.
 pub fn render(
     descriptors: &[String],
     filters_applied: Option<String>,
     next: Option<String>,
 ) -> Result<Response<Body>, Error> {
-    let body = [OPENING, &descriptors.join(","), CLOSING].concat();
-    let mut response = Response::new(Body::whole(body));
+    let mut response = Response::new(Body::whole(image_index_of(descriptors)));
     let headers = response.headers_mut();
+    // Exactly this, without a charset: two client libraries compare the text.
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type::IMAGE_INDEX));
     let link = next.map(|next| format!("<{next}>; rel=\"next\""));
     for (name, value) in [(OCI_FILTERS_APPLIED, filters_applied), (LINK, link)] {
@@ -39,8 +36,7 @@ pub fn render(
     Ok(response)
 }
 
-/// Which entries' manifests can be inlined, the first ones first, with the page staying under its
-/// limit.
+/// Which manifests can be inlined with the page staying under its limit; earlier entries come first.
 pub(super) fn what_fits(entries: &[Placed], page_bytes: usize) -> Vec<bool> {
     let listed: usize = entries.iter().map(|(_, entry)| entry.descriptor.len() + 1).sum();
     let mut left = page_bytes.saturating_sub(listed);
@@ -53,20 +49,20 @@ pub(super) fn what_fits(entries: &[Placed], page_bytes: usize) -> Vec<bool> {
     entries.iter().map(fits).map(|fits| fits.is_some()).collect()
 }
 
-/// Whether a manifest is as long as its descriptor says.
+/// Whether a manifest has the size that its descriptor claims.
 pub(super) fn is_as_long_as_claimed(entry: &Entry, manifest: &[u8]) -> bool {
     serde_json::from_str::<Descriptor>(&entry.descriptor)
         .is_ok_and(|descriptor| usize::try_from(descriptor.size) == Ok(manifest.len()))
 }
 
-/// A descriptor with the manifest that it describes as `data`.
+/// A descriptor with its manifest as `data` (image-spec, `descriptor.md`).
 pub(super) fn with_data(descriptor: &str, manifest: &[u8]) -> Result<String, Error> {
     let mut descriptor: Descriptor = serde_json::from_str(descriptor).map_err(|_| Error::Handler)?;
     descriptor.data = Some(STANDARD.encode(manifest));
     to_json(&descriptor)
 }
 
-/// The descriptor of an entry from elsewhere, which says in which repository it is.
+/// The descriptor of an entry in another repository, annotated with that repository's name.
 pub(super) fn with_repository(descriptor: &str, repository: &RepositoryName) -> Result<String, Error> {
     let mut descriptor: Descriptor = serde_json::from_str(descriptor).map_err(|_| Error::Handler)?;
     descriptor.annotations.insert(REPOSITORY_ANNOTATION.to_owned(), repository.to_string());

@@ -1,16 +1,19 @@
-//! The parameters of a references query: read from the URI, applied to entries, and written into the
-//! link to the next page.
+//! The parameters of a references query: parsed from the URI, applied to entries, and written into the `Link` to the
+//! next page. Unlike those of a referrers query, malformed ones are answered with 400: this query is refshim's own.
 
 use std::sync::Arc;
 
 use form_urlencoded::Serializer;
 
 use crate::index::{InvalidOrder, Order};
-use crate::oci::{Descriptor, Digest, LinkKind, LinkKinds, RepositoryName, media_type};
+use crate::oci::{
+    AnnotationFilter, Descriptor, Digest, InvalidAnnotationFilter, LinkKind, LinkKinds, RepositoryName,
+    media_type,
+};
 use crate::proxy::error::BadQuery;
 use crate::queries::pages::{Accepts, Next, PageRequest, QueryScope};
 
-/// What a caller wants to see. Repeats of a filter mean "or", different filters "and".
+/// The parameters. Repeats of a filter mean "or", different filters "and".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReferencesQuery {
     kinds: LinkKinds,
@@ -23,14 +26,8 @@ pub(crate) struct ReferencesQuery {
     scope: QueryScope,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct AnnotationFilter {
-    key: String,
-    value: Option<String>,
-}
-
 impl ReferencesQuery {
-    /// Parameters that are not refshim's are ignored.
+    /// Parses a query. Unknown parameters (`ns`, `predicateType`) are ignored and never named as applied.
     pub(crate) fn parse(query: &str) -> Result<Self, BadQuery> {
         let mut parsed = Self::default();
         let mut kinds: Vec<LinkKind> = Vec::new();
@@ -40,7 +37,9 @@ impl ReferencesQuery {
                 "kind" => kinds.push(value.parse().map_err(|_| BadQuery::Kind)?),
                 "artifactType" => parsed.artifact_types.push(not_empty("artifactType", &value)?),
                 "mediaType" => parsed.media_types.push(not_empty("mediaType", &value)?),
-                "annotation" => parsed.annotations.push(AnnotationFilter::parse(&value)?),
+                "annotation" => parsed
+                    .annotations
+                    .push(value.parse().map_err(|InvalidAnnotationFilter| BadQuery::Annotation)?),
                 "inline" => once("inline", &mut inline, value.parse().map_err(|_| BadQuery::Inline)?)?,
                 "n" => once("n", &mut parsed.count, count(&value)?)?,
                 "last" => once("last", &mut parsed.after, cursor(&value)?)?,
@@ -57,7 +56,7 @@ impl ReferencesQuery {
         Ok(parsed)
     }
 
-    /// The names of the filters in force, for `OCI-Filters-Applied`.
+    /// The names of the applied filters, for `OCI-Filters-Applied`.
     pub(crate) fn filters_applied(&self) -> Option<String> {
         let applied: Vec<&str> = [
             ("artifactType", !self.artifact_types.is_empty()),
@@ -71,7 +70,7 @@ impl ReferencesQuery {
         (!applied.is_empty()).then(|| applied.join(","))
     }
 
-    /// What is wanted of the list.
+    /// The page that the query asks for.
     pub(crate) fn wanted(&self) -> PageRequest {
         let gathered: LinkKinds = [LinkKind::Subject, LinkKind::Fallback].into_iter().collect();
         PageRequest {
@@ -84,7 +83,7 @@ impl ReferencesQuery {
         }
     }
 
-    /// The filters as a test of entries.
+    /// The filter on entries.
     fn accepts(&self) -> Accepts {
         let query = self.clone();
         let reads_descriptors = !(query.artifact_types.is_empty()
@@ -97,8 +96,8 @@ impl ReferencesQuery {
         })
     }
 
-    /// The target of `Link: rel="next"`. Names the digest, so that a tag
-    /// that moves does not mix two lists.
+    /// The target of `Link: rel="next"`. It names the digest, not the tag: should the tag move, the pages still belong
+    /// to one list.
     pub(crate) fn next(&self, repository: &RepositoryName, subject: &Digest, next: Next) -> String {
         let mut query = Serializer::new(String::new());
         for kind in self.kinds.iter() {
@@ -111,7 +110,7 @@ impl ReferencesQuery {
             query.append_pair("mediaType", media_type);
         }
         for annotation in &self.annotations {
-            query.append_pair("annotation", &annotation.to_parameter());
+            query.append_pair("annotation", &annotation.to_string());
         }
         if self.inline {
             query.append_pair("inline", "true");
@@ -136,34 +135,8 @@ impl ReferencesQuery {
         (self.artifact_types.is_empty()
             || artifact_type.is_some_and(|own| media_type::is_among(own, &self.artifact_types)))
             && (self.media_types.is_empty() || media_type::is_among(&entry.media_type, &self.media_types))
-            && (self.annotations.is_empty() || self.annotations.iter().any(|wanted| wanted.matches(entry)))
-    }
-}
-
-impl AnnotationFilter {
-    fn parse(parameter: &str) -> Result<Self, BadQuery> {
-        let (key, value) = match parameter.split_once('=') {
-            Some((key, value)) => (key, Some(value.to_owned())),
-            None => (parameter, None),
-        };
-        if key.is_empty() {
-            return Err(BadQuery::Annotation);
-        }
-        Ok(Self { key: key.to_owned(), value })
-    }
-
-    fn to_parameter(&self) -> String {
-        match &self.value {
-            Some(value) => format!("{}={value}", self.key),
-            None => self.key.clone(),
-        }
-    }
-
-    fn matches(&self, entry: &Descriptor) -> bool {
-        entry
-            .annotations
-            .get(&self.key)
-            .is_some_and(|found| self.value.as_ref().is_none_or(|wanted| wanted == found))
+            && (self.annotations.is_empty()
+                || self.annotations.iter().any(|wanted| wanted.matches(&entry.annotations)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The parameters of a referrers query. What the specification does not name is ignored.
+//! The parameters of a referrers query. Those that the specification does not name are ignored.
 
 use std::sync::Arc;
 
@@ -9,15 +9,15 @@ use crate::oci::{Digest, LinkKinds, RepositoryName, media_type};
 use crate::proxy::error::BadQuery;
 use crate::queries::pages::{PageRequest, QueryScope};
 
-/// What a caller wants to see.
+/// The parameters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReferrersQuery {
-    /// Repeats mean "or".
+    /// Repeats mean "or": containerd and moby repeat it.
     artifact_types: Vec<String>,
     after: Option<Order>,
 }
 
-/// What of a descriptor the filter looks at.
+/// The members of a descriptor that the filter reads.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Typed {
@@ -25,7 +25,7 @@ struct Typed {
 }
 
 impl ReferrersQuery {
-    /// An empty `artifactType` is none.
+    /// Parses a query. An empty `artifactType` does not filter.
     pub(crate) fn parse(query: &str) -> Result<Self, BadQuery> {
         let mut parsed = Self::default();
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -40,7 +40,7 @@ impl ReferrersQuery {
         Ok(parsed)
     }
 
-    /// What is wanted of the list, of links of these kinds.
+    /// The page that the query asks for, of links of these kinds.
     pub(crate) fn wanted(&self, kinds: LinkKinds) -> PageRequest {
         let artifact_types = self.artifact_types.clone();
         let is_wanted = move |entry: &Entry| {
@@ -60,12 +60,12 @@ impl ReferrersQuery {
         }
     }
 
-    /// The filter in force, for `OCI-Filters-Applied`.
+    /// The name of the applied filter, for `OCI-Filters-Applied`.
     pub(crate) fn filters_applied(&self) -> Option<String> {
         (!self.artifact_types.is_empty()).then(|| "artifactType".to_owned())
     }
 
-    /// The target of `Link: rel="next"` behind the entry at `last`.
+    /// The target of `Link: rel="next"`, after the entry at `last`.
     pub(crate) fn next(&self, repository: &RepositoryName, subject: &Digest, last: Order) -> String {
         let mut query = Serializer::new(String::new());
         for artifact_type in &self.artifact_types {
