@@ -5,6 +5,7 @@ mod held;
 mod lent;
 mod outlet;
 mod pauses;
+mod streamed;
 
 pub use held::{Held, PushLimits};
 pub use outlet::{Backlog, Outlet, limit_stall};
@@ -12,21 +13,19 @@ pub use pauses::Progress;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
-use tokio::time::Sleep;
 
 use self::pauses::{Holder, PauseLimit};
+use self::streamed::{BodyCopy, Gate, Streamed};
 use crate::http::limits::{Limit, RequestGuard};
 
 pub use lent::Lent;
-use lent::WayHome;
 
 /// A body on its way to the upstream or to the client.
 #[derive(Debug)]
@@ -42,50 +41,12 @@ enum BodySource {
     Streamed(Box<Streamed>),
 }
 
-#[derive(Debug)]
-struct Streamed {
-    gate: Option<Gate>,
-    read_before: Option<Bytes>,
-    sender: Sender,
-    /// None once it came to its end, whichever.
-    incoming: Option<Incoming>,
-    broken: Option<Broken>,
-    pauses: PauseLimit,
-    progress: Option<Arc<Progress>>,
-    copy: Option<BodyCopy>,
-    /// Of the request whose body it is, or that it answers.
-    request: Option<RequestGuard>,
-    way_home: Option<Box<WayHome>>,
-}
-
-/// What passed so far, for somebody who wants it all.
-#[derive(Debug)]
-struct BodyCopy {
-    kept: BytesMut,
-    limit: usize,
-    whole: oneshot::Sender<Bytes>,
-}
-
 /// Whose body it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sender {
     Client,
     Upstream,
 }
-
-/// A body that broke off, which is told at the end of a moment.
-#[derive(Debug)]
-struct Broken {
-    error: BodyError,
-    moment: Pin<Box<Sleep>>,
-}
-
-/// How long what came before a break has to be sent. HTTP/2 forgets what it has not sent of a stream that is
-/// reset, be it the head.
-const BREAK_PAUSE: Duration = Duration::from_millis(250);
-
-#[derive(Debug)]
-struct Gate(Pin<Box<tokio::time::Timeout<oneshot::Receiver<()>>>>);
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -290,136 +251,6 @@ impl BodySource {
                 hint
             }
         }
-    }
-}
-
-impl Streamed {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(Gate(open)) = &mut self.gate {
-            let _open_or_waited_enough = ready!(open.as_mut().poll(cx));
-            self.gate = None;
-        }
-        if let Some(bytes) = self.read_before.take() {
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
-        }
-        if self.broken.is_some() {
-            return self.poll_broken(cx);
-        }
-        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        match Pin::new(incoming).poll_frame(cx) {
-            Poll::Ready(Some(Err(error))) => {
-                self.incoming = None;
-                let moment = Box::pin(tokio::time::sleep(BREAK_PAUSE));
-                self.broken = Some(Broken { error: error.into(), moment });
-                self.poll_broken(cx)
-            }
-            Poll::Ready(Some(Ok(frame))) => {
-                self.pauses.moved();
-                self.copy_data(frame.data_ref());
-                if self.incoming.as_ref().is_some_and(Incoming::is_end_stream) {
-                    self.hand_copy_over();
-                }
-                Poll::Ready(Some(Ok(self.counted(frame))))
-            }
-            Poll::Ready(None) => {
-                self.incoming = None;
-                self.hand_copy_over();
-                Poll::Ready(None)
-            }
-            Poll::Pending => {
-                let error = ready!(self.pauses.poll_exceeded(cx));
-                self.incoming = None;
-                Poll::Ready(Some(Err(error)))
-            }
-        }
-    }
-
-    /// What may be the last of an answer keeps its request in progress. Of an answer of unknown length, that is
-    /// each frame.
-    fn counted(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        let may_be_last = self.incoming.as_ref().is_none_or(|rest| rest.size_hint().lower() == 0);
-        match &self.request {
-            Some(request) if may_be_last && self.sender == Sender::Upstream => {
-                frame.map_data(|data| held::kept_with(data, request.clone()))
-            }
-            Some(_) | None => frame,
-        }
-    }
-
-    /// A body of which too much was taken, or that broke, does not come back.
-    fn keep_way_home(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
-        let Some(way_home) = &mut self.way_home else { return };
-        let comes_back = match frame {
-            Poll::Pending | Poll::Ready(None) => true,
-            Poll::Ready(Some(Ok(frame))) => way_home.keep(frame),
-            Poll::Ready(Some(Err(_))) => false,
-        };
-        if !comes_back {
-            self.way_home = None;
-        }
-    }
-
-    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(broken) = &mut self.broken {
-            ready!(broken.moment.as_mut().poll(cx));
-        }
-        Poll::Ready(self.broken.take().map(|broken| Err(broken.error)))
-    }
-
-    fn copy_data(&mut self, data: Option<&Bytes>) {
-        let (Some(copy), Some(data)) = (&mut self.copy, data) else { return };
-        if data.len() > copy.limit - copy.kept.len() {
-            self.copy = None;
-        } else {
-            copy.kept.extend_from_slice(data);
-        }
-    }
-
-    fn hand_copy_over(&mut self) {
-        if let Some(copy) = self.copy.take() {
-            // Whoever wanted it may have gone.
-            copy.whole.send(copy.kept.freeze()).ok();
-        }
-    }
-}
-
-impl Drop for Streamed {
-    fn drop(&mut self) {
-        if let Some(way_home) = self.way_home.take() {
-            return way_home.send(Self {
-                gate: None,
-                read_before: self.read_before.take(),
-                sender: self.sender,
-                incoming: self.incoming.take(),
-                broken: self.broken.take(),
-                pauses: PauseLimit::new(self.pauses.idle),
-                progress: None,
-                copy: None,
-                request: self.request.take(),
-                way_home: None,
-            });
-        }
-        let rest = self.incoming.take().filter(|_| self.sender == Sender::Client);
-        if let Some(rest) = rest {
-            discard(rest, self.request.take());
-        }
-    }
-}
-
-/// How long the rest of a body that nobody wants is read.
-const LINGER: Duration = Duration::from_secs(5);
-
-/// Reads the rest of a body for [`LINGER`] at most, as a part of its request; the connection that the body
-/// comes from is drained only after it.
-fn discard(mut rest: Incoming, request: Option<RequestGuard>) {
-    let runtime = tokio::runtime::Handle::try_current();
-    if let (Ok(runtime), false) = (runtime, rest.is_end_stream()) {
-        runtime.spawn(async move {
-            let read = async { while let Some(Ok(_)) = rest.frame().await {} };
-            // The client may go on for longer: then it is cut off.
-            let _elapsed = tokio::time::timeout(LINGER, read).await;
-            drop(request);
-        });
     }
 }
 

@@ -7,7 +7,8 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use super::{Body, BodyError, Sender, discard};
+use super::streamed::discard;
+use super::{Body, BodyError, Sender};
 use crate::http::limits::{Limit, PushGuard, Pushes, RequestGuard};
 
 /// What [`PushLimits::read`] found.

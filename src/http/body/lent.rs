@@ -5,7 +5,8 @@ use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use tokio::sync::oneshot;
 
-use super::{Body, BodySource, Streamed};
+use super::streamed::Streamed;
+use super::{Body, BodySource};
 
 /// How much of a streamed body is kept until it has passed for good: what an HTTP/2 upstream takes before it was
 /// asked whether it wants any (RFC 9113, section 6.9.2).
