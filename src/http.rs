@@ -4,6 +4,7 @@
 pub mod body;
 pub mod coding;
 pub mod framing;
+pub mod header;
 pub mod limits;
 pub mod link;
 pub mod route;

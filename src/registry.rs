@@ -32,7 +32,7 @@ use hyper::body::Incoming;
 use crate::config::Config;
 use crate::http::body::Body;
 use crate::http::limits::{Budget, BudgetGuard, Limit};
-use crate::http::link;
+use crate::http::{link, route};
 use crate::index::Repository;
 use crate::oci::{Digest, RepositoryName, TagOrDigest, media_type};
 use crate::proxy::error::{Error, Rejection};
@@ -490,12 +490,12 @@ fn redirect_of(response: &Response<Incoming>, from: &Uri) -> Option<Uri> {
 /// The URI of a manifest for one of refshim's own questions. Never another one instead: the answer to it
 /// decides who may see what.
 fn manifest_uri(repository: &RepositoryName, manifest: &TagOrDigest, caller: &Caller) -> Result<Uri, Error> {
-    own_uri(format!("/v2/{repository}/manifests/{manifest}"), caller)
+    own_uri(route::manifest_path(repository, manifest), caller)
 }
 
 /// The URI of the registry's own referrers API for a subject.
 fn referrers_uri(repository: &RepositoryName, subject: &Digest, caller: &Caller) -> Result<Uri, Error> {
-    own_uri(format!("/v2/{repository}/referrers/{subject}"), caller)
+    own_uri(route::referrers_path(repository, subject), caller)
 }
 
 fn with_guard(guard: Arc<BudgetGuard>) -> http::Extensions {

@@ -8,7 +8,9 @@ use percent_encoding::percent_decode_str;
 
 use crate::oci::{Digest, InvalidDigest, InvalidName, InvalidTag, RepositoryName, TagOrDigest};
 
-pub use path::{behind, has_dot_segment, is_api};
+pub use path::{
+    API, begins_upload, behind, has_dot_segment, is_api, manifest_path, references_path, referrers_path,
+};
 
 /// What a request asks for, as far as refshim cares.
 #[derive(Debug, PartialEq, Eq)]
@@ -78,7 +80,7 @@ impl Route {
         let Ok(path) = percent_decode_str(path).decode_utf8() else {
             return Self::Pass(RouteClass::Other);
         };
-        let Some(rest) = path.strip_prefix("/v2/") else {
+        let Some(rest) = path.strip_prefix(API) else {
             return Self::Pass(if path == "/v2" { RouteClass::Base } else { RouteClass::Other });
         };
         let mut from_end = rest.rsplitn(3, '/');

@@ -20,13 +20,10 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use crate::http::body::Body;
+use crate::http::header::{KEEP_ALIVE, OCI_NAMESPACE, PROXY_CONNECTION};
 use crate::http::limits::RequestGuard;
 use crate::proxy::error::Error;
 use crate::proxy::upstream::Upstream;
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 
 /// Fields that end at the next hop. Proxy-Authorization is for refshim's address, not for the registry behind
 /// it (RFC 9110, section 11.7.2).

@@ -13,11 +13,10 @@ use form_urlencoded::{byte_serialize, parse};
 use http::uri::PathAndQuery;
 
 use crate::config::{Config, UpstreamConfig};
-use crate::http::route::{behind, has_dot_segment};
+use crate::http::route::{API, begins_upload, behind, has_dot_segment};
 
 /// `/.refshim/<name>`
 const MARK: &str = "/.refshim/";
-const API: &str = "/v2/";
 
 /// The rules of all upstreams, in one order: the default one, then the further ones.
 #[derive(Debug)]
@@ -120,7 +119,7 @@ impl Selection {
 /// repository") is named without it too.
 fn without_prefix(target: &PathAndQuery, prefix: &str) -> Option<PathAndQuery> {
     let path = under(behind(target.path(), API)?, prefix)?;
-    let starts_upload = path.trim_end_matches('/').ends_with("/blobs/uploads");
+    let starts_upload = begins_upload(path);
     let query = target.query().map(|query| {
         let fields = query.split('&').map(|field| {
             let source = if starts_upload { mounted_from(field, prefix) } else { None };

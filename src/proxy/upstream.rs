@@ -4,7 +4,6 @@
 
 mod error;
 mod exchange;
-mod framing;
 mod pool;
 mod redirect;
 mod resending;
@@ -29,7 +28,6 @@ use pool::{LARGE, SMALL, pool};
 use redirect::Redirects;
 
 pub use error::UpstreamError;
-pub use framing::InvalidFraming;
 pub use pool::{BUFFER_BYTES, MAX_HEAD_BYTES, MAX_HEADERS};
 
 /// What a question says that follows a redirect (RFC 9110, section 7.6.3), so that refshim knows its own should
@@ -79,9 +77,6 @@ impl Upstreams {
         std::iter::once(&self.default).chain(&self.further)
     }
 }
-
-/// The header in which registries name their API.
-pub const API_VERSION: &str = "docker-distribution-api-version";
 
 impl Upstream {
     /// A pool towards this registry; nothing is connected yet.

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, EXPECT, TRAILER, WARNING};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use crate::http::body::{Body, Held};
+use crate::http::header::OCI_SUBJECT;
 use crate::http::limits::RequestGuard;
 use crate::index::{Index, Learnt, PutInFlight, Referrer, Repository, Version, Watch};
 use crate::oci::{Algorithm, Descriptor, Digest, LinkKind, TagOrDigest, is_buildkit_attestation};
@@ -22,10 +23,6 @@ use crate::recording::pulls::PullRecorder;
 use crate::registry::reader::{ManifestReader, ReadManifest};
 use crate::registry::{Registry, content_digest};
 use crate::telemetry::{LinkOutcome, Metrics};
-
-/// The digest of a manifest's subject, on the answer to its PUT (distribution-spec, "Pushing manifests with
-/// subject").
-const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
 /// Records what passes.
 #[derive(Clone, Debug)]

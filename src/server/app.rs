@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
@@ -19,6 +19,7 @@ use tracing::Instrument as _;
 use crate::config::Config;
 use crate::http::body::{Body, PushLimits};
 use crate::http::framing;
+use crate::http::header::X_REQUEST_ID;
 use crate::http::limits::{Answers, Busy, Limit, Load, Place, Pushes, RequestGuard, Requests};
 use crate::http::route::{Route, RouteClass};
 use crate::index::{Index, Repository};
@@ -35,8 +36,6 @@ use crate::recording::pushes::PushRecorder;
 use crate::registry::reader::ManifestReader;
 use crate::registry::{Caller, Merger, Registry, Visit};
 use crate::telemetry::Metrics;
-
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// How much of a request's id is logged.
 const LOGGED_ID_BYTES: usize = 128;
@@ -373,7 +372,7 @@ fn leave_body_out(response: &mut Response<Body>) {
 fn admit(place: &Arc<Place>, request: &mut Request<Incoming>) -> Result<Busy, Error> {
     let busy = place.begin().ok_or(Limit::Connections)?;
     // The upstream may read it the other way.
-    framing::check(request)?;
+    framing::check_request(request)?;
     // Here and not where it would be sent: a tunnel through an upgrade must not be one either.
     if *request.method() == Method::CONNECT {
         return Err(Error::Method(Method::CONNECT));
@@ -394,7 +393,7 @@ impl RequestLog {
         Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
-            request_id: request.headers().get("x-request-id").cloned(),
+            request_id: request.headers().get(X_REQUEST_ID).cloned(),
             began: Instant::now(),
         }
     }

@@ -1,6 +1,37 @@
 //! How a path is read: each percent-encoding undone, once. What is taken off a path, or put in front of it,
 //! goes by the same reading as the route; otherwise a request could be recorded as one thing and sent as another.
 
+use std::fmt::Display;
+
+use crate::oci::{Digest, RepositoryName};
+
+/// What the path of each request to a registry's API begins with (distribution-spec, section "Endpoints").
+pub const API: &str = "/v2/";
+
+/// `/v2/<name>/manifests/<ref>`; `manifest` is a tag or a digest.
+#[must_use]
+pub fn manifest_path(repository: &RepositoryName, manifest: &impl Display) -> String {
+    format!("{API}{repository}/manifests/{manifest}")
+}
+
+/// `/v2/<name>/manifests/<digest>/references`
+#[must_use]
+pub fn references_path(repository: &RepositoryName, subject: &Digest) -> String {
+    [&manifest_path(repository, subject), "/references"].concat()
+}
+
+/// `/v2/<name>/referrers/<digest>`
+#[must_use]
+pub fn referrers_path(repository: &RepositoryName, subject: &Digest) -> String {
+    format!("{API}{repository}/referrers/{subject}")
+}
+
+/// Whether a raw path is that of `POST /v2/<name>/blobs/uploads/`, with or without its last slash.
+#[must_use]
+pub fn begins_upload(path: &str) -> bool {
+    path.trim_end_matches('/').ends_with("/blobs/uploads")
+}
+
 /// What a raw path has behind `prefix`, as it stands there, if it begins with that in any encoding.
 #[must_use]
 pub fn behind<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {

@@ -10,11 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use ipnet::IpNet;
 
 use crate::config::{Config, RegistryUrl};
+use crate::http::header::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 use crate::proxy::selection::Selected;
-
-pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// What is known of all clients: how they reach refshim, and which of them are proxies to be believed.
 #[derive(Debug, Default)]

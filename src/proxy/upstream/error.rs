@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::framing::InvalidFraming;
+use crate::http::framing::InvalidFraming;
 
 /// Why there is no answer of the upstream.
 #[derive(Debug, thiserror::Error)]

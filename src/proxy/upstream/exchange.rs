@@ -13,8 +13,10 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::resending::{Again, RESENDS, pause_before};
-use super::{API_VERSION, Upstream, UpstreamError, framing, resending};
+use super::{Upstream, UpstreamError, resending};
 use crate::http::body::{Body, Progress};
+use crate::http::framing;
+use crate::http::header::{DOCKER_CONTENT_DIGEST, DOCKER_DISTRIBUTION_API_VERSION};
 use crate::tls::{Connector, MixedUp};
 
 /// How long a client that expects `100 Continue` waits for the upstream's before its body is read
@@ -81,7 +83,7 @@ impl Upstream {
         };
         match answer {
             Ok(mut response) => {
-                framing::unify(response.headers_mut())?;
+                framing::check_answer(response.headers_mut())?;
                 let now = Instant::now();
                 self.metrics.upstream_answered(now - began);
                 if is_of_registry(&response) {
@@ -119,8 +121,8 @@ impl Upstream {
 /// header to their own errors add it to 400 and 5xx.
 fn is_of_registry(response: &Response<Incoming>) -> bool {
     let status = response.status();
-    let names_api = response.headers().contains_key(API_VERSION);
-    let gives_manifest = status.is_success() && response.headers().contains_key("docker-content-digest");
+    let names_api = response.headers().contains_key(DOCKER_DISTRIBUTION_API_VERSION);
+    let gives_manifest = status.is_success() && response.headers().contains_key(DOCKER_CONTENT_DIGEST);
     gives_manifest || (names_api && !status.is_server_error() && status != http::StatusCode::BAD_REQUEST)
 }
 
