@@ -1,5 +1,15 @@
-//! Bodies: streamed from one side to the other with a limit on pauses, or whole. Nothing is buffered
-//! here but manifests, and those only up to a limit.
+//! Bodies, streamed with an idle time-out or held whole. Only manifests and refshim's own answers are held, up to a
+//! limit; blobs of many gigabytes pass frame by frame.
+//!
+//! - The time-outs are for pauses, not for the whole: a total limit over a slow upload breaks large layers on slow
+//!   lines (harbor #9394, #18508).
+//! - Back pressure goes through: a frame is read from one side when the other has room for it. A slow client costs
+//!   the buffers of one connection ([`Outlet`]), and a client that stops reading is cut off after
+//!   `timeouts.body_idle`.
+//! - A request that the upstream certainly did not process can be sent again, as long as little of its body was taken
+//!   ([`Lent`]).
+//! - What is counted for a body (its request, its share of a limit) is released when its last byte was handed to the
+//!   connection, not when the handler returned.
 
 mod held;
 mod lent;
@@ -31,7 +41,7 @@ pub use lent::Lent;
 #[derive(Debug)]
 pub struct Body {
     source: BodySource,
-    /// There if a client is to get it.
+    /// Present if the body goes to a client.
     outlet: Option<Outlet>,
 }
 
@@ -41,7 +51,7 @@ enum BodySource {
     Streamed(Box<Streamed>),
 }
 
-/// Whose body it is.
+/// Who sends the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sender {
     Client,
@@ -51,16 +61,16 @@ enum Sender {
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// Its sender went away or broke the protocol.
+    /// The connection ended, or the sender violated the protocol.
     #[error("the body broke off")]
     Broken(#[from] hyper::Error),
-    /// Its sender paused for longer than allowed.
+    /// The idle time-out expired.
     #[error("no byte of the body came for {0:?}")]
     Idle(Duration),
-    /// A manifest took longer than allowed.
+    /// A manifest took longer than `timeouts.manifest`.
     #[error("the manifest did not come whole within {0:?} (timeouts.manifest)")]
     Slow(Duration),
-    /// There is no room to hold it.
+    /// A limit is reached.
     #[error(transparent)]
     Limit(#[from] Limit),
 }
@@ -72,15 +82,15 @@ impl Body {
         Self::from(BodySource::Whole(Some(bytes.into())))
     }
 
-    /// A body without a byte.
+    /// An empty body.
     #[must_use]
     pub fn empty() -> Self {
         Self::from(BodySource::Whole(None))
     }
 
-    /// What a client sends, passed on as it comes; an error if nothing comes for `idle`. When nobody wants
-    /// the rest of it, that is still read for a while, as a part of its request: a client that is cut off
-    /// while it sends may not have read its answer.
+    /// Streams a client's body, with `idle` as time-out. If it is dropped early, the rest is still read for
+    /// a few seconds, as part of its request: many clients read no answer before they have sent their
+    /// body, and would see a reset connection instead.
     #[must_use]
     pub fn from_client(incoming: Incoming, idle: Duration, request: RequestGuard) -> Self {
         if incoming.is_end_stream() {
@@ -90,7 +100,7 @@ impl Body {
         }
     }
 
-    /// What the upstream sends, passed on as it comes; an error if nothing comes for `idle`.
+    /// Streams an upstream's body, with `idle` as time-out.
     #[must_use]
     pub fn from_upstream(incoming: Incoming, idle: Duration) -> Self {
         if incoming.is_end_stream() {
@@ -121,15 +131,16 @@ impl Body {
         })))
     }
 
-    /// Lets nothing of a streamed body be read before the gate's other end is used or dropped, for
-    /// `at_most` that long.
+    /// Holds a streamed body back until the other end of `gate` is used or dropped, but not for longer than
+    /// `at_most`.
     pub fn wait_for(&mut self, gate: oneshot::Receiver<()>, at_most: Duration) {
         if let BodySource::Streamed(streamed) = &mut self.source {
             streamed.gate = Some(Gate(Box::pin(tokio::time::timeout(at_most, gate))));
         }
     }
 
-    /// A copy of a streamed body, once all of it has passed; none if it breaks off or is longer than `limit`.
+    /// Copies a streamed body while it passes. The receiver gets the copy when the body is complete, and fails if it
+    /// breaks off or exceeds `limit`.
     pub fn copy(&mut self, limit: usize) -> Option<oneshot::Receiver<Bytes>> {
         match &mut self.source {
             BodySource::Whole(_) => None,
@@ -141,8 +152,8 @@ impl Body {
         }
     }
 
-    /// Keeps the guard of the request that this answers until the client has taken the body. A streamed one is gone
-    /// before that: its last bytes, queued for the client, keep the guard then.
+    /// Attaches the guard of the request that this answers, until the client has read the body. A stream is dropped
+    /// before that, with bytes still queued for the client; then its last bytes keep the guard.
     pub fn keep(&mut self, request: RequestGuard) {
         match &mut self.source {
             BodySource::Streamed(streamed) => streamed.request = Some(request),
@@ -150,14 +161,14 @@ impl Body {
         }
     }
 
-    /// Keeps a guard of a whole answer until the client has taken it; of a streamed one it is dropped.
+    /// Attaches a guard to a whole answer until the client has read it; for a streamed body the guard is dropped.
     pub fn hold(&mut self, guard: impl Send + 'static) {
         if let BodySource::Whole(Some(bytes)) = &mut self.source {
             *bytes = held::kept_with(bytes.clone(), guard);
         }
     }
 
-    /// How long a whole body is.
+    /// The length of a whole body; `None` if it is streamed.
     #[must_use]
     pub fn whole_length(&self) -> Option<usize> {
         match &self.source {
@@ -166,13 +177,13 @@ impl Body {
         }
     }
 
-    /// Gives it to a client that may be slow to take it.
+    /// Sends it to a client through `outlet`, which limits what a slow client can hold.
     #[must_use]
     pub fn through(self, outlet: Outlet) -> Self {
         Self { outlet: Some(outlet), ..self }
     }
 
-    /// How far a streamed body has got; whole ones need no watching.
+    /// The progress of a streamed body; `None` for a whole one, which never waits for its sender.
     pub fn watch(&mut self) -> Option<Arc<Progress>> {
         match &mut self.source {
             BodySource::Whole(_) => None,

@@ -1,10 +1,10 @@
 //! Ambiguous heads: messages that another reader may take for something else than refshim does (RFC 9112, sections
 //! 6.3 and 11).
 //!
-//! A request is rejected (request smuggling) if it has no `Host` or several, or several `Content-Length`s that differ.
-//! hyper 1.12 does more by itself. In HTTP/1.1 it rejects lengths that differ or are not numbers, a transfer coding
-//! that does not end in `chunked`, and lines that are not fields. Of a request with both `Transfer-Encoding` and
-//! `Content-Length` it removes the length, which is then not passed on either, and closes the connection after it
+//! A request is rejected (request smuggling) if it has no `Host` or several, or several `Content-Length`s that
+//! differ. hyper 1.12 does more by itself. In HTTP/1.1 it rejects lengths that differ or are not numbers, a transfer
+//! coding that does not end in `chunked`, and lines that are not fields. Of a request with both `Transfer-Encoding`
+//! and `Content-Length` it removes the length, which is then not passed on either, and closes the connection after it
 //! (RFC 9112, section 6.1): the bytes that something in front of refshim may have taken for the next request are not
 //! read.
 //!

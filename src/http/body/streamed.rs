@@ -1,4 +1,4 @@
-//! A body that is read while it is sent on.
+//! A body that streams from one connection to another.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,23 +17,25 @@ use super::pauses::{PauseLimit, Progress};
 use super::{BodyError, Sender, held};
 use crate::http::limits::RequestGuard;
 
+/// A streamed body and all that is watched while it passes.
 #[derive(Debug)]
 pub(super) struct Streamed {
     pub(super) gate: Option<Gate>,
+    /// Bytes that are sent before the rest of `incoming`.
     pub(super) read_before: Option<Bytes>,
     pub(super) sender: Sender,
-    /// None once it came to its end, whichever.
+    /// `None` after its end or an error.
     pub(super) incoming: Option<Incoming>,
     pub(super) broken: Option<Broken>,
     pub(super) pauses: PauseLimit,
     pub(super) progress: Option<Arc<Progress>>,
     pub(super) copy: Option<BodyCopy>,
-    /// Of the request whose body it is, or that it answers.
+    /// The request that it belongs to, or answers.
     pub(super) request: Option<RequestGuard>,
     pub(super) way_home: Option<Box<WayHome>>,
 }
 
-/// What passed so far, for somebody who wants it all.
+/// A copy of what has passed.
 #[derive(Debug)]
 pub(super) struct BodyCopy {
     pub(super) kept: BytesMut,
@@ -41,17 +43,18 @@ pub(super) struct BodyCopy {
     pub(super) whole: oneshot::Sender<Bytes>,
 }
 
-/// A body that broke off, which is told at the end of a moment.
+/// A read error held back for [`BREAK_PAUSE`], so that what came before it is sent first.
 #[derive(Debug)]
 pub(super) struct Broken {
     error: BodyError,
-    moment: Pin<Box<Sleep>>,
+    pause: Pin<Box<Sleep>>,
 }
 
-/// How long what came before a break has to be sent. HTTP/2 forgets what it has not sent of a stream that is
-/// reset, be it the head.
+/// How long a read error is held back. An HTTP/2 stream that is reset loses what is queued for it, even the head of
+/// the answer; the client would see neither status nor the bytes that did come.
 const BREAK_PAUSE: Duration = Duration::from_millis(250);
 
+/// Nothing is read before it opens, or its time is up.
 #[derive(Debug)]
 pub(super) struct Gate(pub(super) Pin<Box<tokio::time::Timeout<oneshot::Receiver<()>>>>);
 
@@ -74,8 +77,8 @@ impl Streamed {
         match Pin::new(incoming).poll_frame(cx) {
             Poll::Ready(Some(Err(error))) => {
                 self.incoming = None;
-                let moment = Box::pin(tokio::time::sleep(BREAK_PAUSE));
-                self.broken = Some(Broken { error: error.into(), moment });
+                let pause = Box::pin(tokio::time::sleep(BREAK_PAUSE));
+                self.broken = Some(Broken { error: error.into(), pause });
                 self.poll_broken(cx)
             }
             Poll::Ready(Some(Ok(frame))) => {
@@ -99,8 +102,8 @@ impl Streamed {
         }
     }
 
-    /// What may be the last of an answer keeps its request in progress. Of an answer of unknown length, that is
-    /// each frame.
+    /// Attaches the request's guard to a frame that may be the last of an answer. If the length is not known, that
+    /// is every frame.
     fn counted(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
         let may_be_last = self.incoming.as_ref().is_none_or(|rest| rest.size_hint().lower() == 0);
         match &self.request {
@@ -111,7 +114,7 @@ impl Streamed {
         }
     }
 
-    /// A body of which too much was taken, or that broke, does not come back.
+    /// Gives up the way back to the owner if too much of the body was taken, or it failed.
     pub(super) fn keep_way_home(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
         let Some(way_home) = &mut self.way_home else { return };
         let comes_back = match frame {
@@ -126,7 +129,7 @@ impl Streamed {
 
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(broken) = &mut self.broken {
-            ready!(broken.moment.as_mut().poll(cx));
+            ready!(broken.pause.as_mut().poll(cx));
         }
         Poll::Ready(self.broken.take().map(|broken| Err(broken.error)))
     }
@@ -142,7 +145,7 @@ impl Streamed {
 
     fn hand_copy_over(&mut self) {
         if let Some(copy) = self.copy.take() {
-            // Whoever wanted it may have gone.
+            // The receiver may have been dropped.
             copy.whole.send(copy.kept.freeze()).ok();
         }
     }
@@ -171,17 +174,17 @@ impl Drop for Streamed {
     }
 }
 
-/// How long the rest of a body that nobody wants is read.
+/// How long the rest of an unwanted body is read.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Reads the rest of a body for [`LINGER`] at most, as a part of its request; the connection that the body
-/// comes from is drained only after it.
+/// Reads and discards the rest of a body, for [`LINGER`] at most, as part of its request. Closing a connection with
+/// unread bytes makes the system reset it, and the client may lose the answer.
 pub(super) fn discard(mut rest: Incoming, request: Option<RequestGuard>) {
     let runtime = tokio::runtime::Handle::try_current();
     if let (Ok(runtime), false) = (runtime, rest.is_end_stream()) {
         runtime.spawn(async move {
             let read = async { while let Some(Ok(_)) = rest.frame().await {} };
-            // The client may go on for longer: then it is cut off.
+            // After that the client is cut off.
             let _elapsed = tokio::time::timeout(LINGER, read).await;
             drop(request);
         });

@@ -1,7 +1,10 @@
-//! `limits.connections`: a place for each client connection. When all places are taken, the connection that
-//! has been without a request for the longest loses its place to the new one, as in nginx: only requests in
-//! progress can keep others out, and those are limited by client. A write that waits for its client does not: a
-//! client that asks for nothing can bring about any number of them.
+//! `limits.connections`: number of client connections. At the limit, the connection that has been idle for the
+//! longest is closed in favour of the new one, as in nginx. So only requests in progress can keep others out, and
+//! those are limited per client. A connection with a blocked write counts as idle too (after those that do nothing):
+//! a client that does not read can cause any number of such writes without a request.
+//!
+//! The state of a connection is in atomics, and the lock is taken only when a connection begins or ends, or another
+//! has to be evicted: counting a request costs no lock that all connections share.
 
 mod place;
 
@@ -18,11 +21,12 @@ use super::{Budget, BudgetGuard, Limit};
 
 pub use self::place::{Busy, Closing, Place};
 
-/// How long a new connection waits for the end of the one that makes room for it, which takes microseconds.
+/// How long a new connection waits for the evicted one to close, which usually takes microseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Bytes of unfinished heads that all connections of a listener may hold. Over it, the connection whose
-/// head began first is closed.
+/// Limit on the bytes of incomplete request heads of all connections of a listener. Above it, the connection whose
+/// head began first is closed: clients that send heads byte by byte (slowloris) cannot fill the memory.
 const UNFINISHED_HEAD_BYTES: usize = 8 << 20;
+
 /// The connections of one listener.
 #[derive(Clone, Debug)]
 pub struct Connections(Arc<SharedConnections>);
@@ -40,13 +44,13 @@ struct SharedConnections {
 struct Places {
     taken: HashMap<u64, Arc<ConnectionState>>,
     begun: u64,
-    /// The longest idle ones when [`Places::taken`] was last looked through, the longest idle last, and how idle
-    /// each of them was. One look serves many evictions: with 10,000 places it takes 0.1 ms.
+    /// The next connections to evict, best candidate last, with their idleness when [`Places::taken`] was last
+    /// searched. One search serves many evictions: with 10,000 connections it takes 0.1 ms.
     idlest: Vec<(Arc<ConnectionState>, Idleness)>,
 }
 
 impl Connections {
-    /// Serves `most` of them, and tells a tenth as many that they are too many.
+    /// A limit of `most` connections. A tenth as many beyond it are accepted to be answered with 503.
     #[must_use]
     pub fn new(most: usize) -> Self {
         let budget = |most| Budget::new(Limit::Connections, most);
@@ -59,8 +63,9 @@ impl Connections {
         }))
     }
 
-    /// A place for one more, in which its requests are served or refused; none if it is to be closed without a
-    /// word.
+    /// Admits a connection, evicting an idle one if need be. Over the connection limit, every request on it is
+    /// answered with 503 ([`Place::is_served`]); `None` if even those are too many, and the connection is to be
+    /// closed unanswered.
     pub async fn admit(&self) -> Option<Arc<Place>> {
         let shared = &self.0;
         let mut served = shared.served.take(1);
@@ -101,12 +106,13 @@ impl SharedConnections {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the connection that has been idle for the longest to close, or else the one that has waited for its
-    /// client for the longest; false if all have requests in progress.
+    /// Closes the connection that has been idle for the longest, or else the one whose write has been blocked for the
+    /// longest; false if all have requests in progress.
     fn evict(&self) -> bool {
         let mut places = self.lock();
         loop {
             while let Some((state, idleness)) = places.idlest.pop() {
+                // The list may be stale: a candidate that had a request meanwhile is no longer the longest idle.
                 if state.idleness() == Some(idleness) && state.close(self) {
                     return true;
                 }
@@ -118,7 +124,7 @@ impl SharedConnections {
         }
     }
 
-    /// Closes the connections whose unfinished heads began first until those of the others are few enough.
+    /// Closes the connections whose incomplete heads began first until the rest are below the limit.
     fn limit_heads(&self) {
         let places = self.lock();
         while self.head_bytes.load(Ordering::Relaxed) > UNFINISHED_HEAD_BYTES {
@@ -133,12 +139,14 @@ impl SharedConnections {
 }
 
 impl Places {
+    /// Searches for the next connections to evict.
     fn look_through(&mut self) {
-        // Closing one whose requests are refused makes no room for one whose requests are served.
+        // Only connections within the limit: closing one of those that get 503 frees no permit of the limit.
         let served = self.taken.values().filter(|state| state.is_served);
         let idle = served.filter_map(|state| Some((Arc::clone(state), state.idleness()?)));
         let mut idle: Vec<_> = idle.collect();
-        // While some do nothing, none that writes is kept for later.
+        // Connections with a blocked write are candidates only if there is no other; the list must not mix the two,
+        // since by the next eviction another connection may have become idle.
         let is_nothing = |idleness: &Idleness| matches!(idleness, Idleness::Nothing(_));
         if idle.iter().any(|(_, idleness)| is_nothing(idleness)) {
             idle.retain(|(_, idleness)| is_nothing(idleness));
@@ -159,14 +167,20 @@ mod tests {
         place
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_longest_idle_connection_makes_room_and_a_busy_one_does_not() {
+    /// Three connections at a limit of three, 10 ms apart.
+    async fn full() -> (Connections, Vec<Option<Arc<Place>>>) {
         let connections = Connections::new(3);
         let mut places = Vec::new();
         for _ in 0..3 {
             places.push(Some(served(&connections).await));
             tokio::time::advance(Duration::from_millis(10)).await;
         }
+        (connections, places)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_idle_connection_makes_room_and_a_busy_one_does_not() {
+        let (connections, mut places) = full().await;
         let busy = places[0].as_ref().unwrap().begin().unwrap();
         let mut waits = vec![];
         for place in places.drain(1..) {
@@ -193,12 +207,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_does_not_read_keeps_nobody_out_without_a_request() {
-        let connections = Connections::new(3);
-        let mut places = Vec::new();
-        for _ in 0..3 {
-            places.push(Some(served(&connections).await));
-            tokio::time::advance(Duration::from_millis(10)).await;
-        }
+        let (connections, mut places) = full().await;
         // The third waits for the longest; only the second does nothing; the first has a request besides.
         let request = places[0].as_ref().unwrap().begin().unwrap();
         for number in [2, 0] {

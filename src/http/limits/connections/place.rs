@@ -1,4 +1,4 @@
-//! One connection's place, and what others see of it.
+//! The state of one connection: busy, idle, waiting for its client, or closing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -10,36 +10,39 @@ use tokio::time::{Instant, sleep_until};
 use super::{SharedConnections, UNFINISHED_HEAD_BYTES};
 use crate::http::limits::BudgetGuard;
 
-/// Set in [`ConnectionState::busy`] of a connection that is to be closed.
+/// The bit of [`ConnectionState::busy`] that marks a closing connection. In the same word as the count, so that
+/// "close if there is no request" is one atomic step and no request can begin in between.
 const CLOSING: u32 = 1 << 31;
+/// No write is blocked.
 pub(super) const NOT_WRITING: u64 = u64::MAX;
 
-/// What a connection without a request in progress does, and since when: the least is the first to go.
+/// How idle a connection without a request is, as the order of eviction: the least is evicted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Idleness {
-    /// Nothing.
+    /// It has done nothing since then.
     Nothing(u64),
-    /// A write waits for its client.
+    /// A write has been blocked by the client since then.
     Writing(u64),
 }
 
-/// What others may know of a connection.
+/// The part of a connection's state that an eviction looks at.
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     pub(super) is_served: bool,
-    /// Requests in progress; [`CLOSING`] besides.
+    /// Number of requests in progress, and [`CLOSING`].
     pub(super) busy: AtomicU32,
-    /// Milliseconds from [`SharedConnections::began`] to the end of the last request or wait, or to its acceptance.
+    /// When the last request or blocked write ended, or the connection was accepted; this and all times here in
+    /// milliseconds since [`SharedConnections::began`].
     pub(super) idle_since: AtomicU64,
-    /// Milliseconds to when a write began to wait for the client, or [`NOT_WRITING`].
+    /// When the current write was blocked, or [`NOT_WRITING`].
     pub(super) writing_since: AtomicU64,
-    /// Bytes of an unfinished head, and milliseconds to when it began.
+    /// Bytes of an incomplete head, and when it began.
     pub(super) head_bytes: AtomicUsize,
     pub(super) head_since: AtomicU64,
     pub(super) closing: Notify,
 }
 
-/// A connection's place, as long as its socket is open.
+/// An admitted connection, until its socket is closed.
 #[derive(Debug)]
 pub struct Place {
     pub(super) shared: Arc<SharedConnections>,
@@ -48,21 +51,21 @@ pub struct Place {
     pub(super) _permit: BudgetGuard,
 }
 
-/// Something that a connection is busy with: it is not closed for being idle before this is dropped.
+/// A request in progress on a connection: while it exists, the connection is not idle.
 #[derive(Debug)]
 pub struct Busy(Arc<Place>);
 
-/// Why a connection is to be closed.
+/// Why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closing {
-    /// Another one needs its place.
+    /// Evicted in favour of a new connection.
     Evicted,
-    /// It has been without a request for too long.
+    /// Its idle time-out expired.
     Idle,
 }
 
 impl ConnectionState {
-    /// None while it has requests in progress, or is closing.
+    /// `None` if it has requests in progress, or is closing.
     pub(super) fn idleness(&self) -> Option<Idleness> {
         let is_idle = self.busy.load(Ordering::Acquire) == 0;
         is_idle.then(|| match self.writing_since.load(Ordering::Relaxed) {
@@ -75,7 +78,7 @@ impl ConnectionState {
         self.writing_since.load(Ordering::Relaxed) != NOT_WRITING
     }
 
-    /// From here on no request can begin. False if one was quicker.
+    /// Marks an idle connection as closing, so that no request can begin any more; false if one began before.
     pub(super) fn close(&self, shared: &SharedConnections) -> bool {
         let closed = self.busy.compare_exchange(0, CLOSING, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if closed {
@@ -92,13 +95,13 @@ impl ConnectionState {
 }
 
 impl Place {
-    /// Whether its requests are served.
+    /// Whether it is within the connection limit. Otherwise each of its requests is answered with 503.
     #[must_use]
     pub fn is_served(&self) -> bool {
         self.state.is_served
     }
 
-    /// Makes the connection busy; none if its requests are not served, or if it is being closed.
+    /// Begins a request; `None` if the connection is over the limit or closing.
     #[must_use]
     pub fn begin(self: &Arc<Self>) -> Option<Busy> {
         if !self.state.is_served {
@@ -106,30 +109,33 @@ impl Place {
         }
         let before = self.state.busy.fetch_add(1, Ordering::AcqRel);
         self.release_head();
+        // Also for a closing connection: dropping it undoes the count.
         let busy = Busy(Arc::clone(self));
         (before & CLOSING == 0).then_some(busy)
     }
 
-    /// A write waits for the client. That is not being idle, and it keeps nobody else out.
+    /// A write is blocked by the client. The idle time-out stops, but the connection can be evicted.
     pub fn begin_wait(&self) {
         self.state.writing_since.store(self.shared.now(), Ordering::Relaxed);
     }
 
-    /// The write goes on.
+    /// The blocked write goes on.
     pub fn end_wait(&self) {
+        // In this order: whoever sees that no write is blocked must not see the idle time of before the write.
         self.state.idle_since.store(self.shared.now(), Ordering::Relaxed);
         self.state.writing_since.store(NOT_WRITING, Ordering::Relaxed);
     }
 
-    /// Whether it has no request in progress and no write that waits.
+    /// Whether it has no request in progress and no blocked write.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.state.busy.load(Ordering::Acquire) & !CLOSING == 0 && !self.state.is_writing()
     }
 
-    /// Waits until the connection is to be closed: at the latest when it has been idle for `limit`.
+    /// Waits until the connection has to be closed: it is evicted, or has been idle for `limit`.
     pub async fn closing(&self, limit: Duration) -> Closing {
-        // No request sets the timer: whatever ends before it fires leaves the connection idle for longer.
+        // One timer for all requests, since resetting it for each would cost more than the rest of this room:
+        // when it fires, it is set again by the end of the last request.
         let mut next = self.idle_until(limit);
         loop {
             tokio::select! {
@@ -144,7 +150,7 @@ impl Place {
         }
     }
 
-    /// Waits until another connection needs its place.
+    /// Waits until the connection is evicted.
     pub async fn evicted(&self) {
         self.state.closing.notified().await;
     }
@@ -154,9 +160,10 @@ impl Place {
         self.shared.began + since + limit
     }
 
-    /// Counts bytes of a head that is not finished, as far as is known.
+    /// Counts bytes that were read without a request in progress: part of an incomplete head.
     pub fn hold_head(&self, bytes: usize) {
-        // With requests in progress it could not be closed for them, nor when it is closing.
+        // A connection with requests in progress cannot be closed for its heads, so its bytes must not count: they
+        // would close others in its place.
         if self.state.busy.load(Ordering::Acquire) != 0 {
             return;
         }
@@ -169,7 +176,7 @@ impl Place {
         }
     }
 
-    /// The head is finished.
+    /// The head is complete.
     pub fn release_head(&self) {
         if self.state.head_bytes.load(Ordering::Relaxed) > 0 {
             self.state.release_head(&self.shared);
@@ -187,7 +194,8 @@ impl Drop for Place {
 impl Drop for Busy {
     fn drop(&mut self) {
         let state = &self.0.state;
-        // First the time, then the count: whoever sees it idle must not see the time of the request before.
+        // First the time, then the count: whoever sees the connection idle must not see the time of an earlier
+        // request, or the connection that was last busy would be evicted as the longest idle.
         state.idle_since.store(self.0.shared.now(), Ordering::Relaxed);
         state.busy.fetch_sub(1, Ordering::AcqRel);
     }
