@@ -1,6 +1,15 @@
-//! The registry behind refshim, and the only HTTP client: a pool of connections, time-outs for
-//! silence, and one way to send. Nothing but a GET or HEAD without a body is ever sent twice, unless the
-//! upstream did not process it for certain.
+//! The registry behind refshim, and the server's only HTTP client: connection pools, response time-outs, and retries.
+//!
+//! - A request is retried only if it cannot do harm: a GET or HEAD without a body once, when the connection broke
+//!   (the upstream may have closed it for being idle); any request that the upstream certainly did not process, as
+//!   long as its body can be had back. Repeating a half-sent PATCH would append to an upload at the wrong offset
+//!   (distribution #2634). See `resending`.
+//! - The response time-out counts from when the upstream has everything it needs, not from the start: an upload may
+//!   take hours. See `exchange`.
+//! - Redirects are passed to the client, which follows them itself; following them here would send its credentials to
+//!   object storage. Only refshim's own questions follow redirects, under the rules in `redirect`.
+//! - There are up to three pools: one with large buffers, one with small buffers for high load, and one for HTTP/1.1
+//!   alone where the others use HTTP/2, since HTTP/2 cannot carry `Upgrade`. See `pool`.
 
 mod error;
 mod exchange;
@@ -30,8 +39,8 @@ use redirect::Redirects;
 pub use error::UpstreamError;
 pub use pool::{BUFFER_BYTES, MAX_HEAD_BYTES, MAX_HEADERS};
 
-/// What a question says that follows a redirect (RFC 9110, section 7.6.3), so that refshim knows its own should
-/// they lead back to it.
+/// The `Via` of a question that follows a redirect (RFC 9110, section 7.6.3), by which refshim recognises its own
+/// requests if a redirect leads back to it.
 pub const VIA_REFSHIM: HeaderValue = HeaderValue::from_static("1.1 refshim");
 
 /// One upstream registry.
@@ -41,16 +50,16 @@ pub struct Upstream {
     name: config::UpstreamName,
     settings: config::UpstreamConfig,
     client: Client<Connector, Body>,
-    /// With small buffers, for times of many requests: what a client leaves unread stays in them.
+    /// Has small buffers, for high load: what slow clients leave unread stays in these buffers.
     thrifty: Client<Connector, Body>,
     load: Load,
-    /// For what HTTP/2 cannot carry, where `client` speaks it.
+    /// Uses HTTP/1.1 for `Upgrade`; present where `client` may use HTTP/2.
     http1: Option<Client<Connector, Body>>,
     connectors: Vec<Connector>,
     redirects: Redirects,
     scheme: Scheme,
     url: RegistryUrl,
-    /// The Host of each request; in HTTP/2 it is part of the URI.
+    /// The `Host` of each request; in HTTP/2 the URI has it.
     host: Option<HeaderValue>,
     is_always_http2: bool,
     rewrites_realm: bool,
@@ -58,31 +67,31 @@ pub struct Upstream {
     body_idle: Duration,
     metrics: Metrics,
     started: Instant,
-    /// Milliseconds from `started` to the latest answer of a registry, plus one; zero before the first.
+    /// When a registry last answered, in milliseconds since `started`, plus one; zero before the first answer.
     answered: AtomicU64,
 }
 
 /// All upstreams, in the order of the configuration: the default one first.
 #[derive(Clone, Debug)]
 pub struct Upstreams {
-    /// The one that takes what no rule gives to another.
+    /// The upstream of all requests that no rule sends elsewhere.
     pub default: Arc<Upstream>,
-    /// The further ones.
+    /// The others.
     pub further: Vec<Arc<Upstream>>,
 }
 
 impl Upstreams {
-    /// All of them.
+    /// All upstreams, the default one first.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         std::iter::once(&self.default).chain(&self.further)
     }
 }
 
 impl Upstream {
-    /// A pool towards this registry; nothing is connected yet.
+    /// Sets up the client for this registry, without connecting.
     ///
     /// # Errors
-    /// TLS towards it cannot be set up.
+    /// TLS cannot be set up.
     pub fn new(settings: &config::UpstreamConfig, metrics: &Metrics) -> Result<Self, TlsError> {
         let protocols = match settings.http2 {
             Http2::Never => Protocols::Http1,
@@ -122,7 +131,7 @@ impl Upstream {
         })
     }
 
-    /// The same, with small buffers while this load is high.
+    /// Uses small buffers while this load is high.
     #[must_use]
     pub fn under(self, load: Load) -> Self {
         Self { load, ..self }
@@ -134,13 +143,13 @@ impl Upstream {
         self.number
     }
 
-    /// What the operator calls it.
+    /// Its name in the configuration.
     #[must_use]
     pub fn name(&self) -> &config::UpstreamName {
         &self.name
     }
 
-    /// The values of `ns=` by which it is chosen.
+    /// The values of `ns=` that select it.
     #[must_use]
     pub fn namespaces(&self) -> &[String] {
         &self.settings.namespaces
@@ -152,30 +161,30 @@ impl Upstream {
         self.url.authority()
     }
 
-    /// What stands before `/v2/` in the upstream's paths, or nothing.
+    /// The path before `/v2/` in the upstream's URL (Nexus has one), or empty.
     #[must_use]
     pub fn base_path(&self) -> &str {
         self.url.path()
     }
 
-    /// Whether a challenge's realm at the upstream is to lead through refshim.
+    /// Whether the realm of a challenge is rewritten to lead through refshim.
     #[must_use]
     pub fn rewrites_realm(&self) -> bool {
         self.rewrites_realm
     }
 
-    /// Reads the files of its TLS again if they changed. Blocks on the disk.
+    /// Reloads its TLS files if they changed. Blocks on the disk.
     pub fn reload(&self) {
         self.connectors.iter().for_each(Connector::reload);
     }
 
-    /// The longest pause within a body.
+    /// The idle time-out of bodies.
     #[must_use]
     pub fn body_idle(&self) -> Duration {
         self.body_idle
     }
 
-    /// How long it may stay silent before its answer begins.
+    /// The time-out for the head of an answer.
     #[must_use]
     pub fn silence_limit(&self) -> Duration {
         self.silence_limit
@@ -187,30 +196,31 @@ impl Upstream {
         format!("{}://{}", self.scheme, self.url.authority())
     }
 
-    /// How long ago the upstream last answered as registries do.
+    /// The time since a registry last answered; `None` if none has yet.
     #[must_use]
     pub fn answered_ago(&self) -> Option<Duration> {
         let answered = self.answered.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.started.elapsed().saturating_sub(Duration::from_millis(answered)))
     }
 
-    /// Sends a request, whose URI may be in any form, to this upstream. A GET or HEAD is sent once
-    /// more if the connection breaks: the upstream may have closed it for having been idle. What the upstream
-    /// did not process is sent again, as far as its body can be had back.
+    /// Sends a request to this upstream, whatever scheme and host its URI has. It is retried as the module says.
+    ///
+    /// If the caller drops the future, an HTTP/1.1 connection is closed and an HTTP/2 stream is reset; the upstream
+    /// may still have processed the request.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
         let client = if self.load.is_high() { &self.thrifty } else { &self.client };
         self.send_by(client, request).await
     }
 
-    /// [`Upstream::send`] for what only HTTP/1.1 can carry.
+    /// [`Upstream::send`] by HTTP/1.1, for `Upgrade`.
     pub async fn send_http1(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
         self.send_by(self.http1.as_ref().unwrap_or(&self.client), request).await
     }
 
-    /// Asks what a redirect from `from`, an absolute URI, names in answer to a question with these fields.
+    /// Follows a redirect from `from` (an absolute URI) for a question with these header fields.
     ///
     /// # Errors
-    /// The redirect must not be followed, or there is no answer.
+    /// The redirect is not allowed, or there is no answer.
     pub async fn follow(
         &self,
         from: &Uri,
@@ -224,7 +234,8 @@ impl Upstream {
             return self.send_to_target(&self.client, request).await;
         }
         *request.headers_mut() = redirect::without_credentials(headers);
-        // Only the upstream itself may lead to private addresses: whom it leads to might be anybody.
+        // Only the upstream itself may redirect to private addresses, at which its own storage may be. The next host
+        // in a chain of redirects may be anybody's, who could use refshim to reach the internal network (SSRF).
         let reach = if from.authority() == Some(self.authority()) {
             let port = if self.url.is_https() { 443 } else { 80 };
             let own =
@@ -236,10 +247,10 @@ impl Upstream {
         self.redirects.send(&self.settings, reach, request).await
     }
 
-    /// The absolute URI at which the upstream is asked for `uri`.
+    /// The absolute URI of `uri` at this upstream.
     ///
     /// # Errors
-    /// Path and query make none.
+    /// Path and query are not valid there.
     pub fn absolute(&self, uri: &Uri) -> Result<Uri, UpstreamError> {
         self.target(uri)
     }
@@ -250,11 +261,11 @@ impl Upstream {
         mut request: Request<Body>,
     ) -> Result<Response<Incoming>, UpstreamError> {
         *request.uri_mut() = self.target(request.uri())?;
-        // Boxed: each of the futures around it has room for the request, and would have for this one too.
+        // Boxed, since each future around it already has room for the request, and would get this one's size on top.
         Box::pin(self.send_to_target(client, request)).await
     }
 
-    /// The same path and query at the upstream, where the API stands below its base path.
+    /// The same path and query at the upstream, with its base path before `/v2/`.
     fn target(&self, uri: &Uri) -> Result<Uri, UpstreamError> {
         let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let path = if !self.base_path().is_empty() && is_api(path.path()) {

@@ -11,27 +11,27 @@ pub enum UpstreamError {
     #[error("the registry cannot be reached")]
     Unreachable(#[source] hyper_util::client::legacy::Error),
     /// The connection broke before an answer.
-    #[error("the registry broke the connection off")]
+    #[error("the connection to the registry broke before it answered")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It did not process the request, and said so, or the connection broke before the request was sent.
-    #[error("the registry did not take the request")]
+    /// It said that it did not process the request, or the connection broke before the request was sent.
+    #[error("the registry did not process the request")]
     Unprocessed(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Where its answer ends is not clear.
+    /// The end of its answer is not clear.
     #[error(transparent)]
     Framing(#[from] InvalidFraming),
-    /// It accepted the request and said nothing.
+    /// It did not answer within `timeouts.response`.
     #[error("the registry did not answer within {0:?}")]
     Silent(Duration),
-    /// The client's body ended early, so that the request could not be completed.
+    /// The client's body ended early.
     #[error("the request's body broke off: {0}")]
     RequestBody(String),
-    /// The client paused for too long within its body.
+    /// The idle time-out of the client's body expired.
     #[error("the request's body paused for too long")]
     RequestBodyIdle,
-    /// A redirect in answer to a question of refshim's own leads where it must not be followed to.
-    #[error("the registry redirects to where refshim does not follow")]
+    /// A redirect of one of refshim's own questions is not allowed.
+    #[error("the registry redirects to an address that refshim does not follow")]
     Redirect,
-    /// Path and query cannot be those of a request to the upstream.
-    #[error("the path cannot be asked of the registry")]
+    /// Path and query are not valid at the upstream.
+    #[error("the path is not valid at the registry")]
     Target,
 }

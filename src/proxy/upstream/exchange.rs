@@ -1,4 +1,4 @@
-//! One request and its answer.
+//! Sends one request and waits for its answer: retries, response time-out, `100 Continue`.
 
 use std::pin::pin;
 use std::sync::Mutex;
@@ -19,12 +19,12 @@ use crate::http::framing;
 use crate::http::header::{DOCKER_CONTENT_DIGEST, DOCKER_DISTRIBUTION_API_VERSION};
 use crate::tls::{Connector, MixedUp};
 
-/// How long a client that expects `100 Continue` waits for the upstream's before its body is read
-/// all the same.
+/// How long the body of a client that expects `100 Continue` is held back. Then it is read anyway, since the upstream
+/// may not know the expectation (RFC 9110, section 10.1.1: a client SHOULD NOT wait for ever).
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 impl Upstream {
-    /// Sends a request whose URI is the upstream's own.
+    /// Sends a request whose URI is absolute, with retries.
     pub(super) async fn send_to_target(
         &self,
         client: &Client<Connector, Body>,
@@ -50,16 +50,17 @@ impl Upstream {
             if !(is_unprocessed || (is_broken && again.is_without_consequences())) {
                 return Err(error);
             }
+            // The HTTP client may still hold the body: it drops it when its connection's task ends.
             let again = Box::pin(timeout(self.silence_limit, again.request())).await;
             let Some(again) = again.ok().flatten() else { return Err(error) };
-            tracing::debug!(upstream = %self.name, sent, %error, "a request is sent again");
+            tracing::debug!(upstream = %self.name, sent, %error, "retrying a request");
             Box::pin(sleep(pause_before(sent))).await;
             request = again;
         }
     }
 
-    /// The limit on silence counts from when the upstream has all it needs to answer, or last took
-    /// something of the body.
+    /// Sends a request once. The response time-out counts from when the upstream has all it needs to answer, or last
+    /// took a part of the body; it stands still while the client owes the next part.
     async fn attempt(
         &self,
         client: &Client<Connector, Body>,
@@ -72,6 +73,7 @@ impl Upstream {
         let mut limit = began + self.silence_limit;
         let answer = loop {
             let fired = tokio::select! {
+                // The answer first: if both are ready, it came in time.
                 biased;
                 answer = &mut response => break answer,
                 () = sleep_until(limit) => limit,
@@ -99,7 +101,7 @@ impl Upstream {
         }
     }
 
-    /// The same error, with what it comes from if plain HTTP was spoken to a port that speaks TLS.
+    /// Replaces the cause of an error if it comes from plain HTTP to a port that speaks TLS, or the reverse.
     fn explained(&self, error: UpstreamError) -> UpstreamError {
         let UpstreamError::Broken(source) = error else { return error };
         match MixedUp::of(&self.origin(), &*source) {
@@ -108,7 +110,7 @@ impl Upstream {
         }
     }
 
-    /// Until when silence is allowed, seen at `now`.
+    /// When the response time-out expires, as of `now`.
     fn silent_until(&self, progress: Option<&Progress>, began: Instant, now: Instant) -> Instant {
         match progress {
             None => began + self.silence_limit,
@@ -117,8 +119,8 @@ impl Upstream {
     }
 }
 
-/// Whether an answer shows that a registry gave it, and not a web server or a proxy in its place: those that add the
-/// header to their own errors add it to 400 and 5xx.
+/// Whether a registry gave this answer, not a web server or proxy in its place. Load balancers that add the API's
+/// header add it to their own errors too, which are 400 and 5xx.
 fn is_of_registry(response: &Response<Incoming>) -> bool {
     let status = response.status();
     let names_api = response.headers().contains_key(DOCKER_DISTRIBUTION_API_VERSION);
@@ -126,8 +128,8 @@ fn is_of_registry(response: &Response<Incoming>) -> bool {
     gives_manifest || (names_api && !status.is_server_error() && status != http::StatusCode::BAD_REQUEST)
 }
 
-/// The body is asked of the client only once the upstream wants it, so that an early refusal comes
-/// before the body, as it does without a proxy.
+/// Holds the body back until the upstream sends `100 Continue`. hyper sends the client its own 100 when the body is
+/// first read, so the client sends nothing that the upstream refuses by the head alone (RFC 9110, section 10.1.1).
 fn hold_body_until_continue(request: &mut Request<Body>) {
     let (open, gate) = oneshot::channel();
     let open = Mutex::new(Some(open));
