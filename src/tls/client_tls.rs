@@ -1,22 +1,22 @@
-//! TLS of the client commands, where they are told whom to trust.
+//! TLS of the client commands, with additional authorities.
 
 use rustls::{ClientConfig, RootCertStore};
 
 use super::trust::Trust;
 use super::{TlsError, pem, provider};
 
-/// Trusts whom the platform trusts, and further certificates.
+/// Trusts the platform's authorities and additional certificates.
 #[derive(Clone, Debug)]
 pub struct ClientTls(ClientConfig);
 
 impl ClientTls {
-    /// Trusts these as well, in PEM: authorities, or certificates that servers show.
+    /// Also trusts these certificates, in PEM: authorities, or certificates of servers themselves.
     ///
     /// # Errors
-    /// There is no certificate in it, or one that cannot be used.
+    /// It contains no certificate, or one that cannot be used.
     pub fn trusting(pem: &[u8]) -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
-        // What the platform has and cannot be read is missed when a server needs it.
+        // Platform certificates that cannot be read are skipped: the server's may need none of them.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         let trust = Trust::new(pem::certificates_of(pem)?, roots)?;
         let builder =
