@@ -1,9 +1,10 @@
-//! What HTTP and a registry's API look like, without a registry: bodies, the grammar of paths and of `Link`, content
-//! codings, ambiguous heads, and how much at once.
+//! HTTP and the grammar of a registry's API, without a registry: bodies, routes and paths, header names, `Link`,
+//! content codings, ambiguous heads, and concurrency limits.
 
 pub mod body;
 pub mod coding;
 pub mod framing;
+pub mod header;
 pub mod limits;
 pub mod link;
 pub mod route;

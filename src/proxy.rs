@@ -1,5 +1,5 @@
-//! What a reverse proxy does: which upstream a request is for, the client that asks it, what becomes of the heads of
-//! messages on their way, and what a client is answered when that fails.
+//! The reverse proxy: which upstream a request goes to, the HTTP client that sends it, how heads are changed on the
+//! way, and the error answers.
 
 pub mod error;
 pub mod forward;

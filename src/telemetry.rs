@@ -1,5 +1,6 @@
-//! Logs and metrics: how they are set up, and the numbers that refshim counts. Never an
-//! Authorization, a cookie, a token or a body.
+//! Sets up logging, and counts for `/metrics`. Never logs an `Authorization`, a cookie, a token or a body.
+//!
+//! Labels are closed enums, so that clients cannot make the number of time series grow.
 
 mod labels;
 
@@ -30,7 +31,7 @@ pub use labels::{LinkOutcome, QueryRefused, Stale, Unrecorded};
 const SECONDS: [f64; 14] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];
 
-/// Sends what is logged to standard error from here on.
+/// Starts logging to standard error.
 ///
 /// # Errors
 /// The filter is malformed.
@@ -38,10 +39,10 @@ pub fn start_logging(log: &LogConfig) -> Result<(), ParseError> {
     let filter = EnvFilter::try_new(&log.filter)?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match log.format {
-        // Each request's span is formatted, logged from or not: the subscriber's own way to do that costs twice as
-        // much, for colours that are not used.
+        // The span of each request is formatted, even if nothing is logged in it. The subscriber's own formatter
+        // costs twice as much, for colours that are not used.
         LogFormat::Text => logs.with_ansi(false).fmt_fields(debug_fn(write_field).delimited(" ")).init(),
-        // The request that a line belongs to stands in `span`; there is never a span within another.
+        // Spans are never nested, so `span` alone is enough and the list of spans would repeat it.
         LogFormat::Json => logs.json().flatten_event(true).with_span_list(false).init(),
     }
     Ok(())
@@ -54,8 +55,7 @@ fn write_field(line: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> 
     }
 }
 
-/// What is counted of one upstream, or of requests before theirs was known. Cheap to make: all of them count in the
-/// same place.
+/// The counters of one upstream, or of requests whose upstream is not known. Cheap to make: all share one registry.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     upstream: Option<UpstreamName>,
@@ -168,7 +168,7 @@ impl All {
     }
 }
 
-/// A metric with its own place in the registry.
+/// Registers a metric.
 fn registered<M: Clone + Default + Metric>(registry: &mut Registry, name: &str, help: &str) -> M {
     let metric = M::default();
     registry.register(name, help, metric.clone());
@@ -199,20 +199,20 @@ impl IndexGauges {
 }
 
 impl Metrics {
-    /// All counts at zero.
+    /// New metrics, all at zero.
     #[must_use]
     pub fn new() -> Self {
         Self::counting(Arc::new(All::new()), None)
     }
 
-    /// Counts for this upstream, in the same place.
+    /// The metrics of this upstream, in the same registry.
     #[must_use]
     pub fn of_upstream(&self, upstream: &UpstreamName) -> Self {
         Self::counting(Arc::clone(&self.all), Some(upstream.clone()))
     }
 
     fn counting(all: Arc<All>, upstream: Option<UpstreamName>) -> Self {
-        // Looked up once: both are counted with each request.
+        // Looked up once, not with each request: that would cost a lock and a clone of the name.
         let seconds = |all: &Seconds| match &upstream {
             Some(upstream) => all.get_or_create_owned(&UpstreamLabels { upstream: upstream.clone() }),
             None => Histogram::new(SECONDS),
@@ -227,7 +227,7 @@ impl Metrics {
         self.all.requests.get_or_create(&labels).inc();
     }
 
-    /// Counts what became of links.
+    /// Counts links by their outcome.
     pub fn links(&self, kinds: impl IntoIterator<Item = LinkKind>, outcome: LinkOutcome) {
         for kind in kinds {
             let labels = LinkLabels { upstream: self.upstream.clone(), kind, outcome };
@@ -247,35 +247,35 @@ impl Metrics {
         self.all.queries_refused.get_or_create(&labels).inc();
     }
 
-    /// Counts a query to this upstream, or an entry of one, that was answered by what the upstream said earlier.
+    /// Counts a query to this upstream, or an entry of one, that was answered from an earlier answer of the upstream.
     pub fn query_stale(&self, upstream: &UpstreamName, reason: Stale) {
         let labels = StaleLabels { upstream: upstream.clone(), reason };
         self.all.queries_stale.get_or_create(&labels).inc();
     }
 
-    /// Counts an attestation of BuildKit's that the upstream refused.
+    /// Counts an attestation of BuildKit that the upstream rejected.
     pub fn attestation_refused(&self) {
         if let Some(upstream) = self.upstream.clone() {
             self.all.attestations_refused.get_or_create(&UpstreamLabels { upstream }).inc();
         }
     }
 
-    /// Counts what was refused because of a limit.
+    /// Counts a request or connection over a limit.
     pub fn refused(&self, limit: Limit) {
         self.all.refused.get_or_create(&LimitLabels { limit }).inc();
     }
 
-    /// Adds up the time from sending a request to the head of the upstream's answer.
+    /// Records the time from sending a request to the head of the upstream's answer.
     pub fn upstream_answered(&self, took: Duration) {
         self.upstream_seconds.observe(took.as_secs_f64());
     }
 
-    /// Adds up the time from a query to its answer, the upstream's part included.
+    /// Records the time from a query to its answer, including the upstream's.
     pub fn query(&self, took: Duration) {
         self.query_seconds.observe(took.as_secs_f64());
     }
 
-    /// The text that Prometheus reads, with the index as it is now.
+    /// Renders all metrics in the text format of Prometheus, with the current state of the index.
     #[must_use]
     pub fn render(&self, index: &Statistics, state: &IndexState) -> String {
         let gauges = &self.all.index;

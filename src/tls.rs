@@ -1,5 +1,7 @@
-//! TLS, the only room that names rustls: towards clients and towards the upstreams. What is made of
-//! files is made again when they change; connections that are open go on as they are.
+//! TLS towards clients and upstreams. The only room that uses rustls.
+//!
+//! Certificates and keys are reloaded when their files change; open connections keep what they began with. Files that
+//! cannot be loaded are an error at the start, and later are logged while the previous ones stay in use.
 
 mod acceptor;
 mod anyone;
@@ -32,22 +34,22 @@ use rustls::crypto::CryptoProvider;
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file is not what it should be.
+    /// A PEM file cannot be used.
     #[error(transparent)]
     Pem(#[from] PemError),
-    /// What was given as PEM is not what it should be.
+    /// A PEM text cannot be used.
     #[error(transparent)]
     PemText(#[from] PemProblem),
     /// The platform's root certificates cannot be read.
     #[error("the platform's root certificates cannot be read: {0}")]
     PlatformRoots(#[source] std::io::Error),
-    /// The other side's certificate is to be checked, and cannot be.
-    #[error("cannot use these authorities: {0}")]
+    /// The authorities that the other side's certificate is verified with cannot be used.
+    #[error("cannot use these certificate authorities (tls.client_ca, or the upstream's ca): {0}")]
     Authorities(#[from] rustls::client::VerifierBuilderError),
-    /// The configured name of the upstream is none.
+    /// The configured `server_name` is not a DNS name or IP address.
     #[error("not a server name: {0:?}")]
     ServerName(String),
-    /// Anything else that rustls refuses.
+    /// Any other error of rustls.
     #[error(transparent)]
     Rustls(#[from] rustls::Error),
 }

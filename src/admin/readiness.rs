@@ -10,7 +10,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
 
 use super::FRESH;
-use crate::proxy::upstream::{API_VERSION, Upstream, UpstreamError, question};
+use crate::http::header::{DOCKER_DISTRIBUTION_API_VERSION, X_FORWARDED_PROTO};
+use crate::http::route::API;
+use crate::proxy::upstream::{Upstream, UpstreamError, question};
 use crate::tls::MixedUp;
 
 /// The time-out of a probe.
@@ -67,10 +69,10 @@ impl Readiness {
     }
 
     async fn probe(&self, forwarded_proto: Option<HeaderValue>) -> Result<(), Unready> {
-        let mut probe = question(Method::GET, Uri::from_static("/v2/"));
+        let mut probe = question(Method::GET, Uri::from_static(API));
         probe.headers_mut().insert(USER_AGENT, AGENT);
         if let Some(proto) = forwarded_proto {
-            probe.headers_mut().insert("x-forwarded-proto", proto);
+            probe.headers_mut().insert(X_FORWARDED_PROTO, proto);
         }
         let answer = self.upstream.send(probe).await.map_err(|error| Unready::Other(told(&error)))?;
         let (head, body) = answer.into_parts();
@@ -96,7 +98,7 @@ enum Unready {
 /// challenge. Most registries send the `Docker-Distribution-API-Version` header, the others no more than `{}`. With
 /// that header, 403 and 429 count too: the registry rejects this probe, not necessarily its clients.
 fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<(), String> {
-    let names_api = headers.contains_key(API_VERSION);
+    let names_api = headers.contains_key(DOCKER_DISTRIBUTION_API_VERSION);
     match status {
         StatusCode::OK | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
             if names_api =>

@@ -1,10 +1,21 @@
-//! Bodies: streamed from one side to the other with a limit on pauses, or whole. Nothing is buffered
-//! here but manifests, and those only up to a limit.
+//! Bodies, streamed with an idle time-out or held whole. Only manifests and refshim's own answers are held, up to a
+//! limit; blobs of many gigabytes pass frame by frame.
+//!
+//! - The time-outs are for pauses, not for the whole: a total limit over a slow upload breaks large layers on slow
+//!   lines (harbor #9394, #18508).
+//! - Back pressure goes through: a frame is read from one side when the other has room for it. A slow client costs
+//!   the buffers of one connection ([`Outlet`]), and a client that stops reading is cut off after
+//!   `timeouts.body_idle`.
+//! - A request that the upstream certainly did not process can be sent again, as long as little of its body was taken
+//!   ([`Lent`]).
+//! - What is counted for a body (its request, its share of a limit) is released when its last byte was handed to the
+//!   connection, not when the handler returned.
 
 mod held;
 mod lent;
 mod outlet;
 mod pauses;
+mod streamed;
 
 pub use held::{Held, PushLimits};
 pub use outlet::{Backlog, Outlet, limit_stall};
@@ -12,27 +23,25 @@ pub use pauses::Progress;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
-use tokio::time::Sleep;
 
 use self::pauses::{Holder, PauseLimit};
+use self::streamed::{BodyCopy, Gate, Streamed};
 use crate::http::limits::{Limit, RequestGuard};
 
 pub use lent::Lent;
-use lent::WayHome;
 
 /// A body on its way to the upstream or to the client.
 #[derive(Debug)]
 pub struct Body {
     source: BodySource,
-    /// There if a client is to get it.
+    /// Present if the body goes to a client.
     outlet: Option<Outlet>,
 }
 
@@ -42,64 +51,26 @@ enum BodySource {
     Streamed(Box<Streamed>),
 }
 
-#[derive(Debug)]
-struct Streamed {
-    gate: Option<Gate>,
-    read_before: Option<Bytes>,
-    sender: Sender,
-    /// None once it came to its end, whichever.
-    incoming: Option<Incoming>,
-    broken: Option<Broken>,
-    pauses: PauseLimit,
-    progress: Option<Arc<Progress>>,
-    copy: Option<BodyCopy>,
-    /// Of the request whose body it is, or that it answers.
-    request: Option<RequestGuard>,
-    way_home: Option<Box<WayHome>>,
-}
-
-/// What passed so far, for somebody who wants it all.
-#[derive(Debug)]
-struct BodyCopy {
-    kept: BytesMut,
-    limit: usize,
-    whole: oneshot::Sender<Bytes>,
-}
-
-/// Whose body it is.
+/// Who sends the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sender {
     Client,
     Upstream,
 }
 
-/// A body that broke off, which is told at the end of a moment.
-#[derive(Debug)]
-struct Broken {
-    error: BodyError,
-    moment: Pin<Box<Sleep>>,
-}
-
-/// How long what came before a break has to be sent. HTTP/2 forgets what it has not sent of a stream that is
-/// reset, be it the head.
-const BREAK_PAUSE: Duration = Duration::from_millis(250);
-
-#[derive(Debug)]
-struct Gate(Pin<Box<tokio::time::Timeout<oneshot::Receiver<()>>>>);
-
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// Its sender went away or broke the protocol.
+    /// The connection ended, or the sender violated the protocol.
     #[error("the body broke off")]
     Broken(#[from] hyper::Error),
-    /// Its sender paused for longer than allowed.
+    /// The idle time-out expired.
     #[error("no byte of the body came for {0:?}")]
     Idle(Duration),
-    /// A manifest took longer than allowed.
+    /// A manifest took longer than `timeouts.manifest`.
     #[error("the manifest did not come whole within {0:?} (timeouts.manifest)")]
     Slow(Duration),
-    /// There is no room to hold it.
+    /// A limit is reached.
     #[error(transparent)]
     Limit(#[from] Limit),
 }
@@ -111,15 +82,15 @@ impl Body {
         Self::from(BodySource::Whole(Some(bytes.into())))
     }
 
-    /// A body without a byte.
+    /// An empty body.
     #[must_use]
     pub fn empty() -> Self {
         Self::from(BodySource::Whole(None))
     }
 
-    /// What a client sends, passed on as it comes; an error if nothing comes for `idle`. When nobody wants
-    /// the rest of it, that is still read for a while, as a part of its request: a client that is cut off
-    /// while it sends may not have read its answer.
+    /// Streams a client's body, with `idle` as time-out. If it is dropped early, the rest is still read for
+    /// a few seconds, as part of its request: many clients read no answer before they have sent their
+    /// body, and would see a reset connection instead.
     #[must_use]
     pub fn from_client(incoming: Incoming, idle: Duration, request: RequestGuard) -> Self {
         if incoming.is_end_stream() {
@@ -129,7 +100,7 @@ impl Body {
         }
     }
 
-    /// What the upstream sends, passed on as it comes; an error if nothing comes for `idle`.
+    /// Streams an upstream's body, with `idle` as time-out.
     #[must_use]
     pub fn from_upstream(incoming: Incoming, idle: Duration) -> Self {
         if incoming.is_end_stream() {
@@ -160,15 +131,16 @@ impl Body {
         })))
     }
 
-    /// Lets nothing of a streamed body be read before the gate's other end is used or dropped, for
-    /// `at_most` that long.
+    /// Holds a streamed body back until the other end of `gate` is used or dropped, but not for longer than
+    /// `at_most`.
     pub fn wait_for(&mut self, gate: oneshot::Receiver<()>, at_most: Duration) {
         if let BodySource::Streamed(streamed) = &mut self.source {
             streamed.gate = Some(Gate(Box::pin(tokio::time::timeout(at_most, gate))));
         }
     }
 
-    /// A copy of a streamed body, once all of it has passed; none if it breaks off or is longer than `limit`.
+    /// Copies a streamed body while it passes. The receiver gets the copy when the body is complete, and fails if it
+    /// breaks off or exceeds `limit`.
     pub fn copy(&mut self, limit: usize) -> Option<oneshot::Receiver<Bytes>> {
         match &mut self.source {
             BodySource::Whole(_) => None,
@@ -180,8 +152,8 @@ impl Body {
         }
     }
 
-    /// Keeps the guard of the request that this answers until the client has taken the body. A streamed one is gone
-    /// before that: its last bytes, queued for the client, keep the guard then.
+    /// Attaches the guard of the request that this answers, until the client has read the body. A stream is dropped
+    /// before that, with bytes still queued for the client; then its last bytes keep the guard.
     pub fn keep(&mut self, request: RequestGuard) {
         match &mut self.source {
             BodySource::Streamed(streamed) => streamed.request = Some(request),
@@ -189,14 +161,14 @@ impl Body {
         }
     }
 
-    /// Keeps a guard of a whole answer until the client has taken it; of a streamed one it is dropped.
+    /// Attaches a guard to a whole answer until the client has read it; for a streamed body the guard is dropped.
     pub fn hold(&mut self, guard: impl Send + 'static) {
         if let BodySource::Whole(Some(bytes)) = &mut self.source {
             *bytes = held::kept_with(bytes.clone(), guard);
         }
     }
 
-    /// How long a whole body is.
+    /// The length of a whole body; `None` if it is streamed.
     #[must_use]
     pub fn whole_length(&self) -> Option<usize> {
         match &self.source {
@@ -205,13 +177,13 @@ impl Body {
         }
     }
 
-    /// Gives it to a client that may be slow to take it.
+    /// Sends it to a client through `outlet`, which limits what a slow client can hold.
     #[must_use]
     pub fn through(self, outlet: Outlet) -> Self {
         Self { outlet: Some(outlet), ..self }
     }
 
-    /// How far a streamed body has got; whole ones need no watching.
+    /// The progress of a streamed body; `None` for a whole one, which never waits for its sender.
     pub fn watch(&mut self) -> Option<Arc<Progress>> {
         match &mut self.source {
             BodySource::Whole(_) => None,
@@ -290,136 +262,6 @@ impl BodySource {
                 hint
             }
         }
-    }
-}
-
-impl Streamed {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(Gate(open)) = &mut self.gate {
-            let _open_or_waited_enough = ready!(open.as_mut().poll(cx));
-            self.gate = None;
-        }
-        if let Some(bytes) = self.read_before.take() {
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
-        }
-        if self.broken.is_some() {
-            return self.poll_broken(cx);
-        }
-        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        match Pin::new(incoming).poll_frame(cx) {
-            Poll::Ready(Some(Err(error))) => {
-                self.incoming = None;
-                let moment = Box::pin(tokio::time::sleep(BREAK_PAUSE));
-                self.broken = Some(Broken { error: error.into(), moment });
-                self.poll_broken(cx)
-            }
-            Poll::Ready(Some(Ok(frame))) => {
-                self.pauses.moved();
-                self.copy_data(frame.data_ref());
-                if self.incoming.as_ref().is_some_and(Incoming::is_end_stream) {
-                    self.hand_copy_over();
-                }
-                Poll::Ready(Some(Ok(self.counted(frame))))
-            }
-            Poll::Ready(None) => {
-                self.incoming = None;
-                self.hand_copy_over();
-                Poll::Ready(None)
-            }
-            Poll::Pending => {
-                let error = ready!(self.pauses.poll_exceeded(cx));
-                self.incoming = None;
-                Poll::Ready(Some(Err(error)))
-            }
-        }
-    }
-
-    /// What may be the last of an answer keeps its request in progress. Of an answer of unknown length, that is
-    /// each frame.
-    fn counted(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        let may_be_last = self.incoming.as_ref().is_none_or(|rest| rest.size_hint().lower() == 0);
-        match &self.request {
-            Some(request) if may_be_last && self.sender == Sender::Upstream => {
-                frame.map_data(|data| held::kept_with(data, request.clone()))
-            }
-            Some(_) | None => frame,
-        }
-    }
-
-    /// A body of which too much was taken, or that broke, does not come back.
-    fn keep_way_home(&mut self, frame: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
-        let Some(way_home) = &mut self.way_home else { return };
-        let comes_back = match frame {
-            Poll::Pending | Poll::Ready(None) => true,
-            Poll::Ready(Some(Ok(frame))) => way_home.keep(frame),
-            Poll::Ready(Some(Err(_))) => false,
-        };
-        if !comes_back {
-            self.way_home = None;
-        }
-    }
-
-    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(broken) = &mut self.broken {
-            ready!(broken.moment.as_mut().poll(cx));
-        }
-        Poll::Ready(self.broken.take().map(|broken| Err(broken.error)))
-    }
-
-    fn copy_data(&mut self, data: Option<&Bytes>) {
-        let (Some(copy), Some(data)) = (&mut self.copy, data) else { return };
-        if data.len() > copy.limit - copy.kept.len() {
-            self.copy = None;
-        } else {
-            copy.kept.extend_from_slice(data);
-        }
-    }
-
-    fn hand_copy_over(&mut self) {
-        if let Some(copy) = self.copy.take() {
-            // Whoever wanted it may have gone.
-            copy.whole.send(copy.kept.freeze()).ok();
-        }
-    }
-}
-
-impl Drop for Streamed {
-    fn drop(&mut self) {
-        if let Some(way_home) = self.way_home.take() {
-            return way_home.send(Self {
-                gate: None,
-                read_before: self.read_before.take(),
-                sender: self.sender,
-                incoming: self.incoming.take(),
-                broken: self.broken.take(),
-                pauses: PauseLimit::new(self.pauses.idle),
-                progress: None,
-                copy: None,
-                request: self.request.take(),
-                way_home: None,
-            });
-        }
-        let rest = self.incoming.take().filter(|_| self.sender == Sender::Client);
-        if let Some(rest) = rest {
-            discard(rest, self.request.take());
-        }
-    }
-}
-
-/// How long the rest of a body that nobody wants is read.
-const LINGER: Duration = Duration::from_secs(5);
-
-/// Reads the rest of a body for [`LINGER`] at most, as a part of its request; the connection that the body
-/// comes from is drained only after it.
-fn discard(mut rest: Incoming, request: Option<RequestGuard>) {
-    let runtime = tokio::runtime::Handle::try_current();
-    if let (Ok(runtime), false) = (runtime, rest.is_end_stream()) {
-        runtime.spawn(async move {
-            let read = async { while let Some(Ok(_)) = rest.frame().await {} };
-            // The client may go on for longer: then it is cut off.
-            let _elapsed = tokio::time::timeout(LINGER, read).await;
-            drop(request);
-        });
     }
 }
 

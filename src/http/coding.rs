@@ -1,5 +1,5 @@
-//! Content codings (RFC 9110, section 8.4.1) of manifests that refshim reads: some registries and caches
-//! compress them although nobody asked for it. What passes to a client is never touched.
+//! Decodes content codings (RFC 9110, section 8.4.1) of manifests that refshim reads: some registries and caches
+//! compress them unasked (serverless-registry #136). What passes to a client is never changed.
 
 use std::io::Read;
 
@@ -7,11 +7,11 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 
-/// How many codings one answer may have; each is unpacked in memory.
+/// How many codings one answer may have, since each is decoded in memory.
 const MOST_CODINGS: usize = 2;
 
-/// The bytes behind the codings that the header names; none if one is unknown, the bytes are not of it, or
-/// there are more than `limit` of them.
+/// Decodes a body by its `Content-Encoding`; `None` if a coding is unknown, the data is malformed, or the result is
+/// longer than `limit`.
 #[must_use]
 pub fn decode(headers: &HeaderMap, bytes: Bytes, limit: usize) -> Option<Bytes> {
     let named = headers.get_all(CONTENT_ENCODING).into_iter();
@@ -21,7 +21,7 @@ pub fn decode(headers: &HeaderMap, bytes: Bytes, limit: usize) -> Option<Bytes> 
     if codings.len() > MOST_CODINGS {
         return None;
     }
-    // The last coding was applied last.
+    // Listed in the order in which they were applied (RFC 9110, section 8.4), so the last is undone first.
     codings.into_iter().rev().try_fold(bytes, |bytes, coding| unpack(coding, bytes, limit))
 }
 
@@ -35,7 +35,7 @@ fn unpack(coding: &str, bytes: Bytes, limit: usize) -> Option<Bytes> {
     }
 }
 
-/// Bounded, since a few bytes may stand for gigabytes.
+/// Reads up to `limit`: a few compressed bytes may expand to gigabytes.
 fn read(packed: impl Read, limit: usize) -> Option<Bytes> {
     let mut bytes = Vec::new();
     let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);

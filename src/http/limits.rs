@@ -1,6 +1,11 @@
-//! Limits on what one client, or all of them together, may take of this process. What is over a limit is
-//! refused at once with 429 or 503 and the name of the setting; what was counted is given back when its
-//! guard is dropped.
+//! Concurrency limits, per client and overall. Exceeding one is answered at once with 429 or 503 and the name of the
+//! setting. Requests are not queued for it: those that wait would hold the memory that the limit protects.
+//!
+//! Each limit hands out guards, and dropping the guard releases what it counted. A guard travels with the thing that
+//! it counts (a task, a body, the bytes queued for a slow client), so that a client gains nothing by resetting its
+//! requests or by not reading its answers. What is limited: connections ([`Connections`]), requests of a client
+//! ([`Requests`]), bytes of manifests being pushed ([`Pushes`]), bytes of refshim's own answers ([`Answers`]), and
+//! questions to an upstream ([`Budget`]). Blobs are not counted, since they stream.
 
 mod answers;
 mod connections;
@@ -18,28 +23,28 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What there is too much of. The message names the setting, for the log and for the client.
+/// The limit that was exceeded. The message names the setting, for the log and for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Limit {
     /// Connections of clients.
     #[error("there are too many connections (limits.connections)")]
     Connections,
-    /// Requests of one client that are not answered to the end.
+    /// Requests in progress of one client.
     #[error("too many requests of this client are in progress (limits.requests_per_client)")]
     RequestsPerClient,
-    /// Bytes of manifests that are held to be read.
+    /// Bytes of manifests in memory that are being pushed.
     #[error("too many manifests are being pushed (limits.manifest_bytes)")]
     ManifestBytes,
     /// Bytes of answers that clients have not taken yet.
     #[error("too many answers wait to be read by their clients (limits.answer_bytes)")]
     AnswerBytes,
-    /// Questions of refshim's own to one upstream.
+    /// Refshim's own requests to one upstream.
     #[error("too many questions to the registry are open (limits.questions)")]
     Questions,
 }
 
-/// Who counts as one client: an IPv4 address, or the /64 of an IPv6 address. Whoever has one address of that
-/// usually has them all (RFC 6177), and would be as many clients.
+/// What counts as one client: an IPv4 address, or the /64 network of an IPv6 address. A site usually gets all
+/// addresses of a /64 (RFC 6177) and could otherwise pass for as many clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct ClientNetwork(IpAddr);
 
@@ -52,34 +57,34 @@ impl From<IpAddr> for ClientNetwork {
     }
 }
 
-/// A number of things that may be had at once.
+/// A semaphore that fails with the name of its limit.
 #[derive(Clone, Debug)]
 pub struct Budget {
     limit: Limit,
     permits: Arc<Semaphore>,
 }
 
-/// A part of a [`Budget`], as long as it is kept.
+/// Permits of a [`Budget`], released on drop.
 #[derive(Debug)]
 pub struct BudgetGuard {
     _permit: OwnedSemaphorePermit,
 }
 
 impl Budget {
-    /// `most` of what `limit` names.
+    /// A budget of `most` permits; exceeding it is reported as `limit`.
     #[must_use]
     pub fn new(limit: Limit, most: usize) -> Self {
         Self { limit, permits: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))) }
     }
 
-    /// So many, if they are there now.
+    /// Takes `count` permits if they are free now.
     pub fn take(&self, count: usize) -> Result<BudgetGuard, Limit> {
         let count = u32::try_from(count).map_err(|_| self.limit)?;
         let permit = Arc::clone(&self.permits).try_acquire_many_owned(count).map_err(|_| self.limit)?;
         Ok(BudgetGuard { _permit: permit })
     }
 
-    /// One, if it is there within `patience`.
+    /// Takes one permit, waiting for it for `patience` at most.
     pub async fn wait_for_one(&self, patience: Duration) -> Result<BudgetGuard, Limit> {
         let permit = tokio::time::timeout(patience, Arc::clone(&self.permits).acquire_owned()).await;
         let permit = permit.map_err(|_| self.limit)?.map_err(|_| self.limit)?;

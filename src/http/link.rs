@@ -1,5 +1,5 @@
-//! The `WebLink` header (RFC 8288): where the next page of a list is. Pure; whether to go there, and with which
-//! credentials, is for the caller to decide.
+//! The `Link` header (RFC 8288): the URI of a list's next page. Pure; whether to follow it, and with which
+//! credentials, is the caller's decision.
 
 use std::borrow::Cow;
 
@@ -7,19 +7,19 @@ use http::header::LINK;
 use http::{HeaderMap, Uri};
 use url::Url;
 
-/// Stands for the host of a request whose URI names none.
+/// The placeholder host for a request whose URI has none; `.invalid` never resolves (RFC 2606).
 const NO_HOST: &str = "http://request.invalid";
 
-/// The target of a link is not a URI that can be requested over HTTP.
+/// The target of a link is not an HTTP URI.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the address of a next page: {target:?}")]
 pub struct InvalidLink {
     target: String,
 }
 
-/// The target of `rel="next"`, if there is one: an absolute URI, or one without scheme and host if the request
-/// has none either and the link names none. It may be on another host than the request, and it may be the
-/// request itself: the caller compares, and bounds how many pages it reads.
+/// The target of `rel="next"`, if there is one, resolved against the request's URI. If neither has a host, the result
+/// is path and query. It may be on another host, or be the request itself: the caller compares, and limits the number
+/// of pages.
 #[must_use]
 pub fn next(headers: &HeaderMap, request: &Uri) -> Option<Result<Uri, InvalidLink>> {
     let fields: Vec<Cow<'_, str>> =
@@ -116,8 +116,8 @@ fn unquoted(text: &str) -> (Cow<'_, str>, &str) {
     (Cow::Owned(value), characters.as_str())
 }
 
-/// A reference as seen from the request (RFC 3986, 5.2), without a fragment; none if it leads to something that
-/// is not HTTP.
+/// Resolves a reference against the request's URI (RFC 3986, 5.2), without a fragment; `None` if the result is not
+/// HTTP.
 #[must_use]
 pub fn resolved(reference: &str, request: &Uri) -> Option<Uri> {
     let path = request.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);

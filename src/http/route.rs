@@ -1,5 +1,5 @@
-//! From method and path to a typed route. Pure, and the only place that looks at a path: what it does
-//! not recognise passes through.
+//! Parses method and path into a typed route, and makes the paths of the API. Pure, and the only room that knows
+//! their grammar. What it does not recognise is passed on unchanged.
 
 mod path;
 
@@ -8,19 +8,22 @@ use percent_encoding::percent_decode_str;
 
 use crate::oci::{Digest, InvalidDigest, InvalidName, InvalidTag, RepositoryName, TagOrDigest};
 
-pub use path::{behind, has_dot_segment, is_api};
+pub use path::{
+    API, begins_upload, behind, has_dot_segment, is_api, manifest_path, references_path, referrers_path,
+};
 
-/// What a request asks for, as far as refshim cares.
+/// What a request asks for, as far as refshim handles it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Route {
     /// `GET|HEAD /v2/<name>/manifests/<ref>/references`
     References { repository: RepositoryName, manifest: TagOrDigest },
     /// `GET|HEAD /v2/<name>/referrers/<digest>`
     Referrers { repository: RepositoryName, subject: Digest },
-    /// A method on the path of a query that it has no use for. OPTIONS is the upstream's to answer, as on all
-    /// other paths: browsers ask by it whether another site may query (Fetch, section 4.8).
+    /// The path of a query with a method other than GET and HEAD, answered with 405. OPTIONS is passed on, as on all
+    /// paths: it is the CORS preflight of browsers (Fetch, section 4.8), and the registry decides it
+    /// (docker-registry-ui #104).
     QueryMethod(RouteClass),
-    /// The path of a query with a malformed part.
+    /// The path of a query with a malformed name, tag or digest.
     QueryPath(RouteClass, MalformedPath),
     /// `GET /v2/<name>/manifests/<ref>`
     GetManifest { repository: RepositoryName, manifest: TagOrDigest },
@@ -34,7 +37,7 @@ pub enum Route {
     Pass(RouteClass),
 }
 
-/// The classes of paths that requests are counted by.
+/// The class of a path, for metrics and logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RouteClass {
     /// `/v2/`
@@ -66,24 +69,25 @@ pub enum MalformedPath {
     /// The tag or digest.
     #[error(transparent)]
     Manifest(#[from] InvalidTag),
-    /// The digest, where nothing else is possible.
+    /// The digest, where a tag is not allowed.
     #[error(transparent)]
     Digest(#[from] InvalidDigest),
 }
 
 impl Route {
-    /// The route of a request. Percent-encoding is undone first, as registries do.
+    /// Parses method and path, after percent-decoding, as registries do.
     #[must_use]
     pub fn parse(method: &Method, path: &str) -> Self {
         let Ok(path) = percent_decode_str(path).decode_utf8() else {
             return Self::Pass(RouteClass::Other);
         };
-        let Some(rest) = path.strip_prefix("/v2/") else {
+        let Some(rest) = path.strip_prefix(API) else {
             return Self::Pass(if path == "/v2" { RouteClass::Base } else { RouteClass::Other });
         };
         let mut from_end = rest.rsplitn(3, '/');
         match (from_end.next(), from_end.next(), from_end.next()) {
-            // Before the query: the registry's grammar claims `…/manifests/references`.
+            // Before the references query: `…/manifests/references` is a manifest with the tag `references`, and the
+            // registry's grammar takes precedence.
             (Some(manifest), Some("manifests"), Some(name)) => Self::manifest(method, name, manifest),
             (Some("references"), Some(manifest), Some(before)) => match before.strip_suffix("/manifests") {
                 Some(name) if is_clean(rest) => Self::references(method, name, manifest),
@@ -103,7 +107,7 @@ impl Route {
         }
     }
 
-    /// What the request is counted as.
+    /// The class by which the request is counted.
     #[must_use]
     pub fn class(&self) -> RouteClass {
         match self {
@@ -117,7 +121,7 @@ impl Route {
         }
     }
 
-    /// The repository that refshim knows the request to be about.
+    /// The repository of the request; `None` where refshim does not need to know it.
     #[must_use]
     pub fn repository(&self) -> Option<&RepositoryName> {
         match self {
@@ -144,7 +148,7 @@ impl Route {
         }
     }
 
-    /// What becomes of a request to the path of a query that is no query.
+    /// The route for a method other than GET and HEAD on the path of a query.
     fn other_method(method: &Method, class: RouteClass) -> Option<Self> {
         match *method {
             Method::GET | Method::HEAD => None,
@@ -179,7 +183,7 @@ impl Route {
 }
 
 impl RouteClass {
-    /// The word for it in metrics and logs.
+    /// Its name in metrics and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -196,7 +200,7 @@ impl RouteClass {
     }
 }
 
-/// Registries redirect paths with empty or dotted segments to a clean one; that answer is theirs.
+/// Whether a path has no empty or dot segments. Registries redirect others to a clean path, so they are passed on.
 fn is_clean(path: &str) -> bool {
     path.split('/').all(|segment| !matches!(segment, "" | "." | ".."))
 }

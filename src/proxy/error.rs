@@ -1,5 +1,5 @@
-//! Everything that can go wrong with a request, and the one place that gives each its status and its
-//! OCI error body. An answer of the upstream to a client's own request is never an error here: it is passed on.
+//! All errors of a request, and the one place that maps each to its status and OCI error body. An upstream's error
+//! answer to a client's own request is not an error here: it is passed on.
 
 mod rejection;
 
@@ -19,7 +19,7 @@ use crate::telemetry::{QueryRefused, Stale};
 
 pub use rejection::Rejection;
 
-/// Why a request is answered by refshim with an error.
+/// Why refshim answers a request with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The path of a query is malformed.
@@ -28,10 +28,10 @@ pub enum Error {
     /// A parameter of a query is malformed.
     #[error(transparent)]
     Query(#[from] BadQuery),
-    /// The method does not go with a query.
-    #[error("only GET and HEAD are possible here")]
+    /// The method is not allowed for a query.
+    #[error("only GET and HEAD are allowed here")]
     QueryMethod,
-    /// The request can be read in two ways.
+    /// The request is ambiguous.
     #[error(transparent)]
     Ambiguous(#[from] Ambiguity),
     /// The request cannot be proxied.
@@ -46,35 +46,38 @@ pub enum Error {
     /// The upstream gave no answer.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// The upstream refused a question of refshim's own.
+    /// The upstream rejected one of refshim's own questions.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// The upstream's answer to a question of refshim's own says neither yes nor no. A 200 is none either if
-    /// no manifest came with it: login pages do that.
-    #[error("the registry answered {0} and no manifest where refshim had to know whether one is there")]
+    /// The upstream's answer to one of refshim's own questions decides nothing. A 200 without a manifest does not
+    /// either: login pages have that status.
+    #[error(
+        "the registry answered {0} without a manifest, so it is not known whether the caller may read it"
+    )]
     Undecided(StatusCode),
-    /// The upstream's own list of referrers does not come to an end.
+    /// The upstream's own list of referrers has too many pages.
     #[error("the registry's own list of referrers has more than {0} pages")]
     EndlessList(usize),
-    /// The upstream's body ended early, or was longer than a manifest may be.
-    #[error("the registry's answer could not be read whole")]
+    /// The upstream's body ended early, cannot be decoded, or exceeds the limit for manifests.
+    #[error("the registry's answer is incomplete, malformed or too long")]
     UpstreamBody,
-    /// The links of a manifest could not be recorded; the push can be repeated.
+    /// The links of a manifest could not be recorded. The client has to push again: with a 201, crane and cosign
+    /// would ask the referrers API, take its 200 for success, and write no fallback tag, so the link would be lost.
     #[error("the references of this manifest could not be recorded, push it again: {0}")]
     Record(#[source] WriteError),
-    /// What the upstream lists could not be recorded, so that it cannot be listed either.
-    #[error("what the registry itself lists could not be recorded: {0}")]
+    /// The referrers listed by the upstream could not be recorded, so they cannot be listed either.
+    #[error("the referrers listed by the registry could not be recorded: {0}")]
     Gather(#[source] WriteError),
     /// The index cannot be read now.
-    #[error("what refers to this manifest cannot be looked up now: {0}")]
+    #[error("the referrers of this manifest cannot be read now: {0}")]
     LookUp(#[source] ReadError),
-    /// There is too much at once.
+    /// A concurrency limit is reached.
     #[error("{0}, try again later")]
     Limit(#[from] Limit),
-    /// A question that several requests were waiting for failed.
+    /// A question that several requests waited for failed (single flight).
     #[error(transparent)]
     Shared(#[from] Arc<Error>),
-    /// Something that handles requests ended before it answered.
+    /// A task ended before it answered (a bug in refshim).
     #[error("refshim failed to handle the request")]
     Handler,
 }
@@ -83,18 +86,18 @@ pub enum Error {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadQuery {
     /// `n` must be a positive number.
-    #[error("n must be a whole number from 1 on")]
+    #[error("n must be a whole number, at least 1")]
     Count,
     /// `last` does not come from a `Link` of refshim.
-    #[error("last is not one that refshim gave in a Link header")]
+    #[error("last must be taken from a Link header of refshim")]
     Last,
     /// `beyond` does not come from a `Link` of this process.
-    #[error("beyond is not one that refshim gave in a Link header since it was started; begin again")]
+    #[error("beyond must be taken from a Link header that refshim sent since it was started; begin again")]
     Beyond,
-    /// `kind` names none.
+    /// `kind` is not a kind of link.
     #[error("kind must be one of reference, subject, parent, attestation, cosign, fallback")]
     Kind,
-    /// `scope` names none.
+    /// `scope` is not a scope.
     #[error("scope must be repository or registry")]
     Scope,
     /// `inline` is neither `true` nor `false`.
@@ -106,16 +109,16 @@ pub enum BadQuery {
     /// `artifactType` or `mediaType` is empty.
     #[error("{0} must not be empty")]
     Empty(&'static str),
-    /// Two different values where one is due.
-    #[error("{0} may be given once")]
+    /// A parameter is repeated with different values.
+    #[error("{0} may be given only once")]
     Repeated(&'static str),
 }
 
-/// Seconds after which a client may try again what failed for want of the index, or of room.
+/// `Retry-After` of 429 and 503, in seconds.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
 impl Error {
-    /// A body of a client that could not be read.
+    /// The error for a client's body that could not be read.
     #[must_use]
     pub fn request_body(error: BodyError) -> Self {
         match error {
@@ -172,7 +175,7 @@ impl Error {
         }
     }
 
-    /// The answer that the client gets.
+    /// The answer for the client.
     #[must_use]
     pub fn to_response(&self) -> Response<Body> {
         if let Self::Rejected(rejection) = self.root() {
@@ -187,31 +190,32 @@ impl Error {
             response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
         }
         if matches!(self.root(), Self::Limit(Limit::Connections)) {
+            // The connection is over the limit; a client that kept it would get 503 for ever.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
 
-    /// The error itself, if several requests share it.
+    /// The error itself, where several requests share it.
     #[must_use]
     pub fn root(&self) -> &Self {
         if let Self::Shared(error) = self { error.root() } else { self }
     }
 
-    /// The status with which the upstream refused a question, if it did.
+    /// The status with which the upstream rejected a question, if it did.
     #[must_use]
     pub fn rejected(&self) -> Option<StatusCode> {
         if let Self::Rejected(rejection) = self.root() { Some(rejection.status()) } else { None }
     }
 
-    /// Whether the upstream said that this caller may not.
+    /// Whether the upstream rejected this caller (401, 403).
     #[must_use]
     pub fn is_about_rights(&self) -> bool {
         matches!(self.root(), Self::Rejected(rejection) if rejection.is_about_rights())
     }
 
-    /// Whether it says nothing but that the upstream cannot answer now, so that what it said a moment ago may
-    /// stand in; and why.
+    /// Why an earlier answer may stand in for this error; `None` if it may not. It may where the error says only that
+    /// the upstream cannot answer now: clients such as cosign read any failing list as "no signatures".
     #[must_use]
     pub fn stands_in(&self) -> Option<Stale> {
         match self.root() {
@@ -240,7 +244,7 @@ impl Error {
         }
     }
 
-    /// What a query that ends with it is counted as.
+    /// The label under which a failed query is counted.
     #[must_use]
     pub fn query_refused(&self) -> QueryRefused {
         match self.root() {
@@ -268,7 +272,7 @@ impl Error {
         }
     }
 
-    /// Whether the client itself could have avoided it.
+    /// Whether it is the client's fault (4xx).
     #[must_use]
     pub fn is_the_clients(&self) -> bool {
         self.status_and_code().0.is_client_error()

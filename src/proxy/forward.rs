@@ -1,6 +1,8 @@
-//! What a reverse proxy does to the head of a message, in both directions: hop-by-hop fields
-//! (RFC 9110, section 7.6.1), where the request came from, and addresses that name the upstream.
-//! Everything else stays as it came.
+//! Forwards requests and answers, and changes their heads as a reverse proxy must: removes hop-by-hop fields (RFC
+//! 9110, section 7.6.1), sets `X-Forwarded-*`, and rewrites addresses that name the upstream. Everything else stays
+//! as it is: `Accept` (a registry would convert the manifest, distribution #3718), `Range`, `Content-Length` of a
+//! HEAD, `Docker-Content-Digest`, `Retry-After`, statuses (clients of mirrors fall back to the origin on 403, 429,
+//! 503).
 
 mod addresses;
 mod origin;
@@ -20,16 +22,13 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use crate::http::body::Body;
+use crate::http::header::{KEEP_ALIVE, OCI_NAMESPACE, PROXY_CONNECTION};
 use crate::http::limits::RequestGuard;
 use crate::proxy::error::Error;
 use crate::proxy::upstream::Upstream;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
-
-/// Fields that end at the next hop. Proxy-Authorization is for refshim's address, not for the registry behind
-/// it (RFC 9110, section 11.7.2).
+/// Hop-by-hop fields. `Proxy-Authorization` is among them: it is for refshim as a proxy, not for the registry (RFC
+/// 9110, section 11.7.2).
 static HOP_BY_HOP: [HeaderName; 8] = [
     CONNECTION,
     KEEP_ALIVE,
@@ -41,8 +40,10 @@ static HOP_BY_HOP: [HeaderName; 8] = [
     UPGRADE,
 ];
 
-/// Passes a request on and its answer back, both bodies streaming. If the two sides agree on another
-/// protocol, what they say then passes in a task of `tasks`, as a part of this request.
+/// Forwards a request and its answer, both bodies streaming. If the two sides switch protocols, the tunnel runs in
+/// `tasks` and counts as this request until it ends.
+///
+/// If the client disconnects, the request to the upstream is dropped.
 pub async fn pass(
     upstream: &Upstream,
     origin: &Origin,
@@ -69,7 +70,7 @@ pub async fn pass(
     }
 }
 
-/// [`pass`] for a request whose body was already looked at.
+/// [`pass`] for a request whose body was already read, without switching protocols.
 pub async fn send(
     upstream: &Upstream,
     origin: &Origin,
@@ -79,7 +80,7 @@ pub async fn send(
     Ok(answer(upstream, upstream.send(request).await?))
 }
 
-/// A request that asks for another protocol, and what passes afterwards if the upstream agrees.
+/// Forwards a request to switch protocols; also gives the tunnel if the upstream agrees.
 async fn switch(
     upstream: &Upstream,
     origin: &Origin,
@@ -100,7 +101,7 @@ async fn switch(
     Ok((response, Some(tunnel)))
 }
 
-/// Makes an answer, whoever made it, lead back the way the request came.
+/// Rewrites the addresses in an answer, of the upstream or of refshim, so that the client can follow them.
 pub fn lead_back(response: &mut Response<Body>, upstream: &Upstream, origin: &Origin) {
     addresses::lead_back(response.headers_mut(), upstream, origin);
     if let Some(namespace) = &origin.namespace {
@@ -112,6 +113,7 @@ pub fn lead_back(response: &mut Response<Body>, upstream: &Upstream, origin: &Or
 fn answer(upstream: &Upstream, response: Response<Incoming>) -> Response<Body> {
     let idle = upstream.body_idle();
     let mut response = response.map(|body| Body::from_upstream(body, idle));
+    // The version is that of one connection; hyper sets the one of the client's.
     *response.version_mut() = Version::HTTP_11;
     strip_hop_by_hop(response.headers_mut());
     response
@@ -122,21 +124,22 @@ fn prepare_request(request: &mut Request<Body>, origin: &Origin) {
     prepare_headers(request.headers_mut(), origin);
 }
 
-/// A client's fields as the upstream gets them. For requests that are passed on and for refshim's own
-/// questions alike: were they prepared apart, a registry could be made to decide differently.
+/// Prepares a client's fields for the upstream. Forwarded requests and refshim's own questions share this: if they
+/// were prepared differently, the registry could answer a question otherwise than it would answer the client.
 fn prepare_headers(headers: &mut HeaderMap, origin: &Origin) {
     strip(headers, |name| HOP_BY_HOP.contains(name) || !origin.may_tell(name));
     join_cookies(headers);
+    // X-Forwarded-* says the same; a client's own Forwarded (RFC 7239) could contradict it.
     headers.remove(FORWARDED);
     origin.tell(headers);
 }
 
-/// Takes out what is about one connection only.
+/// Removes hop-by-hop fields.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     strip(headers, |name| HOP_BY_HOP.contains(name));
 }
 
-/// Takes out what `is_ours` to take out, and what Connection names.
+/// Removes the fields that `is_ours` selects, and those that `Connection` names.
 fn strip(headers: &mut HeaderMap, is_ours: impl Fn(&HeaderName) -> bool) {
     // One look at the names: most messages have none of these.
     let found: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();
@@ -151,18 +154,19 @@ fn strip(headers: &mut HeaderMap, is_ours: impl Fn(&HeaderName) -> bool) {
     for name in found.into_iter().chain(named) {
         headers.remove(name);
     }
+    // The one transfer coding that passes a proxy: hyper forwards trailers.
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
 }
 
-/// The elements of a field that is a list.
+/// The elements of a list field.
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(str::trim)
 }
 
-/// HTTP/2 may split cookies over several fields, HTTP/1.1 may not (RFC 9113, section 8.2.3).
+/// Joins cookies in one field. HTTP/2 may split them; for HTTP/1.1 they MUST be joined (RFC 9113, section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;

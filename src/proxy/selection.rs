@@ -1,10 +1,10 @@
-//! Which upstream a request is for: by Host, else by `ns=`, else by what its repository's name begins
-//! with, else the default one. Pure.
+//! Selects the upstream of a request: by `Host`, else by `ns=`, else by the prefix of the repository's name, else the
+//! default one. Pure.
 //!
-//! A client that follows a Location or a Link sends neither the `ns=` nor the prefix again. What leads
-//! back to an upstream that was chosen by one of them is therefore marked with the upstream's name,
-//! `/.refshim/<name>/v2/…`, and a marked path chooses before everything else. An upstream that is chosen by
-//! Host alone has no mark: who may not use that name cannot reach it by its path either.
+//! A client that follows a `Location` or `Link` sends neither `ns=` nor the prefix again. So refshim puts the
+//! upstream's name into such paths, `/.refshim/<name>/v2/…`, and this mark takes precedence over everything else. An
+//! upstream that is selected by `Host` alone has no mark: a client that cannot use that host name (a firewall, a
+//! certificate) must not reach the upstream by a path either.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -13,13 +13,12 @@ use form_urlencoded::{byte_serialize, parse};
 use http::uri::PathAndQuery;
 
 use crate::config::{Config, UpstreamConfig};
-use crate::http::route::{behind, has_dot_segment};
+use crate::http::route::{API, begins_upload, behind, has_dot_segment};
 
 /// `/.refshim/<name>`
 const MARK: &str = "/.refshim/";
-const API: &str = "/v2/";
 
-/// The rules of all upstreams, in one order: the default one, then the further ones.
+/// The rules of all upstreams, the default one first.
 #[derive(Debug)]
 pub struct Selection {
     rules: Vec<Rules>,
@@ -35,16 +34,16 @@ struct Rules {
     strip_prefix: bool,
 }
 
-/// An upstream for a request.
+/// The upstream selected for a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selected {
-    /// Its place in the order of the upstreams.
+    /// Its position among the upstreams.
     pub place: usize,
-    /// Path and query in the upstream's own terms, where they differ from the request's.
+    /// Path and query at the upstream, if they differ from the request's.
     pub target: Option<PathAndQuery>,
-    /// What to put in front of a path so that it leads to this upstream again.
+    /// The prefix that makes a path lead to this upstream again.
     pub mark: Option<Arc<str>>,
-    /// The `ns=` by which it was chosen.
+    /// The `ns=` by which it was selected.
     pub namespace: Option<String>,
 }
 
@@ -58,7 +57,7 @@ impl Selection {
         Self { rules, is_needed }
     }
 
-    /// The upstream for a request to this host and target.
+    /// Selects the upstream of a request to this host and target.
     #[must_use]
     pub fn select(&self, host: Option<&str>, target: &PathAndQuery) -> Selected {
         if !self.is_needed {
@@ -97,7 +96,7 @@ impl Selection {
         Some(Selected { place, target: None, mark, namespace: Some(namespace.into_owned()) })
     }
 
-    /// By the longest prefix. A path that leads out of where it stands is under none.
+    /// Selects by the longest prefix; a path with dot segments is below none.
     fn by_prefix(&self, target: &PathAndQuery) -> Option<Selected> {
         let repository = behind(target.path(), API)?;
         let is_under = |prefix: &str| under(repository, prefix).is_some();
@@ -107,6 +106,7 @@ impl Selection {
             prefixes.map(move |prefix| (prefix, place, rules))
         });
         let (prefix, place, rules) = matching.max_by_key(|(prefix, ..)| prefix.len())?;
+        // The upstream would resolve the dots, and the path could leave the prefix whose rules were applied.
         if has_dot_segment(target.path()) {
             return None;
         }
@@ -115,12 +115,11 @@ impl Selection {
     }
 }
 
-/// A target under a prefix as an upstream asks for it that does not know the prefix. The repository from
-/// which an upload is to be mounted (`from=`, distribution-spec, section "Mounting a blob from another
-/// repository") is named without it too.
+/// Removes the prefix from a target, for an upstream that does not know it; also from the source of a mount (`from=`,
+/// distribution-spec, section "Mounting a blob from another repository").
 fn without_prefix(target: &PathAndQuery, prefix: &str) -> Option<PathAndQuery> {
     let path = under(behind(target.path(), API)?, prefix)?;
-    let starts_upload = path.trim_end_matches('/').ends_with("/blobs/uploads");
+    let starts_upload = begins_upload(path);
     let query = target.query().map(|query| {
         let fields = query.split('&').map(|field| {
             let source = if starts_upload { mounted_from(field, prefix) } else { None };
@@ -131,17 +130,17 @@ fn without_prefix(target: &PathAndQuery, prefix: &str) -> Option<PathAndQuery> {
     [API, path, query.as_deref().unwrap_or_default()].concat().parse().ok()
 }
 
-/// What a raw path has below a prefix.
+/// The rest of a raw path below a prefix.
 fn under<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     behind(path, prefix).and_then(|rest| behind(rest, "/"))
 }
 
-/// A raw path, whose first slash may be encoded, as the path of a request.
+/// Makes a request path of a raw path whose first slash may be encoded.
 fn absolute(path: &str) -> Option<PathAndQuery> {
     ["/", behind(path, "/")?].concat().parse().ok()
 }
 
-/// One field of a query, if it is `from=` with a repository under the prefix, without the prefix.
+/// A query parameter without the prefix, if it is `from=` with a repository below it.
 fn mounted_from(field: &str, prefix: &str) -> Option<String> {
     let (_, repository) = parse(field.as_bytes()).find(|(key, _)| key == "from")?;
     let repository = repository.strip_prefix(prefix)?.strip_prefix('/')?;
@@ -149,7 +148,7 @@ fn mounted_from(field: &str, prefix: &str) -> Option<String> {
 }
 
 impl Rules {
-    /// Whether a client may have been given a path with the upstream's mark.
+    /// Whether paths with this upstream's mark are given to clients.
     fn gives_marks(&self) -> bool {
         !(self.namespaces.is_empty() && self.prefixes.is_empty())
     }

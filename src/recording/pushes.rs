@@ -23,12 +23,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, EXPECT, TRAILER, WARNING};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use crate::http::body::{Body, Held};
+use crate::http::header::OCI_SUBJECT;
 use crate::http::limits::RequestGuard;
 use crate::index::{Index, Observation, PutInFlight, Referrer, Repository, UpstreamRead, Version};
 use crate::oci::{Descriptor, Digest, LinkKind, TagOrDigest, is_buildkit_attestation};
@@ -39,10 +40,6 @@ use crate::recording::pulls::PullRecorder;
 use crate::registry::reader::{ManifestReader, ReadManifest};
 use crate::registry::{Registry, content_digest};
 use crate::telemetry::{LinkOutcome, Metrics};
-
-/// The digest of a manifest's subject, on the answer to its PUT (distribution-spec, "Pushing manifests with
-/// subject").
-const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
 /// Passes pushes and deletions on, and records them.
 #[derive(Clone, Debug)]

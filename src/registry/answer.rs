@@ -5,14 +5,13 @@
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::http::coding;
+use crate::http::header::DOCKER_CONTENT_DIGEST;
 use crate::oci::{Algorithm, Digest, TagOrDigest, media_type};
-
-const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// The registry's answer about a manifest, to one caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,6 +188,8 @@ pub fn is_manifest(content_type: Option<&str>, bytes: &[u8]) -> Option<Shape> {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+
+    use http::HeaderName;
 
     use super::*;
     use crate::oci::media_type::{DOCKER_MANIFEST_LIST, IMAGE_INDEX, IMAGE_MANIFEST};

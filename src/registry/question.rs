@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use sha2::{Digest as _, Sha256};
 
 use super::memory::Epoch;
+use crate::http::header::X_REQUEST_ID;
 use crate::index::Repository;
 use crate::oci::Digest;
 use crate::proxy::forward::{Origin, question_headers};
@@ -56,7 +57,7 @@ static IRRELEVANT: [HeaderName; 35] = [
     HeaderName::from_static("x-correlation-id"),
     HeaderName::from_static("x-datadog-parent-id"),
     HeaderName::from_static("x-datadog-trace-id"),
-    HeaderName::from_static("x-request-id"),
+    X_REQUEST_ID,
     HeaderName::from_static("x-request-start"),
 ];
 const REPRESENTATION_PREFIX: &str = "accept";

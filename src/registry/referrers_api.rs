@@ -7,6 +7,7 @@ use http::{StatusCode, Uri};
 use super::transport::{referrers_uri, refused};
 use super::{Question, Registry, Visit, content_type};
 use crate::http::link;
+use crate::http::route::API;
 use crate::oci::{Algorithm, Descriptor, Digest, ImageIndex, media_type};
 use crate::proxy::error::Error;
 
@@ -83,7 +84,7 @@ impl Registry {
         let path = target.path_and_query().ok_or(Error::UpstreamBody)?.as_str();
         let path = path.strip_prefix(self.upstream.base_path()).filter(|rest| rest.starts_with('/'));
         let path = path.or(target.path_and_query().map(http::uri::PathAndQuery::as_str));
-        path.filter(|path| path.starts_with("/v2/"))
+        path.filter(|path| path.starts_with(API))
             .and_then(|path| path.parse().ok())
             .ok_or(Error::UpstreamBody)
     }

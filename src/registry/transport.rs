@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use super::{Answer, Caller, Registry};
 use crate::http::body::Body;
 use crate::http::limits::BudgetGuard;
-use crate::http::link;
+use crate::http::{link, route};
 use crate::oci::{Digest, RepositoryName, TagOrDigest};
 use crate::proxy::error::{Error, Rejection};
 use crate::proxy::forward::strip_hop_by_hop;
@@ -125,7 +125,7 @@ pub(super) fn manifest_uri(
     manifest: &TagOrDigest,
     caller: &Caller,
 ) -> Result<Uri, Error> {
-    own_uri(format!("/v2/{repository}/manifests/{manifest}"), caller)
+    own_uri(route::manifest_path(repository, manifest), caller)
 }
 
 /// The URI of the registry's own referrers API (distribution-spec, "Listing Referrers").
@@ -134,7 +134,7 @@ pub(super) fn referrers_uri(
     subject: &Digest,
     caller: &Caller,
 ) -> Result<Uri, Error> {
-    own_uri(format!("/v2/{repository}/referrers/{subject}"), caller)
+    own_uri(route::referrers_path(repository, subject), caller)
 }
 
 fn with_guard(guard: Arc<BudgetGuard>) -> http::Extensions {

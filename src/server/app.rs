@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::CONTENT_LENGTH;
-use http::{HeaderName, Method, Request, Response, Uri};
+use http::{Method, Request, Response, Uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
@@ -22,6 +22,7 @@ use super::request_log::{RequestIds, RequestLog};
 use crate::config::Config;
 use crate::http::body::Body;
 use crate::http::framing;
+use crate::http::header::X_REQUEST_ID;
 use crate::http::limits::{Answers, Limit, Load, Place, RequestGuard, Requests};
 use crate::http::route::{Route, RouteClass};
 use crate::index::Index;
@@ -31,8 +32,6 @@ use crate::proxy::selection::Selection;
 use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::registry::Caller;
 use crate::telemetry::Metrics;
-
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What answers the clients' requests.
 #[derive(Debug)]
@@ -131,7 +130,7 @@ impl App {
         // Connection limit: over it, every request is answered with 503 and not with a reset.
         let busy = place.begin().ok_or(Limit::Connections)?;
         // Request smuggling: the upstream may read an ambiguous head the other way.
-        framing::check(request)?;
+        framing::check_request(request)?;
         // CONNECT. Here and not where it would be sent: a tunnel through an upgrade must not be one either.
         if *request.method() == Method::CONNECT {
             return Err(Error::Method(Method::CONNECT));

@@ -4,13 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
 
 use crate::http::body::Body;
+use crate::http::header::X_REQUEST_ID;
 use crate::proxy::error::Error;
-
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// How much of a request's id is logged.
 const LOGGED_ID_BYTES: usize = 128;
@@ -28,7 +27,7 @@ impl RequestLog {
         Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
-            request_id: request.headers().get("x-request-id").cloned(),
+            request_id: request.headers().get(X_REQUEST_ID).cloned(),
             began: Instant::now(),
         }
     }

@@ -1,4 +1,4 @@
-//! The values of labels: closed sets, so that no client can make the number of series grow.
+//! Label values of the metrics, as closed enums.
 
 use std::fmt;
 
@@ -9,36 +9,36 @@ use crate::http::limits::Limit;
 use crate::http::route::RouteClass;
 use crate::oci::LinkKind;
 
-/// What became of a link that passed in a manifest.
+/// The outcome of a link that was found in a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LinkOutcome {
-    /// The upstream took the manifest, the link is listed.
+    /// The upstream accepted the manifest; the link is listed.
     Recorded,
-    /// The upstream's answer is not known; the next query asks again.
+    /// The upstream's answer is not known; the next query of the subject asks it.
     Pending,
-    /// The upstream refused the manifest.
+    /// The upstream rejected the manifest.
     Refused,
-    /// It was read from a manifest that was pulled.
+    /// Learnt from a manifest that was pulled.
     Learnt,
 }
 
-/// Why links were left out of the index.
+/// Why links were not recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unrecorded {
-    /// The manifest is longer than the limit; how many links it has is not known.
+    /// The manifest exceeds the limit; the number of its links is not known.
     TooLong,
-    /// A link in it is malformed, or the whole manifest unreadable.
+    /// A link, or the whole manifest, is malformed.
     Malformed,
-    /// Its links and its descriptor together are too much.
+    /// Its links and descriptor together exceed the limit.
     TooMany,
-    /// Its repository has as many referrers as one may have.
+    /// Its repository has reached its limit of referrers.
     RepositoryFull,
 }
 
-/// Why a query was not answered with a list.
+/// Why a query was answered with an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum QueryRefused {
-    /// The registry wants the caller to log in (401).
+    /// The registry requires a login (401).
     Unauthorized,
     /// The registry does not let the caller read the repository (403).
     Denied,
@@ -46,23 +46,23 @@ pub enum QueryRefused {
     Throttled,
     /// The registry fails or is not available now (5xx).
     Unavailable,
-    /// The registry's answer says neither yes nor no.
+    /// The registry's answer does not show whether the caller may read the repository.
     Undecided,
-    /// There is no connection to the registry, or it broke.
+    /// The connection to the registry failed or broke.
     Unreachable,
     /// The registry did not answer in time.
     Timeout,
     /// The index cannot be read or written now.
     Index,
-    /// A limit of refshim's own was reached.
+    /// A limit of refshim was reached.
     Limit,
     /// The query itself is malformed.
     Malformed,
-    /// The tag that was asked about does not exist.
+    /// The tag does not exist.
     Unknown,
 }
 
-/// Why a query was answered from an earlier merge.
+/// Why a query was answered from an earlier answer of the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stale {
     /// The registry throttles.

@@ -1,4 +1,4 @@
-//! TLS towards clients: several certificates chosen by server name, client certificates, HTTP/2 by ALPN.
+//! TLS towards clients: certificates selected by server name (SNI), client certificates, HTTP/2 by ALPN.
 
 use std::io;
 use std::path::PathBuf;
@@ -22,18 +22,18 @@ use crate::oci::{ErrorBody, ErrorCode};
 /// How much of a plain request is read before the connection is closed.
 const PLAIN_BYTES: u64 = 64 << 10;
 
-/// A client's connection once both sides agreed on its keys.
+/// A client's connection after the TLS handshake.
 pub type ClientStream<S> = tokio_rustls::server::TlsStream<Peeked<S>>;
 
-/// Takes clients' connections.
+/// Accepts TLS connections of clients.
 #[derive(Debug)]
 pub struct Acceptor(Reloading<ServerConfig>);
 
 impl Acceptor {
-    /// Reads the files.
+    /// Loads the certificates and keys.
     ///
     /// # Errors
-    /// One of them is missing, or does not fit.
+    /// A file is missing or cannot be used.
     pub fn new(settings: &TlsConfig) -> Result<Self, TlsError> {
         let files: Vec<PathBuf> =
             settings.certificates.iter().chain(&settings.keys).chain(&settings.client_ca).cloned().collect();
@@ -42,11 +42,11 @@ impl Acceptor {
         Ok(Self(Reloading::new("towards clients".to_owned(), files, make)?))
     }
 
-    /// The handshake with one client; takes as long as the client lets it. One that speaks plain HTTP is told so
-    /// in plain HTTP, since it could not read anything else.
+    /// Does the TLS handshake with a client, without a time-out of its own. A plain HTTP request is answered with 400
+    /// in plain HTTP, since its client could not read a TLS alert.
     ///
     /// # Errors
-    /// The client broke off, or the two do not agree.
+    /// The connection broke, or the handshake failed.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<ClientStream<S>> {
         let stream = Peeked::new(stream).await?;
         // TLS begins with 0x16, every method of HTTP with a letter.
@@ -58,8 +58,8 @@ impl Acceptor {
     }
 }
 
-/// Answers whatever a plain request may be, and reads what is left of it: a connection that is closed with bytes
-/// unread is reset, and the answer with it.
+/// Answers a plain HTTP request, whatever it is, and reads the rest of it: closing a connection with unread bytes
+/// makes the system reset it, and the client would lose the answer.
 async fn refuse_plain<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<()> {
     let message = "this port speaks TLS: use https://";
     let body = ErrorBody::new(ErrorCode::Unsupported, message).to_json();
@@ -103,7 +103,7 @@ fn server_config(settings: &TlsConfig) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-/// The first one whose names have the client's server name among them, else the first.
+/// Certificates by server name: the first that is valid for the name in the client's hello, else the first of all.
 #[derive(Debug)]
 struct Certificates(Vec<Arc<CertifiedKey>>);
 

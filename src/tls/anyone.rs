@@ -1,4 +1,4 @@
-//! TLS towards whomever a redirect of the registry names.
+//! TLS towards the hosts that redirects of the registry lead to.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use rustls::ClientConfig;
 use super::{TlsError, pem, provider};
 use crate::config::UpstreamTls;
 
-/// Connections to any host, found by `resolver`: who has a certificate of the platform's authorities or of the
-/// upstream's own is believed, whatever `insecure_skip_verify` says of the upstream; refshim's own certificate
-/// is shown to nobody.
+/// A connector to any host, resolved by `resolver`. Certificates are verified with the platform's authorities and the
+/// upstream's `ca`, even if `insecure_skip_verify` is set for the upstream: it is not a statement about other hosts.
+/// No client certificate is sent.
 ///
 /// # Errors
 /// The file of the upstream's authorities, or the platform's root certificates, cannot be read.

@@ -1,4 +1,4 @@
-//! What the configuration is told of TLS files before anything is started.
+//! Checks TLS files for `config check` and at the start, so that their mistakes are listed with all others.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::trust::Trust;
 use super::{TlsError, pem};
 use crate::config::TlsChecks;
 
-/// Reads the files as they are read when TLS is set up.
+/// The checks, which load files in the same way as TLS does later.
 #[must_use]
 pub fn checks() -> TlsChecks {
     TlsChecks { certificate, key, pair, authorities }

@@ -25,7 +25,7 @@ impl ClientTls {
     /// Accepts these as well, in PEM: authorities, or certificates that servers show.
     ///
     /// # Errors
-    /// There is no certificate in it, or one that cannot be used.
+    /// It contains no certificate, or one that cannot be used.
     pub fn trusting(pem: &[u8]) -> Result<Self, TlsError> {
         let trust = Trust::new(pem::certificates_of(pem)?, platform_roots())?;
         let builder =

@@ -1,4 +1,4 @@
-//! TLS towards an upstream: whom to trust, what to show, and HTTP/2 by ALPN.
+//! TLS towards an upstream: authorities, client certificate, and HTTP/2 by ALPN.
 
 use std::io;
 use std::path::PathBuf;
@@ -36,13 +36,13 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub enum Protocols {
     /// HTTP/1.1.
     Http1,
-    /// HTTP/2 where TLS agrees on it, else HTTP/1.1.
+    /// HTTP/2 if ALPN selects it, else HTTP/1.1.
     Either,
     /// HTTP/2.
     Http2,
 }
 
-/// Makes connections to an upstream, TLS included where its URL says https. Cheap to clone.
+/// Connects to an upstream, with TLS if its URL is https. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Connector {
     made: Arc<Reloading<HttpsConnector<TcpConnector>>>,
@@ -50,7 +50,7 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// Reads the files; nothing is connected yet.
+    /// Loads the files, without connecting.
     ///
     /// # Errors
     /// The upstream needs TLS and a file, or the platform's root certificates, cannot be read.

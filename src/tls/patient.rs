@@ -8,10 +8,10 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A registry may refuse an upload by its head alone, and close the connection with the body unread. The system
-/// then fails the next write, while the answer waits to be read; hyper would give up at that. So a write that
-/// fails is taken for done, with all that follow: reading brings the answer, or the end of the connection. That
-/// comes at once, since a write fails only on a connection that was reset.
+/// Ignores failed writes, so that an early answer is not lost. A registry may reject an upload by its head alone and
+/// close the connection without reading the body. The next write then fails while the answer waits to be read, and
+/// hyper would give up. So a failed write counts as done, as do all later ones; the read gives the answer or the end
+/// of the connection, at once, since a write fails only on a connection that was reset.
 #[derive(Debug)]
 pub struct Patient {
     stream: TcpStream,
@@ -20,7 +20,7 @@ pub struct Patient {
 }
 
 impl Patient {
-    /// Goes on reading from `stream` when it can no longer be written to.
+    /// Wraps a connection.
     #[must_use]
     pub fn new(stream: TcpStream) -> Self {
         Self { stream, is_broken: false, is_to_proxy: false }
@@ -33,10 +33,10 @@ impl Patient {
         Self { is_to_proxy: true, ..Self::new(stream) }
     }
 
-    /// What a write gave, or, once one failed, what it was to give.
+    /// The result of a write, or `expected` if it failed.
     fn written<T>(&mut self, written: io::Result<T>, expected: T) -> io::Result<T> {
         written.or_else(|error| {
-            tracing::debug!(%error, "an upstream takes no more of a request; its answer is still read");
+            tracing::debug!(%error, "writing to an upstream failed; still reading its answer");
             self.is_broken = true;
             Ok(expected)
         })

@@ -1,4 +1,4 @@
-//! A connection whose first byte was read before anybody needed it.
+//! A connection whose first byte was read in advance, to tell TLS from plain HTTP.
 
 use std::io;
 use std::pin::Pin;
@@ -14,13 +14,13 @@ pub struct Peeked<S> {
 }
 
 impl<S: AsyncRead + Unpin> Peeked<S> {
-    /// Waits for the first byte.
+    /// Reads the first byte.
     pub(super) async fn new(mut stream: S) -> io::Result<Self> {
         let first = Some(stream.read_u8().await?);
         Ok(Self { first, stream })
     }
 
-    /// The first byte, as long as it was not read.
+    /// The first byte, until it is read again.
     pub(super) fn first(&self) -> Option<u8> {
         self.first
     }

@@ -1,4 +1,4 @@
-//! Certificates and keys out of PEM files.
+//! Loads certificates and keys from PEM files.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use rustls::sign::CertifiedKey;
 
 use super::provider;
 
-/// A file does not hold what it should.
+/// A PEM file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", path.display())]
 pub struct PemError {
@@ -23,19 +23,19 @@ pub enum PemProblem {
     /// It cannot be read.
     #[error("{0}")]
     Io(std::io::Error),
-    /// It holds something else, or nothing.
+    /// It contains no certificate.
     #[error("no certificate in it (PEM, -----BEGIN CERTIFICATE-----)")]
     NoCertificate,
-    /// It holds something else, or nothing.
+    /// It contains no private key.
     #[error("no private key in it (PEM, -----BEGIN PRIVATE KEY-----)")]
     NoKey,
-    /// Nobody could type in its password.
+    /// The key is encrypted; there is nobody to enter the password.
     #[error("the private key is encrypted; write it without a password (openssl pkey)")]
     EncryptedKey,
-    /// The key is another one's.
+    /// The key does not belong to the certificate.
     #[error("the private key is not that of the certificate")]
     Mismatch,
-    /// It is broken off or otherwise malformed.
+    /// It is malformed.
     #[error("{0}")]
     Pem(pem::Error),
     /// TLS cannot use it.
@@ -51,19 +51,19 @@ fn read(path: &Path) -> Result<Vec<u8>, PemError> {
     in_file(path, std::fs::read(path).map_err(PemProblem::Io))
 }
 
-/// The certificates of a file, at least one.
+/// Loads the certificates of a file, at least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
     in_file(path, certificates_of(&read(path)?))
 }
 
-/// The certificates of a text in PEM, at least one.
+/// Parses the certificates of a PEM text, at least one.
 pub(super) fn certificates_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemProblem> {
     let certificates: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(pem).collect();
     let certificates = certificates.map_err(PemProblem::Pem)?;
     if certificates.is_empty() { Err(PemProblem::NoCertificate) } else { Ok(certificates) }
 }
 
-/// The private key of a file.
+/// Loads the private key of a file.
 pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
     let pem = read(path)?;
     let is_encrypted = || {
@@ -82,7 +82,7 @@ pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
     in_file(path, key)
 }
 
-/// A certificate with its chain and its key, which must belong together.
+/// Loads a certificate with its chain and its key, and checks that they belong together.
 pub(super) fn certified_key(certificate: &Path, key_file: &Path) -> Result<CertifiedKey, PemError> {
     let (chain, key) = (certificates(certificate)?, key(key_file)?);
     let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
@@ -95,7 +95,7 @@ pub(super) fn certified_key(certificate: &Path, key_file: &Path) -> Result<Certi
     in_file(key_file, certified)
 }
 
-/// The authorities of a file.
+/// Loads the certificate authorities of a file.
 pub(super) fn authorities(path: &Path) -> Result<RootCertStore, PemError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {

@@ -1,5 +1,4 @@
-//! Something made of files, made again when they change. What does not fit leaves what there was in
-//! force.
+//! Reloads something that is made of files when they change. If they cannot be loaded, the previous one stays in use.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,13 +8,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::TlsError;
 
-/// Can be made again from its files.
+/// Can be reloaded from its files.
 pub trait Reload: Send + Sync {
-    /// Looks at the files, and makes the thing again if one of them changed. Blocks on the disk.
+    /// Reloads if one of the files changed. Blocks on the disk.
     fn reload(&self);
 }
 
-/// A `T` and the files it is made of.
+/// A `T` that is made of files.
 pub(super) struct Reloading<T> {
     what: String,
     files: Vec<PathBuf>,
@@ -27,18 +26,22 @@ pub(super) struct Reloading<T> {
 type FileFingerprint = [u8; 32];
 
 impl<T> Reloading<T> {
-    /// Made once, so that what does not fit is told at the start. `what` is its name in the log.
+    /// Loads the files. `what` is the name in the log.
+    ///
+    /// # Errors
+    /// They cannot be loaded; at the start that is an error, later it is logged.
     pub(super) fn new(
         what: String,
         files: Vec<PathBuf>,
         make: impl Fn() -> Result<T, TlsError> + Send + Sync + 'static,
     ) -> Result<Self, TlsError> {
+        // Before the files are loaded: a change in between is then loaded once too often, never missed.
         let seen = Mutex::new(fingerprint(&files));
         let current = RwLock::new(Arc::new(make()?));
         Ok(Self { what, files, make: Box::new(make), current, seen })
     }
 
-    /// As it is now.
+    /// The current one.
     pub(super) fn current(&self) -> Arc<T> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -51,6 +54,7 @@ impl<T: Send + Sync> Reload for Reloading<T> {
         if now == *seen {
             return;
         }
+        // Also if loading fails, so that the same error is not logged at every interval.
         *seen = now;
         match (self.make)() {
             Ok(made) => {
@@ -58,14 +62,14 @@ impl<T: Send + Sync> Reload for Reloading<T> {
                 tracing::info!(tls = self.what, "TLS files changed, new connections use them");
             }
             Err(error) => {
-                tracing::error!(tls = self.what, %error, "TLS files changed and do not fit, the old ones stay in use");
+                tracing::error!(tls = self.what, %error, "TLS files changed but cannot be loaded; keeping the previous ones");
             }
         }
     }
 }
 
-/// Of the contents: a mounted secret is replaced by moving links, which changes no time stamp that could
-/// be relied on. A file that cannot be read counts as one without content.
+/// A hash of the contents. Time stamps are not reliable: Kubernetes replaces a mounted secret by moving symbolic
+/// links. A file that cannot be read counts as empty.
 fn fingerprint(files: &[PathBuf]) -> FileFingerprint {
     let mut hash = Sha256::new();
     for file in files {

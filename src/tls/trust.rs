@@ -1,4 +1,4 @@
-//! Which server certificates are believed: those of known authorities, and those that are known themselves.
+//! Verifies server certificates: those issued by known authorities, and pinned ones.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use super::{TlsError, provider};
 
-/// Believes a server that shows one of the pinned certificates, and else one whom an authority vouches for.
+/// Accepts pinned certificates, and those issued by an authority.
 ///
-/// Certificates that `openssl req -x509` makes say that they are an authority's, and webpki takes none of those from
-/// a server. Whoever names such a file means this very certificate; so did curl's users.
+/// Self-signed certificates of `openssl req -x509` are marked as an authority's, and webpki rejects those as a
+/// server's. An operator who configures such a file means exactly this certificate, and curl accepts it too.
 #[derive(Debug)]
 pub(super) struct Trust {
     pinned: Vec<CertificateDer<'static>>,
@@ -23,7 +23,7 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    /// The certificates of a file are both: authorities, and certificates of servers. `others` are authorities alone.
+    /// `pinned` are accepted from servers and as authorities; `others` only as authorities.
     pub(super) fn new(pinned: Vec<CertificateDer<'static>>, others: RootCertStore) -> Result<Self, TlsError> {
         let mut roots = others;
         for certificate in &pinned {
@@ -75,8 +75,8 @@ impl ServerCertVerifier for Trust {
     }
 }
 
-/// Checks the period for which a pinned certificate is valid, and that it may be a server's. That it is an
-/// authority's, or that its issuer is not known, is no objection: webpki looks at the period before it says so.
+/// Checks that a pinned certificate is valid now and may be used by a server. That it is an authority's, or that its
+/// issuer is unknown, is accepted: webpki checks the validity before it reports these.
 fn check_use(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustls::Error> {
     let malformed = |_| CertificateError::BadEncoding;
     let anchor = anchor_from_trusted_cert(certificate).map_err(malformed)?;
@@ -97,8 +97,8 @@ fn check_use(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), rust
     }
 }
 
-/// A certificate without any alternative name is for its common name, as `openssl req -x509 -subj` makes them; the
-/// exact certificate is known, so nobody else can have chosen that name.
+/// Checks the host name. A pinned certificate without any alternative name is valid for its common name, as `openssl
+/// req -x509 -subj` makes them; since the exact certificate is known, nobody else can have chosen that name.
 fn check_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), rustls::Error> {
     let parsed = ParsedCertificate::try_from(certificate)?;
     match verify_server_name(&parsed, name) {
@@ -118,7 +118,7 @@ fn has_common_name(certificate: &CertificateDer<'_>, name: &str) -> bool {
     let mut rest = subject;
     while let Some(at) = rest.windows(COMMON_NAME.len()).position(|window| window == COMMON_NAME) {
         rest = rest.get(at + COMMON_NAME.len()..).unwrap_or_default();
-        // Tag and length of the string; names of hosts have less than 128 bytes here, or do not match.
+        // Tag and length of the string in DER. Only lengths below 128 are one byte; longer names do not match.
         let [_tag, length, value @ ..] = rest else { return false };
         if value.get(..usize::from(*length)).is_some_and(|value| value.eq_ignore_ascii_case(name.as_bytes()))
         {

@@ -18,7 +18,7 @@ use crate::support::{
 const NOTHING: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 const RELOADED: &str = "TLS files changed, new connections use them";
 const VERSIONS: [&[&SupportedProtocolVersion]; 2] = [&[&TLS12], &[&TLS13]];
-const REFUSED: &str = "TLS files changed and do not fit";
+const REFUSED: &str = "TLS files changed but cannot be loaded";
 
 /// A refshim with TLS, and the authority that vouches for it.
 struct Scene {

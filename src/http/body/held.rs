@@ -1,4 +1,4 @@
-//! Bodies that are held whole, each with what counts it: the bytes and their guards go together.
+//! Bodies held whole in memory, with their guards attached to the bytes.
 
 use std::time::Duration;
 
@@ -7,15 +7,16 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use super::{Body, BodyError, Sender, discard};
+use super::streamed::discard;
+use super::{Body, BodyError, Sender};
 use crate::http::limits::{Limit, PushGuard, Pushes, RequestGuard};
 
-/// What [`PushLimits::read`] found.
+/// The result of [`PushLimits::read`].
 #[derive(Debug)]
 pub enum Held {
-    /// All of it. The bytes count among the pushes until the last of them is gone.
+    /// The whole body. It counts against the limit on pushes until the last clone of the bytes is dropped.
     Whole(Bytes),
-    /// More than the limit: the same body, nothing lost of it.
+    /// It exceeds the limit: the same body as a stream, from its first byte.
     Longer(Body),
 }
 
@@ -30,30 +31,30 @@ impl<G> AsRef<[u8]> for Owner<G> {
     }
 }
 
-/// The same bytes, which keep `guard` until the last part of them is dropped: when a connection has sent them,
-/// however it was cut into frames and queued before.
+/// Attaches a guard to bytes, dropped with the last slice of them. So it lives until a connection has sent them,
+/// however they were cut into frames and queued.
 pub(super) fn kept_with<G: Send + 'static>(bytes: Bytes, guard: G) -> Bytes {
     Bytes::from_owner(Owner { bytes, _guard: guard })
 }
 
-/// How a manifest is read while it is pushed.
+/// Limits on reading a manifest that is pushed.
 #[derive(Clone, Debug)]
 pub struct PushLimits {
-    /// How long one may be that is held.
+    /// The longest manifest that is held (`manifests.max_bytes`).
     pub bytes: usize,
-    /// The longest pause.
+    /// Idle time-out.
     pub idle: Duration,
-    /// The longest time for all of it.
+    /// Time-out for the whole manifest, so that one who sends a byte a minute holds no memory for hours.
     pub whole: Duration,
-    /// What is held of all of them.
+    /// The limit on the bytes of all pushes together.
     pub pushes: Pushes,
 }
 
 impl PushLimits {
-    /// Reads a client's body. It gives way to other pushes when there is no room for all.
+    /// Reads a client's body. It may be aborted in favour of another push when memory is short.
     ///
     /// # Errors
-    /// The body breaks off, is too slow, or there is no room for it.
+    /// The body breaks off, a time-out expires, or a limit is reached.
     pub async fn read(&self, mut incoming: Incoming, request: RequestGuard) -> Result<Held, BodyError> {
         let mut push = self.pushes.begin();
         let mut read = BytesMut::new();
@@ -73,7 +74,7 @@ impl PushLimits {
         Ok(Held::Longer(Body::streamed(read_before, incoming, self.idle, Sender::Client, Some(request))))
     }
 
-    /// Whether all of the body was read, or else that it is longer than what is held.
+    /// Reads up to the limit; true if that was the whole body.
     async fn fill(
         &self,
         read: &mut BytesMut,
@@ -92,7 +93,8 @@ impl PushLimits {
             };
             let Ok(data) = frame?.into_data() else { continue };
             let is_longer = data.len() > self.bytes.saturating_sub(read.len());
-            // What shows that it is longer goes on at once; counted, it might be more than is ever held.
+            // The frame that exceeds the limit is not counted: it is passed on at once, and counting it could
+            // exceed the budget of all pushes.
             if !is_longer {
                 push.grow(data.len())?;
             }

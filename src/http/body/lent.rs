@@ -1,17 +1,18 @@
-//! A body that can be had back from whoever it was given to, for a request that turns out not to have been
-//! processed: as long as what was taken of it is little enough to be kept meanwhile.
+//! Gets a body back for a retry, after the HTTP client took it for a request that the upstream did not process. That
+//! works as long as so little of it was taken that a copy could be kept.
 
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use tokio::sync::oneshot;
 
-use super::{Body, BodySource, Streamed};
+use super::streamed::Streamed;
+use super::{Body, BodySource};
 
-/// How much of a streamed body is kept until it has passed for good: what an HTTP/2 upstream takes before it was
-/// asked whether it wants any (RFC 9113, section 6.9.2).
+/// How much of a streamed body is copied for a retry: the initial window of HTTP/2 (RFC 9113, section 6.9.2), which
+/// is sent before the upstream can refuse the stream.
 const KEPT_BYTES: usize = 64 * 1024;
 
-/// The owner's hold on a body that was given away.
+/// The handle by which the owner gets a lent body back.
 #[derive(Debug)]
 pub struct Lent(Hold);
 
@@ -21,16 +22,16 @@ enum Hold {
     Streamed(oneshot::Receiver<Streamed>),
 }
 
-/// How a streamed body comes back, and what was taken of it.
+/// Returns a streamed body to its owner, with a copy of what was taken of it.
 #[derive(Debug)]
 pub(super) struct WayHome {
     owner: oneshot::Sender<Streamed>,
-    /// A copy: each piece, be it of one byte, would hold on to the whole buffer that it was read into.
+    /// Copied, not cloned: each `Bytes`, even of one byte, would keep the whole read buffer alive.
     taken: BytesMut,
 }
 
 impl Body {
-    /// Makes it possible to have the body back.
+    /// Lends the body to whoever gets it next.
     pub fn lend(&mut self) -> Lent {
         Lent(match &mut self.source {
             BodySource::Whole(bytes) => Hold::Whole(bytes.clone()),
@@ -44,7 +45,7 @@ impl Body {
 }
 
 impl Lent {
-    /// The body as it was, once whoever had it has dropped it; none if too much was taken of it.
+    /// Waits until the borrower has dropped the body; `None` if too much of it was taken.
     pub async fn back(self) -> Option<Body> {
         match self.0 {
             Hold::Whole(bytes) => Some(Body::from(BodySource::Whole(bytes))),
@@ -56,7 +57,7 @@ impl Lent {
 }
 
 impl WayHome {
-    /// Keeps what is taken; whether the body can still come back.
+    /// Copies a frame that is taken; false if the body can no longer be returned.
     pub(super) fn keep(&mut self, frame: &Frame<Bytes>) -> bool {
         let Some(data) = frame.data_ref() else { return false };
         if data.len() > KEPT_BYTES - self.taken.len() {
@@ -66,14 +67,14 @@ impl WayHome {
         true
     }
 
-    /// Hands the rest of a body over to its owner, with what was taken in front of it.
+    /// Returns a body to its owner, with what was taken put in front of the rest.
     pub(super) fn send(mut self, mut rest: Streamed) {
-        // What was read before is taken first: as long as it was not, nothing else was.
+        // `read_before` is taken before anything of the connection, so it belongs behind what was taken.
         if !self.taken.is_empty() {
             self.taken.extend_from_slice(&rest.read_before.take().unwrap_or_default());
             rest.read_before = Some(self.taken.freeze());
         }
-        // An owner who does not want it any more lets it go, as whoever had it would have.
+        // If the owner no longer wants it, it is dropped here, which reads the rest of it as any drop does.
         drop(self.owner.send(rest));
     }
 }

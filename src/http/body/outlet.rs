@@ -1,9 +1,9 @@
-//! Bodies on their way to a client that may take as little as it likes of an answer for as long as it likes.
+//! Limits what a slow client can hold of an answer, in memory and in time.
 //!
-//! In HTTP/1.1 the write time-out ends that; until then hyper would queue more frames, which are left at the
-//! upstream instead. RFC 9113 (HTTP/2) knows no time-out for a window that stays shut. hyper waits for the window
-//! without a limit and takes a frame whole once there is room for its first byte. So a body is cut into pieces,
-//! and a stream whose client takes none for too long is reset.
+//! In HTTP/1.1 the write time-out ends a connection that is not read; until then hyper would queue more frames, so no
+//! more are read from the upstream while a write is blocked. HTTP/2 (RFC 9113) has no time-out for a window that
+//! stays closed: hyper waits for the window without a limit, and takes a whole frame as soon as there is room for its
+//! first byte. So the body is cut into pieces, and a stream whose client takes none of them for too long is reset.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -19,22 +19,22 @@ use tokio::time::{Instant, Sleep};
 
 use super::{BodyError, BodySource};
 
-/// The longest piece: more than that is never queued for a client that has no room for it.
+/// The longest piece, and so the most that is queued for a client whose window is closed.
 const PIECE_BYTES: usize = 64 * 1024;
-/// The longest piece for a client that ever had to be waited for. Whoever takes less than this within
-/// `timeouts.body_idle` counts as taking nothing: of many streams on a slow line, each takes little.
+/// The longest piece for a client that was slow once. A client that takes less than a piece within
+/// `timeouts.body_idle` counts as stalled; with many streams on a slow line each moves slowly, hence the small size.
 const SMALL_PIECE_BYTES: usize = 16 * 1024;
 
-/// How a body is given out.
+/// How a body is sent to a client.
 #[derive(Debug)]
 pub enum Outlet {
-    /// Nothing while the connection waits for its client.
+    /// Stops while a write on the connection is blocked.
     Http1(Arc<Backlog>),
-    /// In pieces.
+    /// Sends pieces, and counts those that are taken.
     Http2(Pieces),
 }
 
-/// Whether a connection waits for its client to take what was written.
+/// Whether a write on an HTTP/1.1 connection is blocked by its client.
 #[derive(Debug, Default)]
 pub struct Backlog {
     is_there: AtomicBool,
@@ -48,20 +48,21 @@ pub struct Pieces {
     rest: Bytes,
 }
 
-/// Whether the sender owes the next piece.
+/// Bit of `taken`: it is the turn of the sender (the upstream), not of the client.
 const OWED: u64 = 1;
-/// Whether the client ever had to be waited for.
+/// Bit of `taken`: the client was slow once.
 const WAITED: u64 = 2;
-/// The other bits of `taken` count pieces.
+/// The other bits of `taken` count the pieces. All in one word, so that the task that polls the stream sees them at
+/// once without a lock.
 const PIECE: u64 = 4;
 
 impl Backlog {
-    /// A write has to wait.
+    /// A write is blocked.
     pub fn begin(&self) {
         self.is_there.store(true, Ordering::Release);
     }
 
-    /// A write went on.
+    /// The blocked write goes on.
     pub fn end(&self) {
         self.is_there.store(false, Ordering::Release);
         self.body.wake();
@@ -72,13 +73,13 @@ impl Backlog {
             return Poll::Ready(());
         }
         self.body.register(cx.waker());
-        // It may have ended before the waker was there.
+        // Again: it may have ended between the first look and the registration, and would not wake this task.
         if self.is_there.load(Ordering::Acquire) { Poll::Pending } else { Poll::Ready(()) }
     }
 }
 
 impl Outlet {
-    /// For the body of one HTTP/2 stream, and how [`limit_stall`] sees what is taken of it.
+    /// The outlet of one HTTP/2 stream, and the counter that [`limit_stall`] watches.
     #[must_use]
     pub fn http2() -> (Self, Arc<AtomicU64>) {
         let taken = Arc::new(AtomicU64::new(OWED));
@@ -129,9 +130,9 @@ impl Pieces {
         self.taken.store((taken & !OWED) + PIECE, Ordering::Relaxed);
         let most = if taken & WAITED == 0 { PIECE_BYTES } else { SMALL_PIECE_BYTES };
         let mut length = self.rest.len().min(most);
-        // The last byte goes alone: hyper ends a stream, and its time-out with it, as soon as it has the last
-        // piece, which it takes when the client has made room for all that is before it. Without a known length,
-        // each frame may be the last.
+        // The last byte is sent alone. hyper ends the stream's task, and with it the stall time-out, as soon as it
+        // has the last piece; it takes that one only when the client has opened its window for all before it, so one
+        // byte at most is left without a time-out. If the length is not known, each frame may be the last.
         if length == self.rest.len() && length > 1 && source.size_hint().lower() == 0 {
             length -= 1;
         }
@@ -139,8 +140,8 @@ impl Pieces {
     }
 }
 
-/// Runs a stream to its end, or until its client has left a piece of its answer untaken for `idle`. Dropping
-/// the stream resets it, and frees what it came from.
+/// Runs an HTTP/2 stream until it ends, or until its client has taken no piece of the answer for `idle`. Dropping the
+/// stream resets it and frees the upstream's connection.
 pub async fn limit_stall(stream: impl Future<Output = ()>, taken: Arc<AtomicU64>, idle: Duration) {
     let mut stream = pin!(stream);
     let mut stall = Stall { idle, timer: None, since: None };
@@ -152,13 +153,13 @@ pub async fn limit_stall(stream: impl Future<Output = ()>, taken: Arc<AtomicU64>
         if before & OWED == 0 {
             taken.store(before | WAITED, Ordering::Relaxed);
         }
-        // Without that bit, which would look like one more piece.
+        // Without `WAITED`, whose change would look like a piece that was taken.
         stall.poll(before & !WAITED, cx)
     })
     .await;
 }
 
-/// One timer a stream, set again only when it fires.
+/// One timer for each stream. It is reset only when it fires: resetting it for each piece would cost a lock each.
 struct Stall {
     idle: Duration,
     timer: Option<Pin<Box<Sleep>>>,
@@ -168,7 +169,7 @@ struct Stall {
 impl Stall {
     fn poll(&mut self, taken: u64, cx: &mut Context<'_>) -> Poll<()> {
         if taken & OWED != 0 {
-            // Whatever brings the next piece wakes the stream.
+            // The body has its own idle time-out; its next frame wakes the stream.
             self.since = None;
             return Poll::Pending;
         }
@@ -184,7 +185,7 @@ impl Stall {
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(limit)));
         while timer.as_mut().poll(cx).is_ready() {
             if Instant::now() >= limit {
-                tracing::debug!(limit = ?self.idle, "a client took nothing of its answer for too long");
+                tracing::debug!(limit = ?self.idle, "reset a stream: its client did not read the answer for too long");
                 return Poll::Ready(());
             }
             timer.as_mut().reset(limit);

@@ -1,4 +1,4 @@
-//! How long a body pauses, and on which side.
+//! Idle time-out of a body, and which side it is waiting for.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::BodyError;
 
-/// One timer a body, set again only when it fires: a frame costs a look at the clock.
+/// Idle time-out. One timer for each body, reset only when it fires: a frame costs no timer operation.
 #[derive(Debug)]
 pub(super) struct PauseLimit {
     pub(super) idle: Duration,
@@ -39,12 +39,12 @@ impl PauseLimit {
     }
 }
 
-/// Whose turn it is in a streamed body, and since when: tells an upstream that takes nothing from a
-/// client that sends nothing.
+/// Which side a streamed body is waiting for, and since when. It distinguishes an upstream that does not read from a
+/// client that does not send, so that the right one gets the time-out (504 or 408).
 #[derive(Debug)]
 pub struct Progress {
     began: Instant,
-    /// Milliseconds since `began`, or [`HELD_BY_SENDER`].
+    /// When the receiver's turn began, in milliseconds since `began`, or [`HELD_BY_SENDER`].
     taken: AtomicU64,
 }
 
@@ -63,7 +63,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Since when it has been the receiver's turn; `None` while the sender owes the next bytes.
+    /// When the receiver's turn began; `None` while the sender has to send.
     #[must_use]
     pub fn receiver_since(&self) -> Option<Instant> {
         match self.taken.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! `limits.answer_bytes`: refshim's own answers, from when they are made until clients have taken them.
+//! `limits.answer_bytes`: memory of refshim's own answers, from when they are made until clients have read them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{ClientNetwork, Limit};
 
-/// One client may hold this part of the budget, so that a client that reads nothing shuts out no other.
+/// One client may hold a quarter of the budget, so that a client that does not read its answers cannot lock out
+/// the others.
 const CLIENTS_SHARE: usize = 4;
 
-/// Bytes of answers that are held for clients.
+/// Counts the bytes of answers that clients have not read yet.
 #[derive(Debug)]
 pub struct Answers {
     most: usize,
@@ -22,7 +23,7 @@ struct HeldAnswer {
     by_client: HashMap<ClientNetwork, usize>,
 }
 
-/// The bytes of one answer, as long as it is kept.
+/// The bytes of one answer, released on drop.
 #[derive(Debug)]
 pub struct AnswerGuard {
     answers: Arc<Answers>,
@@ -31,14 +32,17 @@ pub struct AnswerGuard {
 }
 
 impl Answers {
-    /// At most `most` bytes.
+    /// A limit of `most` bytes for all clients together.
     #[must_use]
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, held: Mutex::default() })
     }
 
-    /// Counts an answer of this length. A client that holds none gets one of any length that all clients
-    /// together have room for: otherwise a long answer could never be given.
+    /// Counts an answer of this length. A client without another answer may have one over its share, as long as all
+    /// clients together are below the limit: otherwise a long answer could never be given.
+    ///
+    /// # Errors
+    /// The limit is reached.
     pub fn take(self: &Arc<Self>, client: IpAddr, bytes: usize) -> Result<AnswerGuard, Limit> {
         let client = ClientNetwork::from(client);
         let mut held = self.lock();

@@ -1,6 +1,5 @@
-//! `limits.manifest_bytes`: manifests that are held while they are pushed, by the bytes that have come. When
-//! there is no room for more, the push that began first of those that still lack bytes gives way: whoever
-//! sends slowly cannot hold up those who send at once.
+//! `limits.manifest_bytes`: memory of manifests while they are pushed, counted by the bytes received. When it is
+//! full, the oldest push that is still incomplete is aborted: slow senders cannot block those who send at once.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::Limit;
 
-/// Bytes of manifests that are being pushed.
+/// Counts the bytes of manifests that are being pushed.
 #[derive(Clone, Debug)]
 pub struct Pushes(Arc<SharedPushes>);
 
@@ -23,7 +22,7 @@ struct SharedPushes {
 struct HeldPush {
     bytes: usize,
     begun: u64,
-    /// Those that are not read to their end, in the order in which they began.
+    /// Incomplete pushes, oldest first.
     unfinished: BTreeMap<u64, UnfinishedPush>,
 }
 
@@ -33,24 +32,24 @@ struct UnfinishedPush {
     gives_way: Arc<Notify>,
 }
 
-/// What is held of one manifest, as long as it is kept.
+/// The bytes received of one manifest, released on drop.
 #[derive(Debug)]
 pub struct PushGuard {
     shared: Arc<SharedPushes>,
     number: u64,
-    /// All of it, once it is no longer among the unfinished.
+    /// Its length once it is complete, and no longer among the unfinished.
     finished: usize,
     gives_way: Arc<Notify>,
 }
 
 impl Pushes {
-    /// At most `most` bytes.
+    /// A limit of `most` bytes for all pushes together.
     #[must_use]
     pub fn new(most: usize) -> Self {
         Self(Arc::new(SharedPushes { most, held: Mutex::default() }))
     }
 
-    /// A push of which nothing has come yet.
+    /// Begins a push.
     #[must_use]
     pub fn begin(&self) -> PushGuard {
         let gives_way = Arc::new(Notify::new());
@@ -64,12 +63,14 @@ impl Pushes {
 }
 
 impl PushGuard {
-    /// Counts bytes that have come, for which others may have to give way. An error if this one had to, or
-    /// if all that is held is complete and waits for the upstream.
+    /// Counts received bytes, aborting older incomplete pushes if there is no room.
+    ///
+    /// # Errors
+    /// This push was itself aborted, or all others are complete and wait for the upstream.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Limit> {
         let mut held = self.shared.lock();
         if !held.unfinished.contains_key(&self.number) {
-            // It had to give way itself: no other has to for it.
+            // It was aborted itself, and its task does not know it yet: no other push is aborted for it.
             return Err(Limit::ManifestBytes);
         }
         while held.bytes.saturating_add(bytes) > self.shared.most {
@@ -77,7 +78,8 @@ impl PushGuard {
             let mut others = others.map(|(number, _)| *number).filter(|number| *number != self.number);
             let first = others.next().ok_or(Limit::ManifestBytes)?;
             if let Some(slow) = held.unfinished.remove(&first) {
-                // Its task drops the bytes as soon as it runs; there is no waiting for that here.
+                // Released here, before its task drops the bytes: waiting for that would make this push as slow as
+                // the slow one. Until that task runs, a little more than the limit is in memory.
                 held.bytes -= slow.bytes;
                 slow.gives_way.notify_one();
             }
@@ -88,14 +90,17 @@ impl PushGuard {
         Ok(())
     }
 
-    /// All of it has come: it gives way to no other any more. An error if it already had to.
+    /// Marks the manifest as complete; from here on it is not aborted for others.
+    ///
+    /// # Errors
+    /// It was already aborted.
     pub fn finish(&mut self) -> Result<(), Limit> {
         let own = self.shared.lock().unfinished.remove(&self.number).ok_or(Limit::ManifestBytes)?;
         self.finished = own.bytes;
         Ok(())
     }
 
-    /// Waits until this one has to give way.
+    /// Waits until this push is aborted in favour of another.
     pub async fn gives_way(&self) {
         self.gives_way.notified().await;
     }

@@ -1,4 +1,4 @@
-//! `limits.requests_per_client`: requests in progress, by the address of the client.
+//! `limits.requests_per_client`: requests in progress of each client address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Busy, ClientNetwork, Limit};
 
-/// Requests in progress, by the address of the client.
+/// Counts the requests in progress of each client address.
 #[derive(Debug)]
 pub struct Requests {
     most: usize,
@@ -15,23 +15,23 @@ pub struct Requests {
     counts: Mutex<HashMap<ClientNetwork, usize>>,
 }
 
-/// Requests in progress of all clients. Cheap to clone.
+/// Number of requests in progress of all clients together. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Load(Arc<AtomicUsize>);
 
-/// More requests than that are many: with a megabyte of buffers each they would take 32 MiB.
+/// From here on the load is high: with a megabyte of buffers each, so many requests take 32 MiB.
 const MANY: usize = 32;
 
 impl Load {
-    /// Whether there are so many that each should make do with small buffers.
+    /// Whether requests should use small buffers.
     #[must_use]
     pub fn is_high(&self) -> bool {
         self.0.load(Ordering::Relaxed) > MANY
     }
 }
 
-/// One request in progress, until the last clone is dropped. Whatever works for a request keeps a clone: a
-/// client that resets its request over and over would otherwise start more work than its limit allows.
+/// One request in progress, until the last clone is dropped. All work for a request keeps a clone: otherwise a client
+/// that resets its requests over and over could start more work than its limit allows (as in CVE-2023-44487).
 #[derive(Clone, Debug)]
 pub struct RequestGuard {
     _shared: Arc<(CountedRequest, Busy)>,
@@ -44,13 +44,16 @@ struct CountedRequest {
 }
 
 impl Requests {
-    /// At most `most` for each address.
+    /// A limit of `most` requests for each client.
     #[must_use]
     pub fn new(most: usize, load: Load) -> Arc<Self> {
         Arc::new(Self { most, load, counts: Mutex::default() })
     }
 
-    /// Counts one more of this client, on a connection that is `busy` with it.
+    /// Counts a request of this client, and keeps its connection `busy`.
+    ///
+    /// # Errors
+    /// The client's limit is reached.
     pub fn begin(self: &Arc<Self>, client: IpAddr, busy: Busy) -> Result<RequestGuard, Limit> {
         let client = ClientNetwork::from(client);
         let mut counts = self.lock();

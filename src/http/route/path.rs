@@ -1,7 +1,38 @@
-//! How a path is read: each percent-encoding undone, once. What is taken off a path, or put in front of it,
-//! goes by the same reading as the route; otherwise a request could be recorded as one thing and sent as another.
+//! Paths as text: made for the API, and compared with each percent-encoding decoded once. Prefixes are matched by the
+//! same decoding as routes; otherwise a request could be recorded for one repository and sent to another.
 
-/// What a raw path has behind `prefix`, as it stands there, if it begins with that in any encoding.
+use std::fmt::Display;
+
+use crate::oci::{Digest, RepositoryName};
+
+/// What the path of each request to a registry's API begins with (distribution-spec, section "Endpoints").
+pub const API: &str = "/v2/";
+
+/// `/v2/<name>/manifests/<ref>`; `manifest` is a tag or a digest.
+#[must_use]
+pub fn manifest_path(repository: &RepositoryName, manifest: &impl Display) -> String {
+    format!("{API}{repository}/manifests/{manifest}")
+}
+
+/// `/v2/<name>/manifests/<digest>/references`
+#[must_use]
+pub fn references_path(repository: &RepositoryName, subject: &Digest) -> String {
+    [&manifest_path(repository, subject), "/references"].concat()
+}
+
+/// `/v2/<name>/referrers/<digest>`
+#[must_use]
+pub fn referrers_path(repository: &RepositoryName, subject: &Digest) -> String {
+    format!("{API}{repository}/referrers/{subject}")
+}
+
+/// Whether a raw path is that of `POST /v2/<name>/blobs/uploads/`, with or without its last slash.
+#[must_use]
+pub fn begins_upload(path: &str) -> bool {
+    path.trim_end_matches('/').ends_with("/blobs/uploads")
+}
+
+/// The rest of a raw path after `prefix`, still encoded; `None` if it does not begin with `prefix` in any encoding.
 #[must_use]
 pub fn behind<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     let mut rest = path;
@@ -15,7 +46,7 @@ pub fn behind<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     Some(rest)
 }
 
-/// A raw path's first byte, and what comes behind it.
+/// The first byte of a raw path, decoded, and the rest.
 fn first_byte(path: &str) -> Option<(u8, &str)> {
     if let [b'%', high, low, ..] = path.as_bytes()
         && let (Some(high), Some(low)) = (hex(*high), hex(*low))
@@ -29,14 +60,15 @@ fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
-/// Whether a raw path is one of the registry's API, which is what stands below an upstream's base path.
+/// Whether a raw path belongs to the registry's API. Only such paths are below an upstream's base path.
 #[must_use]
 pub fn is_api(path: &str) -> bool {
     behind(path, "/v2")
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('?') || behind(rest, "/").is_some())
 }
 
-/// Whether a segment of a raw path means another place than where it stands (RFC 3986, section 5.2.4).
+/// Whether a raw path has a `.` or `..` segment, in any encoding (RFC 3986, section 5.2.4). The upstream may resolve
+/// it, and the path then leaves the prefix that it seems to be under.
 #[must_use]
 pub fn has_dot_segment(path: &str) -> bool {
     let is_dots = |segment: &[u8]| matches!(segment, b"." | b"..");

@@ -1,4 +1,4 @@
-//! A refusal of the registry that a query passes on.
+//! A rejection by the registry, passed on to the client of a query.
 
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{HeaderMap, Response, StatusCode};
@@ -7,9 +7,9 @@ use super::error_response;
 use crate::http::body::Body;
 use crate::oci::ErrorCode;
 
-/// The registry refused one of refshim's own questions: log in, no right, too many requests, not now. The
-/// client gets its status and header, the challenge above all, with a body of refshim's own, since the answer
-/// to a HEAD has none.
+/// The registry rejected one of refshim's own questions with 401, 403, 429 or 503. The client gets its status and
+/// header fields, so that login works (`WWW-Authenticate`) and retries wait (`Retry-After`); the body is refshim's
+/// own, since the answer to a HEAD has none.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the registry answered {status} to this caller")]
 pub struct Rejection {
@@ -19,7 +19,7 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// What this answer refuses, if it does; its header without hop-by-hop fields.
+    /// The rejection in an answer, if it is one. `headers` must be without hop-by-hop fields.
     #[must_use]
     pub fn of(status: StatusCode, mut headers: HeaderMap) -> Option<Self> {
         let code = match status {
@@ -41,13 +41,13 @@ impl Rejection {
         self.status
     }
 
-    /// Whether it says that this caller may not, rather than that nobody can now.
+    /// Whether it is about the rights of this caller (401, 403), not about load.
     #[must_use]
     pub fn is_about_rights(&self) -> bool {
         matches!(self.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
     }
 
-    /// The answer that the client gets.
+    /// The answer for the client.
     #[must_use]
     pub(super) fn to_response(&self) -> Response<Body> {
         let mut response = error_response(self.status, self.code, &self.to_string());

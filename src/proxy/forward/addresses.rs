@@ -1,6 +1,8 @@
-//! Addresses in an answer that name the upstream, or refshim itself: in Location and Link they become
-//! relative, so that the client goes on the way it came; in the realm of a challenge, where a relative
-//! one is not possible, they are made refshim's if the operator wants it. All others stay.
+//! Rewrites addresses in answers that name the upstream or refshim. In `Location` and `Link` they become relative, so
+//! that the client keeps to the host and scheme that it knows: oras-go rejects an upload `Location` on another host,
+//! crane a private address (distribution #479, #2862). The realm of a challenge cannot be relative; it is rewritten
+//! only with `rewrite_realm`, since it usually names an auth service that clients reach directly. All other addresses
+//! stay.
 
 use http::header::{Entry, LINK, LOCATION, WWW_AUTHENTICATE};
 use http::uri::Authority;
@@ -10,7 +12,7 @@ use super::origin::Origin;
 use crate::http::route::is_api;
 use crate::proxy::upstream::Upstream;
 
-/// Makes an answer's addresses lead back the way the request came.
+/// Rewrites the addresses in the header of an answer.
 pub(super) fn lead_back(headers: &mut HeaderMap, upstream: &Upstream, origin: &Origin) {
     let rewrites_realm = upstream.rewrites_realm() && headers.contains_key(WWW_AUTHENTICATE);
     if !(headers.contains_key(LOCATION) || headers.contains_key(LINK) || rewrites_realm) {
@@ -33,7 +35,7 @@ pub(super) fn lead_back(headers: &mut HeaderMap, upstream: &Upstream, origin: &O
 fn rewrite(headers: &mut HeaderMap, name: &HeaderName, change: impl Fn(&str) -> Option<String>) {
     let Entry::Occupied(mut values) = headers.entry(name) else { return };
     for value in values.iter_mut() {
-        // Whatever the encoding, a byte is a character here: what is looked for is ASCII.
+        // Each byte as one character, whatever the encoding: the parts that change are ASCII, the rest must stay.
         let text: String = value.as_bytes().iter().copied().map(char::from).collect();
         let Some(changed) = change(&text) else { continue };
         let bytes: Result<Vec<u8>, _> = changed.chars().map(u8::try_from).collect();
@@ -43,24 +45,23 @@ fn rewrite(headers: &mut HeaderMap, name: &HeaderName, change: impl Fn(&str) -> 
     }
 }
 
-/// The addresses that stand for refshim in the client's eyes.
+/// The addresses that lead to refshim or should.
 struct Addresses<'a> {
     upstream: &'a Authority,
     refshim: Option<&'a Authority>,
-    /// What stands before `/v2/` at the upstream.
+    /// The path before `/v2/` at the upstream.
     base_path: &'a str,
-    /// What chooses this upstream again, in front of a path.
+    /// The path prefix that selects this upstream again.
     mark: &'a str,
 }
 
 impl Addresses<'_> {
-    /// A URI of the upstream or of refshim without scheme and authority, in refshim's terms; `None` for
-    /// every other URI.
+    /// Makes a URI of the upstream or of refshim relative, as a path at refshim; `None` for other URIs.
     fn relative(&self, uri: &str) -> Option<String> {
         self.own_path(uri).map(|path| self.outside(path))
     }
 
-    /// Path and query of a URI of the upstream or of refshim. A path of its own is the upstream's.
+    /// Path and query of a URI of the upstream or of refshim. A URI without host is the upstream's.
     fn own_path<'u>(&self, uri: &'u str) -> Option<&'u str> {
         let path = match uri.split_once("://") {
             Some((scheme, rest)) if !scheme.contains(['/', '?', '#']) => {
@@ -83,16 +84,17 @@ impl Addresses<'_> {
             }
             Some(_) | None => uri,
         };
+        // `//host/…` would be another host's (RFC 3986, section 4.2).
         (path.starts_with('/') && !path.starts_with("//")).then_some(path)
     }
 
-    /// A path of the upstream as clients of refshim ask for it.
+    /// The path at refshim for a path at the upstream.
     fn outside(&self, path: &str) -> String {
         let below_base = path.strip_prefix(self.base_path).filter(|rest| is_api(rest));
         [self.mark, below_base.unwrap_or(path)].concat()
     }
 
-    /// Each `<URI>` of a Link field.
+    /// Rewrites each `<URI>` of a `Link` field.
     fn relative_links(&self, link: &str) -> Option<String> {
         let mut rewritten = String::with_capacity(link.len());
         let mut rest = link;
@@ -105,7 +107,8 @@ impl Addresses<'_> {
         Some(rewritten)
     }
 
-    /// A challenge whose realm names the upstream, with the same realm at `base`.
+    /// Rewrites a challenge whose realm is at the upstream; `None` for others. `service` and `scope` stay: the token
+    /// is signed for them (harbor #3114).
     fn through_refshim(&self, challenge: &str, base: &str) -> Option<String> {
         const REALM: &str = "realm=\"";
         let start = challenge.to_ascii_lowercase().find(REALM)? + REALM.len();

@@ -1,5 +1,6 @@
-//! Where a request came from, as the upstream is told, and how clients reach refshim, as its answer
-//! needs it. `X-Forwarded-*` of others is believed only from the configured addresses.
+//! Where a request came from, for the upstream's `X-Forwarded-*`, and how the client reaches refshim, for addresses
+//! in answers. `X-Forwarded-*` in a request is trusted only from `trusted_proxies`: a registry may allow by address,
+//! build its challenge's realm from the host, and redirect to https by the scheme.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,20 +11,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use ipnet::IpNet;
 
 use crate::config::{Config, RegistryUrl};
+use crate::http::header::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 use crate::proxy::selection::Selected;
 
-pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-/// What is known of all clients: how they reach refshim, and which of them are proxies to be believed.
+/// Settings for all clients: the external URL, and the trusted proxies.
 #[derive(Debug, Default)]
 pub struct Clients {
     external: Option<(HeaderValue, HeaderValue)>,
     trusted: Vec<IpNet>,
 }
 
-/// The other end of a client's connection. Cheap to clone.
+/// The peer of a client's connection. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Peer {
     clients: Arc<Clients>,
@@ -37,23 +35,23 @@ pub struct Peer {
 #[derive(Clone, Debug)]
 pub struct Origin {
     client: IpAddr,
-    /// The client's address, behind those that a trusted proxy told.
+    /// `X-Forwarded-For` for the upstream: the list of a trusted proxy, and the peer.
     forwarded_for: HeaderValue,
     is_trusted: bool,
     /// `http` or `https`, as the client sees it.
     scheme: HeaderValue,
-    /// The name that the request is for, which chooses the upstream.
+    /// The host that the request is for, which selects the upstream.
     requested_host: Option<HeaderValue>,
-    /// The name that clients and the upstream are told: `external_url` if there is one.
+    /// The host in `X-Forwarded-Host` and in absolute addresses: that of `external_url` if it is set.
     external_host: Option<HeaderValue>,
-    /// What leads back to an upstream that was not chosen by the host.
+    /// The path prefix that leads back to an upstream that was not selected by the host.
     pub(super) mark: Option<Arc<str>>,
-    /// The `ns=` by which the upstream was chosen.
+    /// The `ns=` by which the upstream was selected.
     pub(super) namespace: Option<HeaderValue>,
 }
 
 impl Clients {
-    /// As configured.
+    /// The settings of a configuration.
     #[must_use]
     pub fn new(config: &Config) -> Self {
         let value = |url: &RegistryUrl| {
@@ -109,7 +107,8 @@ impl Peer {
         }
     }
 
-    /// The nearest address that is no trusted proxy's, as far as these tell.
+    /// The address nearest to refshim that is not a trusted proxy's. Read from the end, since the client can write
+    /// anything at the beginning.
     fn client(&self, headers: &HeaderMap) -> IpAddr {
         if !self.is_trusted {
             return self.client;
@@ -133,7 +132,7 @@ impl Peer {
 }
 
 impl Origin {
-    /// The same, for an upstream that was chosen so.
+    /// Adds how the upstream was selected.
     #[must_use]
     pub fn through(mut self, selected: Selected) -> Self {
         self.mark = selected.mark;
@@ -141,21 +140,21 @@ impl Origin {
         self
     }
 
-    /// Whose request it is, behind the trusted proxies.
+    /// The address of the client, behind the trusted proxies.
     #[must_use]
     pub fn client(&self) -> IpAddr {
         self.client
     }
 
-    /// The name that the request is for, whatever name clients are told: Host, `:authority`, or what a trusted
-    /// proxy says. A list of proxies is headed by what the client asked for.
+    /// The host that the request is for: `Host`, `:authority`, or `X-Forwarded-Host` of a trusted proxy. In a list,
+    /// the first is what the client asked for.
     #[must_use]
     pub fn requested_host(&self) -> Option<&str> {
         let hosts = self.requested_host.as_ref()?.to_str().ok()?;
         hosts.split(',').next().map(str::trim)
     }
 
-    /// The name by which clients are to reach refshim.
+    /// The host by which clients reach refshim.
     pub(super) fn external_host(&self) -> Option<&str> {
         self.external_host.as_ref()?.to_str().ok()
     }
@@ -165,12 +164,12 @@ impl Origin {
         Some(format!("{}://{}", self.scheme.to_str().ok()?, self.external_host()?))
     }
 
-    /// Whether the upstream may hear this field from the other end of the connection.
+    /// Whether a field of the peer may be forwarded: those of proxies only from trusted ones.
     pub(super) fn may_tell(&self, name: &HeaderName) -> bool {
         self.is_trusted || !is_proxys(name.as_str())
     }
 
-    /// Tells the upstream.
+    /// Sets `X-Forwarded-*` for the upstream.
     pub(super) fn tell(&self, headers: &mut HeaderMap) {
         headers.insert(X_FORWARDED_FOR, self.forwarded_for.clone());
         headers.insert(X_FORWARDED_PROTO, self.scheme.clone());
@@ -181,8 +180,8 @@ impl Origin {
     }
 }
 
-/// Whether only a proxy has the right to say this: where a request came from, and what it asked for before the
-/// proxy changed it. Registries, and the proxies in front of them, decide by these as by X-Forwarded-For.
+/// Whether only a proxy may set this field: it says where a request came from, or what it was before the proxy
+/// changed it. Registries, and proxies in front of them, decide by these as by `X-Forwarded-For`.
 fn is_proxys(name: &str) -> bool {
     name.starts_with("x-forwarded-")
         || name.starts_with("x-original-")
@@ -211,7 +210,7 @@ fn is_proxys(name: &str) -> bool {
         )
 }
 
-/// The name that a request is for.
+/// The host that a request is for.
 fn host_of<B>(request: &Request<B>) -> Option<HeaderValue> {
     match request.uri().authority() {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),

@@ -1,4 +1,7 @@
-//! The head of a question of refshim's own: the client's request in all that a registry may decide by.
+//! The header of refshim's own questions: all fields of the client's request by which a registry may decide.
+//!
+//! A registry may allow by address list, cookie, proprietary token, or `X-Forwarded-*` (harbor #17490,
+//! nexus-public #582). So fields are not selected but removed, and only those that are about one request alone.
 
 use http::header::{
     ACCEPT, ACCEPT_CHARSET, ACCEPT_ENCODING, EXPECT, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
@@ -8,9 +11,9 @@ use http::{HeaderMap, HeaderName};
 
 use super::{Origin, prepare_headers};
 
-/// The fields that go with a question on behalf of a client: all that would be passed on with a GET from it,
-/// but what is about its own request alone. Credentials, cookies, the client's address, `Origin`, `User-Agent`,
-/// `Accept-Language` and `Cache-Control` stay; whoever asks adds the `Accept` of the question.
+/// The fields of a question on behalf of a client: those that a GET from it would be forwarded with, except those
+/// about its own request alone. Credentials, cookies, the client's address, `Origin`, `User-Agent`, `Accept-Language`
+/// and `Cache-Control` stay; the caller adds the question's own `Accept`.
 #[must_use]
 pub fn question_headers(request: &HeaderMap, origin: &Origin) -> HeaderMap {
     let mut headers = request.clone();
@@ -31,7 +34,7 @@ fn is_of_one_request(name: &HeaderName) -> bool {
         ACCEPT_CHARSET,
         ACCEPT_ENCODING,
         EXPECT,
-        // The upstream's own name is put in its place; what the client asked for is in X-Forwarded-Host.
+        // Replaced by the upstream's own host; the one that the client asked for is in X-Forwarded-Host.
         HOST,
         IF_MATCH,
         IF_MODIFIED_SINCE,
@@ -45,13 +48,13 @@ fn is_of_one_request(name: &HeaderName) -> bool {
     NAMES.contains(name) || is_of_content(name.as_str()) || names_a_target(name.as_str())
 }
 
-/// RFC 9110, section 8, and the digests of RFC 9530.
+/// Whether a field describes content (RFC 9110, section 8; the digests of RFC 9530).
 fn is_of_content(name: &str) -> bool {
     name.starts_with("content-") || matches!(name, "digest" | "repr-digest")
 }
 
-/// Whether a field says what is to be asked instead of the request's own method and path. With it, a caller
-/// could have a question about a private repository answered for a public one.
+/// Whether a field overrides method or path, which some servers obey. With it, a caller could make a question about a
+/// private repository be answered for a public one.
 fn names_a_target(name: &str) -> bool {
     name.starts_with("x-original-")
         || matches!(

@@ -1,5 +1,5 @@
-//! A connection whose two ends agree to speak something else than HTTP (RFC 9110, section 7.8): from
-//! then on bytes pass both ways, until one side ends or both are silent for too long.
+//! Tunnels after a switch to another protocol (`Upgrade`, RFC 9110, section 7.8): bytes are copied both ways until
+//! both sides end, or neither sends anything for too long.
 
 use std::io;
 use std::pin::Pin;
@@ -17,14 +17,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use super::tokens;
 use crate::http::body::Body;
 
-/// The protocol that a client wants, and its side of the connection once it gets it.
+/// The protocol that a client asks for, and the client's side of the tunnel.
 pub(super) struct WantedProtocol {
     protocol: HeaderValue,
     client: OnUpgrade,
 }
 
-/// What a request asks to be switched to. HTTP/2 in clear is none of it: what is said there would pass
-/// unread.
+/// The protocol that a request asks to switch to, if any. `h2c` is ignored: requests inside such a tunnel would
+/// bypass every check (request smuggling over h2c).
 pub(super) fn wanted<B>(request: &mut Request<B>) -> Option<WantedProtocol> {
     let protocol = request.headers().get(UPGRADE)?.clone();
     let is_asked =
@@ -35,14 +35,14 @@ pub(super) fn wanted<B>(request: &mut Request<B>) -> Option<WantedProtocol> {
 }
 
 impl WantedProtocol {
-    /// Asks the upstream for the same; the client's side.
+    /// Adds the upgrade to the request for the upstream, and gives the client's side.
     pub(super) fn ask(self, request: &mut Request<Body>) -> OnUpgrade {
         agree(request.headers_mut(), Some(self.protocol));
         self.client
     }
 }
 
-/// Says that the connection is switched to this protocol.
+/// Sets the fields for a switch to this protocol.
 pub(super) fn agree(headers: &mut HeaderMap, protocol: Option<HeaderValue>) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     if let Some(protocol) = protocol {
@@ -50,7 +50,7 @@ pub(super) fn agree(headers: &mut HeaderMap, protocol: Option<HeaderValue>) {
     }
 }
 
-/// Passes bytes both ways, to the end of both or until neither sent any for `idle`.
+/// Copies bytes both ways until both sides end, or neither sent any for `idle`.
 pub(super) async fn join(client: OnUpgrade, upstream: OnUpgrade, idle: Duration) {
     let passed = async {
         let (client, upstream) = (client.await?, upstream.await?);
@@ -59,7 +59,7 @@ pub(super) async fn join(client: OnUpgrade, upstream: OnUpgrade, idle: Duration)
         let mut upstream = CountedStream { stream: TokioIo::new(upstream), count: Arc::clone(&count) };
         tokio::select! {
             copied = copy_bidirectional(&mut client, &mut upstream) => { copied?; }
-            () = silence(&count, idle) => tracing::debug!(limit = ?idle, "a tunnel was silent for too long"),
+            () = silence(&count, idle) => tracing::debug!(limit = ?idle, "closed an idle tunnel"),
         }
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
     };
@@ -68,10 +68,10 @@ pub(super) async fn join(client: OnUpgrade, upstream: OnUpgrade, idle: Duration)
     }
 }
 
-/// How often a tunnel is looked at within the time that it may be silent.
+/// How often a tunnel is checked within its idle time-out.
 const LOOKS: u32 = 4;
 
-/// Ends when nothing was counted for `idle`, and at most a quarter of that later.
+/// Ends when nothing was counted for `idle`, at most a quarter later: one timer for each tunnel, none for each read.
 async fn silence(count: &AtomicU64, idle: Duration) {
     let (mut before, mut alike) = (count.load(Ordering::Relaxed), 0);
     while alike < LOOKS {
@@ -82,7 +82,7 @@ async fn silence(count: &AtomicU64, idle: Duration) {
     }
 }
 
-/// One end of a tunnel, and how much was read from both.
+/// One end of a tunnel, and a counter of the reads from both.
 struct CountedStream {
     stream: TokioIo<Upgraded>,
     count: Arc<AtomicU64>,

@@ -1,10 +1,10 @@
-//! Following a redirect in answer to a question of refshim's own. Clients follow theirs themselves; but a
-//! registry that hands manifests out by redirect (GitLab's virtual registry, registry.k8s.io) would answer
-//! none of refshim's questions otherwise.
+//! Follows redirects of refshim's own questions. Clients follow theirs themselves; but without this, refshim could
+//! learn nothing from a registry that serves manifests by redirect (GitLab's virtual registry, moby #50065;
+//! registry.k8s.io).
 //!
-//! Whoever can make the registry redirect chooses where refshim connects to. So: never from https to http,
-//! never from a registry at a public address to a private one, never to the link-local addresses where clouds
-//! keep credentials; and no field of the client's request goes to another host.
+//! Whoever can make the registry redirect chooses the host that refshim connects to (SSRF). So: never from https to
+//! http, never from a registry at a public address to a private address, never to the link-local addresses where
+//! clouds serve credentials; and no credentials of the client go to another host.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -31,13 +31,14 @@ use crate::tls::{TlsError, connector_to_anyone};
 /// Where a redirect may lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// From a registry at public addresses.
+    /// To public addresses only: the registry is at a public address.
     Public,
-    /// From one that is itself at a private address, whose storage may be beside it.
+    /// To private addresses too: the registry is at one, and its storage may be next to it.
     Anywhere,
 }
 
-/// The connections that redirects to other hosts are followed by: none is kept, no client certificate shown.
+/// The HTTP clients for redirects to other hosts, made on first use. They keep no connections and send no client
+/// certificate.
 #[derive(Debug, Default)]
 pub(super) struct Redirects {
     public: OnceLock<Foreign>,
@@ -47,20 +48,20 @@ pub(super) struct Redirects {
 type Foreign = Client<HttpsConnector<HttpConnector<Guarded>>, Body>;
 
 impl Redirects {
-    /// Asks another host than the upstream, which is at `reach`.
+    /// Sends a request to another host than the upstream, within `reach`.
     pub(super) async fn send(
         &self,
         settings: &config::UpstreamConfig,
         reach: Reach,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, UpstreamError> {
-        // A literal address is never given to the resolver.
+        // Checked here as well: a literal address is not given to the resolver, which checks all others.
         let host = request.uri().host().unwrap_or_default().trim_matches(['[', ']']);
         if host.parse().is_ok_and(|address| !reach.admits(address)) {
             return Err(UpstreamError::Redirect);
         }
         let client = self.client(settings, reach).map_err(|error| {
-            tracing::warn!(upstream = %settings.name, %error, "redirects of the registry cannot be followed");
+            tracing::warn!(upstream = %settings.name, %error, "cannot set up TLS to follow redirects of the registry");
             UpstreamError::Redirect
         })?;
         let answer = tokio::time::timeout(settings.timeouts.response, client.request(request)).await;
@@ -83,7 +84,10 @@ impl Redirects {
     }
 }
 
-/// The target of a redirect away from `from`, and whether the client's own fields may go there.
+/// Checks the target of a redirect from `from`. True if it is the same host, to which the client's fields may go.
+///
+/// # Errors
+/// It is not HTTP, or leads from https to http.
 pub(super) fn target(from: &Uri, location: &Uri) -> Result<bool, UpstreamError> {
     let is_http = |scheme: &Scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS;
     let (Some(own), Some(scheme)) = (from.scheme(), location.scheme()) else {
@@ -98,17 +102,17 @@ pub(super) fn target(from: &Uri, location: &Uri) -> Result<bool, UpstreamError> 
     Ok(own == scheme && same_host && port(from) == port(location))
 }
 
-/// What of a question's fields may go to a host that the client did not choose.
+/// The fields of a question that may go to a host that the client did not choose: none that may identify it.
 pub(super) fn without_credentials(headers: &HeaderMap) -> HeaderMap {
     let kept = [ACCEPT, USER_AGENT].into_iter();
     let kept = kept.filter_map(|name| headers.get(&name).cloned().map(|value| (name, value)));
     kept.chain([(VIA, super::VIA_REFSHIM)]).collect()
 }
 
-/// Where an upstream may lead refshim: by its own addresses.
+/// Where an upstream's redirects may lead, by its own addresses.
 pub(super) async fn reach_of(host: &str, port: u16) -> Reach {
     let host = host.trim_matches(['[', ']']);
-    // If it has no address now, what is stricter holds.
+    // If it cannot be resolved now, the stricter rule holds.
     let Ok(addresses) = tokio::net::lookup_host((host, port)).await else { return Reach::Public };
     let mut addresses = addresses.map(|address| address.ip());
     if addresses.any(|address| !is_public(address)) { Reach::Anywhere } else { Reach::Public }
@@ -124,7 +128,7 @@ impl Reach {
     }
 }
 
-/// An address as the one that is connected to: IPv4 may be written in IPv6 in several ways.
+/// Unwraps an IPv4 address that is written as IPv6 (mapped, or NAT64 by RFC 6052): it is what is connected to.
 fn plain(address: IpAddr) -> IpAddr {
     const NAT64: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
     match address {
@@ -137,7 +141,7 @@ fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Link-local addresses, and the others at which clouds keep credentials (Alibaba, Azure, AWS).
+/// Link-local addresses, and others at which clouds serve credentials (Alibaba, Azure, AWS).
 fn hands_out_credentials(address: IpAddr) -> bool {
     const AWS: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
     match address {
@@ -148,7 +152,7 @@ fn hands_out_credentials(address: IpAddr) -> bool {
     }
 }
 
-/// Whether an address is one of the internet's at large (the registries of special addresses, RFC 6890).
+/// Whether an address is globally reachable (special-purpose address registries, RFC 6890).
 fn is_public(address: IpAddr) -> bool {
     match plain(address) {
         IpAddr::V4(v4) => {
@@ -170,15 +174,15 @@ fn is_public(address: IpAddr) -> bool {
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let [first, second, ..] = address.segments();
-    // Of all of IPv6 only 2000::/3 is given out; documentation, 6to4 and Teredo lie in it.
+    // Only 2000::/3 is allocated for global unicast; documentation, 6to4 and Teredo are in it.
     let is_given_out = first & 0xe000 == 0x2000;
     let is_documentation = (first == 0x2001 && second == 0xdb8) || first == 0x3fff;
     let is_transition = first == 0x2002 || (first == 0x2001 && second == 0);
     is_given_out && !is_documentation && !is_transition
 }
 
-/// Resolves names to addresses that may be connected to. The check stands here, and not before the connection,
-/// since a name may have another address the next time it is asked for.
+/// Resolves names, and drops addresses that are not allowed. Checking in the resolver, not before it, prevents DNS
+/// rebinding: a name may have another address the next time it is resolved.
 #[derive(Clone, Debug)]
 pub(super) struct Guarded {
     resolver: GaiResolver,
@@ -199,7 +203,10 @@ impl Service<Name> for Guarded {
         Box::pin(async move {
             let admitted: Vec<SocketAddr> = found.await?.filter(|it| reach.admits(it.ip())).collect();
             if admitted.is_empty() {
-                return Err(io::Error::new(io::ErrorKind::PermissionDenied, "no address that may be asked"));
+                return Err(io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    "the host has no address that refshim may connect to",
+                ));
             }
             Ok(admitted.into_iter())
         })

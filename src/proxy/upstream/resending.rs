@@ -1,6 +1,7 @@
-//! What may be sent again. A request that the upstream processed, or may have, is not: it could be an upload
-//! that goes on at another place than the client thinks. What it certainly did not process is, so that its
-//! client does not notice how the upstream ends its connections.
+//! Which requests may be retried. Not those that the upstream processed, or may have: a repeated PATCH would append
+//! to an upload twice (distribution #2634). Those that it certainly did not process are, so that clients do not
+//! notice how it ends its connections: nginx sends GOAWAY after `keepalive_requests`, and refuses the streams that
+//! cross it (kaniko #1754; RFC 9113, sections 6.8 and 8.7).
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -13,12 +14,12 @@ use hyper_util::client::legacy::connect::Connected;
 use super::UpstreamError;
 use crate::http::body::{Body, BodyError, Lent};
 
-/// How often a request is sent again. A registry that ends its connections after a few requests refuses, of many
-/// that come at once, all but these few each time.
+/// How often a request is retried. A registry that ends its connections after a few requests refuses, of many that
+/// arrive at once, all but these few each time; so one request may be refused several times in a row.
 pub(super) const RESENDS: u32 = 16;
 
-/// The pause before a request is sent for the `sent + 1`st time: none at first, as a new connection is all that is
-/// needed; then longer, for an upstream that refuses for want of room.
+/// The pause before the next attempt: none at first, when a new connection is all that is needed; then increasing,
+/// for an upstream that refuses because it is overloaded.
 pub(super) fn pause_before(sent: u32) -> Duration {
     match sent {
         0..4 => Duration::ZERO,
@@ -26,7 +27,7 @@ pub(super) fn pause_before(sent: u32) -> Duration {
     }
 }
 
-/// What it takes to send a request again.
+/// A request kept for a retry.
 pub(super) struct Again {
     head: Request<()>,
     body: Lent,
@@ -34,39 +35,39 @@ pub(super) struct Again {
 }
 
 impl Again {
-    /// Before the request is sent.
+    /// Keeps what is needed of a request that is about to be sent.
     pub(super) fn of(request: &mut Request<Body>) -> Self {
         let mut head = Request::new(());
         head.method_mut().clone_from(request.method());
         head.uri_mut().clone_from(request.uri());
         *head.version_mut() = request.version();
         head.headers_mut().clone_from(request.headers());
-        // The client's side of a connection that is to be switched to another protocol stays with the client's
-        // request; nothing else there is the upstream's.
+        // Without extensions: the client's side of an upgrade can be used once only and stays with the first attempt.
         let has_body = !request.body().is_end_stream();
         Self { head, body: request.body_mut().lend(), has_body }
     }
 
-    /// Whether it makes no difference if the upstream sees the request twice.
+    /// Whether the request is safe (RFC 9110, section 9.2.1), so that the upstream may get it twice.
     pub(super) fn is_without_consequences(&self) -> bool {
         let is_safe = *self.head.method() == Method::GET || *self.head.method() == Method::HEAD;
         is_safe && !self.has_body
     }
 
-    /// The request once more, if its body came back.
+    /// The request for a retry; `None` if its body cannot be had back.
     pub(super) async fn request(self) -> Option<Request<Body>> {
         let body = self.body.back().await?;
         Some(self.head.map(|()| body))
     }
 }
 
-/// Whether a request is sent whole with its head, and has consequences.
+/// Whether the head alone makes the upstream act: there is no body, and the method is not safe.
 pub(super) fn is_done_by_its_head(request: &Request<Body>) -> bool {
     let is_safe = *request.method() == Method::GET || *request.method() == Method::HEAD;
     !is_safe && request.body().is_end_stream()
 }
 
-/// What an error of the client means, by whether the request [is done by its head](is_done_by_its_head).
+/// Classifies an error of the HTTP client. Whether the request [is done by its head](is_done_by_its_head) matters,
+/// because then a head that may have been sent counts as processed.
 pub(super) fn classify(
     error: legacy::Error,
     is_always_http2: bool,
@@ -98,15 +99,15 @@ pub(super) fn classify(
     }
 }
 
-/// Whether a connection ended while the request waited for its turn. In HTTP/2, hyper calls it a mistake of its
-/// user if that was because the upstream allows no more streams: then h2 may still send the head, without the body
-/// and with a reset behind it.
+/// Whether the connection ended while the request was queued. If it was queued because the upstream allows no more
+/// HTTP/2 streams, hyper reports a user error instead; h2 may then still send the head, followed by a reset and
+/// without body.
 fn was_never_sent(error: &hyper::Error, only_its_head_may_be: bool) -> bool {
     error.is_canceled() || (only_its_head_may_be && error.is_user())
 }
 
-/// Whether the upstream says that it did not process a stream: a GOAWAY, which h2 tells only to streams beyond its
-/// last (RFC 9113, section 6.8), or `REFUSED_STREAM` (section 8.7).
+/// Whether the upstream said that it did not process the stream: by a GOAWAY, which h2 reports only to streams after
+/// the last processed one (RFC 9113, section 6.8), or by `REFUSED_STREAM` (section 8.7).
 fn was_refused(error: &h2::Error) -> bool {
     let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
     error.is_remote() && (error.is_go_away() || is_refused)

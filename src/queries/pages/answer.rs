@@ -3,16 +3,16 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{CONTENT_TYPE, LINK};
-use http::{HeaderName, HeaderValue, Response};
+use http::{HeaderValue, Response};
 
 use super::{Placed, REPOSITORY_ANNOTATION};
 use crate::http::body::Body;
+use crate::http::header::OCI_FILTERS_APPLIED;
 use crate::index::Entry;
 use crate::oci::{Descriptor, RepositoryName, image_index_of, media_type};
 use crate::proxy::error::Error;
 use crate::registry::reader::to_json;
 
-const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 /// What `data` adds to a descriptor besides its base64: the member's name, quotes and a comma.
 const DATA_MEMBER_BYTES: usize = r#","data":"""#.len();
 

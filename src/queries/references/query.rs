@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use form_urlencoded::Serializer;
 
+use crate::http::route;
 use crate::index::{InvalidOrder, Order};
 use crate::oci::{
     AnnotationFilter, Descriptor, Digest, InvalidAnnotationFilter, LinkKind, LinkKinds, RepositoryName,
@@ -127,7 +128,7 @@ impl ReferencesQuery {
         if let Some(last) = next.after {
             query.append_pair("last", &last.to_string());
         }
-        format!("/v2/{repository}/manifests/{subject}/references?{}", query.finish())
+        [&route::references_path(repository, subject), "?", &query.finish()].concat()
     }
 
     fn matches(&self, entry: &Descriptor) -> bool {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use form_urlencoded::Serializer;
 
+use crate::http::route;
 use crate::index::{Entry, InvalidOrder, Order};
 use crate::oci::{Digest, LinkKinds, RepositoryName, media_type};
 use crate::proxy::error::BadQuery;
@@ -72,7 +73,7 @@ impl ReferrersQuery {
             query.append_pair("artifactType", artifact_type);
         }
         query.append_pair("last", &last.to_string());
-        format!("/v2/{repository}/referrers/{subject}?{}", query.finish())
+        [&route::referrers_path(repository, subject), "?", &query.finish()].concat()
     }
 }
 
