@@ -34,7 +34,7 @@ pub use graph::{Node, walk};
 pub use image::{ImageName, InvalidImageName, Location, Target};
 pub use manifest::{Manifest, Part, Platform};
 pub use progress::Progress;
-pub use referrer::{AnnotationFilter, Referrer, Referrers, Wanted};
+pub use referrer::{Referrer, Referrers, Wanted};
 pub use repository::Repository;
 
 use crate::tls::ClientTls;

@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::connection::Connection;
 use super::output::{print, print_json};
 use super::table::{age, aligned, kinds, size};
-use crate::client::{AnnotationFilter, ImageName, Platform, Referrer, Referrers, Result, Wanted};
-use crate::oci::{Descriptor, LinkKind};
+use crate::client::{ImageName, Platform, Referrer, Referrers, Result, Wanted};
+use crate::oci::{AnnotationFilter, Descriptor, LinkKind};
 
 /// Lists what refers to an image, oldest first: from refshim's references query where there is one, else from
 /// the registry's referrers API, the referrers tag and cosign's tags.

@@ -1,11 +1,9 @@
 //! What refers to a manifest, and which of it is wanted.
 
-use std::str::FromStr;
-
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Manifest;
-use crate::oci::{Digest, LinkKind, LinkKinds, Tag};
+use crate::oci::{AnnotationFilter, Digest, LinkKind, LinkKinds, Tag};
 
 /// A manifest that refers to another.
 #[derive(Clone, Debug)]
@@ -38,43 +36,6 @@ pub struct Wanted {
     pub annotations: Vec<AnnotationFilter>,
 }
 
-/// `key` or `key=value`.
-#[derive(Clone, Debug)]
-pub struct AnnotationFilter {
-    key: String,
-    value: Option<String>,
-}
-
-impl FromStr for AnnotationFilter {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (key, value) = match text.split_once('=') {
-            Some((key, value)) => (key, Some(value.to_owned())),
-            None => (text, None),
-        };
-        if key.is_empty() {
-            Err("an annotation is key or key=value")
-        } else {
-            Ok(Self { key: key.to_owned(), value })
-        }
-    }
-}
-
-impl AnnotationFilter {
-    fn matches(&self, manifest: &Manifest) -> bool {
-        let found = manifest.annotations().get(&self.key);
-        found.is_some_and(|found| self.value.as_ref().is_none_or(|value| value == found))
-    }
-
-    fn to_parameter(&self) -> String {
-        match &self.value {
-            Some(value) => format!("{}={value}", self.key),
-            None => self.key.clone(),
-        }
-    }
-}
-
 impl Wanted {
     /// What is attached to an image, and copied with it: all but the indexes that it is a part of.
     #[must_use]
@@ -97,7 +58,8 @@ impl Wanted {
         (kinds.is_empty() || kinds.intersects(referrer.kinds))
             && (self.artifact_types.is_empty()
                 || self.artifact_types.iter().any(|wanted| manifest.is_of_type(wanted)))
-            && (self.annotations.is_empty() || self.annotations.iter().any(|wanted| wanted.matches(manifest)))
+            && (self.annotations.is_empty()
+                || self.annotations.iter().any(|wanted| wanted.matches(manifest.annotations())))
     }
 
     /// The same as parameters of a references query. An artifact type that only [`Manifest::type_name`] knows
@@ -116,7 +78,7 @@ impl Wanted {
             self.artifact_types.iter().for_each(|wanted| add("artifactType", wanted));
         }
         for annotation in &self.annotations {
-            add("annotation", &annotation.to_parameter());
+            add("annotation", &annotation.to_string());
         }
         query
     }
