@@ -248,7 +248,7 @@ async fn a_mirror_is_the_same() {
 }
 
 #[tokio::test]
-async fn what_differs_is_what_the_readme_says() {
+async fn what_differs_is_what_the_api_reference_says() {
     let authority = Authority::new();
     let setting = Setting::default();
     let comparison = comparison("differences", &authority, setting, |_| Registry::variant()).await;

@@ -1,4 +1,4 @@
-//! What is not the same, as the README says: what refshim answers by itself, and what it adds.
+//! What is not the same, as the API reference says: what refshim answers by itself, and what it adds.
 
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE};
 use reqwest::{Method, RequestBuilder};
