@@ -257,7 +257,7 @@ impl PullRecorder {
         };
         let Some(bytes) = bytes else {
             tracing::warn!(repository = %repository.name, %manifest,
-                "what the registry served is not the requested manifest; its links are not recorded");
+                "what the registry served is not what was asked for; its links are not recorded");
             return;
         };
         let fetched = FetchedManifest::new(&headers, bytes);
