@@ -12,7 +12,9 @@ const STATUSES: [&str; 3] = ["401 Unauthorized", "413 Content Too Large", "400 B
 /// otherwise the next request could be sent on a connection that is being reset, and nobody could repeat it.
 fn refusal(line: &str) -> String {
     let status = STATUSES.iter().find(|status| line.contains(&status[..3])).unwrap_or(&STATUSES[0]);
-    format!("HTTP/1.1 {status}\r\nwww-authenticate: Basic realm=\"x\"\r\ncontent-length: 7\r\nconnection: close\r\n\r\nrefused")
+    format!(
+        "HTTP/1.1 {status}\r\nwww-authenticate: Basic realm=\"x\"\r\ncontent-length: 7\r\nconnection: close\r\n\r\nrefused"
+    )
 }
 
 /// Uploads of all kinds at once, so that answer and body cross in every way.
