@@ -212,7 +212,11 @@ async fn check(face: Face, manner: Manner) {
     assert!(processed.len() + unknown.into_inner() >= count, "{face:?} {manner:?}");
     for (name, lengths) in &*processed {
         let (_, length) = request(&scene.client, name.parse().unwrap());
-        assert_eq!(lengths[..], [length], "{face:?} {manner:?} {name}");
+        // A head without a body that waited for a stream may still be sent after h2 said that the connection ends:
+        // of such a request nobody can tell whether it was processed.
+        let once =
+            if manner.may_process_what_was_queued() && length == 0 { &lengths[..1] } else { &lengths[..] };
+        assert_eq!(once, [length], "{face:?} {manner:?} {name}");
     }
 }
 
