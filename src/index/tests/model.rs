@@ -104,7 +104,7 @@ async fn compare(index: &Index, model: &Model) {
         let listed: Vec<_> = entries(index, subject)
             .await
             .into_iter()
-            .map(|entry| (entry.digest, entry.pending, entry.descriptor, entry.kinds))
+            .map(|entry| (entry.digest, (entry.pending, entry.was_confirmed), entry.descriptor, entry.kinds))
             .collect();
         let expected = model.list(subject);
         assert_eq!(listed, expected, "{subject}");

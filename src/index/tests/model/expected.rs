@@ -9,6 +9,7 @@ use super::*;
 pub(super) struct Modelled {
     pub(super) born: u32,
     pub(super) pending: bool,
+    pub(super) was_confirmed: bool,
     pub(super) absent: bool,
     pub(super) claimed: bool,
     pub(super) variant: u8,
@@ -67,6 +68,7 @@ impl Model {
         let mut state = self.get(said.referrer).unwrap_or(Modelled {
             born,
             pending: true,
+            was_confirmed: false,
             absent: false,
             claimed,
             variant: said.variant,
@@ -78,6 +80,7 @@ impl Model {
             (state.variant, state.claimed) = (said.variant, claimed);
         }
         state.pending &= pending;
+        state.was_confirmed |= !state.pending;
         state.absent = false;
         state.own.extend(&said.subjects);
         state.tagged.extend(tagged);
@@ -90,6 +93,7 @@ impl Model {
         let own = said.subjects.iter().copied().collect();
         let variant = said.variant;
         let mut state = Modelled { pending, absent: false, claimed: false, variant, own, ..before.clone() };
+        state.was_confirmed |= !pending;
         state.tagged.extend(tagged);
         if state != before {
             self.set(said.referrer, Some(state));
@@ -221,8 +225,8 @@ impl Model {
         }
     }
 
-    /// The referrers of `subject`, oldest first.
-    pub(super) fn list(&self, subject: u32) -> Vec<(Digest, bool, String, LinkKinds)> {
+    /// The referrers of `subject`, oldest first; of each whether it is pending, and whether it ever was confirmed.
+    pub(super) fn list(&self, subject: u32) -> Vec<(Digest, (bool, bool), String, LinkKinds)> {
         let kinds = |state: &Modelled| -> LinkKinds {
             let own = state.own.contains(&subject).then_some(LinkKind::Reference);
             let tagged = state.tagged.contains(&subject).then_some(LinkKind::Cosign);
@@ -236,7 +240,8 @@ impl Model {
             .collect();
         found.sort_by_key(|(born, ..)| *born);
         let entry = |(_, number, state, kinds): (u32, u32, &Modelled, LinkKinds)| {
-            (digest(number), state.pending, format!("{number} {}", state.variant), kinds)
+            let confirmation = (state.pending, state.was_confirmed);
+            (digest(number), confirmation, format!("{number} {}", state.variant), kinds)
         };
         found.into_iter().map(entry).collect()
     }
