@@ -6,6 +6,7 @@ use super::*;
 
 /// What is known of a referrer, its place among the others by `born`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each changes without the others, as in the index")]
 pub(super) struct Modelled {
     pub(super) born: u32,
     pub(super) pending: bool,
