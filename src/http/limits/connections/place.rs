@@ -170,8 +170,10 @@ impl Place {
         if self.state.head_bytes.load(Ordering::Relaxed) == 0 {
             self.state.head_since.store(self.shared.now(), Ordering::Relaxed);
         }
+        // First the sum: whoever closes the connection in between takes away no more than was added.
+        let all = self.shared.head_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.state.head_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if self.shared.head_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > UNFINISHED_HEAD_BYTES {
+        if all > UNFINISHED_HEAD_BYTES {
             self.shared.limit_heads();
         }
     }
