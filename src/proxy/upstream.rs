@@ -11,6 +11,7 @@
 //! - There are up to three pools: one with large buffers, one with small buffers for high load, and one for HTTP/1.1
 //!   alone where the others use HTTP/2, since HTTP/2 cannot carry `Upgrade`. See `pool`.
 
+mod connection;
 mod error;
 mod exchange;
 mod pool;
@@ -24,7 +25,6 @@ use std::time::Duration;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
 use tokio::time::{Instant, timeout};
 
 use crate::config::{self, Http2, RegistryUrl};
@@ -33,11 +33,12 @@ use crate::http::limits::Load;
 use crate::http::route::is_api;
 use crate::telemetry::Metrics;
 use crate::tls::{Connector, Protocols, Reload as _, TlsError};
-use pool::{LARGE, SMALL, pool};
+use connection::{LARGE, SMALL};
+use pool::Pool;
 use redirect::Redirects;
 
-pub use error::UpstreamError;
-pub use pool::{BUFFER_BYTES, MAX_HEAD_BYTES, MAX_HEADERS};
+pub use connection::{BUFFER_BYTES, MAX_HEAD_BYTES, MAX_HEADERS};
+pub use error::{SharedError, UpstreamError};
 
 /// The `Via` of a question that follows a redirect (RFC 9110, section 7.6.3), by which refshim recognises its own
 /// requests if a redirect leads back to it.
@@ -49,19 +50,18 @@ pub struct Upstream {
     number: u32,
     name: config::UpstreamName,
     settings: config::UpstreamConfig,
-    client: Client<Connector, Body>,
+    large: Pool,
     /// Has small buffers, for high load: what slow clients leave unread stays in these buffers.
-    thrifty: Client<Connector, Body>,
+    thrifty: Pool,
     load: Load,
-    /// Uses HTTP/1.1 for `Upgrade`; present where `client` may use HTTP/2.
-    http1: Option<Client<Connector, Body>>,
+    /// Uses HTTP/1.1 for `Upgrade`; present where `large` may use HTTP/2.
+    http1: Option<Pool>,
     connectors: Vec<Connector>,
     redirects: Redirects,
     scheme: Scheme,
     url: RegistryUrl,
     /// The `Host` of each request; in HTTP/2 the URI has it.
     host: Option<HeaderValue>,
-    is_always_http2: bool,
     rewrites_realm: bool,
     silence_limit: Duration,
     body_idle: Duration,
@@ -104,13 +104,14 @@ impl Upstream {
             Protocols::Either | Protocols::Http2 => Some(Connector::new(settings, Protocols::Http1)?),
         };
         let url = settings.url.clone();
-        let pool = |connector, protocols, buffers| pool(&settings.timeouts, connector, protocols, buffers);
+        let pool =
+            |connector, protocols, buffers| Pool::new(&settings.timeouts, connector, protocols, buffers);
         Ok(Self {
             number: settings.number(),
             name: settings.name.clone(),
             settings: settings.clone(),
             redirects: Redirects::default(),
-            client: pool(connector.clone(), protocols, LARGE),
+            large: pool(connector.clone(), protocols, LARGE),
             thrifty: pool(connector.clone(), protocols, SMALL),
             load: Load::default(),
             http1: http1.clone().map(|connector| pool(connector, Protocols::Http1, LARGE)),
@@ -121,7 +122,6 @@ impl Upstream {
                 Protocols::Either | Protocols::Http2 => None,
             },
             url,
-            is_always_http2: protocols == Protocols::Http2,
             rewrites_realm: settings.rewrite_realm,
             silence_limit: settings.timeouts.response,
             body_idle: settings.timeouts.body_idle,
@@ -208,13 +208,13 @@ impl Upstream {
     /// If the caller drops the future, an HTTP/1.1 connection is closed and an HTTP/2 stream is reset; the upstream
     /// may still have processed the request.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
-        let client = if self.load.is_high() { &self.thrifty } else { &self.client };
-        self.send_by(client, request).await
+        let pool = if self.load.is_high() { &self.thrifty } else { &self.large };
+        self.send_by(pool, request).await
     }
 
     /// [`Upstream::send`] by HTTP/1.1, for `Upgrade`.
     pub async fn send_http1(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
-        self.send_by(self.http1.as_ref().unwrap_or(&self.client), request).await
+        self.send_by(self.http1.as_ref().unwrap_or(&self.large), request).await
     }
 
     /// Follows a redirect from `from` (an absolute URI) for a question with these header fields.
@@ -231,7 +231,7 @@ impl Upstream {
         let mut request = question(Method::GET, location);
         if is_same_host && request.uri().authority() == Some(self.authority()) {
             request.headers_mut().clone_from(headers);
-            return self.send_to_target(&self.client, request).await;
+            return self.send_to_target(&self.large, request).await;
         }
         *request.headers_mut() = redirect::without_credentials(headers);
         // Only the upstream itself may redirect to private addresses, at which its own storage may be. The next host
@@ -257,12 +257,12 @@ impl Upstream {
 
     async fn send_by(
         &self,
-        client: &Client<Connector, Body>,
+        pool: &Pool,
         mut request: Request<Body>,
     ) -> Result<Response<Incoming>, UpstreamError> {
         *request.uri_mut() = self.target(request.uri())?;
         // Boxed, since each future around it already has room for the request, and would get this one's size on top.
-        Box::pin(self.send_to_target(client, request)).await
+        Box::pin(self.send_to_target(pool, request)).await
     }
 
     /// The same path and query at the upstream, with its base path before `/v2/`.

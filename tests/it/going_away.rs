@@ -224,7 +224,7 @@ const FRONTS: [Face; 4] = [Face::Http1, Face::Http2, Face::TlsHttp1, Face::TlsHt
 
 #[tokio::test]
 async fn what_an_upstream_did_not_process_before_its_goaway_is_sent_again() {
-    for face in [Face::Http1, Face::Http2] {
+    for face in FRONTS {
         for (streams, at_once) in [(25, None), (100, Some(16))] {
             check(face, Manner { streams: Some(streams), is_graceful: false, refused: None, at_once }).await;
         }

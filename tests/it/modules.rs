@@ -25,8 +25,8 @@ const ORDER: [&str; 15] = [
 const ROOMS: [(&str, &[&str]); 10] = [
     ("sled::", &["index/local/sled"]),
     ("rustls::", &["tls"]),
-    ("hyper_util::client::legacy::Client", &["proxy/upstream"]),
-    ("hyper_util::client::legacy;", &["proxy/upstream", "client/transport", "client/error"]),
+    ("hyper::client::", &["proxy/upstream"]),
+    ("hyper_util::client::legacy;", &["client/transport", "client/error"]),
     ("prometheus_client", &["telemetry"]),
     ("clap::", &["cli"]),
     ("toml::", &["config"]),

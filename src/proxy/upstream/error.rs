@@ -1,5 +1,8 @@
 //! Why an upstream gave no answer.
 
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::http::framing::InvalidFraming;
@@ -9,13 +12,13 @@ use crate::http::framing::InvalidFraming;
 pub enum UpstreamError {
     /// No connection could be made.
     #[error("the registry cannot be reached")]
-    Unreachable(#[source] hyper_util::client::legacy::Error),
+    Unreachable(#[source] SharedError),
     /// The connection broke before an answer.
     #[error("the connection to the registry broke before it answered")]
-    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Broken(#[source] Box<dyn Error + Send + Sync>),
     /// It said that it did not process the request, or the connection broke before the request was sent.
     #[error("the registry did not process the request")]
-    Unprocessed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Unprocessed(#[source] Box<dyn Error + Send + Sync>),
     /// The end of its answer is not clear.
     #[error(transparent)]
     Framing(#[from] InvalidFraming),
@@ -34,4 +37,26 @@ pub enum UpstreamError {
     /// Path and query are not valid at the upstream.
     #[error("the path is not valid at the registry")]
     Target,
+}
+
+/// An error of all who waited for the same connection.
+#[derive(Clone, Debug)]
+pub struct SharedError(Arc<dyn Error + Send + Sync>);
+
+impl SharedError {
+    pub(super) fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(Arc::from(error.into()))
+    }
+}
+
+impl fmt::Display for SharedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for SharedError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
 }

@@ -8,16 +8,16 @@ use std::time::Duration;
 use http::header::{EXPECT, HOST};
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::pool::Pool;
 use super::resending::{Again, RESENDS, pause_before};
 use super::{Upstream, UpstreamError, resending};
 use crate::http::body::{Body, Progress};
 use crate::http::framing;
 use crate::http::header::{DOCKER_CONTENT_DIGEST, DOCKER_DISTRIBUTION_API_VERSION};
-use crate::tls::{Connector, MixedUp};
+use crate::tls::MixedUp;
 
 /// How long the body of a client that expects `100 Continue` is held back. Then it is read anyway, since the upstream
 /// may not know the expectation (RFC 9110, section 10.1.1: a client SHOULD NOT wait for ever).
@@ -27,7 +27,7 @@ impl Upstream {
     /// Sends a request whose URI is absolute, with retries.
     pub(super) async fn send_to_target(
         &self,
-        client: &Client<Connector, Body>,
+        pool: &Pool,
         mut request: Request<Body>,
     ) -> Result<Response<Incoming>, UpstreamError> {
         match &self.host {
@@ -40,7 +40,7 @@ impl Upstream {
             if request.headers().contains_key(EXPECT) {
                 hold_body_until_continue(&mut request);
             }
-            let error = match self.attempt(client, request).await {
+            let error = match self.attempt(pool, request).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
@@ -63,13 +63,13 @@ impl Upstream {
     /// took a part of the body; it stands still while the client owes the next part.
     async fn attempt(
         &self,
-        client: &Client<Connector, Body>,
+        pool: &Pool,
         mut request: Request<Body>,
     ) -> Result<Response<Incoming>, UpstreamError> {
         let began = Instant::now();
         let progress = request.body_mut().watch();
         let is_done_by_its_head = resending::is_done_by_its_head(&request);
-        let mut response = pin!(client.request(request));
+        let mut response = pin!(pool.send(request));
         let mut limit = began + self.silence_limit;
         let answer = loop {
             let fired = tokio::select! {
@@ -94,10 +94,7 @@ impl Upstream {
                 }
                 Ok(response)
             }
-            Err(error) => {
-                let error = resending::classify(error, self.is_always_http2, is_done_by_its_head);
-                Err(self.explained(error))
-            }
+            Err(failure) => Err(self.explained(resending::classify(failure, is_done_by_its_head))),
         }
     }
 

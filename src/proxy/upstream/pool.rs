@@ -1,60 +1,253 @@
-//! Connection pools to an upstream: buffer sizes, HTTP/2 windows, limits on heads.
+//! The connections to an upstream that are kept for the next request: any number of HTTP/1.1, the one that was used
+//! last first, and one of HTTP/2, which all requests share.
 //!
-//! What a slow client does not read stays in these buffers, so their size times the requests in progress is the
+//! What a slow client does not read stays in a connection's buffers, so their size times the requests in progress is the
 //! memory that slow clients can hold. A megabyte each is needed for throughput; under high load each request gets 128
-//! KiB.
+//! KiB. So there is a pool for each size.
 
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
-use crate::config;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use http::{Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::connect::Connection as _;
+use tokio::time::{Instant, sleep};
+use tower::Service as _;
+
+use super::SharedError;
+use super::connection::{self, Buffers, Failure, Http1, Http2, KeepAlive};
+use crate::config::TimeoutsConfig;
 use crate::http::body::Body;
 use crate::tls::{Connector, Protocols};
 
-/// The most header fields of a message, on either side: more than any client or registry sends.
-pub const MAX_HEADERS: usize = 512;
-/// The longest head of an upstream's answer.
-pub const MAX_HEAD_BYTES: u32 = 512 * 1024;
+/// How often idle connections are looked for at most.
+const SHORTEST_ROUND: Duration = Duration::from_millis(100);
 
-/// The read buffer of a connection. hyper keeps the head of a message in it, so it cannot be smaller than that.
-pub const BUFFER_BYTES: usize = MAX_HEAD_BYTES as usize;
+/// Connections with buffers of one size. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Pool(Arc<Inner>);
 
-/// HTTP/2 flow control of a connection: the largest window there is (RFC 9113, section 6.9.1). Each stream has its
-/// own window; a limit for all together would let one slow client stop every other request on the connection.
-const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-
-/// How much of one body may be buffered: the read buffer in HTTP/1.1, the stream's window in HTTP/2.
-#[derive(Clone, Copy)]
-pub(super) struct Buffers {
-    read: usize,
-    window: u32,
-}
-
-/// Large, for throughput.
-pub(super) const LARGE: Buffers = Buffers { read: BUFFER_BYTES, window: 1 << 20 };
-/// Small, for high load. In HTTP/1.1 this also limits the head of an answer, which has to fit in.
-pub(super) const SMALL: Buffers = Buffers { read: 128 * 1024, window: 128 * 1024 };
-
-/// Makes a pool; nothing is connected yet.
-pub(super) fn pool(
-    timeouts: &config::TimeoutsConfig,
+struct Inner {
     connector: Connector,
     protocols: Protocols,
-    Buffers { read, window }: Buffers,
-) -> Client<Connector, Body> {
-    let mut builder = Client::builder(TokioExecutor::new());
-    builder
-        .pool_idle_timeout(timeouts.pool_idle)
-        .pool_timer(TokioTimer::new())
-        .timer(TokioTimer::new())
-        .http1_max_buf_size(read)
-        .http1_max_headers(MAX_HEADERS)
-        .http2_only(protocols == Protocols::Http2)
-        .http2_initial_stream_window_size(window)
-        .http2_initial_connection_window_size(CONNECTION_WINDOW)
-        .http2_max_header_list_size(MAX_HEAD_BYTES)
-        // PINGs, sent while requests are open, notice a connection that a NAT or firewall dropped silently.
-        .http2_keep_alive_interval(timeouts.pool_idle)
-        .http2_keep_alive_timeout(timeouts.body_idle);
-    builder.build(connector)
+    buffers: Buffers,
+    keep_alive: KeepAlive,
+    idle_limit: Duration,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    /// The longest idle first.
+    http1: Vec<(Http1, Instant)>,
+    http2: Option<(Http2, Instant)>,
+    /// Whether the last connection spoke HTTP/2: then the next one is made for all that wait.
+    speaks_http2: bool,
+    connecting: Option<Connecting>,
+    /// Whether idle connections are looked for.
+    is_watched: bool,
+}
+
+/// The connection that is being made for all who wait for it; `None` if the upstream turned out to speak HTTP/1.1.
+type Connecting = Shared<BoxFuture<'static, Result<Option<Http2>, SharedError>>>;
+
+enum Connection {
+    Http1(Http1),
+    Http2(Http2),
+}
+
+impl Pool {
+    /// Makes a pool; nothing is connected yet.
+    pub(super) fn new(
+        timeouts: &TimeoutsConfig,
+        connector: Connector,
+        protocols: Protocols,
+        buffers: Buffers,
+    ) -> Self {
+        let keep_alive = KeepAlive { interval: timeouts.pool_idle, timeout: timeouts.body_idle };
+        let kept = Kept { speaks_http2: protocols == Protocols::Http2, ..Kept::default() };
+        let (idle_limit, kept) = (timeouts.pool_idle, Mutex::new(kept));
+        Self(Arc::new(Inner { connector, protocols, buffers, keep_alive, idle_limit, kept }))
+    }
+
+    /// Sends a request, the URI of which is absolute and at the upstream, over a kept connection or a new one. One that
+    /// comes back from a kept connection, because that ended meanwhile, goes over the next.
+    pub(super) async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Failure> {
+        let target = request.uri().clone();
+        loop {
+            let (connection, was_kept) = self.connection(&target).await.map_err(Failure::Connect)?;
+            let failure = match self.exchange(connection, request).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            // What is lost in the queue of an ended connection is given back with the last handle of it.
+            self.0.lock().open_http2();
+            match failure {
+                Failure::Exchange { request: Some(back), .. } if was_kept => {
+                    request = *back;
+                    request.uri_mut().clone_from(&target);
+                }
+                failure => return Err(failure),
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        connection: Connection,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, Failure> {
+        match connection {
+            Connection::Http1(mut sender) => {
+                let answer = connection::by_http1(&mut sender, request).await?;
+                self.keep_http1(sender);
+                Ok(answer)
+            }
+            Connection::Http2(sender) => connection::by_http2(sender, request).await,
+        }
+    }
+
+    /// A connection, and whether it was kept.
+    async fn connection(&self, target: &Uri) -> Result<(Connection, bool), SharedError> {
+        loop {
+            let connecting = {
+                let mut kept = self.0.lock();
+                if let Some(found) = kept.take(self.0.idle_limit) {
+                    return Ok((found, true));
+                }
+                kept.speaks_http2
+                    .then(|| kept.connecting.get_or_insert_with(|| self.connect_for_all(target)).clone())
+            };
+            let Some(connecting) = connecting else { return Ok((self.connect(target).await?, false)) };
+            if let Some(http2) = connecting.await? {
+                return Ok((Connection::Http2(http2), false));
+            }
+        }
+    }
+
+    /// Connects in a task of its own: whoever asked first may go away while others wait.
+    fn connect_for_all(&self, target: &Uri) -> Connecting {
+        let (pool, target) = (self.clone(), target.clone());
+        let made = tokio::spawn(async move {
+            let made = pool.connect(&target).await;
+            pool.0.lock().connecting = None;
+            match made? {
+                Connection::Http1(sender) => pool.keep_http1(sender),
+                Connection::Http2(sender) => return Ok(Some(sender)),
+            }
+            Ok(None)
+        });
+        made.map(|made| made.unwrap_or_else(|error| Err(SharedError::new(error)))).boxed().shared()
+    }
+
+    async fn connect(&self, target: &Uri) -> Result<Connection, SharedError> {
+        let Inner { connector, protocols, buffers, keep_alive, .. } = &*self.0;
+        let io = connector.clone().call(target.clone()).await.map_err(SharedError::new)?;
+        let is_http2 = *protocols == Protocols::Http2 || io.connected().is_negotiated_h2();
+        if !is_http2 {
+            let http1 = connection::http1(io, *buffers).await.map_err(SharedError::new)?;
+            self.0.lock().speaks_http2 = false;
+            return Ok(Connection::Http1(http1));
+        }
+        let http2 = connection::http2(io, *buffers, *keep_alive).await.map_err(SharedError::new)?;
+        let mut kept = self.0.lock();
+        kept.speaks_http2 = true;
+        // Before the first answer to ALPN, several may connect at once.
+        let http2 = kept.open_http2().unwrap_or(http2);
+        kept.http2 = Some((http2.clone(), Instant::now()));
+        self.watch(&mut kept);
+        Ok(Connection::Http2(http2))
+    }
+
+    /// Keeps a connection as soon as its answer was read and it can take the next request.
+    fn keep_http1(&self, mut sender: Http1) {
+        if sender.is_ready() {
+            return self.keep_ready_http1(sender);
+        }
+        let pool = self.clone();
+        tokio::spawn(async move {
+            if sender.ready().await.is_ok() {
+                pool.keep_ready_http1(sender);
+            }
+        });
+    }
+
+    fn keep_ready_http1(&self, sender: Http1) {
+        let mut kept = self.0.lock();
+        kept.http1.push((sender, Instant::now()));
+        self.watch(&mut kept);
+    }
+
+    /// Closes connections that are idle for too long, for as long as any are kept.
+    fn watch(&self, kept: &mut Kept) {
+        if std::mem::replace(&mut kept.is_watched, true) {
+            return;
+        }
+        let (pool, limit) = (Arc::downgrade(&self.0), self.0.idle_limit);
+        tokio::spawn(async move {
+            loop {
+                sleep(limit.max(SHORTEST_ROUND)).await;
+                let Some(pool) = Weak::upgrade(&pool) else { return };
+                let mut kept = pool.lock();
+                kept.discard_idle(limit);
+                if kept.http1.is_empty() && kept.http2.is_none() {
+                    kept.is_watched = false;
+                    return;
+                }
+            }
+        });
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("protocols", &self.protocols).finish_non_exhaustive()
+    }
+}
+
+impl Kept {
+    /// A connection for the next request.
+    fn take(&mut self, idle_limit: Duration) -> Option<Connection> {
+        let now = Instant::now();
+        if let Some((_, used)) = &mut self.http2 {
+            if now - *used > idle_limit {
+                self.http2 = None;
+            } else {
+                *used = now;
+            }
+        }
+        if let Some(http2) = self.open_http2() {
+            return Some(Connection::Http2(http2));
+        }
+        while let Some((sender, since)) = self.http1.pop() {
+            if now - since > idle_limit {
+                // All before it have been idle for longer.
+                self.http1.clear();
+            } else if sender.is_ready() {
+                return Some(Connection::Http1(sender));
+            }
+        }
+        None
+    }
+
+    /// The HTTP/2 connection. One that has ended is dropped.
+    fn open_http2(&mut self) -> Option<Http2> {
+        self.http2.take_if(|(sender, _)| sender.is_closed());
+        self.http2.as_ref().map(|(sender, _)| sender.clone())
+    }
+
+    fn discard_idle(&mut self, limit: Duration) {
+        let now = Instant::now();
+        self.http1.retain(|(sender, since)| !sender.is_closed() && now - *since <= limit);
+        self.http2.take_if(|(sender, used)| sender.is_closed() || now - *used > limit);
+    }
 }

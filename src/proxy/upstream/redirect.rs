@@ -17,13 +17,12 @@ use http::uri::Scheme;
 use http::{HeaderMap, Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
-use hyper_util::rt::TokioExecutor;
 use tower::Service;
 
-use super::{UpstreamError, resending};
+use super::connection::{self, BoxError, Failure, LARGE};
+use super::{SharedError, UpstreamError, resending};
 use crate::config;
 use crate::http::body::Body;
 use crate::tls::{TlsError, connector_to_anyone};
@@ -37,15 +36,14 @@ pub(super) enum Reach {
     Anywhere,
 }
 
-/// The HTTP clients for redirects to other hosts, made on first use. They keep no connections and send no client
-/// certificate.
+/// What connects to other hosts for redirects, made on first use, without a client certificate.
 #[derive(Debug, Default)]
 pub(super) struct Redirects {
     public: OnceLock<Foreign>,
     anywhere: OnceLock<Foreign>,
 }
 
-type Foreign = Client<HttpsConnector<HttpConnector<Guarded>>, Body>;
+type Foreign = HttpsConnector<HttpConnector<Guarded>>;
 
 impl Redirects {
     /// Sends a request to another host than the upstream, within `reach`.
@@ -60,28 +58,37 @@ impl Redirects {
         if host.parse().is_ok_and(|address| !reach.admits(address)) {
             return Err(UpstreamError::Redirect);
         }
-        let client = self.client(settings, reach).map_err(|error| {
+        let connector = self.connector(settings, reach).map_err(|error| {
             tracing::warn!(upstream = %settings.name, %error, "cannot set up TLS to follow redirects of the registry");
             UpstreamError::Redirect
         })?;
-        let answer = tokio::time::timeout(settings.timeouts.response, client.request(request)).await;
+        let answer = tokio::time::timeout(settings.timeouts.response, once(connector.clone(), request)).await;
         let answer = answer.map_err(|_| UpstreamError::Silent(settings.timeouts.response))?;
-        answer.map_err(|error| resending::classify(error, false, false))
+        answer.map_err(|failure| resending::classify(failure, false))
     }
 
-    fn client(&self, settings: &config::UpstreamConfig, reach: Reach) -> Result<&Foreign, TlsError> {
+    fn connector(&self, settings: &config::UpstreamConfig, reach: Reach) -> Result<&Foreign, TlsError> {
         let cell = match reach {
             Reach::Public => &self.public,
             Reach::Anywhere => &self.anywhere,
         };
-        if let Some(client) = cell.get() {
-            return Ok(client);
+        if let Some(connector) = cell.get() {
+            return Ok(connector);
         }
         let resolver = Guarded { resolver: GaiResolver::new(), reach };
         let connector = connector_to_anyone(&settings.tls, settings.timeouts.connect, resolver)?;
-        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
-        Ok(cell.get_or_init(|| client))
+        Ok(cell.get_or_init(|| connector))
     }
+}
+
+/// Sends a request over a connection of its own.
+async fn once(mut connector: Foreign, request: Request<Body>) -> Result<Response<Incoming>, Failure> {
+    let connected = async {
+        let io = connector.call(request.uri().clone()).await?;
+        Ok::<_, BoxError>(connection::http1(io, LARGE).await?)
+    };
+    let mut http1 = connected.await.map_err(|error| Failure::Connect(SharedError::new(error)))?;
+    connection::by_http1(&mut http1, request).await
 }
 
 /// Checks the target of a redirect from `from`. True if it is the same host, to which the client's fields may go.

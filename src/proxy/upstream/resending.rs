@@ -3,15 +3,14 @@
 //! notice how it ends its connections: nginx sends GOAWAY after `keepalive_requests`, and refuses the streams that
 //! cross it (kaniko #1754; RFC 9113, sections 6.8 and 8.7).
 
-use std::error::Error as _;
+use std::error::Error;
 use std::time::Duration;
 
 use http::{Method, Request};
 use http_body::Body as _;
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::Connected;
 
 use super::UpstreamError;
+use super::connection::Failure;
 use crate::http::body::{Body, BodyError, Lent};
 
 /// How often a request is retried. A registry that ends its connections after a few requests refuses, of many that
@@ -66,20 +65,16 @@ pub(super) fn is_done_by_its_head(request: &Request<Body>) -> bool {
     !is_safe && request.body().is_end_stream()
 }
 
-/// Classifies an error of the HTTP client. Whether the request [is done by its head](is_done_by_its_head) matters,
-/// because then a head that may have been sent counts as processed.
-pub(super) fn classify(
-    error: legacy::Error,
-    is_always_http2: bool,
-    is_done_by_its_head: bool,
-) -> UpstreamError {
-    if error.is_connect() {
-        return UpstreamError::Unreachable(error);
-    }
-    let is_http2 = is_always_http2 || error.connect_info().is_some_and(Connected::is_negotiated_h2);
-    let mut source = error.source();
-    let mut is_unprocessed = false;
-    while let Some(cause) = source {
+/// Says what became of a request. Whether it [is done by its head](is_done_by_its_head) matters, because then a head
+/// that may have been sent counts as processed.
+pub(super) fn classify(failure: Failure, is_done_by_its_head: bool) -> UpstreamError {
+    let (error, is_http2, is_unsent) = match failure {
+        Failure::Connect(error) => return UpstreamError::Unreachable(error),
+        Failure::Exchange { error, is_http2, is_unsent, .. } => (error, is_http2, is_unsent),
+    };
+    let mut next: Option<&(dyn Error + 'static)> = Some(&*error);
+    let mut is_unprocessed = is_unsent;
+    while let Some(cause) = next {
         match cause.downcast_ref::<BodyError>() {
             Some(BodyError::Idle(_)) => return UpstreamError::RequestBodyIdle,
             Some(broken @ (BodyError::Broken(_) | BodyError::Slow(_) | BodyError::Limit(_))) => {
@@ -90,13 +85,9 @@ pub(super) fn classify(
         let was_never_sent = |error| was_never_sent(error, is_http2 && !is_done_by_its_head);
         is_unprocessed |= cause.downcast_ref::<hyper::Error>().is_some_and(was_never_sent);
         is_unprocessed |= cause.downcast_ref::<h2::Error>().is_some_and(was_refused);
-        source = cause.source();
+        next = cause.source();
     }
-    if is_unprocessed {
-        UpstreamError::Unprocessed(error.into())
-    } else {
-        UpstreamError::Broken(error.into())
-    }
+    if is_unprocessed { UpstreamError::Unprocessed(error) } else { UpstreamError::Broken(error) }
 }
 
 /// Whether the connection ended while the request was queued. If it was queued because the upstream allows no more
