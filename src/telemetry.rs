@@ -3,8 +3,8 @@
 //! Labels are closed enums, so that clients cannot make the number of time series grow.
 
 mod labels;
+mod logging;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,45 +15,18 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
-use tracing::field::Field;
-use tracing_subscriber::field::MakeExt as _;
-use tracing_subscriber::filter::{EnvFilter, ParseError};
-use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
-use crate::config::{LogConfig, LogFormat, UpstreamName};
+use crate::config::UpstreamName;
 use crate::http::limits::Limit;
 use crate::http::route::RouteClass;
 use crate::index::{IndexState, Statistics};
 use crate::oci::LinkKind;
 
 pub use labels::{LinkOutcome, QueryRefused, Stale, Unrecorded};
+pub use logging::{Described, start_logging, within_request, within_this_request};
 
 const SECONDS: [f64; 14] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];
-
-/// Starts logging to standard error.
-///
-/// # Errors
-/// The filter is malformed.
-pub fn start_logging(log: &LogConfig) -> Result<(), ParseError> {
-    let filter = EnvFilter::try_new(&log.filter)?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match log.format {
-        // The span of each request is formatted, even if nothing is logged in it. The subscriber's own formatter
-        // costs twice as much, for colours that are not used.
-        LogFormat::Text => logs.with_ansi(false).fmt_fields(debug_fn(write_field).delimited(" ")).init(),
-        // Spans are never nested, so `span` alone is enough and the list of spans would repeat it.
-        LogFormat::Json => logs.json().flatten_event(true).with_span_list(false).init(),
-    }
-    Ok(())
-}
-
-fn write_field(line: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
-    match field.name() {
-        "message" => write!(line, "{value:?}"),
-        name => write!(line, "{name}={value:?}"),
-    }
-}
 
 /// The counters of one upstream, or of requests whose upstream is not known. Cheap to make: all share one registry.
 #[derive(Clone, Debug)]

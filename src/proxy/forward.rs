@@ -19,13 +19,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Ve
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument as _;
 
 use crate::http::body::Body;
 use crate::http::header::{KEEP_ALIVE, OCI_NAMESPACE, PROXY_CONNECTION};
 use crate::http::limits::RequestGuard;
 use crate::proxy::error::Error;
 use crate::proxy::upstream::Upstream;
+use crate::telemetry::within_this_request;
 
 /// Hop-by-hop fields. `Proxy-Authorization` is among them: it is for refshim as a proxy, not for the registry (RFC
 /// 9110, section 11.7.2).
@@ -63,7 +63,7 @@ pub async fn pass(
                     tunnel.await;
                     drop(in_progress);
                 };
-                tasks.spawn(tunnel.in_current_span());
+                tasks.spawn(within_this_request(tunnel));
             }
             Ok(response)
         }

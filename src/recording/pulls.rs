@@ -19,7 +19,6 @@ use hyper::body::Incoming;
 use moka::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
-use tracing::Instrument as _;
 
 use crate::http::body::Body;
 use crate::http::coding;
@@ -33,7 +32,7 @@ use crate::registry::reader::{ManifestReader, ReadManifest};
 use crate::registry::{
     Answer, FetchedManifest, Registry, Visit, content_digest, content_type, is_manifest, unpacked,
 };
-use crate::telemetry::{LinkOutcome, Metrics};
+use crate::telemetry::{LinkOutcome, Metrics, within_this_request};
 
 /// Manifests that are remembered as recorded. Most pulls are of these, and cost nothing.
 const READ_REMEMBERED: u64 = 100_000;
@@ -141,7 +140,7 @@ impl PullRecorder {
                     pulls.read(passing, bytes).await;
                 }
             };
-            self.tasks.spawn(task.in_current_span());
+            self.tasks.spawn(within_this_request(task));
         } else {
             return self.heard(&repository, &manifest, response).await;
         }

@@ -26,7 +26,6 @@ use http::header::{CONTENT_TYPE, EXPECT, TRAILER, WARNING};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument as _;
 
 use crate::http::body::{Body, Held};
 use crate::http::header::OCI_SUBJECT;
@@ -39,7 +38,7 @@ use crate::proxy::upstream::{Upstream, UpstreamError};
 use crate::recording::pulls::PullRecorder;
 use crate::registry::reader::{ManifestReader, ReadManifest};
 use crate::registry::{Registry, content_digest};
-use crate::telemetry::{LinkOutcome, Metrics};
+use crate::telemetry::{LinkOutcome, Metrics, within_this_request};
 
 /// Passes pushes and deletions on, and records them.
 #[derive(Clone, Debug)]
@@ -157,7 +156,7 @@ impl PushRecorder {
             let recording = Recording { repository, manifest: read, origin, request, bytes, in_progress };
             let manifests = self.clone();
             let task = async move { manifests.record(recording).await };
-            let task = self.tasks.spawn(task.in_current_span());
+            let task = self.tasks.spawn(within_this_request(task));
             task.await.map_err(|_| Error::Handler)??
         };
         Ok(warned(response, warning.as_deref()))
@@ -196,7 +195,7 @@ impl PushRecorder {
                 }
             }
         };
-        self.tasks.spawn(task.in_current_span()).await.map_err(|_| Error::Handler)?
+        self.tasks.spawn(within_this_request(task)).await.map_err(|_| Error::Handler)?
     }
 
     async fn delete_digest(

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, WeakShared};
-use tracing::Instrument as _;
 
 use crate::proxy::error::Error;
+use crate::telemetry::within_this_request;
 
 type Flight<V> = BoxFuture<'static, Result<V, Arc<Error>>>;
 type Flying<K, V> = Arc<Mutex<HashMap<K, WeakShared<Flight<V>>>>>;
@@ -44,7 +44,7 @@ where
                     drop(landing);
                     answer.map_err(Arc::new)
                 });
-                let flight = flight.in_current_span().boxed().shared();
+                let flight = within_this_request(flight).boxed().shared();
                 // Held weakly, so that a question nobody waits for is cancelled. `downgrade` gives None only after
                 // completion, and this one was not polled yet.
                 if let Some(weak) = flight.downgrade() {

@@ -15,7 +15,6 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 use tower::Service;
-use tracing::Instrument as _;
 
 use super::handlers::Handlers;
 use super::request_log::{RequestIds, RequestLog};
@@ -31,7 +30,7 @@ use crate::proxy::forward::{self, Origin, Peer};
 use crate::proxy::selection::Selection;
 use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::registry::Caller;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, within_request};
 
 /// What answers the clients' requests.
 #[derive(Debug)]
@@ -139,7 +138,7 @@ impl App {
         Ok(self.requests.begin(origin.client(), busy)?)
     }
 
-    /// The upstream that an accepted request is for, what it asks for, and the span of all that is logged about it.
+    /// The upstream that an accepted request is for, what it asks for, and what each line of the log about it says.
     async fn answer(
         &self,
         origin: Origin,
@@ -149,16 +148,10 @@ impl App {
         let log = RequestLog::of(&request);
         let (handlers, origin) = self.select(origin, &mut request);
         let route = Route::parse(request.method(), request.uri().path());
-        // Of the highest level, so that whatever is logged says which request it is about. Made when all is known
-        // that it says: what is added later is formatted anew.
-        let span = tracing::error_span!(
-            "request",
-            request_id = %log.request_id(),
-            upstream = %handlers.upstream.name(),
-            repository = route.repository().map(tracing::field::display),
-        );
+        let log = Arc::new(log.selected(&handlers.upstream, request.uri()));
         // Boxed: the futures around it have room for the request as well, and each is moved once.
-        Box::pin(self.finish(handlers, route, origin, request, in_progress, log)).instrument(span).await
+        let answer = Box::pin(self.finish(handlers, route, origin, request, in_progress, Arc::clone(&log)));
+        within_request(log, answer).await
     }
 
     /// What every answer meets on its way back: an error becomes one, counted and logged, and leads back the way the
@@ -170,7 +163,7 @@ impl App {
         origin: Origin,
         request: Request<Incoming>,
         in_progress: &RequestGuard,
-        log: RequestLog,
+        log: Arc<RequestLog>,
     ) -> Response<Body> {
         let class = route.class();
         let is_query = matches!(class, RouteClass::References | RouteClass::Referrers);

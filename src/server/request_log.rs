@@ -1,5 +1,6 @@
 //! What the log says of a request, and the id by which its client can quote it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -9,7 +10,10 @@ use hyper::body::Incoming;
 
 use crate::http::body::Body;
 use crate::http::header::X_REQUEST_ID;
+use crate::http::route::Route;
 use crate::proxy::error::Error;
+use crate::proxy::upstream::Upstream;
+use crate::telemetry::Described;
 
 /// How much of a request's id is logged.
 const LOGGED_ID_BYTES: usize = 128;
@@ -20,6 +24,8 @@ pub(super) struct RequestLog {
     uri: Uri,
     request_id: Option<HeaderValue>,
     pub(super) began: Instant,
+    /// The upstream, and what it is to be asked, once they are known.
+    selected: Option<(Arc<Upstream>, Uri)>,
 }
 
 impl RequestLog {
@@ -29,10 +35,16 @@ impl RequestLog {
             uri: request.uri().clone(),
             request_id: request.headers().get(X_REQUEST_ID).cloned(),
             began: Instant::now(),
+            selected: None,
         }
     }
 
-    /// The id is told where no span tells it.
+    /// The same, of a request to this upstream.
+    pub(super) fn selected(self, upstream: &Arc<Upstream>, target: &Uri) -> Self {
+        Self { selected: Some((Arc::clone(upstream), target.clone())), ..self }
+    }
+
+    /// The id is told where the line does not tell it anyhow.
     pub(super) fn failure(&self, error: &Error, request_id: Option<&str>) {
         let (method, path) = (&self.method, self.uri.path());
         let causes = causes(error);
@@ -56,6 +68,19 @@ impl RequestLog {
         let is_of_id = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(&byte);
         let end = id.bytes().take(LOGGED_ID_BYTES).take_while(|byte| is_of_id(*byte)).count();
         id.get(..end).unwrap_or_default()
+    }
+}
+
+impl Described for RequestLog {
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        let mut fields = vec![("request_id", self.request_id().to_owned())];
+        if let Some((upstream, target)) = &self.selected {
+            fields.push(("upstream", upstream.name().to_string()));
+            // Read once more, since hardly any request is logged.
+            let route = Route::parse(&self.method, target.path());
+            fields.extend(route.repository().map(|repository| ("repository", repository.to_string())));
+        }
+        fields
     }
 }
 
