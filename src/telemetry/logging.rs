@@ -93,7 +93,7 @@ impl Line {
         match field.name() {
             "message" => self.message = text,
             // Of libraries that use `log`.
-            "log.target" => self.target = json.into().as_str().unwrap_or_default().to_owned(),
+            "log.target" => json.into().as_str().unwrap_or_default().clone_into(&mut self.target),
             name if name.starts_with("log.") => {}
             name => self.fields.push((name, json.into(), text)),
         }

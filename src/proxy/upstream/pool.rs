@@ -90,7 +90,7 @@ impl Pool {
                     request = *back;
                     request.uri_mut().clone_from(&target);
                 }
-                failure => return Err(failure),
+                failure @ (Failure::Connect(_) | Failure::Exchange { .. }) => return Err(failure),
             }
         }
     }
@@ -106,7 +106,7 @@ impl Pool {
                 self.keep_http1(sender);
                 Ok(answer)
             }
-            Connection::Http2(sender) => connection::by_http2(sender, request).await,
+            Connection::Http2(sender) => Box::pin(connection::by_http2(sender, request)).await,
         }
     }
 
@@ -121,7 +121,10 @@ impl Pool {
                 kept.speaks_http2
                     .then(|| kept.connecting.get_or_insert_with(|| self.connect_for_all(target)).clone())
             };
-            let Some(connecting) = connecting else { return Ok((self.connect(target).await?, false)) };
+            // Boxed, as HTTP/2 below: no request has room for what few need.
+            let Some(connecting) = connecting else {
+                return Ok((Box::pin(self.connect(target)).await?, false));
+            };
             if let Some(http2) = connecting.await? {
                 return Ok((Connection::Http2(http2), false));
             }
