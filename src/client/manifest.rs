@@ -66,7 +66,7 @@ pub struct Part {
     /// The platform of an image in an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
-    /// Where else it is. Such content need not be in the registry (image-spec, `descriptor.md`).
+    /// Where else it is. Such content need not be in the registry (base layers of Windows images).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
 }
