@@ -42,8 +42,9 @@ impl Detach {
             return Err(Error::failed(asked(), "not agreed to; nothing was deleted"));
         }
         repository.delete_manifest(&self.digest).await?;
-        // Then its entry: if this fails, the list names what is gone, which clients can bear; the other way
-        // round, the manifest would be there and in no list, and no command would find it again.
+        // Then its entry: if this fails, a list names what is gone, which the commands leave out with a
+        // warning. The other way round, the manifest would be there and in no list, and no command would find
+        // it again.
         repository.unlist(&manifest).await?;
         if self.connection.output.json {
             print_json(&manifest.descriptor())

@@ -89,7 +89,7 @@ impl Error {
         };
         let answered = Self::new(kind, asked, format!("answered {status}{}", told(body)));
         match status {
-            // Registries answer 404 also to what a user may not see, or its existence would be known.
+            // Registries answer 404 also for what a user may not see, so as not to reveal that it exists.
             StatusCode::NOT_FOUND => {
                 answered.advise("check the name; a registry also hides what you may not see")
             }

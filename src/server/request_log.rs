@@ -76,7 +76,7 @@ pub(super) struct RequestIds {
 impl RequestIds {
     pub(super) fn new() -> Self {
         use std::hash::BuildHasher as _;
-        // The keys of `RandomState` are random. The process id alone is 1 in each container.
+        // The keys of `RandomState` are random. The process id alone is the same in most containers.
         let process = std::hash::RandomState::new().hash_one(std::process::id());
         Self { process, count: AtomicU64::new(0) }
     }
