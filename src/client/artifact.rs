@@ -44,7 +44,7 @@ pub enum Field {
 /// An artifact about an image.
 #[derive(Debug)]
 pub struct Artifact {
-    /// What it is about.
+    /// Its subject.
     pub subject: Part,
     /// The type of its content, a media type.
     pub artifact_type: String,
@@ -129,7 +129,7 @@ impl Artifact {
     }
 }
 
-/// The time, to the second.
+/// The current time, to the second.
 fn now() -> jiff::Timestamp {
     let now = jiff::Timestamp::now();
     jiff::Timestamp::from_second(now.as_second()).unwrap_or(now)

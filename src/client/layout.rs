@@ -20,7 +20,7 @@ use crate::oci::{Algorithm, Digest, LinkKind, Tag, TagOrDigest, media_type};
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// The directory.
+/// A directory in the OCI image layout.
 #[derive(Debug)]
 pub struct Layout {
     directory: PathBuf,

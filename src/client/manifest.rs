@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{Error, Result};
 use crate::oci::{Algorithm, Descriptor, Digest, ManifestLinks, Tag, links_of, media_type};
 
-/// The annotation that says when something was made (image-spec, `annotations.md`).
+/// The annotation for the time of creation (image-spec, `annotations.md`).
 pub(super) const CREATED: &str = "org.opencontainers.image.created";
 
 /// The config types of images. As an image states no `artifactType`, they are its artifact type.

@@ -24,7 +24,7 @@ use token::Token;
 const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_REGISTRY: &str = "registry-1.docker.io";
 
-/// A registry, spoken to as one user.
+/// A registry, used as one user.
 #[derive(Debug)]
 pub(super) struct Session {
     transport: Transport,

@@ -80,7 +80,7 @@ impl std::fmt::Debug for RequestBody {
 /// An answer whose body is still to be read.
 #[derive(Debug)]
 pub(super) struct Response {
-    /// Who gave it, after redirects.
+    /// The URL that answered, after redirects.
     url: Url,
     status: StatusCode,
     headers: HeaderMap,
@@ -137,7 +137,7 @@ impl Request {
         Full::new(whole).map_err(|never| match never {}).boxed_unsync()
     }
 
-    /// What a redirect makes of the request (RFC 9110, section 15.4).
+    /// The request to send after a redirect (RFC 9110, section 15.4).
     fn redirected(mut self, asked: &str, response: &Response, location: &str) -> Result<Self> {
         let failed = |why: String| Error::failed(asked, why);
         let from = &response.url;

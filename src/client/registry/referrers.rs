@@ -239,7 +239,7 @@ impl Registry {
     }
 }
 
-/// What an entry of a list turned out to be.
+/// What an entry of a list leads to.
 enum Listed {
     Referrer(Box<Referrer>),
     /// The manifest is about something else, whatever the list says.
