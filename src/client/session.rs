@@ -1,7 +1,7 @@
 //! One registry as one user: sends requests, and logs in when the registry asks for it.
 //!
-//! Credentials go to the registry itself and to the token service that it names, and to no other host: neither
-//! to where a redirect leads nor to where an upload is sent on to.
+//! Credentials go to the registry itself and to the token service that it names, and to no other host:
+//! neither to where a redirect leads nor to where an upload is sent on to.
 
 mod challenge;
 mod token;

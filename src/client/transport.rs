@@ -235,8 +235,8 @@ impl Transport {
         Self { pool: pool.build(connector.clone()), connector }
     }
 
-    /// The answer after all redirects, whatever its status. A body that is a stream is sent once, and a redirect
-    /// is then the answer.
+    /// The answer after all redirects, whatever its status. A body that is a stream is sent once, and a
+    /// redirect is then the answer.
     pub(super) async fn send(&self, asked: &str, request: Request) -> Result<Response> {
         if request.is_streamed() {
             // The time depends on the blob's size; whoever made the stream watches that it moves.
@@ -312,7 +312,8 @@ impl Transport {
 }
 
 /// Whether the registry says that it did not process a request: it ends the connection in good order, with a
-/// GOAWAY that names only streams before this one (RFC 9113, section 6.8), or refuses the stream (section 8.7).
+/// GOAWAY that names only streams before this one (RFC 9113, section 6.8), or refuses the stream (section
+/// 8.7).
 fn was_refused(error: &legacy::Error) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {

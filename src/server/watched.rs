@@ -48,8 +48,8 @@ impl<S> WatchedStream<S> {
         Arc::clone(&self.backlog)
     }
 
-    /// A write means that no head is incomplete: without a request, hyper writes only to reject a head, or frames
-    /// of HTTP/2.
+    /// A write means that no head is incomplete: without a request, hyper writes only to reject a head, or
+    /// frames of HTTP/2.
     fn answered(&self) {
         self.place.release_head();
     }
