@@ -1,5 +1,5 @@
-//! Listening, serving and draining: both listeners, HTTP/1.1 and HTTP/2 on each connection, and the
-//! end of it all within a limit.
+//! Listens, serves and drains: both listeners, HTTP/1.1 and HTTP/2 on each connection, and a shutdown within
+//! a limit.
 
 pub mod app;
 mod connection;
@@ -36,10 +36,10 @@ use crate::server::app::App;
 use crate::telemetry::Metrics;
 use crate::tls::{Acceptor, Reload as _, TlsError};
 
-/// How long to wait before accepting again after accepting failed, as it does without free file
-/// descriptors.
+/// The pause after a failed accept. Without free file descriptors it fails again and again, until a
+/// connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections to the admin listener.
+/// Connection limit of the admin listener.
 const ADMIN_CONNECTIONS: usize = 1_000;
 
 /// Why refshim could not start.
@@ -67,7 +67,7 @@ pub enum StartError {
     Upstream(UpstreamName, #[source] TlsError),
 }
 
-/// A refshim that has its addresses and is not serving yet.
+/// A refshim whose listeners are bound, and that does not serve yet.
 #[derive(Debug)]
 pub struct Server {
     clients: TcpListener,
@@ -82,7 +82,7 @@ pub struct Server {
     connections: Connections,
 }
 
-/// All that is made of TLS files.
+/// Everything that is loaded from TLS files.
 #[derive(Clone, Debug)]
 struct ServerTls {
     acceptor: Option<Arc<Acceptor>>,
@@ -91,7 +91,7 @@ struct ServerTls {
 }
 
 impl ServerTls {
-    /// Looks at the files at each interval and each SIGHUP, for ever.
+    /// Reloads changed files at each interval and each SIGHUP, for ever.
     async fn watch(self, mut hangup: Signal) {
         loop {
             tokio::select! {
@@ -99,6 +99,7 @@ impl ServerTls {
                 _ = hangup.recv() => {}
             }
             let tls = self.clone();
+            // The files may be on a volume that hangs.
             let looked = tokio::task::spawn_blocking(move || {
                 tls.acceptor.iter().for_each(|acceptor| acceptor.reload());
                 tls.upstreams.iter().for_each(|upstream| upstream.reload());
@@ -111,12 +112,13 @@ impl ServerTls {
 }
 
 impl Server {
-    /// Binds both listeners and begins to open the index.
+    /// Binds both listeners and starts to open the index.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let clients = listen(config.listen).await?;
         let admins = listen(config.admin_listen).await?;
         let (metrics, load) = (Arc::new(Metrics::new()), Load::default());
         let upstream = |settings: &config::UpstreamConfig| {
+            // The bound address and not the configured one, whose port may be 0.
             if clients.local_addr().is_ok_and(|own| leads_to(&settings.url, own)) {
                 return Err(StartError::Loop(settings.url.authority().clone()));
             }
@@ -161,18 +163,18 @@ impl Server {
         })
     }
 
-    /// Where clients reach refshim.
+    /// The address for clients.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.clients.local_addr()
     }
 
-    /// Where the admin listener is.
+    /// The address of the admin listener.
     pub fn admin_address(&self) -> io::Result<SocketAddr> {
         self.admins.local_addr()
     }
 
-    /// Serves until `shutdown`; then accepts nothing more, lets what is under way come to its end
-    /// within the limit, and closes the index. Looks at the TLS files at each `hangup`.
+    /// Serves until `shutdown`; then accepts no more connections, lets requests in progress finish within the
+    /// limit, and closes the index. Reloads TLS files at each `hangup`.
     pub async fn serve(self, shutdown: impl Future<Output = ()>, hangup: Signal) {
         let (open, ending) = (TaskTracker::new(), CancellationToken::new());
         let app = self.app;
@@ -190,6 +192,7 @@ impl Server {
             hyper::service::service_fn(move |request: Request<Incoming>| {
                 let (admin, busy) = (Arc::clone(&admin), place.begin());
                 async move {
+                    // Also over the connection limit: a failed health check would get the process restarted.
                     let mut response = admin.answer(&request).await;
                     response.body_mut().hold(busy);
                     Ok::<_, Infallible>(response)
@@ -198,6 +201,7 @@ impl Server {
         });
         let first_look = async {
             admin.look_at_upstreams().await;
+            // The first of these futures to end ends serving.
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -207,15 +211,18 @@ impl Server {
             () = self.tls.watch(hangup) => {}
             () = shutdown => {}
         }
+        // Closed and not just left alone: the system would go on accepting connections that nobody serves.
         drop((self.clients, self.admins));
         tracing::info!(connections = open.len(), "draining");
         ending.cancel();
         open.close();
+        // Pushes that outlived their clients, too: what the registry took is still to be recorded.
         self.tasks.close();
         let drained = async { tokio::join!(open.wait(), self.tasks.wait()) };
         if tokio::time::timeout(self.timeouts.shutdown, drained).await.is_err() {
             tracing::warn!(limit = ?self.timeouts.shutdown, "some requests did not end within the limit");
         }
+        // After everything that writes to it.
         if tokio::time::timeout(self.timeouts.shutdown, self.index.close()).await.is_err() {
             tracing::warn!("the index did not close within the limit; the next start replays its journal");
         }
@@ -223,7 +230,7 @@ impl Server {
     }
 }
 
-/// Whether the upstream's URL names this address, as far as can be told without asking a name server.
+/// Whether the upstream's URL is this address, as far as can be told without DNS.
 fn leads_to(upstream: &RegistryUrl, own: SocketAddr) -> bool {
     let authority = upstream.authority();
     let port = authority.port_u16().unwrap_or(if upstream.is_https() { 443 } else { 80 });
@@ -237,7 +244,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
 }
 
-/// What all listeners have in common.
+/// What both listeners share.
 struct Doors<'a> {
     connections: &'a TaskTracker,
     shutdown: &'a CancellationToken,
@@ -245,7 +252,8 @@ struct Doors<'a> {
 }
 
 impl Doors<'_> {
-    /// Accepts connections for ever, each served in a task of its own.
+    /// Accepts connections for ever, and serves each in a task of its own: a slow TLS handshake delays no
+    /// other.
     async fn accept<S>(
         &self,
         listener: &TcpListener,
@@ -259,6 +267,8 @@ impl Doors<'_> {
         loop {
             match listener.accept().await {
                 Ok((stream, client)) => {
+                    // Over the limit and its reserve for 503s, the stream is dropped: refusals need a limit,
+                    // too.
                     let Some(place) = connections.admit().await else { continue };
                     let connection = Connection {
                         timeouts: self.timeouts.clone(),
@@ -269,6 +279,7 @@ impl Doors<'_> {
                     };
                     self.connections.spawn(connection.serve(tls.clone(), stream));
                 }
+                // Never the end of the loop: a client that resets its connection early causes an error, too.
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections, trying again");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -288,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_that_is_refshim_itself_is_seen() {
+    fn an_upstream_that_is_refshim_itself_is_recognised() {
         check("http://127.0.0.1:5000", "127.0.0.1:5000", true);
         check("http://127.0.0.1:5000", "127.0.0.1:5001", false);
         check("http://localhost:5000", "127.0.0.1:5000", true);

@@ -1,4 +1,4 @@
-//! `refshim attach`: files as an artifact about an image.
+//! `refshim attach`: attaches files to an image, as an artifact.
 
 use std::collections::BTreeMap;
 
@@ -68,11 +68,13 @@ fn annotation(text: &str) -> std::result::Result<(String, String), &'static str>
 
 impl Attach {
     pub(super) async fn run(self) -> Result<()> {
+        // Before the password is read, which would use standard input up.
         self.refuse_input_twice()?;
         let location = &self.subject.location;
         let repository = self.connection.client(location)?.open(location)?;
         let subject = repository.image(&self.subject.target, self.platform.as_ref()).await?;
         if let Some(tag) = &self.tag {
+            // Before the files are sent, which may take long.
             self.tagging.check(&repository, tag, &subject.digest).await?;
         }
         let artifact = Artifact {
@@ -85,6 +87,7 @@ impl Attach {
         let tag = self.tag.map(TagOrDigest::Tag);
         let target = |digest: &_| tag.unwrap_or_else(|| TagOrDigest::Digest(Clone::clone(digest)));
         let manifest = artifact.push(&repository, &self.files, target, &progress).await?;
+        // Before the result: a bar would be drawn over it.
         progress.finish();
         if self.connection.output.json {
             print_json(&manifest.descriptor())

@@ -1,4 +1,4 @@
-//! What all commands of the client have in common: how registries are reached, and how much is said.
+//! What all client commands have in common: the options for connection and output, and how a command is run.
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Read as _};
@@ -50,7 +50,7 @@ pub(super) struct Output {
 }
 
 impl Connection {
-    /// A client; a user name and password given by hand are for this place alone.
+    /// A client. A user name and password given by hand are for this registry alone.
     pub(super) fn client(&self, place: &Location) -> Result<Client> {
         let trusted = self.ca_file.as_deref().map(trusting).transpose()?;
         let tls = if self.insecure { Some(insecure()?) } else { trusted };
@@ -59,6 +59,7 @@ impl Connection {
                 let credential = Credential::Password { username: username.clone(), password: password()? };
                 Some((host.to_owned(), credential))
             }
+            // Standard input is not read for a layout, which takes no password.
             (Some(_) | None, _) => None,
         };
         Ok(Client::new(Options { credential, plain_http: self.plain_http, tls }))
@@ -69,19 +70,22 @@ impl Connection {
         self.password_stdin
     }
 
-    /// Bars, where somebody sees them.
+    /// Progress bars, if standard error is a terminal.
     pub(super) fn progress(&self) -> Progress {
         Progress::new(self.output.tells() && io::stderr().is_terminal())
     }
 
-    /// Warns of what is listed on any of these nodes and is not there: it is left out, and the rest goes on.
+    /// Warns of referrers in this graph that are listed but do not exist. They are left out, and the command
+    /// goes on.
     pub(super) fn warn_of_vanished(&self, node: &Node) {
+        // Each once: children of an index may share a referrer.
         let vanished: BTreeSet<&Digest> = node.all().flat_map(|node| &node.vanished).collect();
         self.warn_that_vanished(vanished);
     }
 
-    /// [`Connection::warn_of_vanished`] for what one list names.
+    /// [`Connection::warn_of_vanished`] for a single list.
     pub(super) fn warn_that_vanished<'d>(&self, vanished: impl IntoIterator<Item = &'d Digest>) {
+        // Also with --json, unlike other messages: the result lacks something.
         if self.output.quiet {
             return;
         }
@@ -92,7 +96,7 @@ impl Connection {
         }
     }
 
-    /// Something that is not the result.
+    /// Prints a message that is not the result.
     pub(super) fn tell(&self, message: &str) {
         if self.output.tells() {
             output::tell(message);
@@ -120,6 +124,7 @@ fn password() -> Result<String> {
     let mut password = String::new();
     let read = io::stdin().read_to_string(&mut password);
     read.map_err(|error| Error::io("reading the password from standard input", &error))?;
+    // What `echo` adds is not part of it.
     let password = password.trim_end_matches(['\r', '\n']);
     if password.is_empty() {
         let answer = "there is none on standard input";
@@ -128,25 +133,27 @@ fn password() -> Result<String> {
     Ok(password.to_owned())
 }
 
-/// Carries a command out to its end, or to Ctrl-C.
+/// Runs a command to its end, or until Ctrl-C.
 pub(super) fn run(command: impl Future<Output = Result<()>>) -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return output::failed(&Error::io("starting", &error)),
     };
     let code = runtime.block_on(async {
-        // Listened for before the command begins: until then Ctrl-C ends the process as it stands, with its bars.
+        // Before the command begins: until then, Ctrl-C ends the process at once, and bars would stay on the
+        // screen.
         let mut interrupt = match signal(SignalKind::interrupt()) {
             Ok(interrupt) => interrupt,
             Err(error) => return output::failed(&Error::io("waiting for Ctrl-C", &error)),
         };
+        // Dropping the command removes its bars and its temporary files.
         tokio::select! {
             biased;
             _ = interrupt.recv() => output::interrupted(),
             ended = command => ended.map_or_else(|error| output::failed(&error), |()| ExitCode::SUCCESS),
         }
     });
-    // A thread that waits for standard input would be waited for.
+    // Dropping the runtime would wait for a thread that reads standard input, which may never end.
     runtime.shutdown_background();
     code
 }

@@ -1,4 +1,4 @@
-//! `refshim copy`: an image, and what hangs on it, to another place.
+//! `refshim copy`: copies an image, with its referrers if wanted, to another repository or layout.
 
 use clap::Args;
 use indicatif::DecimalBytes;
@@ -11,7 +11,7 @@ use crate::client::{
 };
 use crate::oci::{Digest, Tag, TagOrDigest};
 
-/// How many blobs are under way at a time.
+/// How many blobs are transferred at a time.
 pub(super) const JOBS: usize = 4;
 
 /// Copies an image or index to another repository, registry or OCI layout; nothing is sent that is there already.
@@ -39,7 +39,7 @@ pub(super) struct CopyImage {
     connection: Connection,
 }
 
-/// More links than there are manifests anywhere.
+/// A depth that no graph reaches, and that fits a `usize` of 32 bits.
 const UNLIMITED: &str = "4294967295";
 
 #[derive(Serialize)]
@@ -75,6 +75,7 @@ impl CopyImage {
         let progress = self.connection.progress();
         let copy = Copy { from: &from, to: &to, jobs: self.jobs, progress: &progress };
         let report = copy.run(&images).await?;
+        // Before the result: a bar would be drawn over it.
         progress.finish();
         self.report(&images, report)
     }
@@ -82,6 +83,7 @@ impl CopyImage {
     async fn image(&self, from: &Repository) -> Result<(Node, Option<Tag>)> {
         let image = from.image(&self.source.target, self.platform.as_ref()).await?;
         let tag = match (&self.destination.target, &self.source.target) {
+            // A digest at the destination can only confirm the source's: a copy never changes it.
             (Target::Named(TagOrDigest::Digest(digest)), _) if *digest != image.digest => {
                 let asked = format!("copying to {}", self.destination);
                 return Err(Error::new(ErrorKind::Usage, asked, format!("the source is {}", image.digest)));

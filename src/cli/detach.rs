@@ -1,4 +1,4 @@
-//! `refshim detach`: takes away what is attached to an image.
+//! `refshim detach`: deletes what is attached to an image.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
@@ -31,6 +31,7 @@ impl Detach {
         let repository = self.connection.client(&self.image.location)?.open(&self.image.location)?;
         let image = repository.image(&self.image.target, self.platform.as_ref()).await?;
         let referrers = repository.referrers(&image.digest, &Wanted::attached()).await?.found;
+        // Only a referrer of this image: a mistyped digest must not delete another image.
         let found = referrers.into_iter().find(|referrer| referrer.manifest.digest == self.digest);
         let asked = || format!("detaching {} from {}", self.digest, self.image);
         let Some(Referrer { manifest, .. }) = found else {
@@ -41,6 +42,9 @@ impl Detach {
             return Err(Error::failed(asked(), "not agreed to; nothing was deleted"));
         }
         repository.delete_manifest(&self.digest).await?;
+        // Then its entry: if this fails, a list names what is gone, which the commands leave out with a
+        // warning. The other way round, the manifest would be there and in no list, and no command would find
+        // it again.
         repository.unlist(&manifest).await?;
         if self.connection.output.json {
             print_json(&manifest.descriptor())
@@ -51,11 +55,13 @@ impl Detach {
 }
 
 fn agreed(question: &str, asked: impl Fn() -> String) -> Result<bool> {
+    // In a script the answer would be read from whatever is piped in.
     if !io::stdin().is_terminal() {
         let answer = "there is no terminal to ask on";
         return Err(Error::new(ErrorKind::Usage, asked(), answer).advise("say --yes if it is meant"));
     }
     let mut line = String::new();
+    // The question is not the result, which goes to standard output.
     let mut stderr = io::stderr();
     let answered = write!(stderr, "{question} [y/N] ")
         .and_then(|()| stderr.flush())

@@ -1,4 +1,4 @@
-//! `refshim fetch`: the files of what is attached to an image.
+//! `refshim fetch`: downloads the files of what is attached to an image.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::client::{
 use crate::oci::Digest;
 
 const TITLE: &str = "org.opencontainers.image.title";
-/// How much of a digest tells two files of the same name apart.
+/// How many digits of a digest are appended to tell two files of the same name apart.
 const DISTINCT: usize = 12;
 
 /// Writes the files of what is attached to an image, each checked by its digest. Prints their paths.
@@ -67,7 +67,7 @@ impl Fetch {
         self.report(&files)
     }
 
-    /// Each file and its path: its title, or its digest where it has none.
+    /// Each file with its path: named by its title, or by its digest if it has none.
     fn files<'m>(&self, manifests: &[&'m Manifest]) -> Vec<(PathBuf, &'m Part, &'m Digest)> {
         let mut taken: HashMap<String, &Digest> = HashMap::new();
         let mut files = Vec::new();
@@ -75,6 +75,7 @@ impl Fetch {
             for part in manifest.layers() {
                 let digest = &part.descriptor.digest;
                 let mut name = name(part);
+                // Artifacts of one type often share a title. The same content again is the same file.
                 if taken.get(&name).is_some_and(|other| *other != digest) {
                     name = format!("{name}-{}", hex(digest).chars().take(DISTINCT).collect::<String>());
                 }
@@ -98,11 +99,12 @@ impl Fetch {
     }
 }
 
-/// The file name that a title is, without any directory: what is fetched stays below the one named. One
-/// that would command a terminal is none.
+/// The file name of a title, or else the digest.
 fn name(part: &Part) -> String {
     let title = part.descriptor.annotations.get(TITLE).map(Path::new);
+    // Without its directories: whoever pushed it must not choose where files are written (`../../.bashrc`).
     let name = title.and_then(Path::file_name).and_then(|name| name.to_str());
+    // Control characters in a name would command the terminal of whoever lists the directory.
     let name = name.filter(|name| !name.contains(char::is_control));
     name.map_or_else(|| hex(&part.descriptor.digest), str::to_owned)
 }

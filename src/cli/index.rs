@@ -1,4 +1,4 @@
-//! `refshim index`: what is done to the index while it is not being served, and its backup.
+//! `refshim index`: checks, repairs and backs up the index.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -108,10 +108,11 @@ fn is_standard(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-/// Dumps to a file that must not be there yet. It gets its name when it is whole and durable; until then that name
-/// is an empty file's, so that nobody else takes it.
+/// Dumps to a file that must not exist yet. The dump is written beside it and renamed when it is complete and
+/// synced.
 fn dump_to(data_dir: &Path, path: &Path) -> Result<Dumped, MaintenanceError> {
     let failed = |what| move |source| MaintenanceError::Io { what, source };
+    // An empty file holds the name until then, so that the rename replaces nothing of anyone else's.
     File::create_new(path).map_err(failed("making the file to dump to"))?;
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
@@ -119,12 +120,13 @@ fn dump_to(data_dir: &Path, path: &Path) -> Result<Dumped, MaintenanceError> {
     let write = || {
         let file = File::create(&partial).map_err(failed("making the file to dump to"))?;
         let dumped = maintenance::dump(data_dir, BufWriter::new(&file))?;
+        // Before the rename: after a power loss, the name could otherwise belong to an empty file.
         file.sync_all().map_err(failed("writing the dump"))?;
         fs::rename(&partial, path).map_err(failed("giving the dump its name"))?;
         Ok(dumped)
     };
     write().inspect_err(|_| {
-        // The failure is what has to be told; what is left of the files has no end and is not loaded.
+        // If removing fails, too, the first failure is reported; a dump without its end is refused by `load`.
         fs::remove_file(&partial).ok();
         fs::remove_file(path).ok();
     })
@@ -195,7 +197,7 @@ fn print_rebuilt(rebuilt: &Rebuilt, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "the damaged journal is now {aside}")
 }
 
-/// An order is the time at which a referrer was recorded.
+/// The time at which a referrer was recorded, which its order is.
 fn time(order: Option<Order>, otherwise: &str) -> String {
     let at = |order: Order| {
         let at = i64::try_from(order.0).ok().and_then(|at| Timestamp::from_microsecond(at).ok());

@@ -1,4 +1,4 @@
-//! What a command says, where, and what its end means as an exit code.
+//! The output of the commands, and their exit codes.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use crate::client::{Error, ErrorKind, Result};
 
-/// Something did not work.
+/// Any other failure.
 const FAILURE: u8 = 1;
-/// The command line cannot be meant; clap's own code for that too.
+/// The command line is wrong; also clap's own code for it.
 const USAGE: u8 = 2;
 /// There is no such image, tag or referrer.
 const NOT_FOUND: u8 = 3;
@@ -22,13 +22,14 @@ const INTERRUPTED: u8 = 130;
 pub(super) const EXIT_CODES: &str = "Exit codes of all commands but serve: 0 success, 1 failure, 2 usage, 3 not \
      found, 4 denied, 130 interrupted.";
 
-/// Writes lines to standard output. Whoever reads it may stop reading.
+/// Writes lines to standard output.
 pub(super) fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Error::io("writing the output", &error))
         }
+        // `| head` stops reading when it has enough: no failure.
         Ok(()) | Err(_) => Ok(()),
     }
 }
@@ -36,15 +37,18 @@ pub(super) fn print(text: &str) -> Result<()> {
 pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value);
     let text = text.map_err(|error| Error::failed("writing the output", error.to_string()))?;
+    // JSON escapes what is below U+0020, but terminals take U+007F to U+009F for commands as well. The line
+    // breaks are those of the layout: in a string they are escaped.
     print(&escaped(&text, |character| character.is_control() && character != '\n'))
 }
 
-/// What others wrote, as it may be shown to a terminal, which takes control characters for commands.
+/// Text from a registry, safe for a terminal: control characters, which it would take for commands, are
+/// escaped.
 pub(super) fn printable(text: &str) -> String {
     escaped(text, char::is_control)
 }
 
-/// The text with these characters as JSON escapes them.
+/// The text with these characters escaped as in JSON.
 fn escaped(text: &str, escapes: impl Fn(char) -> bool) -> String {
     let shown = |character: char| {
         if escapes(character) { format!("\\u{:04x}", u32::from(character)) } else { character.to_string() }
@@ -55,7 +59,7 @@ fn escaped(text: &str, escapes: impl Fn(char) -> bool) -> String {
 /// Writes lines to standard error, each with the program's name.
 pub(super) fn tell(message: &str) {
     let mut stderr = io::stderr();
-    // Nobody is left to tell if this fails.
+    // If standard error is closed, there is nowhere to report it.
     let _told = message.lines().try_for_each(|line| writeln!(stderr, "refshim: {}", printable(line)));
 }
 
@@ -64,7 +68,7 @@ pub(super) fn fail(code: u8, message: &str) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Tells an error, and what to do about it.
+/// Prints an error and the advice for it; gives the exit code.
 pub(super) fn failed(error: &Error) -> ExitCode {
     let code = match error.kind() {
         ErrorKind::Failed => FAILURE,
@@ -82,7 +86,7 @@ pub(super) fn interrupted() -> ExitCode {
     fail(INTERRUPTED, "interrupted; what was sent stays, and the same command again sends only the rest")
 }
 
-/// The styles of what is printed: plain unless a terminal shows it.
+/// The styles of printed text: plain unless standard output is a terminal.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Styles {
     pub(super) strong: Style,
@@ -92,6 +96,7 @@ pub(super) struct Styles {
 
 impl Styles {
     pub(super) fn of_stdout() -> Self {
+        // By no-color.org, an empty NO_COLOR counts as not set.
         if !io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
         {
             return Self::default();
@@ -106,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_others_wrote_commands_a_terminal() {
+    fn control_characters_from_a_registry_are_escaped() {
         assert_eq!(
             printable("a\u{1b}[31m \u{9b}2J\u{7f}\n\u{e9}"),
             "a\\u001b[31m \\u009b2J\\u007f\\u000a\u{e9}"

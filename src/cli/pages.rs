@@ -1,4 +1,4 @@
-//! What is made from the description of the command line: completions and manual pages.
+//! Completions and manual pages, generated from the description of the command line.
 
 use std::io;
 use std::path::PathBuf;
@@ -26,6 +26,7 @@ pub(super) struct Man {
 
 impl Completions {
     pub(super) fn run(&self) -> Result<()> {
+        // Into memory first: clap_complete panics if a write fails, as when `| head` stops reading.
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "refshim", &mut script);
         print(String::from_utf8_lossy(&script).trim_end())

@@ -30,6 +30,7 @@ pub(super) struct Ref {
 
 impl Ref {
     pub(super) async fn run(self) -> Result<()> {
+        // Before anything is asked of a registry.
         let tag = self.tag()?;
         let client = self.connection.client(&self.at.location)?;
         let platform = self.platform.as_ref();
@@ -45,9 +46,11 @@ impl Ref {
 
         let progress = self.connection.progress();
         let copy = Copy { from: &source, to: &at, jobs: JOBS, progress: &progress };
+        // Without its referrers: they refer to the image, whose digest the copy does not have.
         let node = walk(&source, image, 0).await?;
         copy.blobs(std::iter::once(&node)).await?;
         let children: Vec<_> = node.children.into_iter().map(|child| (child, None)).collect();
+        // The original itself is not copied, only what it consists of; the changed manifest follows.
         copy.run(&children).await?;
         at.put_manifest(&TagOrDigest::Tag(tag), &referring).await?;
         progress.finish();

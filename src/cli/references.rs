@@ -1,4 +1,4 @@
-//! `refshim references`: what refers to an image.
+//! `refshim references`: lists the referrers of an image.
 
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;

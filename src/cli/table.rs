@@ -1,4 +1,4 @@
-//! Columns, and how sizes, ages and types are told to people.
+//! Aligned columns, and sizes, ages and kinds as people read them.
 
 use indicatif::DecimalBytes;
 use jiff::Timestamp;
@@ -11,6 +11,7 @@ const SHORT_DIGEST: usize = "sha256:".len() + 12;
 
 /// Lines of cells, each column as wide as its widest cell.
 pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<[String; N]> {
+    // Escaped first, or the widths would be those of other text.
     let rows: Vec<[String; N]> = rows.iter().map(|row| row.clone().map(|cell| printable(&cell))).collect();
     let width =
         |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
@@ -29,17 +30,18 @@ pub(super) fn size(bytes: u64) -> String {
     DecimalBytes(bytes).to_string()
 }
 
-/// How long ago a manifest says that it was made, in the largest unit that fits.
+/// The age of a manifest, by its own annotation, in the largest unit that fits.
 pub(super) fn age(manifest: &Manifest, now: Timestamp) -> String {
     let created = manifest.created().and_then(|created| created.parse::<Timestamp>().ok());
     let Some(created) = created else { return "-".to_owned() };
+    // Not below zero: the clock of whoever created it may be ahead.
     let seconds = now.as_second().saturating_sub(created.as_second()).max(0);
     let units = [(365 * 86_400, "y"), (86_400, "d"), (3_600, "h"), (60, "m")];
     let unit = units.into_iter().find(|(length, _)| seconds >= *length).unwrap_or((1, "s"));
     format!("{}{}", seconds / unit.0, unit.1)
 }
 
-/// The kinds of link. That a list at a tag names it too is no news where the manifest says it itself.
+/// The kinds of link, without `fallback` if there is a `subject`: the list at the tag then says nothing new.
 pub(super) fn kinds(kinds: LinkKinds) -> String {
     let says_itself = kinds.intersects(LinkKind::Subject.into());
     let told = kinds.iter().filter(|kind| !(says_itself && *kind == LinkKind::Fallback));

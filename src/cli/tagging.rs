@@ -1,4 +1,4 @@
-//! Tags that a command must not move by accident.
+//! Protects the subject's own tag from being moved by accident.
 
 use clap::Args;
 
@@ -15,8 +15,8 @@ pub(super) struct Tagging {
 }
 
 impl Tagging {
-    /// Refuses a tag that leads to the subject, or to the index that lists it: who pulls it would get what refers to
-    /// the image in place of the image.
+    /// Rejects a tag that leads to the subject, or to the index that lists it: whoever pulls it would get the
+    /// referrer in place of the image.
     pub(super) async fn check(&self, at: &Repository, tag: &Tag, subject: &Digest) -> Result<()> {
         if self.force {
             return Ok(());

@@ -1,4 +1,4 @@
-//! `refshim tree`: what hangs on an image, drawn.
+//! `refshim tree`: draws the graph around an image.
 
 use clap::Args;
 use jiff::Timestamp;
@@ -39,7 +39,7 @@ struct JsonNode {
     referrers: Vec<JsonNode>,
 }
 
-/// What is drawn before a label, the label, digest, size, age and kinds.
+/// The branch before the label, the label, digest, size, age and kinds.
 type Row = [String; 6];
 
 impl Tree {
@@ -67,7 +67,7 @@ fn json(node: &Node) -> JsonNode {
     }
 }
 
-/// Adds the rows of a node: its own, then those of all that hangs on it, behind `below`.
+/// Adds the row of a node, and then those of everything below it, each indented by `below`.
 fn draw(node: &Node, before: &str, below: &str, now: Timestamp, rows: &mut Vec<Row>) {
     let Node { manifest, platform, .. } = node;
     rows.push([
@@ -78,6 +78,7 @@ fn draw(node: &Node, before: &str, below: &str, now: Timestamp, rows: &mut Vec<R
         age(manifest, now),
         kinds(node.kinds),
     ]);
+    // The missing ones count, too: only the last of all gets the corner.
     let hanging: Vec<&Node> = node.children.iter().chain(&node.referrers).collect();
     let mut left = hanging.len() + node.missing.len();
     let mut branch = || {
@@ -99,6 +100,7 @@ fn draw(node: &Node, before: &str, below: &str, now: Timestamp, rows: &mut Vec<R
 
 fn lines(rows: &[Row]) -> Vec<String> {
     let Styles { strong, faint, kind } = Styles::of_stdout();
+    // Aligned before it is styled: escape sequences would count as width, and `aligned` escapes them.
     let joined: Vec<[String; 5]> = rows
         .iter()
         .map(|[before, label, digest, size, age, kinds]| {

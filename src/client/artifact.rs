@@ -1,4 +1,4 @@
-//! Manifests that this client makes: an artifact about an image, and a copy that refers to one.
+//! Manifests that this client creates: artifacts about an image, and copies that refer to one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use super::{BlobStream, Error, Manifest, Part, Progress, Repository, Result};
 use crate::oci::{Algorithm, Descriptor, Digest, TagOrDigest, media_type};
 
 const TITLE: &str = "org.opencontainers.image.title";
-/// What stands where an artifact has no config (image-spec, `manifest.md`, "Guidance for an Empty Descriptor").
+/// The config of an artifact that has none (image-spec, `manifest.md`, "Guidance for an Empty Descriptor").
 const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 const EMPTY: &[u8] = b"{}";
 const UNKNOWN_TYPE: &str = "application/octet-stream";
@@ -30,7 +30,7 @@ pub struct FileToAttach {
     media_type: String,
 }
 
-/// By which member an artifact says what it is about.
+/// The member by which an artifact refers to its subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     /// `reference` of the 2021 proposal.
@@ -44,20 +44,20 @@ pub enum Field {
 /// An artifact about an image.
 #[derive(Debug)]
 pub struct Artifact {
-    /// What it is about.
+    /// Its subject.
     pub subject: Part,
-    /// What its files are.
+    /// The type of its content, a media type.
     pub artifact_type: String,
-    /// Of its manifest.
+    /// The annotations of its manifest.
     pub annotations: BTreeMap<String, String>,
-    /// By which member it says what it is about.
+    /// The member by which it refers to its subject.
     pub field: Field,
 }
 
 impl FromStr for FileToAttach {
     type Err = &'static str;
 
-    /// `FILE` or `FILE:media/type`; a file that has such a name itself is meant first.
+    /// `FILE` or `FILE:media/type`. If a file of the whole name exists, that is meant.
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
         let whole = Self { path: text.into(), media_type: UNKNOWN_TYPE.to_owned() };
         match text.rsplit_once(':') {
@@ -79,7 +79,7 @@ fn is_media_type(text: &str) -> bool {
 }
 
 impl Artifact {
-    /// Puts the files, and then the manifest, which it gives back.
+    /// Pushes the files and the manifest, and gives the manifest.
     pub async fn push(
         &self,
         to: &Repository,
@@ -95,9 +95,11 @@ impl Artifact {
         let empty = || async {
             Ok(Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(EMPTY))])) as BlobStream)
         };
+        // Registries refuse a manifest whose config they do not have, even this one.
         to.put_blob(&config, empty, progress).await?;
         let manifest = self.manifest(&config, &layers)?;
         to.put_manifest(&target(&manifest.digest), &manifest).await?;
+        // Last: a list must not name what is not there.
         to.ensure_listed(std::slice::from_ref(&manifest)).await?;
         Ok(manifest)
     }
@@ -127,14 +129,14 @@ impl Artifact {
     }
 }
 
-/// The time, to the second.
+/// The current time, to the second.
 fn now() -> jiff::Timestamp {
     let now = jiff::Timestamp::now();
     jiff::Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
 impl FileToAttach {
-    /// Whether it is no file but standard input.
+    /// Whether it is standard input.
     #[must_use]
     pub fn is_standard_input(&self) -> bool {
         self.path.as_os_str() == STANDARD_INPUT
@@ -145,6 +147,7 @@ impl FileToAttach {
         let kept = if is_input { Some(keep_standard_input().await?) } else { None };
         let path = kept.as_ref().map_or(self.path.as_path(), tempfile::NamedTempFile::path);
         let mut part = described(path, &self.media_type).await?;
+        // The name alone: `fetch` drops the directories of a title, as none may lead out of its own.
         let title = self.path.file_name().filter(|_| !is_input).and_then(|name| name.to_str());
         if let Some(title) = title {
             part.descriptor.annotations.insert(TITLE.to_owned(), title.to_owned());
@@ -155,12 +158,14 @@ impl FileToAttach {
     }
 }
 
-/// The digest has to be known before the content is sent, and input can be read only once.
+/// Saves standard input to a temporary file: the digest is needed before the content is sent, and input can
+/// be read only once.
 async fn keep_standard_input() -> Result<tempfile::NamedTempFile> {
     let failed = |error: std::io::Error| Error::io("keeping standard input in a temporary file", &error);
     let kept = tempfile::NamedTempFile::new().map_err(failed)?;
     let mut file = tokio::fs::File::from_std(kept.reopen().map_err(failed)?);
     tokio::io::copy(&mut tokio::io::stdin(), &mut file).await.map_err(failed)?;
+    // tokio writes in the background: without a flush, the end may be missing.
     file.flush().await.map_err(failed)?;
     Ok(kept)
 }
@@ -193,11 +198,13 @@ fn part(media_type: &str, digest: Digest, size: u64) -> Part {
     descriptor.into()
 }
 
-/// The same manifest, but with `reference` to a subject, in place of one that it may have had. All else stays as
-/// it stands.
+/// The same manifest with a `reference` to a subject, which replaces one that it has. Everything else is
+/// unchanged.
 pub fn referring_copy(manifest: &Manifest, subject: &Part) -> Result<Manifest> {
     let failed =
         |error: serde_json::Error| Error::failed(format!("changing {}", manifest.digest), error.to_string());
+    // Raw and in their order: parsed values would lose the spelling of numbers, and the copy is to differ
+    // from the image in one member alone.
     let mut members: IndexMap<String, Box<RawValue>> =
         serde_json::from_slice(&manifest.bytes).map_err(failed)?;
     members.insert("reference".to_owned(), serde_json::value::to_raw_value(subject).map_err(failed)?);
@@ -216,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_may_have_its_media_type_behind_it() {
+    fn a_file_is_named_with_or_without_its_media_type() {
         check("a.sig", "a.sig", "application/octet-stream");
         check("a.sig:text/plain", "a.sig", "text/plain");
         check("-:application/vnd.example+json", "-", "application/vnd.example+json");
@@ -225,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_referring_copy_keeps_every_other_byte() {
+    fn a_referring_copy_keeps_the_bytes_of_every_other_member() {
         let text = br#"{"schemaVersion":2,"zebra":[1,  2],"config":{"mediaType":"a/b","size":2,"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"},"annotations":{"b":"1","a":"2"}}"#;
         let manifest = Manifest::new(Bytes::from_static(text), None).unwrap();
         let subject = part("x/y", Digest::Sha256([0; 32]), 7);

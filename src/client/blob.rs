@@ -1,4 +1,5 @@
-//! Blobs as streams that check themselves: the content ends in an error if it is not what its digest says.
+//! Blobs as streams that are verified on the way: a stream ends in an error if its content does not match its
+//! descriptor.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -13,13 +14,13 @@ use super::manifest::mismatch;
 use super::{Error, Part, Result};
 use crate::oci::{Algorithm, Digest};
 
-/// The content of a blob, part by part.
+/// The content of a blob, in chunks.
 pub type BlobStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
 /// How much of a file is read at once, in bytes.
 const READ_SIZE: usize = 256 << 10;
 
-/// A digest in the making.
+/// Computes a digest chunk by chunk.
 pub(super) enum Hasher {
     Sha256(Sha256),
     Sha512(Box<Sha512>),
@@ -48,8 +49,9 @@ impl Hasher {
     }
 }
 
-/// The same content, with an error in place of its last part where it is longer than, or not, what the
-/// descriptor says. Whoever knows the size may not ask for more than that part.
+/// The same content, but with an error in place of the last chunk if size or digest are not the descriptor's.
+/// In place of it and not after it: a receiver that knows the size may not ask for more, and would have it
+/// all.
 pub(super) fn verified(content: BlobStream, part: &Part) -> BlobStream {
     let check = Check {
         hasher: Some(Hasher::new(part.descriptor.digest.algorithm())),
@@ -70,7 +72,7 @@ pub(super) fn verified(content: BlobStream, part: &Part) -> BlobStream {
 }
 
 struct Check {
-    /// Until all was seen that is due.
+    /// Gone once the digest was compared.
     hasher: Option<Hasher>,
     digest: Digest,
     size: u64,
@@ -80,6 +82,7 @@ struct Check {
 impl Check {
     fn take(&mut self, bytes: &[u8]) -> Result<()> {
         self.seen += bytes.len() as u64;
+        // At once: content without an end would fill the disk before its digest could be compared.
         if self.seen > self.size {
             return Err(wrong_size(&self.digest, self.size, "more"));
         }
@@ -107,30 +110,34 @@ fn wrong_size(digest: &Digest, size: u64, how: &str) -> Error {
     )
 }
 
-/// What a file, or something like it, holds.
+/// The content of a file or another reader.
 pub(super) fn read(name: &str, reader: impl AsyncRead + Send + 'static) -> BlobStream {
     let asked = format!("reading {name}");
     let content = ReaderStream::with_capacity(reader, READ_SIZE);
     Box::pin(content.map(move |bytes| bytes.map_err(|error| Error::io(asked.as_str(), &error))))
 }
 
-/// Writes content to a file that appears under its name only when all of it is there.
+/// Writes content to a file that gets its name only when it is complete. If writing ends early, also by
+/// Ctrl-C, the temporary file is removed.
 pub async fn write_file(path: &Path, mut content: BlobStream) -> Result<()> {
     let asked = format!("writing {}", path.display());
     let failed = |error: std::io::Error| Error::io(asked.as_str(), &error);
+    // In the same directory: a rename does not cross file systems.
     let directory = path.parent().unwrap_or(Path::new("."));
     let (file, temporary) = temporary_in(directory).map_err(failed)?.into_parts();
     let mut file = tokio::fs::File::from_std(file);
     while let Some(bytes) = content.next().await.transpose()? {
         file.write_all(&bytes).await.map_err(failed)?;
     }
+    // tokio writes in the background: only a flush reports the failure of the last write.
     file.flush().await.map_err(failed)?;
     temporary.persist(path).map_err(|error| failed(error.error))
 }
 
-/// The process's mask applies to the file, as to any other.
+/// A temporary file with the permissions of an ordinary one.
 fn temporary_in(directory: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     use std::os::unix::fs::PermissionsExt as _;
+    // The umask applies. The default of temporary files, 0600, would stay when the file gets its name.
     let permissions = std::fs::Permissions::from_mode(0o666);
     tempfile::Builder::new().prefix(".refshim-").permissions(permissions).tempfile_in(directory)
 }

@@ -1,8 +1,8 @@
-//! Copies: the bytes of an image, and of all that hangs on it, to another place, so that the links hold there.
+//! Copies an image, with everything that refers to it, to another repository or layout. All bytes and
+//! therefore all digests stay the same, so the links hold there.
 //!
-//! Blobs first, then each manifest after all manifests that it names, the tag last: whoever sees
-//! the tag finds everything. What is there already is not sent, so a copy that broke off goes on from
-//! where it was.
+//! The order is blobs, then each manifest after those that it names, then the tags: whoever sees a tag finds
+//! everything. Nothing that is there already is sent, so a copy that broke off resumes when it is repeated.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,44 +13,46 @@ use super::repository::Arrival;
 use super::{Error, ErrorKind, Manifest, Node, Part, Progress, Repository, Result};
 use crate::oci::{Digest, Tag, TagOrDigest};
 
-/// From where to where, and how.
+/// A copy: from where to where, and how.
 #[derive(Debug)]
 pub struct Copy<'a> {
-    /// What has it.
+    /// The source.
     pub from: &'a Repository,
-    /// What is to have it.
+    /// The destination.
     pub to: &'a Repository,
-    /// How many blobs, or manifests, are under way at a time.
+    /// How many blobs, or manifests, are transferred at a time.
     pub jobs: usize,
-    /// Told of each byte.
+    /// Shows the bytes transferred.
     pub progress: &'a Progress,
 }
 
 /// What a copy did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Manifests that were put there.
+    /// Manifests that were pushed.
     pub manifests: usize,
-    /// Manifests that were there.
+    /// Manifests that were there already.
     pub manifests_already: usize,
     /// Blobs that were sent.
     pub blobs: usize,
-    /// Blobs that the registry took over from another of its repositories.
+    /// Blobs that the registry mounted from another of its repositories.
     pub blobs_mounted: usize,
-    /// Blobs that were there.
+    /// Blobs that were there already.
     pub blobs_already: usize,
     /// Bytes of blobs that were sent.
     pub bytes: u64,
 }
 
 impl Copy<'_> {
-    /// Copies all that hangs on these, and then sets the tags.
+    /// Copies these images with everything below them, and then sets the tags.
     pub async fn run(&self, images: &[(Node, Option<Tag>)]) -> Result<Report> {
         let nodes = || images.iter().flat_map(|(node, _)| node.all());
+        // Before anything is sent: a registry refuses an incomplete index only after all its blobs are there.
         self.refuse_incomplete(nodes())?;
         let mut report = self.blobs(nodes()).await?;
         for manifests in ranks(nodes().map(|node| &node.manifest)) {
             let puts: Vec<_> = manifests.iter().map(|manifest| self.manifest(manifest)).collect();
+            // All of one rank before the next, whose manifests name them.
             let put: Vec<bool> = stream::iter(puts).buffer_unordered(self.jobs).try_collect().await?;
             report.manifests += put.iter().filter(|put| **put).count();
             report.manifests_already += put.iter().filter(|put| !**put).count();
@@ -58,6 +60,7 @@ impl Copy<'_> {
         let referrers: Vec<Manifest> =
             nodes().filter(|node| !node.kinds.is_empty()).map(|node| node.manifest.clone()).collect();
         self.to.ensure_listed(&referrers).await?;
+        // Cosign's tags before the image's own, so that whoever pulls the new tag finds the signature, too.
         let tags = nodes().filter_map(|node| Some((&node.manifest, node.tag.as_ref()?)));
         for (manifest, tag) in
             tags.chain(images.iter().filter_map(|(node, tag)| Some((&node.manifest, tag.as_ref()?))))
@@ -67,9 +70,10 @@ impl Copy<'_> {
         Ok(report)
     }
 
-    /// Copies what these manifests consist of, without the manifests themselves.
+    /// Copies the blobs of these manifests, without the manifests themselves.
     pub async fn blobs<'n>(&self, nodes: impl Iterator<Item = &'n Node>) -> Result<Report> {
         let mut parts: BTreeMap<&Digest, &Part> = BTreeMap::new();
+        // Each once: images share layers, and two uploads of one blob at the same time would both be sent.
         for part in nodes.flat_map(|node| node.manifest.blobs()) {
             parts.insert(&part.descriptor.digest, part);
         }
@@ -108,7 +112,7 @@ impl Copy<'_> {
         Ok(arrival)
     }
 
-    /// Whether it had to be put there.
+    /// Whether it had to be pushed.
     async fn manifest(&self, manifest: &Manifest) -> Result<bool> {
         if self.to.has_manifest(&manifest.digest).await? {
             return Ok(false);
@@ -126,9 +130,9 @@ impl Copy<'_> {
     }
 }
 
-/// The manifests in the order in which they can be put: each after all that it names. Those of one rank name none
-/// of each other. Digests make no circles, so the order follows from what the manifests say, in whatever way one
-/// was found from another.
+/// The manifests in the order in which they can be pushed: each after those that it names. Those of one rank
+/// do not name each other. Digests cannot form a cycle, so the order follows from the manifests alone, and
+/// not from how one was found from another (a cosign tag can form one).
 fn ranks<'m>(manifests: impl Iterator<Item = &'m Manifest>) -> Vec<Vec<&'m Manifest>> {
     let mut left: BTreeMap<Digest, (&Manifest, BTreeSet<Digest>)> =
         manifests.map(|manifest| (manifest.digest.clone(), (manifest, manifest.needs()))).collect();
@@ -139,7 +143,7 @@ fn ranks<'m>(manifests: impl Iterator<Item = &'m Manifest>) -> Vec<Vec<&'m Manif
             needs.iter().all(|need| need == digest || !waits.contains(need))
         });
         left = rest.into_iter().collect();
-        // Digests of two algorithms could, on paper, name each other.
+        // With digests of two algorithms a cycle is conceivable; the loop must end in any case.
         let next = if next.is_empty() { std::mem::take(&mut left).into_iter().collect() } else { next };
         ranks.push(next.into_iter().map(|(_, (manifest, _))| manifest).collect());
     }

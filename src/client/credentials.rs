@@ -1,5 +1,5 @@
-//! Credentials as every client finds them: `REGISTRY_AUTH_FILE`, the containers tools' `auth.json`, docker's
-//! `config.json`, with their helpers; and nobody's where there are none.
+//! Stored credentials, looked up where docker and podman do: `REGISTRY_AUTH_FILE`, `containers/auth.json`,
+//! docker's `config.json`, and the credential helpers that these name. Without any, access is anonymous.
 
 use std::env;
 use std::fmt;
@@ -11,10 +11,10 @@ use docker_credential::{CredentialRetrievalError, DockerCredential, get_credenti
 
 use super::{Error, Result};
 
-/// The name under which docker keeps what is for Docker Hub.
+/// The key of Docker Hub's credentials, which docker has kept from its first API.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
-/// What proves who is asking.
+/// Credentials of a user.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credential {
     /// A name and a password.
@@ -24,7 +24,7 @@ pub enum Credential {
         /// The password.
         password: String,
     },
-    /// A token that a token service exchanges for others.
+    /// An identity token (a refresh token of OAuth 2.0), which the token service exchanges for access tokens.
     Identity(String),
 }
 
@@ -39,7 +39,7 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// What the files say for a host; helpers are run. Blocks.
+/// The credentials that the files or their helpers have for a host. Blocks.
 pub(super) fn stored(host: &str) -> Result<Option<Credential>> {
     let server = if host == "docker.io" { DOCKER_HUB_KEY } else { host };
     for file in files() {
@@ -54,7 +54,10 @@ pub(super) fn stored(host: &str) -> Result<Option<Credential>> {
             }
             Ok(DockerCredential::IdentityToken(token)) => return Ok(Some(Credential::Identity(token))),
             Err(CredentialRetrievalError::NoCredentialConfigured) => {}
+            // The helpers' protocol has no status for it: they print "credentials not found in native
+            // keychain".
             Err(CredentialRetrievalError::HelperFailure { stdout, .. }) if stdout.contains("not found") => {}
+            // Not skipped as if there were none: anonymous access would fail later, as 401 without the cause.
             Err(error) => {
                 let asked = format!("looking for credentials for {host} in {}", file.display());
                 return Err(Error::failed(asked, error.to_string().trim_end()));
@@ -66,8 +69,10 @@ pub(super) fn stored(host: &str) -> Result<Option<Credential>> {
 
 fn files() -> Vec<PathBuf> {
     if let Some(file) = env::var_os("REGISTRY_AUTH_FILE") {
+        // Alone, as in podman: whoever names a file does not want another one's credentials.
         return vec![file.into()];
     }
+    // In podman's order (containers-auth.json(5)): docker's file is the last.
     let home = env::var_os("HOME").map(PathBuf::from);
     let containers = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let docker =

@@ -1,4 +1,4 @@
-//! Why a command failed: what was asked of whom, what came back, and what to do about it.
+//! Why a command failed: what was tried, what came of it, and what the user can do.
 
 use std::fmt;
 use std::io;
@@ -10,23 +10,23 @@ use url::Url;
 
 use crate::tls::{MixedUp, ProxyError};
 
-/// What a client's command gives or fails with.
+/// The result of a client's command.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Which sort of failure it is; the exit code follows from it.
+/// The kind of failure, from which the exit code follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// Something did not work.
+    /// Any other failure.
     Failed,
-    /// What was asked for cannot be meant.
+    /// The command line is wrong.
     Usage,
-    /// What was asked for is not there.
+    /// There is no such image, tag or referrer.
     NotFound,
     /// The credentials were rejected.
     Denied,
 }
 
-/// A failure, told in the words of the one who asked.
+/// A failure, in terms of what the user asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     kind: ErrorKind,
@@ -41,7 +41,7 @@ impl Error {
         Self { kind, asked: asked.into(), answer: answer.into(), advice: None }
     }
 
-    /// Something did not work.
+    /// A failure of no particular kind.
     pub fn failed(asked: impl Into<String>, answer: impl Into<String>) -> Self {
         Self::new(ErrorKind::Failed, asked, answer)
     }
@@ -53,7 +53,7 @@ impl Error {
         self
     }
 
-    /// The same failure, with the place where it was.
+    /// The same failure, with the store where it happened.
     pub(super) fn at(mut self, place: &impl fmt::Display) -> Self {
         self.asked = format!("{} of {place}", self.asked);
         self
@@ -80,7 +80,7 @@ impl Error {
         }
     }
 
-    /// A registry's answer that is not the one hoped for.
+    /// An error status of a registry.
     pub(super) fn answered(asked: impl Into<String>, status: StatusCode, body: &[u8]) -> Self {
         let kind = match status {
             StatusCode::NOT_FOUND => ErrorKind::NotFound,
@@ -89,6 +89,7 @@ impl Error {
         };
         let answered = Self::new(kind, asked, format!("answered {status}{}", told(body)));
         match status {
+            // Registries answer 404 also for what a user may not see, so as not to reveal that it exists.
             StatusCode::NOT_FOUND => {
                 answered.advise("check the name; a registry also hides what you may not see")
             }
@@ -115,15 +116,17 @@ impl Error {
         }
     }
 
-    /// No answer of this URL at all, or one that broke off.
+    /// No answer from this URL, or one that broke off.
     pub(super) fn unreachable(
         asked: impl Into<String>,
         url: &Url,
         error: &(dyn std::error::Error + 'static),
     ) -> Self {
+        // The libraries' own errors for it name neither HTTP nor TLS.
         if let Some(mixed_up) = MixedUp::of(&url.origin().ascii_serialization(), error) {
             return Self::mixed_up(asked, &mixed_up);
         }
+        // Before the registry is blamed: it was never reached.
         if let Some(through_proxy) = causes(error).find_map(|cause| cause.downcast_ref::<ProxyError>()) {
             return Self::failed(asked, format!("{through_proxy}: {}", innermost(error))).advise(
                 "is the proxy right (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY: http://NAME:PASSWORD@HOST:PORT)? \
@@ -138,13 +141,13 @@ impl Error {
         }
     }
 
-    /// Which sort of failure it is.
+    /// The kind of failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// What to do about it, where that is known.
+    /// What the user can do about it, if that is known.
     #[must_use]
     pub fn advice(&self) -> Option<&str> {
         self.advice.as_deref()
@@ -172,19 +175,19 @@ struct ToldError {
     message: String,
 }
 
-/// The first error of an OCI error body; nothing of a body that is none.
+/// The first error of an OCI error body; empty for any other body (proxies answer with HTML).
 fn told(body: &[u8]) -> String {
     let told = serde_json::from_slice::<Told>(body).ok();
     let first = told.and_then(|told| told.errors.into_iter().next());
     first.map(|error| format!(", {}: {}", error.code, error.message)).unwrap_or_default()
 }
 
-/// The cause that says most: the last of the chain.
+/// The last cause of the chain: the ones before it only say that something failed.
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     causes(error).last().unwrap_or(error).to_string()
 }
 
-/// An error and what it comes from, the outermost first.
+/// An error and its causes, outermost first.
 fn causes<'e>(
     error: &'e (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {

@@ -1,4 +1,4 @@
-//! What hangs together with an image: the children of an index, what refers to each, and what refers to that.
+//! The graph around an image: the children of an index, the referrers of each, and the referrers of those.
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
@@ -6,28 +6,27 @@ use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use super::{Manifest, Part, Platform, Referrer, Referrers, Repository, Result, Wanted};
 use crate::oci::{Digest, LinkKind, LinkKinds, Tag, TagOrDigest};
 
-/// How many branches are followed at a time.
+/// How many branches of one node are followed at a time.
 const CONCURRENCY: usize = 8;
 
-/// A manifest and what hangs on it.
+/// A manifest, with its children and referrers.
 #[derive(Debug)]
 pub struct Node {
     /// The manifest.
     pub manifest: Manifest,
-    /// What it runs on, if it is a child of an index that says so.
+    /// Its platform, if the index above it states one.
     pub platform: Option<Platform>,
-    /// How it refers to the one that it hangs on; nothing for the first one and for children.
+    /// The kinds of its links to the node above; none for the root and for children.
     pub kinds: LinkKinds,
-    /// The tag that makes it refer.
+    /// The tag that makes it a referrer, as cosign's do.
     pub tag: Option<Tag>,
-    /// The manifests that an index lists, without those that are about another of them.
+    /// The manifests that an index lists, without the attestations about other ones of them.
     pub children: Vec<Node>,
-    /// What an index lists and the place does not have: of the children of this one, or of the attestations about
-    /// this one.
+    /// Entries of an index that do not exist: children of this node, or attestations about it.
     pub missing: Vec<Part>,
-    /// What refers to it.
+    /// Its referrers.
     pub referrers: Vec<Node>,
-    /// What is listed as referring to it and is not there any more.
+    /// Referrers that are listed but no longer exist.
     pub vanished: Vec<Digest>,
 }
 
@@ -45,14 +44,14 @@ impl Node {
         }
     }
 
-    /// It and everything that hangs on it.
+    /// The node and everything below it.
     pub fn all(&self) -> Box<dyn Iterator<Item = &Self> + '_> {
         let below = self.children.iter().chain(&self.referrers).flat_map(Self::all);
         Box::new(std::iter::once(self).chain(below))
     }
 }
 
-/// What hangs on a manifest. Referrers are followed `depth` links far.
+/// Reads the graph below a manifest, with referrers up to `depth` links away.
 pub async fn walk(repository: &Repository, manifest: Manifest, depth: usize) -> Result<Node> {
     Walk { repository, wanted: Wanted::attached() }
         .node(Node::of(manifest), depth, Vec::new(), Vec::new())
@@ -65,8 +64,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Fills in what hangs on a node. `attested` are attestations that the index above it tells of, `above` what
-    /// the node itself hangs on: tags can make a circle of links, digests cannot.
+    /// Fills in the children and referrers of a node. `attested` are attestations about it that the index
+    /// above lists, `above` is the path to it: links by digest cannot form a cycle, but links by tag can.
     fn node(
         &self,
         mut node: Node,
@@ -103,8 +102,9 @@ impl Walk<'_> {
             let told = attestations.iter().filter(|told| told.subject == *digest && lists(digest));
             told.map(|told| told.referrer.clone().into()).collect()
         };
-        // An attestation hangs on what it is about if that is a child. Where referrers are not followed, it is a
-        // child like any other.
+        // An attestation about another child is that child's referrer. One about anything else has no such
+        // place, and without referrers (depth 0) none has: it stays a child, or a copy of the index would
+        // lack it.
         let hangs_on_child = |digest: &Digest| {
             let mut subjects = attestations.iter().filter(|told| told.referrer.digest == *digest);
             subjects.any(|told| lists(&told.subject) && !is_attestation(&told.subject))
@@ -138,7 +138,7 @@ impl Walk<'_> {
         self.node(node, depth, attested, above).await.map(Ok)
     }
 
-    /// What refers to a manifest, and which of the attestations about it are not there.
+    /// The referrers of a manifest, and those attestations about it that do not exist.
     async fn referrers(
         &self,
         subject: &Digest,
@@ -152,6 +152,7 @@ impl Walk<'_> {
             if referrers.found.iter().any(|referrer| referrer.manifest.digest == *digest) {
                 continue;
             }
+            // An index lists it, so it is missing, which fails a copy, and not just a referrer that vanished.
             referrers.vanished.retain(|vanished| vanished != digest);
             match self.repository.find_manifest(&TagOrDigest::Digest(digest.clone())).await? {
                 Some(manifest) => {
@@ -161,8 +162,9 @@ impl Walk<'_> {
                 None => missing.push(part),
             }
         }
+        // Two images whose cosign tags name each other would be followed without end.
         referrers.found.retain(|referrer| !above.contains(&referrer.manifest.digest));
-        // The same order at every place, whatever order these were put there in.
+        // Each store lists in the order of its own pushes; sorted, the trees of source and copy are the same.
         referrers.found.sort_by_cached_key(|referrer| {
             let manifest = &referrer.manifest;
             (

@@ -1,4 +1,4 @@
-//! The names of images: `host/name:tag`, `host/name@digest`, `oci:directory:tag`.
+//! Names of images: `host/name:tag`, `host/name@digest`, `oci:directory:tag`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,9 +12,9 @@ const LAYOUT_SCHEME: &str = "oci:";
 /// An image as it is named on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageName {
-    /// Where it is.
+    /// The repository or layout.
     pub location: Location,
-    /// Which of the images there.
+    /// The image in it.
     pub target: Target,
 }
 
@@ -32,10 +32,10 @@ pub enum Location {
     Layout(PathBuf),
 }
 
-/// Which image of a place.
+/// An image of a repository or layout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// None was named: `latest`, or the only one of a layout.
+    /// Not named: `latest`, or the only one of a layout.
     Unnamed,
     /// By this tag or digest.
     Named(TagOrDigest),
@@ -98,6 +98,7 @@ impl FromStr for ImageName {
             None => (text, None),
         };
         let (place, tag) = match rest.rsplit_once(':') {
+            // With a slash behind it, the colon is that of a port: `localhost:5000/a`.
             Some((place, tag)) if !tag.contains('/') && place != LAYOUT_SCHEME.trim_end_matches(':') => {
                 (place, Some(TagOrDigest::Tag(tag.parse()?)))
             }
@@ -116,6 +117,7 @@ fn location(place: &str) -> Result<Location, InvalidImageName> {
             Ok(Location::Layout(directory.into()))
         };
     }
+    // As docker tells `localhost/a` and `registry.example/a` from Docker Hub's `grafana/grafana`.
     let is_host = |part: &str| part.contains(['.', ':']) || part == "localhost";
     match place.split_once('/') {
         Some((host, name)) if is_host(host) && host != DOCKER_HUB => {
@@ -127,6 +129,7 @@ fn location(place: &str) -> Result<Location, InvalidImageName> {
 }
 
 fn on_docker_hub(name: &str) -> Result<Location, InvalidImageName> {
+    // Docker Hub keeps official images in `library/`.
     let name = if name.contains('/') { name.parse()? } else { format!("library/{name}").parse()? };
     Ok(Location::Registry { host: DOCKER_HUB.to_owned(), name })
 }
@@ -146,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_named_as_all_clients_name_it() {
+    fn image_names_are_read_as_docker_reads_them() {
         let digest = format!("sha256:{}", "0a".repeat(32));
         check("localhost:5000/a/b", "localhost:5000/a/b");
         check("localhost:5000/a:v1", "localhost:5000/a:v1");
@@ -167,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_image_is_refused() {
+    fn malformed_image_names_are_refused() {
         refuse("");
         refuse("oci:");
         refuse("localhost:5000/");

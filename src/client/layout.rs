@@ -1,7 +1,8 @@
-//! A directory in the OCI image layout (image-spec, `image-layout.md`), as a place for manifests and blobs.
+//! A directory in the OCI image layout (image-spec, `image-layout.md`), as a store of manifests and blobs.
 //!
-//! `index.json` lists what is tagged, and what refers to something else; whatever these contain is found
-//! through them. A file appears under its name only when it is whole. One command writes at a time.
+//! `index.json` lists the manifests with a tag and those that no other manifest leads to; all others are
+//! found through them. A file gets its name only when it is complete. There is no lock between processes:
+//! only one command may write at a time.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -19,12 +20,12 @@ use crate::oci::{Algorithm, Digest, LinkKind, Tag, TagOrDigest, media_type};
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// The directory.
+/// A directory in the OCI image layout.
 #[derive(Debug)]
 pub struct Layout {
     directory: PathBuf,
     writing: tokio::sync::Mutex<()>,
-    /// All manifests, as long as none was written.
+    /// All manifests, cached until `index.json` is written: each has to be read and hashed.
     known: Mutex<Option<Arc<Vec<Known>>>>,
 }
 
@@ -64,7 +65,7 @@ impl Layout {
         }
     }
 
-    /// The image that is meant when none is named.
+    /// The image that a name without tag and digest means: the only one, or `latest`.
     pub(super) fn only_image(&self) -> Result<TagOrDigest> {
         let mut tags = self.tags()?;
         match (tags.pop(), tags.is_empty()) {
@@ -85,7 +86,9 @@ impl Layout {
     pub(super) async fn put_manifest(&self, target: &TagOrDigest, manifest: &Manifest) -> Result<()> {
         let content = Box::pin(futures_util::stream::iter([Ok(manifest.bytes.clone())]));
         self.prepare(manifest.digest.algorithm())?;
+        // Before its entry, so that no entry leads to a file that is not there.
         write_file(&self.blob_path(&manifest.digest), content).await?;
+        // Manifests are put in parallel, and each rewrites `index.json`: one would lose the other's entry.
         let _writing = self.writing.lock().await;
         let mut entries = self.entries()?;
         entries.retain(|entry| !is_replaced(entry, target, manifest));
@@ -97,7 +100,8 @@ impl Layout {
         self.write_index(&entries).await
     }
 
-    /// Whether a manifest is there and found through `index.json`.
+    /// Whether a manifest is there and reachable from `index.json`. Its file alone does not count: after a
+    /// copy that broke off, it may have no entry yet.
     pub(super) fn lists(&self, digest: &Digest) -> Result<bool> {
         Ok(self.known()?.iter().any(|known| known.manifest.digest == *digest))
     }
@@ -106,6 +110,7 @@ impl Layout {
         let _writing = self.writing.lock().await;
         let mut entries = self.entries()?;
         entries.retain(|entry| !is_of(entry, digest));
+        // The entry first, as no entry may lead to nothing. What remains after a crash in between is garbage.
         self.write_index(&entries).await?;
         std::fs::remove_file(self.blob_path(digest)).map_err(|error| self.failed("deleting from", &error))
     }
@@ -124,6 +129,7 @@ impl Layout {
         progress: &Progress,
     ) -> Result<Arrival> {
         let path = self.blob_path(&part.descriptor.digest);
+        // Not read again: a file gets its name only when it is complete.
         if path.exists() {
             return Ok(Arrival::Already);
         }
@@ -146,9 +152,12 @@ impl Layout {
         for Known { manifest, tag } in known.iter() {
             let kinds = kinds_of(manifest, tag.as_ref(), subject).iter().chain(attested(manifest)).collect();
             let referrer = Referrer { manifest: manifest.clone(), kinds, tag: tag.clone() };
+            // A copy takes a referrer's tag along, so only a tag that makes the link is given.
             let cosign = referrer.kinds.intersects(LinkKind::Cosign.into());
             let referrer = if cosign { referrer } else { Referrer { tag: None, ..referrer } };
             match referrers.iter_mut().find(|other| other.manifest.digest == referrer.manifest.digest) {
+                // The same manifest under several tags, or as a child as well: the tag of cosign must not be
+                // lost.
                 Some(other) if cosign => *other = referrer,
                 Some(_) => {}
                 None if referrer.kinds.is_empty() => {}
@@ -158,20 +167,23 @@ impl Layout {
         Ok(referrers)
     }
 
-    /// All manifests that `index.json` leads to.
+    /// All manifests that are reachable from `index.json`.
     fn known(&self) -> Result<Arc<Vec<Known>>> {
         if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             return Ok(known);
         }
         let entries = self.entries()?;
+        // A stack, so reversed: what comes out is in the order of `index.json`, oldest first.
         let mut left: Vec<(Part, Option<Tag>)> =
             entries.iter().rev().map(|entry| Ok((part(entry)?, tag_of(entry)))).collect::<Result<_>>()?;
         let (mut known, mut seen) = (Vec::new(), HashSet::new());
         while let Some((part, tag)) = left.pop() {
+            // With the tag: a manifest with two tags counts twice, since either may make a link.
             if !seen.insert((part.descriptor.digest.clone(), tag.clone())) {
                 continue;
             }
             let found = self.stored_manifest(&part.descriptor.digest, Some(&part.descriptor.media_type))?;
+            // What is missing is left out here; an index that lists it says so where it is copied.
             if let Some(manifest) = found {
                 left.extend(manifest.children().iter().rev().map(|child| (child.clone(), None)));
                 known.push(Known { manifest, tag });
@@ -192,7 +204,7 @@ impl Layout {
         }
     }
 
-    /// The entries of `index.json`, as they stand there.
+    /// The entries of `index.json`, unparsed: members that only other tools know must survive a rewrite.
     fn entries(&self) -> Result<Vec<Value>> {
         let text = match std::fs::read(self.directory.join("index.json")) {
             Ok(text) => text,
@@ -204,6 +216,7 @@ impl Layout {
         Ok(index.get("manifests").and_then(Value::as_array).cloned().unwrap_or_default())
     }
 
+    /// Rewrites `index.json`.
     async fn write_index(&self, entries: &[Value]) -> Result<()> {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let content = Box::pin(futures_util::stream::iter([Ok(index(entries).into())]));
@@ -250,7 +263,8 @@ fn entry(target: &TagOrDigest, manifest: &Manifest) -> Result<Value> {
     serde_json::to_value(part).map_err(|error| Error::failed("writing index.json", error.to_string()))
 }
 
-/// An entry goes when its tag moves on, and when what it lists without a tag is found through the new manifest.
+/// Whether putting a manifest makes an entry obsolete: its tag moves, or it has none and is reachable through
+/// the new manifest.
 fn is_replaced(entry: &Value, target: &TagOrDigest, manifest: &Manifest) -> bool {
     match (tag_of(entry), target) {
         (Some(tag), TagOrDigest::Tag(moved)) => tag == *moved,

@@ -1,4 +1,4 @@
-//! Manifests as a client holds them: the bytes, and the members that name other content.
+//! Manifests on the client's side: the bytes, and the parsed members that name other content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,10 +10,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{Error, Result};
 use crate::oci::{Algorithm, Descriptor, Digest, ManifestLinks, Tag, links_of, media_type};
 
-/// The annotation that says when something was made (image-spec, `annotations.md`).
+/// The annotation for the time of creation (image-spec, `annotations.md`).
 pub(super) const CREATED: &str = "org.opencontainers.image.created";
 
-/// What images have as their config, whose media type is then their artifact type.
+/// The config types of images. As an image states no `artifactType`, they are its artifact type.
 const CONFIG_TYPES: [&str; 2] =
     ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 const IMAGE: &str = "image";
@@ -22,11 +22,11 @@ const INDEX: &str = "index";
 /// A manifest. Its bytes are never changed.
 #[derive(Clone, Debug)]
 pub struct Manifest {
-    /// The Content-Type that it is kept with.
+    /// Its media type, sent as Content-Type.
     pub media_type: String,
-    /// Of the bytes.
+    /// The digest of the bytes.
     pub digest: Digest,
-    /// What it is.
+    /// The manifest itself, exactly as it was received.
     pub bytes: Bytes,
     members: Members,
 }
@@ -57,16 +57,16 @@ struct Subject {
     digest: Digest,
 }
 
-/// Content that a manifest lists.
+/// An entry of a manifest: a descriptor, with what the client needs of its other members.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     /// Its type, size, digest and annotations.
     #[serde(flatten)]
     pub descriptor: Descriptor,
-    /// What an image of an index runs on.
+    /// The platform of an image in an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
-    /// Where else it is; such content need not be in the registry.
+    /// Where else it is. Such content need not be in the registry (base layers of Windows images).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
 }
@@ -81,12 +81,12 @@ pub struct Platform {
 }
 
 impl Manifest {
-    /// A manifest that came as these bytes. Without a Content-Type its own `mediaType` counts.
+    /// Parses a manifest. Without a Content-Type its own `mediaType` counts.
     pub(super) fn new(bytes: Bytes, content_type: Option<&str>) -> Result<Self> {
         Self::with_algorithm(Algorithm::Sha256, bytes, content_type)
     }
 
-    /// The manifest that was asked for by this digest.
+    /// Parses a manifest and verifies that it has this digest.
     pub(super) fn verified(digest: &Digest, bytes: Bytes, content_type: Option<&str>) -> Result<Self> {
         let manifest = Self::with_algorithm(digest.algorithm(), bytes, content_type)?;
         if manifest.digest == *digest { Ok(manifest) } else { Err(mismatch(digest, &manifest.digest)) }
@@ -99,12 +99,13 @@ impl Manifest {
         let own =
             if members.manifests.is_empty() { media_type::IMAGE_MANIFEST } else { media_type::IMAGE_INDEX };
         let stated = members.media_type.as_deref().unwrap_or(own);
+        // Storage to which a registry redirects sends a Content-Type of its own, which is not a manifest's.
         let media_type =
             content_type.map(media_type::essence).filter(|given| is_manifest(given)).unwrap_or(stated);
         Ok(Self { media_type: media_type.to_owned(), digest, bytes, members })
     }
 
-    /// Other manifests that are parts of it.
+    /// The manifests that it lists, if it is an index.
     #[must_use]
     pub fn children(&self) -> &[Part] {
         &self.members.manifests
@@ -113,15 +114,16 @@ impl Manifest {
     /// The files of an artifact, the layers of an image.
     #[must_use]
     pub fn layers(&self) -> &[Part] {
+        // The artifact manifests of ORAS and of OCI 1.1-rc call them `blobs`.
         if self.members.layers.is_empty() { &self.members.blobs } else { &self.members.layers }
     }
 
-    /// Every blob that belongs to it: config and layers, but nothing that is kept elsewhere.
+    /// The blobs that must be where it is: config and layers, without those that have URLs of their own.
     pub fn blobs(&self) -> impl Iterator<Item = &Part> {
         self.members.config.iter().chain(self.layers()).filter(|part| part.urls.is_empty())
     }
 
-    /// What `subject` says that it is about.
+    /// The digest in `subject`.
     #[must_use]
     pub fn subject(&self) -> Option<&Digest> {
         self.members.subject.as_ref().map(|subject| &subject.digest)
@@ -133,20 +135,22 @@ impl Manifest {
         &self.members.annotations
     }
 
-    /// When it says that it was made, RFC 3339.
+    /// Its annotation of when it was created, RFC 3339.
     #[must_use]
     pub fn created(&self) -> Option<&str> {
         self.members.annotations.get(CREATED).map(String::as_str)
     }
 
-    /// By the derivation of the OCI specification: its own, or for an image manifest its config's media type.
+    /// Its `artifactType`, or for an image manifest its config's media type (distribution-spec, "Listing
+    /// Referrers").
     #[must_use]
     pub fn artifact_type(&self) -> Option<&str> {
+        // An empty one MUST be taken for a missing one (same section).
         let own = self.members.artifact_type.as_deref().filter(|own| !own.is_empty());
         own.or_else(|| self.members.config.as_ref().map(|config| config.descriptor.media_type.as_str()))
     }
 
-    /// What it is, in a word where there is one.
+    /// Its type as it is shown to people: `image`, `index`, or the artifact type.
     #[must_use]
     pub fn type_name(&self) -> &str {
         match self.artifact_type() {
@@ -157,26 +161,26 @@ impl Manifest {
         }
     }
 
-    /// Whether this names what it is: its artifact type, or its [`Manifest::type_name`]. Media types are the same
-    /// in any case (RFC 6838, 4.2).
+    /// Whether this is its artifact type or its [`Manifest::type_name`]. Media types do not depend on case
+    /// (RFC 6838, section 4.2).
     #[must_use]
     pub fn is_of_type(&self, name: &str) -> bool {
         let is = |own: &str| own.eq_ignore_ascii_case(name);
         self.artifact_type().is_some_and(is) || is(self.type_name())
     }
 
-    /// Whether this can be the artifact type that a manifest states, and not only a [`Manifest::type_name`].
+    /// Whether a manifest can state this as its artifact type, and it is not only a [`Manifest::type_name`].
     pub(super) fn could_state_type(name: &str) -> bool {
         ![IMAGE, INDEX].iter().any(|word| word.eq_ignore_ascii_case(name)) && !is_manifest(name)
     }
 
-    /// Whether it has parts that are manifests.
+    /// Whether it is an image index or a Docker manifest list.
     #[must_use]
     pub fn is_index(&self) -> bool {
         media_type::is_index(&self.media_type)
     }
 
-    /// Bytes of the manifest and of the blobs that it lists itself.
+    /// Bytes of the manifest and of the blobs that it lists, without those of child manifests.
     #[must_use]
     pub fn content_size(&self) -> u64 {
         self.size()
@@ -189,22 +193,24 @@ impl Manifest {
         self.bytes.len() as u64
     }
 
-    /// The manifests that it names, and that have to be where it is put: those that it lists, for which every
-    /// registry looks, and those that it is about, for which some do.
+    /// The manifests that have to be there before it is put: those that it lists, and those that it refers
+    /// to.
     #[must_use]
     pub fn needs(&self) -> BTreeSet<Digest> {
+        // Registries refuse an index whose children are missing. GitLab and ECR also refuse a referrer before
+        // its subject, which they MUST accept (distribution-spec, "Pushing Manifests with Subject").
         let listed = self.children().iter().map(|part| part.descriptor.digest.clone());
         let about = self.subject().cloned();
         listed.chain(about).chain(self.links(None).links.into_iter().map(|link| link.subject)).collect()
     }
 
-    /// The links that it carries, pushed to this tag.
+    /// The links that it has when it is pushed to this tag.
     #[must_use]
     pub fn links(&self, tag: Option<&Tag>) -> ManifestLinks {
         links_of(&self.bytes, Some(&self.media_type), tag)
     }
 
-    /// What a list of referrers says of it.
+    /// Its descriptor in a list of referrers.
     #[must_use]
     pub fn descriptor(&self) -> Descriptor {
         Descriptor {
@@ -217,7 +223,7 @@ impl Manifest {
         }
     }
 
-    /// The descriptor by which another manifest refers to it.
+    /// Its descriptor in `subject` or `reference` of another manifest.
     #[must_use]
     pub fn as_subject(&self) -> Part {
         let descriptor =
@@ -226,7 +232,7 @@ impl Manifest {
     }
 }
 
-/// Content that is not what its digest says.
+/// The error for content that does not match its digest.
 pub(super) fn mismatch(expected: &Digest, found: &Digest) -> Error {
     Error::failed(
         format!("checking {expected}"),
@@ -241,6 +247,7 @@ fn is_manifest(content_type: &str) -> bool {
     content_type.contains("manifest") || content_type.contains("index")
 }
 
+/// `null` as a missing member: it is what clients in Go make of an empty list.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     value: D,
 ) -> std::result::Result<T, D::Error> {
@@ -254,7 +261,7 @@ impl From<Descriptor> for Part {
 }
 
 impl Platform {
-    /// Whether an image for `other` is what was asked for by this.
+    /// Whether an image for `other` fits. Without a variant, any will do.
     #[must_use]
     pub fn takes(&self, other: &Self) -> bool {
         self.os == other.os

@@ -1,4 +1,4 @@
-//! How far long work has come, shown on a terminal.
+//! Progress bars on a terminal.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::{BlobStream, Part};
 const BLOB: &str = "{prefix:19} {bar:30} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>4}";
 const ALL: &str = "{prefix:19} {bar:30.green} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>4}";
 
-/// The bars of one command: one for each blob under way, and one for all. They go when it is dropped.
+/// The bars of one command: one for each blob in transfer, and one for all. Dropping it removes them.
 #[derive(Debug)]
 pub struct Progress {
     bars: MultiProgress,
@@ -20,7 +20,7 @@ pub struct Progress {
     sent: Arc<AtomicU64>,
 }
 
-/// The bar of one blob. It goes when it is dropped.
+/// The bar of one blob. Dropping it removes the bar.
 #[derive(Debug)]
 pub(super) struct Bar {
     blob: ProgressBar,
@@ -38,32 +38,32 @@ impl Progress {
         Self { bars, all, sent: Arc::default() }
     }
 
-    /// So many bytes are to come.
+    /// Adds bytes to the expected total.
     pub fn expect(&self, bytes: u64) {
         self.all.inc_length(bytes);
     }
 
-    /// So many of them need not be moved.
+    /// Removes bytes from the expected total, since they are there already.
     pub(super) fn spare(&self, bytes: u64) {
         self.all.set_length(self.all.length().unwrap_or_default().saturating_sub(bytes));
     }
 
-    /// How many bytes of blobs were moved so far.
+    /// The bytes of blobs transferred so far.
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Takes the bars away, for good: what is still sent in the background draws no more, and what is written after
-    /// this stays the last line.
+    /// Removes the bars for good, so that what is written after this stays the last line.
     pub fn finish(&self) {
         self.all.finish_and_clear();
         // Nobody is left to tell if this fails.
         let _cleared = self.bars.clear();
+        // hyper's task may still hold the body of an upload, and with it a bar, which would draw again.
         self.bars.set_draw_target(ProgressDrawTarget::hidden());
     }
 
-    /// The same content, shown as it is read.
+    /// The same content, with a bar that advances as it is read.
     #[must_use]
     pub fn watch(&self, part: &Part, content: BlobStream) -> BlobStream {
         self.blob(part).watching(content)

@@ -1,4 +1,4 @@
-//! What refers to a manifest, and which of it is wanted.
+//! Referrers, and filters for them.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -8,36 +8,36 @@ use crate::oci::{AnnotationFilter, Digest, LinkKind, LinkKinds, Tag};
 /// A manifest that refers to another.
 #[derive(Clone, Debug)]
 pub struct Referrer {
-    /// The one that refers.
+    /// The referring manifest.
     pub manifest: Manifest,
-    /// In which ways.
+    /// The kinds of its links to the subject.
     pub kinds: LinkKinds,
-    /// The tag that makes it refer, as cosign's do.
+    /// The tag that makes it a referrer, as cosign's do.
     pub tag: Option<Tag>,
 }
 
-/// All that refers to one manifest.
+/// The referrers of one manifest.
 #[derive(Clone, Debug, Default)]
 pub struct Referrers {
-    /// What is there, oldest first where that is known.
+    /// Those that exist, oldest first where the order is known.
     pub found: Vec<Referrer>,
-    /// What is listed, but answered with 404 when asked for: deleted behind the back of the list.
+    /// Those that are listed but answered with 404: deleted without the list being updated.
     pub vanished: Vec<Digest>,
 }
 
-/// Filters. Repeats of one mean "or", different ones "and"; without any, everything is wanted.
+/// Filters. Values of one are alternatives, and all filters must match; an empty one matches everything.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     /// Links of these kinds.
     pub kinds: Vec<LinkKind>,
-    /// Is one of these: artifact types, or the words by which [`Manifest::type_name`] calls common ones.
+    /// Is of one of these types: artifact types, or the words of [`Manifest::type_name`] for common ones.
     pub artifact_types: Vec<String>,
     /// Has one of these.
     pub annotations: Vec<AnnotationFilter>,
 }
 
 impl Wanted {
-    /// What is attached to an image, and copied with it: all but the indexes that it is a part of.
+    /// What is attached to an image and copied with it: all kinds but `parent`, the indexes that list it.
     #[must_use]
     pub fn attached() -> Self {
         let kinds = [
@@ -50,7 +50,7 @@ impl Wanted {
         Self { kinds: kinds.to_vec(), ..Self::default() }
     }
 
-    /// Whether this is wanted.
+    /// Whether a referrer passes the filters.
     #[must_use]
     pub fn takes(&self, referrer: &Referrer) -> bool {
         let manifest = &referrer.manifest;
@@ -62,8 +62,7 @@ impl Wanted {
                 || self.annotations.iter().any(|wanted| wanted.matches(manifest.annotations())))
     }
 
-    /// The same as parameters of a references query. An artifact type that only [`Manifest::type_name`] knows
-    /// cannot be asked for; [`Wanted::takes`] sees to it when the list is there.
+    /// The filters as a references query, as far as it has them; [`Wanted::takes`] filters its answer again.
     pub(super) fn to_query(&self) -> String {
         let mut query = "inline=true".to_owned();
         // Every "+" and blank as %XX: in a query some servers read "+" as itself, and some as a blank.
@@ -74,6 +73,8 @@ impl Wanted {
         for kind in &self.kinds {
             add("kind", kind.as_str());
         }
+        // One word of `type_name` among them, and none is sent: they are alternatives, and the server, which
+        // does not know the word, would leave out what it means.
         if self.artifact_types.iter().all(|wanted| Manifest::could_state_type(wanted)) {
             self.artifact_types.iter().for_each(|wanted| add("artifactType", wanted));
         }
@@ -84,7 +85,7 @@ impl Wanted {
     }
 }
 
-/// The kinds of link to `subject` that a manifest carries, pushed to this tag.
+/// The kinds of a manifest's links to `subject`, when it is pushed to this tag.
 pub(super) fn kinds_of(manifest: &Manifest, tag: Option<&Tag>, subject: &Digest) -> LinkKinds {
     let links = manifest.links(tag).links.into_iter();
     links.filter(|link| link.subject == *subject).map(|link| link.kind).collect()

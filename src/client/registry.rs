@@ -43,7 +43,7 @@ impl Registry {
         &self.name
     }
 
-    /// Whether a blob of the other need not be sent to be here.
+    /// Whether a blob of the other repository can be mounted here, without sending it.
     pub(super) fn can_mount_from(&self, other: &Self) -> bool {
         self.session.host() == other.session.host()
     }
@@ -54,6 +54,7 @@ impl Registry {
         let Some(response) = self.session.find(self.pull(&asked, request)).await? else { return Ok(None) };
         let content_type = header(response.headers(), CONTENT_TYPE.as_str()).map(str::to_owned);
         let bytes = response.read(&asked).await?;
+        // Hashed here: `Docker-Content-Digest` says only what the registry believes that it sends.
         let manifest = match target {
             TagOrDigest::Digest(digest) => Manifest::verified(digest, bytes, content_type.as_deref()),
             TagOrDigest::Tag(_) => Manifest::new(bytes, content_type.as_deref()),
@@ -68,6 +69,7 @@ impl Registry {
         if let TagOrDigest::Digest(digest) = target {
             return Ok(Some(digest.clone()));
         }
+        // Some registries leave it out (distribution #2384); then the manifest itself has to be hashed.
         match header(response.headers(), CONTENT_DIGEST).and_then(|digest| digest.parse().ok()) {
             Some(digest) => Ok(Some(digest)),
             None => Ok(self.manifest(target).await?.map(|manifest| manifest.digest)),

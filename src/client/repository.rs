@@ -1,4 +1,4 @@
-//! A place that holds manifests, blobs and links: a repository of a registry, or a directory.
+//! A store of manifests and blobs: a repository of a registry, or a directory in the OCI image layout.
 
 use std::sync::Arc;
 
@@ -9,28 +9,28 @@ use super::{
 };
 use crate::oci::{Digest, Tag, TagOrDigest};
 
-/// Either of the two kinds of place.
+/// A store of either kind.
 #[derive(Clone, Debug)]
 pub enum Repository {
-    /// Over HTTP.
+    /// A repository of a registry, over HTTP.
     Registry(Arc<Registry>),
-    /// An OCI image layout.
+    /// A directory in the OCI image layout.
     Layout(Arc<Layout>),
 }
 
-/// How a blob came to be where it was wanted.
+/// How a blob got to its destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// It was there.
+    /// It was there already.
     Already,
-    /// The registry took it over from another of its repositories.
+    /// The registry mounted it from another of its repositories.
     Mounted,
     /// It was sent.
     Sent,
 }
 
 impl Repository {
-    /// What it is called in messages.
+    /// Its name in messages.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
@@ -39,7 +39,7 @@ impl Repository {
         }
     }
 
-    /// A manifest, checked against the digest if it was named by one.
+    /// A manifest, verified if it was asked for by digest. Its absence is an error.
     pub async fn manifest(&self, target: &TagOrDigest) -> Result<Manifest> {
         let found = self.find_manifest(target).await?;
         found.ok_or_else(|| {
@@ -60,7 +60,7 @@ impl Repository {
         }
     }
 
-    /// What a command's argument names; of an index, the one image for `platform` if that is given.
+    /// The image that a command's argument names. Of an index, the image for `platform` if that is given.
     pub async fn image(&self, target: &Target, platform: Option<&Platform>) -> Result<Manifest> {
         let named = match (self, target) {
             (_, Target::Named(named)) => named.clone(),
@@ -89,7 +89,7 @@ impl Repository {
         self.manifest(&TagOrDigest::Digest(part.descriptor.digest.clone())).await
     }
 
-    /// Which manifest a tag or digest leads to, if it is there.
+    /// The digest of a manifest, if it is there.
     pub async fn digest(&self, target: &TagOrDigest) -> Result<Option<Digest>> {
         match self {
             Self::Registry(registry) => registry.digest(target).await,
@@ -97,7 +97,7 @@ impl Repository {
         }
     }
 
-    /// Whether a manifest is there, and everything that it needs to be found.
+    /// Whether a manifest is there and can be found: in a layout, its file alone is not enough.
     pub async fn has_manifest(&self, digest: &Digest) -> Result<bool> {
         match self {
             Self::Registry(registry) => {
@@ -107,7 +107,7 @@ impl Repository {
         }
     }
 
-    /// Puts a manifest there, by its digest or by a tag.
+    /// Pushes a manifest by its digest or to a tag.
     pub async fn put_manifest(&self, target: &TagOrDigest, manifest: &Manifest) -> Result<()> {
         match self {
             Self::Registry(registry) => registry.put_manifest(target, manifest).await,
@@ -115,7 +115,7 @@ impl Repository {
         }
     }
 
-    /// Takes a manifest away. Blobs stay until the place is tidied.
+    /// Deletes a manifest. Its blobs stay until garbage collection.
     pub async fn delete_manifest(&self, digest: &Digest) -> Result<()> {
         match self {
             Self::Registry(registry) => registry.delete_manifest(digest).await,
@@ -123,7 +123,7 @@ impl Repository {
         }
     }
 
-    /// The content of a blob, checked on its way.
+    /// The content of a blob, verified on the way.
     pub async fn blob(&self, part: &Part) -> Result<BlobStream> {
         match self {
             Self::Registry(registry) => registry.blob(part).await,
@@ -131,7 +131,7 @@ impl Repository {
         }
     }
 
-    /// Puts a blob there that another place has, without its passing through here where that can be avoided.
+    /// Copies a blob from another store; within one registry it is mounted and not downloaded.
     pub async fn take_blob(&self, part: &Part, from: &Self, progress: &Progress) -> Result<Arrival> {
         match (self, from) {
             (Self::Registry(to), Self::Registry(other)) if to.can_mount_from(other) => {
@@ -142,7 +142,7 @@ impl Repository {
         }
     }
 
-    /// Puts a blob there.
+    /// Pushes a blob.
     pub async fn put_blob<F: Future<Output = Result<BlobStream>>>(
         &self,
         part: &Part,
@@ -155,17 +155,19 @@ impl Repository {
         }
     }
 
-    /// What refers to a manifest.
+    /// The referrers of a manifest.
     pub async fn referrers(&self, subject: &Digest, wanted: &Wanted) -> Result<Referrers> {
         let mut referrers = match self {
             Self::Registry(registry) => registry.referrers(subject, wanted).await?,
             Self::Layout(layout) => Referrers { found: layout.referrers(subject)?, vanished: Vec::new() },
         };
+        // Only refshim's list is filtered already, and not by every filter (see `Wanted::to_query`).
         referrers.found.retain(|referrer| wanted.takes(referrer));
         Ok(referrers)
     }
 
-    /// Makes sure that a manifest with a `subject` is found from it, if the place does not see to that.
+    /// Makes sure that referrers are listed: in a registry without the referrers API, at the tag of their
+    /// subject. A layout has no such list.
     pub async fn ensure_listed(&self, referrers: &[Manifest]) -> Result<()> {
         match self {
             Self::Registry(registry) => registry.ensure_listed(referrers).await,
@@ -173,7 +175,7 @@ impl Repository {
         }
     }
 
-    /// Takes a manifest off the list at the referrers tag of its subject, if there is one.
+    /// Removes a manifest from the list at the referrers tag of its subject, if there is one.
     pub async fn unlist(&self, referrer: &Manifest) -> Result<()> {
         match self {
             Self::Registry(registry) => registry.unlist(referrer).await,

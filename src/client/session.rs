@@ -1,7 +1,7 @@
 //! One registry as one user: sends requests, and logs in when the registry asks for it.
 //!
-//! Credentials go to the registry itself and to the token service that it names, and to no other host: neither
-//! to where a redirect leads nor to where an upload is sent on to.
+//! Credentials go to the registry itself and to the token service that it names, and to no other host:
+//! neither to where a redirect leads nor to where an upload is sent on to.
 
 mod challenge;
 mod token;
@@ -24,7 +24,7 @@ use token::Token;
 const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_REGISTRY: &str = "registry-1.docker.io";
 
-/// A registry, spoken to as one user.
+/// A registry, used as one user.
 #[derive(Debug)]
 pub(super) struct Session {
     transport: Transport,
@@ -34,14 +34,14 @@ pub(super) struct Session {
     login: Mutex<Login>,
 }
 
-/// How the registry wants to be told who is asking, as far as it has said so.
+/// What the registry asked for so far: Basic, or tokens, by their scope.
 #[derive(Debug, Default)]
 struct Login {
     basic: Option<HeaderValue>,
     tokens: HashMap<String, Token>,
 }
 
-/// What a request needs rights to: `repository:name:actions`, separated by spaces.
+/// The rights that a request needs: `repository:name:actions`, separated by spaces.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Scope(String);
 
@@ -112,8 +112,8 @@ impl Session {
         })
     }
 
-    /// The answer, whatever its status. A 401 is answered by logging in, once; a request whose body is a
-    /// stream cannot be said twice, and is sent with the rights that a request before it won.
+    /// The answer, whatever its status. After a 401 it logs in and repeats the request, once. A streamed body
+    /// cannot be sent twice, so such a request needs an earlier one of the same scope that logged in.
     pub(super) async fn send(&self, ask: Ask<'_>) -> Result<Response> {
         let Ask { asked, scope, mut request } = ask;
         let is_ours = request.url().origin() == self.base.origin();
@@ -122,7 +122,8 @@ impl Session {
         }
         let again = request.try_clone();
         let response = self.transport.send(asked, request).await?;
-        // Where a redirect led to does not say where the credentials go.
+        // A challenge from where a redirect led must be ignored: that host would name the token service that
+        // gets the password.
         let is_ours = is_ours && response.url().origin() == self.base.origin();
         let (StatusCode::UNAUTHORIZED, true, Some(mut again)) = (response.status(), is_ours, again) else {
             return Ok(response);
@@ -150,10 +151,12 @@ impl Session {
         }
     }
 
-    /// The failure that an answer is.
+    /// The error for an unwanted answer.
     pub(super) async fn refused(&self, asked: &str, response: Response) -> Error {
         let (status, url) = (response.status(), response.url().origin().ascii_serialization());
+        // Without the body, the status still says more than an error about reading it.
         let body = response.read(asked).await.unwrap_or_default();
+        // TLS servers answer plain HTTP with a 400 of their own.
         if let Some(mixed_up) = MixedUp::told(&url, status, &body) {
             return Error::mixed_up(asked, &mixed_up);
         }
@@ -166,7 +169,7 @@ impl Session {
         token.map(Token::authorization).or_else(|| login.basic.clone())
     }
 
-    /// Wins the rights that a 401 says are missing.
+    /// Logs in as a 401 demands; gives the `Authorization` to repeat the request with.
     async fn log_in(&self, asked: &str, scope: &Scope, refused: Response) -> Result<HeaderValue> {
         let challenge = Challenge::of(refused.headers().get_all(WWW_AUTHENTICATE));
         let Some(challenge) = challenge else { return Err(self.refused(asked, refused).await) };
@@ -181,6 +184,7 @@ impl Session {
             }
             (Challenge::Bearer(service), credential) => {
                 let realm = self.resolve(&self.base, &service.realm)?;
+                // TLS is there to protect the credentials, and those go to the realm.
                 if self.base.scheme() == "https" && realm.scheme() != "https" {
                     return Err(Error::failed(
                         asked,
@@ -191,6 +195,8 @@ impl Session {
                     ));
                 }
                 let token = Token::ask(&self.transport, realm, &service.service, scope, credential).await?;
+                // No lock is held while waiting: requests that are refused at the same time each get a token,
+                // and the last one is kept.
                 let authorization = token.authorization();
                 self.login().tokens.insert(scope.0.clone(), token);
                 Ok(authorization)
@@ -200,6 +206,7 @@ impl Session {
 
     async fn credential(&self) -> Result<Option<&Credential>> {
         let host = self.host.clone();
+        // Once for each registry: credential helpers are programs to run.
         let find = || async {
             let found = tokio::task::spawn_blocking(move || credentials::stored(&host)).await;
             found.unwrap_or_else(|error| Err(Error::failed("looking for credentials", error.to_string())))

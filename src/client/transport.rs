@@ -1,5 +1,5 @@
-//! HTTP as the commands speak it: the stack of the server's upstreams, with what only a client has to do:
-//! following redirects, and going through the proxies of the environment.
+//! HTTP for the commands: the stack that the server uses towards its upstreams, plus what only a client does:
+//! following redirects, and using the proxies of the environment.
 
 use std::error::Error as _;
 use std::mem;
@@ -24,17 +24,18 @@ use url::Url;
 use super::{BlobStream, Error, Result};
 use crate::tls::{ClientConnector, ClientTls};
 
-/// How long a connection may take to come about.
+/// Time-out of connecting.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// How long a registry may be silent. A body as a whole may take as long as it likes.
+/// Idle time-out. There is none for a whole body: how long a blob takes depends on its size.
 pub(super) const SILENCE_LIMIT: Duration = Duration::from_secs(60);
-/// After so long a connection that nobody uses is closed.
+/// How long an unused connection is kept.
 const IDLE_LIMIT: Duration = Duration::from_secs(90);
-/// Nothing that is held in memory may be longer, in bytes.
+/// The longest answer that is held in memory, in bytes.
 const ANSWER_LIMIT: usize = 64 << 20;
-/// How many redirects are followed to an answer. Go's client, which registries are mostly asked by, follows as many.
+/// How many redirects are followed to an answer: as many as by Go's client, which most clients of registries
+/// use.
 const REDIRECTS: usize = 10;
-/// How often a request is sent again that the registry says it did not process.
+/// How often a request is repeated that the registry says it did not process.
 const RESENDS: usize = 2;
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("refshim/", env!("CARGO_PKG_VERSION")));
 
@@ -61,7 +62,8 @@ enum RequestBody {
     Whole(Bytes),
     /// Can be sent once.
     Streamed(BlobStream),
-    /// Was streamed.
+    /// Was streamed. Not an empty `Whole`, which could be sent again and would replace the content by
+    /// nothing.
     Gone,
 }
 
@@ -78,7 +80,7 @@ impl std::fmt::Debug for RequestBody {
 /// An answer whose body is still to be read.
 #[derive(Debug)]
 pub(super) struct Response {
-    /// Who gave it, after redirects.
+    /// The URL that answered, after redirects.
     url: Url,
     status: StatusCode,
     headers: HeaderMap,
@@ -96,7 +98,7 @@ impl Request {
         Self { body: RequestBody::Whole(body.into()), ..self }
     }
 
-    /// The same with a body that is not held in memory. Its length stands in the headers.
+    /// The same with a body that is not held in memory. The caller sets its `Content-Length`.
     pub(super) fn with_stream(self, body: BlobStream) -> Self {
         Self { body: RequestBody::Streamed(body), ..self }
     }
@@ -135,7 +137,7 @@ impl Request {
         Full::new(whole).map_err(|never| match never {}).boxed_unsync()
     }
 
-    /// What a redirect makes of the request (RFC 9110, section 15.4).
+    /// The request to send after a redirect (RFC 9110, section 15.4).
     fn redirected(mut self, asked: &str, response: &Response, location: &str) -> Result<Self> {
         let failed = |why: String| Error::failed(asked, why);
         let from = &response.url;
@@ -144,19 +146,21 @@ impl Request {
         if !matches!(to.scheme(), "http" | "https") {
             return Err(failed(format!("redirected to {}:, which is not followed", to.scheme())));
         }
-        // Whoever reads or changes what comes without encryption could do so with all that comes with it.
+        // A blob over plain HTTP can be read by anyone on the way, although the user asked for TLS.
         if from.scheme() == "https" && to.scheme() == "http" {
             let to = to.origin().ascii_serialization();
             return Err(failed(format!("redirected to {to}, which is not encrypted"))
                 .advise("have the registry redirect to https, or hand out blobs itself"));
         }
-        // Once gone, they stay away: who is redirected back did not choose to be asked with them.
+        // They are not restored by a redirect back to the registry: another host chose what that asks for.
         if from.origin() != to.origin() {
             self.headers.remove(AUTHORIZATION);
         }
         let becomes_get = match response.status {
+            // A HEAD may stay one (RFC 9110, section 15.4.4), and its answer's head is all that is wanted.
             StatusCode::SEE_OTHER => self.method != Method::HEAD,
-            // As browsers have always done it, and registries expect of Go's client.
+            // As browsers and Go's client do, which RFC 9110 allows for compatibility (sections 15.4.2 and
+            // 15.4.3).
             StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => self.method == Method::POST,
             _ => false,
         };
@@ -202,7 +206,7 @@ impl Response {
             let frame = timeout(SILENCE_LIMIT, self.body.frame()).await.map_err(|_| silent(asked))?;
             let Some(frame) = frame else { return Ok(None) };
             let frame = frame.map_err(|error| Error::unreachable(asked, &self.url, &error))?;
-            // Trailers are of no use here.
+            // A frame of trailers is skipped: it is not the end of the body yet.
             if let Ok(data) = frame.into_data() {
                 return Ok(Some(data));
             }
@@ -231,11 +235,11 @@ impl Transport {
         Self { pool: pool.build(connector.clone()), connector }
     }
 
-    /// The answer after all redirects, whatever its status. A body that is a stream is sent once, and a redirect
-    /// is then the answer.
+    /// The answer after all redirects, whatever its status. A body that is a stream is sent once, and a
+    /// redirect is then the answer.
     pub(super) async fn send(&self, asked: &str, request: Request) -> Result<Response> {
         if request.is_streamed() {
-            // How long that may take is up to whoever made the stream.
+            // The time depends on the blob's size; whoever made the stream watches that it moves.
             self.follow(asked, request).await
         } else {
             timeout(SILENCE_LIMIT, self.follow(asked, request)).await.map_err(|_| silent(asked))?
@@ -246,6 +250,7 @@ impl Transport {
         for _ in 0..=REDIRECTS {
             let response = self.exchange(asked, &mut request).await?;
             match response.location() {
+                // An upload that was sent is gone; its redirect is an answer like any other.
                 Some(location) if !request.is_streamed() => {
                     request = request.redirected(asked, &response, location)?;
                 }
@@ -267,6 +272,8 @@ impl Transport {
                 }
                 Err(error) => error,
             };
+            // Only what certainly was not processed: a PUT or POST that was must not be repeated. A body that
+            // was begun cannot be had back.
             if request.is_streamed() || sent == RESENDS || !was_refused(&error) {
                 return Err(Error::unreachable(asked, &request.url, &error));
             }
@@ -276,7 +283,8 @@ impl Transport {
 
     fn outgoing(&self, asked: &str, request: &mut Request) -> Result<http::Request<SentBody>> {
         let mut url = request.url.clone();
-        // Names and passwords in a URL are nobody's: those of a registry come with its challenge.
+        // A redirect or a `Location` may have a name and password in its URL, which must not be sent (RFC
+        // 9110, section 4.2.4).
         let _has_no_host = url.set_username("").and_then(|()| url.set_password(None));
         let uri: Uri = url
             .as_str()
@@ -291,7 +299,8 @@ impl Transport {
         if let RequestBody::Whole(body) = &request.body
             && matches!(request.method, Method::POST | Method::PUT)
         {
-            // Also of an empty body: some servers refuse a POST without a length (411).
+            // Also of an empty body: some registries refuse a POST without a length (411), and hyper leaves
+            // it out.
             headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
         }
         let mut outgoing = http::Request::new(request.take_body());
@@ -303,7 +312,8 @@ impl Transport {
 }
 
 /// Whether the registry says that it did not process a request: it ends the connection in good order, with a
-/// GOAWAY that names only streams before this one (RFC 9113, section 6.8), or refuses the stream (section 8.7).
+/// GOAWAY that names only streams before this one (RFC 9113, section 6.8), or refuses the stream (section
+/// 8.7).
 fn was_refused(error: &legacy::Error) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,9 +1,10 @@
-//! The way of a request: the layers that every request meets, in their order, and behind them one `match` on what
-//! it asks for.
+//! The way of a request: the layers that every request passes, in their order, and behind them one `match` on
+//! its route.
 //!
-//! The layers are the lines of `App::serve` and `App::answer` and not `tower::Layer`s: each gives the next one
-//! something that only it has (a place, a share, an upstream), which a stack would carry in the request's extensions
-//! or in a type and a pinned future for each. Towards the connection the whole is one [`tower::Service`].
+//! The layers are lines of `App::serve` and `App::answer` and not `tower::Layer`s: each hands the next one
+//! something of its own (a place, a share, an upstream), which a stack would carry in the request's
+//! extensions or in a type and a pinned future for each. For the connection, all of it is one
+//! [`tower::Service`].
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -32,7 +33,7 @@ use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::registry::Caller;
 use crate::telemetry::{Metrics, within_request};
 
-/// What answers the clients' requests.
+/// Answers the clients' requests.
 #[derive(Debug)]
 pub struct App {
     selection: Selection,
@@ -90,7 +91,7 @@ impl App {
         })
     }
 
-    /// What is met by every request, whether it is accepted or not.
+    /// The layers that every request passes, whether it is accepted or not.
     async fn serve(
         &self,
         origin: Origin,
@@ -104,6 +105,7 @@ impl App {
         let mut response = match self.admit(&origin, place, &mut request) {
             Ok(in_progress) => {
                 let mut response = self.answer(origin, request, &in_progress).await;
+                // To the last byte: until then the client's share counts it, and its connection is not idle.
                 response.body_mut().keep(in_progress);
                 response
             }
@@ -119,7 +121,8 @@ impl App {
         response
     }
 
-    /// What a request must pass before anything is done for it. The guard counts it, to the last byte of its answer.
+    /// Checks a request before anything is done for it. The guard counts it until the last byte of its
+    /// answer.
     fn admit(
         &self,
         origin: &Origin,
@@ -138,7 +141,7 @@ impl App {
         Ok(self.requests.begin(origin.client(), busy)?)
     }
 
-    /// The upstream that an accepted request is for, what it asks for, and what each line of the log about it says.
+    /// Selects the upstream of an accepted request and parses its route, and says both in each of its log lines.
     async fn answer(
         &self,
         origin: Origin,
@@ -154,8 +157,8 @@ impl App {
         within_request(log, answer).await
     }
 
-    /// What every answer meets on its way back: an error becomes one, counted and logged, and leads back the way the
-    /// request came.
+    /// The layers that every answer passes: errors become answers, which are counted and logged, and
+    /// addresses in the head are made to lead back here.
     async fn finish(
         &self,
         handlers: &Handlers,
@@ -169,6 +172,7 @@ impl App {
         let is_query = matches!(class, RouteClass::References | RouteClass::Referrers);
         let mut caller = None;
         let result = self.dispatch(handlers, route, &origin, request, in_progress, &mut caller).await;
+        // Before it is counted: an answer for which there is no room is an error.
         let result = result.and_then(|response| self.hold(origin.client(), response));
         if is_query {
             handlers.count_query(log.began, &result);
@@ -182,14 +186,15 @@ impl App {
         if let Some(caller) = &caller {
             handlers.let_origins_read(&mut response, caller);
         }
+        // Also refshim's own: the `Link` of a page needs the mark of its upstream.
         forward::lead_back(&mut response, &handlers.upstream, &origin);
         handlers.metrics.request(class, response.status());
         log.answered(&response);
         response
     }
 
-    /// All ways that there are. Each is boxed: no request pays for the largest of them. Who asked a query is left in
-    /// `caller`, also when the answer is an error.
+    /// The match on the route. Each future is boxed, so that no request pays for the size of the largest. A
+    /// query's caller is left in `caller`, also if the answer is an error.
     async fn dispatch(
         &self,
         handlers: &Handlers,
@@ -213,6 +218,7 @@ impl App {
                 Box::pin(look).await
             }
             Route::PutManifest { repository, manifest } => {
+                // A push goes on without its client, and counts for it as long.
                 let in_progress = in_progress.clone();
                 let push =
                     handlers.pushes.put(at(repository), manifest, origin.clone(), request, in_progress);
@@ -239,8 +245,8 @@ impl App {
         }
     }
 
-    /// Counts an answer of refshim's own until the client has taken it: clients that do not read must not fill the
-    /// memory.
+    /// Counts the bytes of refshim's own answers until the client has read them, so that clients that do not
+    /// read cannot fill the memory.
     fn hold(&self, client: IpAddr, mut response: Response<Body>) -> Result<Response<Body>, Error> {
         if let Some(length) = response.body().whole_length() {
             let answer = self.answers.take(client, length)?;
@@ -251,6 +257,7 @@ impl App {
 
     fn reject(&self, request: &Request<Incoming>, error: &Error) -> Response<Body> {
         let log = RequestLog::of(request);
+        // The id here, since there is no span yet.
         log.failure(error, Some(log.request_id()));
         self.count_rejected(error);
         let response = error.to_response();
@@ -264,8 +271,9 @@ impl App {
         }
     }
 
-    /// The handlers of the upstream that a request is for; the request then says what that upstream is to be asked.
+    /// Selects the upstream, and rewrites the request's path if it is another one there.
     fn select<'a>(&'a self, origin: Origin, request: &mut Request<Incoming>) -> (&'a Handlers, Origin) {
+        // Only the target of CONNECT has no path, and that was rejected.
         let Some(target) = request.uri().path_and_query() else { return (&self.default, origin) };
         let mut selected = self.selection.select(origin.requested_host(), target);
         if let Some(target) = selected.target.take() {
@@ -276,8 +284,8 @@ impl App {
     }
 }
 
-/// Leaves the length that a GET would get. In HTTP/1.1 hyper does it, in HTTP/2 it sends the body, which clients
-/// take for a broken stream (RFC 9110, section 9.3.2).
+/// Removes the body of an answer to HEAD and leaves the length that a GET would have (RFC 9110, section
+/// 9.3.2). In HTTP/1.1 hyper does so; in HTTP/2 it sends the body, which clients treat as a stream error.
 fn leave_body_out(response: &mut Response<Body>) {
     if response.body().is_end_stream() {
         return;

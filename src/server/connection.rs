@@ -1,6 +1,6 @@
-//! One client's connection from its acceptance to its end. What the client does not do in time ends it: the
-//! TLS handshake, the first bytes, each head. The one rule is that a connection without a request in progress
-//! is closed after `timeouts.client_headers`, or earlier when another one needs its place.
+//! One client's connection, from accept to close. There is one rule for the TLS handshake, the first bytes
+//! and each head alike: a connection without a request in progress is closed after `timeouts.client_headers`,
+//! or earlier if another one needs its place.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -31,29 +31,31 @@ use crate::tls::Acceptor;
 
 use super::watched::{Protocol, WatchedStream};
 
-/// The longest head of a client's request. Twice of what any client was seen to send: cookies and tokens of
-/// 64 KiB.
+/// The longest head of a client's request: twice the longest that clients were seen to send, cookies and
+/// tokens of 64 KiB.
 const MAX_HEAD_BYTES: usize = 128 * 1024;
 
-/// How long a connection may last that is only told that there are too many.
+/// How long a connection over the limit, which only gets 503, may last.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(5);
-/// How long a client has to read that its connection ends, and to send what crossed that.
+/// How long a client has to read that its connection ends. A request that it sent before it read that is
+/// answered.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// When the system asks a client that says nothing whether it is still there (TCP keep-alive), and how often
-/// again. A client that vanished without a word is noticed by nothing else while it is owed an answer.
+/// TCP keep-alive: when the first probe is sent, and how often it is repeated. Nothing else notices that a
+/// client has vanished while it waits for an answer.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// HTTP/2 flow control: how much a stream, and a connection, may have under way. Large enough for a
-/// blob at full speed, small enough for many clients.
+/// HTTP/2 flow control windows of a stream and a connection: large enough for a blob at full speed, small
+/// enough for many clients.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// What is queued of a stream for a client that lets writes wait. It is counted nowhere but by its stream.
+/// The most that is queued of a stream whose client does not read. No limit but this one counts these bytes.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
-/// Streams of one HTTP/2 connection at a time. RFC 9113 recommends at least 100 (section 6.5.2).
+/// Concurrent streams of one HTTP/2 connection. RFC 9113 recommends at least 100 (section 6.5.2).
 const MAX_STREAMS: u32 = 128;
-/// Streams that the client reset before they were looked at, and that refshim reset, before the connection is
-/// closed: clients that open and reset streams without end would cost work without a limit (CVE-2023-44487).
+/// Streams that the client reset before they were accepted, and streams that refshim reset, after which the
+/// connection is closed: opening and resetting streams without end would cause unlimited work
+/// (CVE-2023-44487).
 const MAX_PENDING_RESETS: usize = 20;
 const MAX_LOCAL_RESETS: usize = 1_024;
 
@@ -71,7 +73,7 @@ where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    /// Serves the client to the end of its connection.
+    /// Serves the connection until it ends.
     pub(super) async fn serve(self, tls: Option<Arc<Acceptor>>, stream: TcpStream) {
         let stream = match client_stream(stream, self.timeouts.body_idle) {
             Ok(stream) => stream,
@@ -81,7 +83,8 @@ where
             }
         };
         let Some(tls) = tls else { return self.serve_http(stream).await };
-        // Boxed, as all that follows: a connection keeps nothing of what is behind it.
+        // Boxed, as each later step: an idle connection would otherwise hold the memory of the largest of
+        // them.
         match self.in_time(Box::pin(tls.accept(stream))).await {
             Some(Ok(stream)) => self.serve_http(stream).await,
             Some(Err(error)) => tracing::debug!(client = %self.client, %error, "a TLS handshake failed"),
@@ -91,6 +94,8 @@ where
 
     async fn serve_http(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
         let mut stream = WatchedStream::new(stream, Arc::clone(&self.place));
+        // By the first bytes and not by ALPN: without TLS there is none, and with TLS a client may do
+        // without.
         let protocol = self.in_time(Box::pin(stream.protocol())).await;
         let client = self.client;
         let ended = match protocol {
@@ -114,7 +119,8 @@ where
             through(outlet, service.call(request))
         });
         let mut builder = http1::Builder::new();
-        // Without hyper's own time-out for heads, which would be a second timer for the same.
+        // Without hyper's time-out for heads: `place.closing` is that timer already, and one for all
+        // requests.
         builder.max_buf_size(BUFFER_BYTES).max_header_size(MAX_HEAD_BYTES).max_headers(MAX_HEADERS);
         let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
         let end = ConnectionEnd { place: &place, limit: limit(&place, &timeouts), shutdown: &shutdown };
@@ -136,8 +142,9 @@ where
             .max_concurrent_streams(MAX_STREAMS)
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
             .max_local_error_reset_streams(MAX_LOCAL_RESETS);
-        // Without PINGs to see whether the client is there: behind all that is queued on a slow line, they would
-        // come too late. Idle connections end anyhow, and so do writes and streams that wait for too long.
+        // Without keep-alive PINGs: behind the data queued for a slow line they come too late, and a download
+        // that moves would be cut off. Idle connections, blocked writes and stalled streams have limits of
+        // their own.
         let service = service_fn(move |request| {
             let outlet = streams.begin();
             through(outlet, service.call(request))
@@ -147,9 +154,10 @@ where
         end.of(connection, http2::Connection::graceful_shutdown).await
     }
 
-    /// What `step` comes to, unless the connection is to be closed before.
+    /// The result of `step`, or `None` if the connection has to be closed before.
     async fn in_time<T>(&self, step: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
+            // What is done at the last moment counts.
             biased;
             done = step => Some(done),
             _ = self.place.closing(limit(&self.place, &self.timeouts)) => None,
@@ -158,8 +166,8 @@ where
     }
 }
 
-/// The answer, given out through `outlet`. No async block, which would have room for `answer` twice: each request
-/// pays for moving that.
+/// The answer, sent through `outlet`. Not an async block, whose future would have room for `answer` twice:
+/// each request would pay for moving it.
 fn through(
     outlet: Outlet,
     answer: impl Future<Output = Result<Response<Body>, Infallible>>,
@@ -167,6 +175,7 @@ fn through(
     answer.map_ok(|response| response.map(|body| body.through(outlet)))
 }
 
+/// How long the connection may be idle.
 fn limit(place: &Place, timeouts: &TimeoutsConfig) -> Duration {
     if place.is_served() { timeouts.client_headers } else { REFUSAL_LIMIT }
 }
@@ -193,7 +202,7 @@ impl ConnectionEnd<'_> {
         };
         say_goodbye(connection.as_mut());
         if closing == Closing::Evicted {
-            // Another client waits for its place: as much is said as can be without a wait.
+            // Another client waits for its place: only what can be written without waiting is written.
             return tokio::select! {
                 biased;
                 ended = connection.as_mut() => ended,
@@ -204,7 +213,7 @@ impl ConnectionEnd<'_> {
             tokio::select! {
                 biased;
                 ended = connection.as_mut() => return ended,
-                // Whoever waits for its place waits for its end.
+                // Another client waits for its place now.
                 () = self.place.evicted() => return Ok(()),
                 () = tokio::time::sleep(GOODBYE) => {}
             }
@@ -217,11 +226,11 @@ impl ConnectionEnd<'_> {
 }
 
 /// hyper's executor for the streams of one HTTP/2 connection: a task for each, with a limit on how long its
-/// client may take nothing of the answer.
+/// client may read nothing of the answer.
 #[derive(Clone, Debug)]
 struct Streams {
-    /// What is taken of the stream that begins now. hyper calls the service and then at once the executor
-    /// with what the service gave, one stream after the other.
+    /// The count of what the client has read of the stream that begins now. It gets from the service to the
+    /// executor this way because hyper calls one right after the other, for one stream at a time.
     begun: Arc<Mutex<Option<Arc<AtomicU64>>>>,
     idle: Duration,
 }
@@ -248,8 +257,9 @@ where
 
 type TcpClientStream = Pin<Box<TimeoutStream<TcpStream>>>;
 
-/// A client that takes nothing for too long is let go.
+/// Sets up the socket: keep-alive, and a time-out for blocked writes.
 fn client_stream(stream: TcpStream, idle: Duration) -> io::Result<TcpClientStream> {
+    // Nagle's algorithm would hold a short answer back until the client acknowledges the one before it.
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
     SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;

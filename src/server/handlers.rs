@@ -1,4 +1,4 @@
-//! What answers the requests for one upstream.
+//! The handlers of the requests for one upstream.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,7 +24,7 @@ use crate::registry::reader::ManifestReader;
 use crate::registry::{Caller, Merger, Registry, Visit};
 use crate::telemetry::Metrics;
 
-/// One upstream and what handles the requests for it.
+/// One upstream and its handlers.
 #[derive(Debug)]
 pub(super) struct Handlers {
     pub(super) upstream: Arc<Upstream>,
@@ -88,7 +88,7 @@ impl Handlers {
         }
     }
 
-    /// A query's caller at its repository.
+    /// The visit of a query's caller to its repository.
     pub(super) fn visit(&self, name: RepositoryName, origin: &Origin, request: &Request<Incoming>) -> Visit {
         let caller = self.registry.caller(request.headers(), request.uri(), origin);
         self.registry.visit(&caller, self.repository(name))
@@ -101,12 +101,13 @@ impl Handlers {
         }
     }
 
-    /// Pages of other origins may read refshim's own answers as far as they may read the registry's (Fetch,
-    /// section 3.2).
+    /// Lets web pages of other origins read refshim's own answers as far as they may read the registry's
+    /// (CORS; Fetch standard, section 3.2).
     pub(super) fn let_origins_read(&self, response: &mut Response<Body>, caller: &Caller) {
         let Some(fields) = self.registry.access_control(caller) else { return };
         let headers = response.headers_mut();
-        // A refusal of the registry has its own already.
+        // A refusal passed on from the registry has them already. Looked up before any is added: a second
+        // value of a field would otherwise be taken for present.
         let missing = |name: &HeaderName| !headers.contains_key(name);
         let missing: Vec<_> = fields.iter().filter(|(name, _)| missing(name)).collect();
         for (name, value) in missing {

@@ -1,4 +1,4 @@
-//! What the log says of a request, and the id by which its client can quote it.
+//! The log lines of a request, and the request id, which its client can quote.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,10 +15,10 @@ use crate::proxy::error::Error;
 use crate::proxy::upstream::Upstream;
 use crate::telemetry::Described;
 
-/// How much of a request's id is logged.
+/// How many bytes of a request id are logged.
 const LOGGED_ID_BYTES: usize = 128;
 
-/// What the log says of a request. Paths may hold tokens in their query, so that part is left out.
+/// The fields of a request's log lines. Without the query, which may hold tokens.
 pub(super) struct RequestLog {
     method: Method,
     uri: Uri,
@@ -44,7 +44,7 @@ impl RequestLog {
         Self { selected: Some((Arc::clone(upstream), target.clone())), ..self }
     }
 
-    /// The id is told where the line does not tell it anyhow.
+    /// Logs a failure. `request_id` is for lines outside of `within_request`, which say it otherwise.
     pub(super) fn failure(&self, error: &Error, request_id: Option<&str>) {
         let (method, path) = (&self.method, self.uri.path());
         let causes = causes(error);
@@ -61,8 +61,8 @@ impl RequestLog {
             "answered");
     }
 
-    /// As far as it is one: a client may send anything of any length, and what could be read as further fields of
-    /// the line.
+    /// The request id as it is logged: cut at the first character that could forge another field of the line,
+    /// and at [`LOGGED_ID_BYTES`].
     pub(super) fn request_id(&self) -> &str {
         let id = self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
         let is_of_id = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(&byte);
@@ -90,7 +90,7 @@ fn causes(error: &dyn std::error::Error) -> String {
     sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Ids that differ between processes and between requests of one.
+/// Makes request ids that differ between processes and between requests.
 #[derive(Debug)]
 pub(super) struct RequestIds {
     process: u64,
@@ -100,12 +100,14 @@ pub(super) struct RequestIds {
 impl RequestIds {
     pub(super) fn new() -> Self {
         use std::hash::BuildHasher as _;
+        // The keys of `RandomState` are random. The process id alone is the same in most containers.
         let process = std::hash::RandomState::new().hash_one(std::process::id());
         Self { process, count: AtomicU64::new(0) }
     }
 
     /// The id that a request came with, or a new one that it gets.
     pub(super) fn identify<B>(&self, request: &mut Request<B>) -> Option<HeaderValue> {
+        // Kept, so that the logs of everyone on the way have the same id.
         if let Some(id) = request.headers().get(X_REQUEST_ID) {
             return Some(id.clone());
         }

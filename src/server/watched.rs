@@ -1,5 +1,5 @@
-//! A client's connection byte for byte: which protocol it speaks, heads that do not come to their end, and writes
-//! that the client lets wait.
+//! A client's connection at the level of bytes: its protocol, the bytes of incomplete heads, and writes that
+//! the client blocks.
 
 use std::io;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use crate::http::body::Backlog;
 use crate::http::limits::Place;
 
-/// What a client says first in HTTP/2 (RFC 9113, section 3.4).
+/// The connection preface, a client's first bytes in HTTP/2 (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The protocol that a client speaks.
@@ -23,32 +23,33 @@ pub(super) enum Protocol {
     Http2,
 }
 
-/// A client's stream. What is read while no request is in progress is a part of one whose head is not finished. The connection's place is kept as long as this is, also by a
-/// tunnel.
+/// A client's stream. Bytes read while no request is in progress belong to an incomplete head. It holds the
+/// connection's place until it is dropped, also in a tunnel, for which hyper hands it on.
 #[derive(Debug)]
 pub(super) struct WatchedStream<S> {
     stream: S,
     place: Arc<Place>,
-    /// What [`WatchedStream::protocol`] read, until it is read again.
+    /// The bytes that [`WatchedStream::protocol`] read, until hyper has read them.
     read_before: Vec<u8>,
-    /// While a write waits for the client: whoever is slow to take what was written is not idle.
+    /// Whether a write is blocked: a client that reads slowly is not idle.
     is_waiting: bool,
     backlog: Arc<Backlog>,
 }
 
 impl<S> WatchedStream<S> {
-    /// Counts what is read from `stream`, and the time that writes to it wait.
+    /// Watches `stream`, the connection of this place.
     pub(super) fn new(stream: S, place: Arc<Place>) -> Self {
         let backlog = Arc::default();
         Self { stream, place, read_before: Vec::new(), is_waiting: false, backlog }
     }
 
-    /// Tells whether writes wait for the client.
+    /// Whether writes are blocked, for the bodies of answers.
     pub(super) fn backlog(&self) -> Arc<Backlog> {
         Arc::clone(&self.backlog)
     }
 
-    /// Whoever is written to has said something whole: an erroneous head, or frames of HTTP/2.
+    /// A write means that no head is incomplete: without a request, hyper writes only to reject a head, or
+    /// frames of HTTP/2.
     fn answered(&self) {
         self.place.release_head();
     }
@@ -72,8 +73,7 @@ impl<S> WatchedStream<S> {
 }
 
 impl<S: AsyncRead + Unpin> WatchedStream<S> {
-    /// What the client speaks, by the first bytes, which are then read again. Takes as long as the client
-    /// lets it.
+    /// The client's protocol by its first bytes, which are kept for hyper. The caller limits the time.
     ///
     /// # Errors
     /// Reading fails.
@@ -84,6 +84,7 @@ impl<S: AsyncRead + Unpin> WatchedStream<S> {
             let read = self.stream.read(first.get_mut(length..).unwrap_or_default()).await?;
             length += read;
             let all = first.get(..length).unwrap_or_default();
+            // `PUT`, `POST` and `PATCH` begin like the preface, and any of them may come byte by byte.
             if read == 0 || !HTTP2_PREFACE.starts_with(all) {
                 break Protocol::Http1;
             }
@@ -141,6 +142,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // TLS takes a write into its own buffer; it is the flush that then waits for the client.
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         self.wrote(flushed)
     }

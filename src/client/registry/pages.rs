@@ -23,7 +23,7 @@ pub(super) struct Pages<'a> {
     registry: &'a Registry,
     asked: &'a str,
     next: Option<Url>,
-    /// A list that leads back to one of these never ends.
+    /// The pages read so far. A link to one of them would never end.
     read: HashSet<Url>,
     bytes: usize,
 }
@@ -65,8 +65,8 @@ impl<'a> Pages<'a> {
         Ok(page)
     }
 
-    /// Where the next page is: at the registry itself whatever host the link names, since registries behind a
-    /// proxy name the host that they know, and credentials must not go anywhere else.
+    /// The next page's URL, always at the registry itself, whatever host the link names: a registry behind a
+    /// proxy names its inner host, and credentials must not go anywhere else.
     fn after(&self, response: &Response) -> Result<Option<Url>> {
         let failed = |error: &dyn std::fmt::Display| Error::failed(self.asked, error.to_string());
         let page: Uri = response.url().as_str().parse().map_err(|error| failed(&error))?;

@@ -1,5 +1,5 @@
-//! What refers to a manifest, from whichever of its lists a registry has: `/references` where refshim is in
-//! front of it, else `/referrers`, else the referrers tag; and cosign's tags.
+//! The referrers of a manifest, from the best list that a registry has: `/references` if refshim is in front
+//! of it, else `/referrers`, else the referrers tag; and cosign's tags.
 
 use std::collections::BTreeMap;
 
@@ -41,6 +41,7 @@ impl Registry {
             Some(listed) => self.of_referrers(subject, listed, None).await?,
             None => self.of_fallback(subject).await?,
         };
+        // On no list of OCI's: cosign links by the tag alone.
         for referrer in self.of_cosign_tags(subject).await? {
             let same = |other: &&mut Referrer| other.manifest.digest == referrer.manifest.digest;
             match referrers.found.iter_mut().find(same) {
@@ -64,6 +65,8 @@ impl Registry {
             }
         }
         for (subject, manifests) in by_subject {
+            // A registry with the API lists every referrer by itself, so the other subjects need no tag,
+            // either.
             if self.list(&format!("referrers/{subject}")).await?.is_some() {
                 return Ok(());
             }
@@ -81,6 +84,8 @@ impl Registry {
 
     pub(in crate::client) async fn unlist(&self, referrer: &Manifest) -> Result<()> {
         match referrer.subject() {
+            // Also where there is an API: other clients go on writing the tag, and registries go on listing
+            // what it lists.
             Some(subject) => {
                 self.change_list(subject, |list| list.retain(|listed| listed.digest != referrer.digest)).await
             }
@@ -88,14 +93,16 @@ impl Registry {
         }
     }
 
-    /// Writes the list at a subject's tag anew, if that changes it. Two who write at the same time are not kept
-    /// apart: no registry offers that.
+    /// Rewrites the list at a subject's tag, if that changes it. Of two clients that do so at the same time,
+    /// one may undo the other's change: the specification has no conditional PUT.
     async fn change_list(&self, subject: &Digest, change: impl FnOnce(&mut Vec<Descriptor>)) -> Result<()> {
         let tag = by_tag(Tag::of_referrers(subject));
         let before: Vec<Descriptor> = match self.manifest(&tag).await? {
             Some(index) if index.is_index() => {
                 index.children().iter().map(|part| part.descriptor.clone()).collect()
             }
+            // GitLab resolves the tag `sha256-<hex>` as the digest: then this is the subject itself (oras-go
+            // #1396).
             Some(_) | None => Vec::new(),
         };
         let mut after = before.clone();
@@ -108,17 +115,18 @@ impl Registry {
         self.put_manifest(&tag, &index).await
     }
 
-    /// All pages of a list; nothing where there is no such list, and whatever else is there instead.
+    /// All pages of a list; `None` if the registry has no such list, whatever it answers instead.
     async fn list(&self, path: &str) -> Result<Option<Vec<Descriptor>>> {
         let asked = format!("asking {self} what refers to {}", path.split(['/', '?']).nth(1).unwrap_or(path));
         let mut listed = Vec::new();
         let mut pages = Pages::of(self, &asked, path)?;
         while let Some(response) = pages.answer().await? {
+            // A 200 alone is no list: GHCR redirects to a web page, and GAR has answered with a login page.
             let is_list = response.status() == StatusCode::OK
                 && header(response.headers(), CONTENT_TYPE.as_str()).map(media_type::essence)
                     == Some(media_type::IMAGE_INDEX);
             if !is_list {
-                // Once there is a list, a page that is missing is no end of it.
+                // A later page that is missing is an error: a shorter list would read as "unsigned".
                 return if pages.is_first() && says_no_list(response.status()) {
                     Ok(None)
                 } else {
@@ -132,10 +140,11 @@ impl Registry {
         Ok(Some(listed))
     }
 
-    /// What refshim lists, with the manifests it sent along.
+    /// The entries of refshim's list, with the manifests that it sent along (`inline=true`).
     async fn of_references(&self, subject: &Digest, listed: Vec<Descriptor>) -> Result<Referrers> {
         let referrers = listed.into_iter().map(|descriptor| async move {
             let inline = descriptor.data.as_ref().and_then(|data| STANDARD.decode(data).ok());
+            // Inlined only up to the page limit: the rest is fetched.
             let manifest = match inline {
                 Some(bytes) => {
                     Some(Manifest::verified(&descriptor.digest, bytes.into(), Some(&descriptor.media_type))?)
@@ -153,13 +162,15 @@ impl Registry {
         Ok(sorted(stream::iter(referrers).buffered(CONCURRENCY).try_collect().await?))
     }
 
-    /// The kinds that a manifest does not show by itself are asked for.
+    /// Asks for the kinds of link that a manifest does not show by itself: those made by a tag, or by an
+    /// index.
     async fn complete(&self, subject: &Digest, wanted: &Wanted, referrers: &mut [Referrer]) -> Result<()> {
         let sought: LinkKinds = wanted.kinds.iter().copied().collect();
         let is_open =
             |kinds: LinkKinds| if sought.is_empty() { kinds.is_empty() } else { !kinds.intersects(sought) };
         for kind in [LinkKind::Cosign, LinkKind::Attestation, LinkKind::Fallback] {
             let asks = sought.is_empty() || sought.intersects(kind.into());
+            // A request for each kind, only while there is a referrer that none of its own links explains.
             if !asks || !referrers.iter().any(|referrer| is_open(referrer.kinds)) {
                 continue;
             }
@@ -171,6 +182,7 @@ impl Registry {
                 }
             }
         }
+        // A copy needs the tag to carry the link along; refshim's list does not name it.
         if referrers.iter().any(|referrer| referrer.kinds.intersects(LinkKind::Cosign.into())) {
             for tagged in self.of_cosign_tags(subject).await? {
                 let same = |referrer: &&mut Referrer| referrer.manifest.digest == tagged.manifest.digest;
@@ -182,7 +194,8 @@ impl Registry {
         Ok(())
     }
 
-    /// What OCI's list names. Each manifest is fetched, and counts if it says itself what it is about.
+    /// The entries of a list of OCI's. Each manifest is fetched and counts only if its own `subject` says so:
+    /// anyone who may push a tag can write the list.
     async fn of_referrers(
         &self,
         subject: &Digest,
@@ -204,6 +217,8 @@ impl Registry {
 
     async fn of_fallback(&self, subject: &Digest) -> Result<Referrers> {
         let index = self.manifest(&by_tag(Tag::of_referrers(subject))).await?;
+        // At GitLab it may be the subject itself, as above; if that is an index, its entries fail the check
+        // below.
         let Some(index) = index.filter(Manifest::is_index) else { return Ok(Referrers::default()) };
         let listed = index.children().iter().map(|part: &Part| part.descriptor.clone()).collect();
         self.of_referrers(subject, listed, Some(LinkKind::Fallback)).await
@@ -213,7 +228,7 @@ impl Registry {
         let mut found = Vec::new();
         for suffix in COSIGN_SUFFIXES {
             let tag = format!("{}.{suffix}", subject.to_string().replace(':', "-"));
-            // A sha512 digest makes a tag that is too long to be one.
+            // Of a sha512 digest it would be longer than a tag may be, 128 characters.
             let Ok(tag) = tag.parse::<Tag>() else { continue };
             if let Some(manifest) = self.manifest(&by_tag(tag.clone())).await? {
                 let kinds = kinds_of(&manifest, Some(&tag), subject);
@@ -224,7 +239,7 @@ impl Registry {
     }
 }
 
-/// What an entry of a list turned out to be.
+/// What an entry of a list leads to.
 enum Listed {
     Referrer(Box<Referrer>),
     /// The manifest is about something else, whatever the list says.
@@ -244,7 +259,7 @@ fn sorted(listed: Vec<Listed>) -> Referrers {
     referrers
 }
 
-/// What registries answer that have no such list.
+/// Whether this status can mean that the registry has no such list. All others are errors.
 fn says_no_list(status: StatusCode) -> bool {
     matches!(
         status,

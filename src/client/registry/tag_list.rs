@@ -24,7 +24,9 @@ impl Registry {
             let page = pages.body(response).await?;
             let page: TagList = serde_json::from_slice(&page)
                 .map_err(|error| Error::failed(asked.as_str(), error.to_string()))?;
+            // `null` is what registries in Go make of an empty list.
             for tag in page.tags.unwrap_or_default() {
+                // Not skipped: a copy of all tags would lack it and say nothing.
                 tags.push(
                     tag.parse().map_err(|_| Error::failed(asked.as_str(), format!("{tag:?} is no tag")))?,
                 );

@@ -1,5 +1,4 @@
-//! Blobs on their way to a registry: nothing is sent that is there, nothing that can be mounted, and nothing
-//! twice.
+//! Uploads of blobs. A blob is sent only if it is neither there nor can be mounted, and is never sent twice.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,11 +18,12 @@ use crate::client::transport::{Request, Response, SILENCE_LIMIT, header, silent}
 use crate::client::{BlobStream, Error, Part, Progress, Result};
 use crate::oci::{Digest, RepositoryName};
 
-/// How long the registry may take to store what it was sent.
+/// How long the registry may take to answer after the last byte. It may copy the blob to its place in object
+/// storage first, and is silent meanwhile.
 const STORING_LIMIT: Duration = Duration::from_secs(600);
 
 impl Registry {
-    /// Makes sure that a blob is here: it is, or is mounted from `mount`, or is sent.
+    /// Makes sure that a blob is here: it is there already, is mounted from `mount`, or is sent.
     pub(in crate::client) async fn take_blob<F: Future<Output = Result<BlobStream>>>(
         &self,
         part: &Part,
@@ -40,6 +40,7 @@ impl Registry {
             Begun::At(location) => location,
         };
         let bar = progress.blob(part);
+        // The content is asked for only now: what is there or mounted is not downloaded from its source.
         self.send(part, location, content().await?, bar).await?;
         Ok(Arrival::Sent)
     }
@@ -47,6 +48,8 @@ impl Registry {
     async fn has_blob(&self, digest: &Digest) -> Result<bool> {
         let asked = format!("looking for the blob {digest} in {self}");
         let request = Request::new(Method::HEAD, self.url(&format!("blobs/{digest}"))?);
+        // With the right to push, although a HEAD needs less: the upload's body can be sent only once, so its
+        // 401 would come too late to log in.
         Ok(self.session.find(self.push(&asked, request)).await?.is_some())
     }
 
@@ -62,6 +65,8 @@ impl Registry {
         }
         let request = Request::new(Method::POST, url.clone());
         let response = self.session.succeed(Ask { asked: &asked, scope, request }).await?;
+        // 201 is a mount; a registry that does not mount answers 202 and has begun an upload
+        // (distribution-spec, "Mounting a blob from another repository").
         if mount.is_some() && response.status() == StatusCode::CREATED {
             return Ok(Begun::Mounted);
         }
@@ -74,10 +79,13 @@ impl Registry {
     async fn send(&self, part: &Part, mut location: Url, content: BlobStream, bar: Bar) -> Result<()> {
         let digest = &part.descriptor.digest;
         let asked = format!("sending the blob {digest} to {self}");
+        // Added to the query and not in place of it: the upload's state is in there (`_state` of
+        // distribution).
         location.query_pairs_mut().append_pair("digest", &digest.to_string());
         let flow = Arc::new(Flow::default());
         let content = flow.watching(content, part.descriptor.size, bar);
         let mut request = Request::new(Method::PUT, location).with_stream(content);
+        // An upload in one PUT must have both fields (distribution-spec, "POST then PUT").
         request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(part.descriptor.size));
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         let sent = self.session.send(self.push(&asked, request));
@@ -88,8 +96,9 @@ impl Registry {
         self.stored(&asked, answer, &flow).await
     }
 
-    /// Why the content broke off says more than that the registry was left waiting for the rest.
+    /// The answer to an upload.
     async fn stored(&self, asked: &str, answer: Result<Response>, flow: &Flow) -> Result<()> {
+        // First: that the source broke off says more than that the registry was left waiting for the rest.
         if let Some(broken) = flow.broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(broken);
         }
@@ -107,7 +116,7 @@ enum Begun {
     At(Url),
 }
 
-/// What is known of a body while it is sent.
+/// The progress of a body while it is sent.
 #[derive(Debug, Default)]
 struct Flow {
     moved: Notify,
@@ -116,7 +125,7 @@ struct Flow {
 }
 
 impl Flow {
-    /// The same content, of which is known here how it goes.
+    /// The same content, whose progress is reported here.
     fn watching(self: &Arc<Self>, content: BlobStream, size: u64, bar: Bar) -> BlobStream {
         let flow = Arc::clone(self);
         let mut left = size;
@@ -124,6 +133,7 @@ impl Flow {
             Ok(bytes) => {
                 bar.advance(bytes.len() as u64);
                 left = left.saturating_sub(bytes.len() as u64);
+                // By the size and not by the stream's end, for which HTTP/1.1 with a length does not ask.
                 if left == 0 { flow.ended.notify_one() } else { flow.moved.notify_one() }
             }
             Err(error) => {
@@ -132,7 +142,8 @@ impl Flow {
         }))
     }
 
-    /// Ends when nothing has moved for too long: while bytes are due, and then while the answer is.
+    /// Ends when the upload has stalled: no bytes were taken for too long, or after the last of them no
+    /// answer came.
     async fn dries_up(&self) {
         loop {
             let step = async {

@@ -1,14 +1,15 @@
-//! How a registry says that it wants a login (RFC 7235, and the distribution's token specification).
+//! Authentication challenges: `WWW-Authenticate` (RFC 9110, section 11.6.1), with the parameters of
+//! distribution's token specification.
 
 use http::HeaderValue;
 use http_auth::ChallengeRef;
 
-/// A login that this client can do.
+/// An authentication scheme that this client supports.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Challenge {
     /// Name and password with each request.
     Basic,
-    /// A token of this service with each request.
+    /// A token from this service with each request.
     Bearer(Service),
 }
 
@@ -20,7 +21,7 @@ pub(super) struct Service {
 }
 
 impl Challenge {
-    /// The best of the logins that an answer offers.
+    /// The preferred scheme of those that an answer offers.
     pub(super) fn of<'a>(headers: impl IntoIterator<Item = &'a HeaderValue>) -> Option<Self> {
         let offered: Vec<Self> = headers
             .into_iter()
@@ -28,6 +29,7 @@ impl Challenge {
             .flatten()
             .filter_map(|challenge| Self::from(&challenge))
             .collect();
+        // With a token, the password goes to the token service alone and not along with every request.
         offered.into_iter().max_by_key(|challenge| matches!(challenge, Self::Bearer(_)))
     }
 
@@ -40,6 +42,8 @@ impl Challenge {
             Some(Self::Basic)
         } else if challenge.scheme.eq_ignore_ascii_case("bearer") {
             let service = parameter("service").unwrap_or_default();
+            // Not the `scope`: it is what the refused request needs, and a HEAD before an upload needs less
+            // than the upload.
             Some(Self::Bearer(Service { realm: parameter("realm")?, service }))
         } else {
             None
@@ -58,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_preferred_to_a_password_with_each_request() {
+    fn a_token_is_preferred_to_sending_the_password_with_each_request() {
         let service = Service { realm: "https://a/token".to_owned(), service: "a, b".to_owned() };
         let bearer = Challenge::Bearer(service);
         let scope = r#"Bearer realm="https://a/token",service="a, b",scope="repository:x:pull""#;

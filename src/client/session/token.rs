@@ -1,4 +1,5 @@
-//! Tokens (distribution, "Token Authentication", by GET and by OAuth).
+//! Bearer tokens (distribution, "Token Authentication Specification" for GET, "Oauth2 Token Authentication"
+//! for POST).
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +15,13 @@ use super::{Credential, Scope};
 use crate::client::transport::{Request, Transport};
 use crate::client::{Error, Result};
 
-/// How long a token holds whose service does not say it.
+/// Lifetime, in seconds, of a token without `expires_in`; the specification's default, and its minimum.
 const DEFAULT_LIFE: u64 = 60;
-/// So long before its end a token is not begun with any more.
+/// A token that expires within this time is no longer used, since the request takes time, too.
 const MARGIN: Duration = Duration::from_secs(10);
 const CLIENT_ID: &str = "refshim";
 
-/// A token and its end.
+/// A token and when it expires.
 pub(super) struct Token {
     authorization: HeaderValue,
     ends: Instant,
@@ -34,6 +35,8 @@ impl std::fmt::Debug for Token {
 
 #[derive(Deserialize)]
 struct Given {
+    // One of the two is there, or both: OAuth 2.0 calls it `access_token`, and the specification accepts
+    // either.
     #[serde(default)]
     token: String,
     #[serde(default)]
@@ -42,7 +45,7 @@ struct Given {
 }
 
 impl Token {
-    /// Asks a service for a token with as much of the scope as it gives.
+    /// Requests a token. The service grants as much of the scope as the user has a right to.
     pub(super) async fn ask(
         transport: &Transport,
         realm: Url,
@@ -56,7 +59,7 @@ impl Token {
         let status = response.status();
         let body = response.read(&asked).await?;
         if status != StatusCode::OK {
-            // Some services say 400 to a refresh token that has ended.
+            // Some services answer 400 to an expired refresh token (`invalid_grant`; RFC 6749, section 5.2).
             let status = if status == StatusCode::BAD_REQUEST { StatusCode::UNAUTHORIZED } else { status };
             return Err(Error::answered(asked, status, &body));
         }
@@ -67,7 +70,9 @@ impl Token {
         let given: Given = serde_json::from_slice(body).ok()?;
         let token = if given.token.is_empty() { given.access_token } else { given.token };
         let mut authorization = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+        // Keeps it out of debug output, and out of HPACK's table (RFC 7541, section 7.1.3).
         authorization.set_sensitive(true);
+        // The specification allows no less: of a few seconds, `MARGIN` would leave nothing.
         let life = Duration::from_secs(given.expires_in.unwrap_or(DEFAULT_LIFE).max(DEFAULT_LIFE));
         (!token.is_empty()).then_some(Self { authorization, ends: Instant::now() + life })
     }
@@ -84,6 +89,7 @@ impl Token {
 /// `Basic …`
 pub(super) fn basic(username: &str, password: &str) -> HeaderValue {
     let encoded = STANDARD.encode(format!("{username}:{password}"));
+    // The fallback is never used: base64 is always valid in a header.
     let mut basic =
         HeaderValue::try_from(format!("Basic {encoded}")).unwrap_or(HeaderValue::from_static("Basic"));
     basic.set_sensitive(true);
@@ -92,6 +98,8 @@ pub(super) fn basic(username: &str, password: &str) -> HeaderValue {
 
 fn request(mut realm: Url, service: &str, scope: &Scope, credential: Option<&Credential>) -> Request {
     if let Some(Credential::Identity(token)) = credential {
+        // Only the OAuth 2.0 endpoint takes refresh tokens. There the scopes stand in one field (RFC 6749,
+        // section 3.3).
         let mut form = Serializer::new(String::new());
         form.append_pair("grant_type", "refresh_token").append_pair("refresh_token", token);
         form.append_pair("service", service)
@@ -103,9 +111,11 @@ fn request(mut realm: Url, service: &str, scope: &Scope, credential: Option<&Cre
         return request;
     }
     realm.query_pairs_mut().append_pair("service", service).append_pair("client_id", CLIENT_ID);
+    // By GET, the specification wants a parameter for each scope.
     for scope in scope.0.split(' ') {
         realm.query_pairs_mut().append_pair("scope", scope);
     }
+    // Without credentials it is an anonymous token, which is enough for what is public.
     let mut request = Request::new(Method::GET, realm);
     if let Some(Credential::Password { username, password }) = credential {
         request.headers_mut().insert(AUTHORIZATION, basic(username, password));
