@@ -1,6 +1,7 @@
 //! The command line: what can be said on it, and what a command's end means as an exit code.
 
 mod attach;
+mod backfill;
 mod connection;
 mod copy;
 mod detach;
@@ -44,6 +45,7 @@ enum Command {
     /// Stand in front of a registry: pass every request on, record links, answer queries.
     Serve(Serve),
     Index(index::IndexCommand),
+    Backfill(backfill::BackfillCommand),
     Ref(reference::Ref),
     Attach(attach::Attach),
     References(references::References),
@@ -83,6 +85,7 @@ impl Cli {
         match self.command {
             Command::Serve(serve) => serve.run(),
             Command::Index(index) => index.run(),
+            Command::Backfill(command) => run(command.run()),
             Command::Ref(command) => run(command.run()),
             Command::Attach(command) => run(command.run()),
             Command::References(command) => run(command.run()),

@@ -15,6 +15,7 @@ mod graph;
 mod image;
 mod layout;
 mod manifest;
+mod pace;
 mod progress;
 mod referrer;
 mod registry;
@@ -22,7 +23,7 @@ mod repository;
 mod session;
 mod transport;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use artifact::{Artifact, Field, FileToAttach, referring_copy};
@@ -33,6 +34,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use graph::{Node, walk};
 pub use image::{ImageName, InvalidImageName, Location, Target};
 pub use manifest::{Manifest, Part, Platform};
+pub use pace::Pace;
 pub use progress::Progress;
 pub use referrer::{Referrer, Referrers, Wanted};
 pub use repository::Repository;
@@ -53,6 +55,9 @@ pub struct Options {
     /// Which certificates to accept, if not just those of the platform's authorities; registries on this machine
     /// are then spoken to in TLS as well.
     pub tls: Option<ClientTls>,
+    /// How fast requests may follow each other, for commands that send very many. A registry that asks for patience is
+    /// then waited for.
+    pub pace: Option<Arc<Pace>>,
 }
 
 /// All registries of one command: each host is logged in to once.
@@ -86,6 +91,14 @@ impl Client {
                 Ok(Repository::Registry(Arc::new(Registry::new(session, name.clone()))))
             }
         }
+    }
+
+    /// The repositories of a registry by its catalog, each once, as it tells them.
+    ///
+    /// # Errors
+    /// It has no catalog, or not for this user.
+    pub async fn catalog(&self, host: &str) -> Result<BTreeSet<String>> {
+        registry::catalog(&*self.session(host)?).await
     }
 
     fn session(&self, host: &str) -> Result<Arc<Session>> {

@@ -27,6 +27,7 @@ pub(crate) use local::fuzzing;
 pub use local::maintenance;
 pub use page::{Entry, InvalidOrder, Order, Page, Scan, Version};
 
+use crate::config::Config;
 use crate::oci::{Digest, Link, RepositoryName};
 use local::Local;
 use local::in_progress::ReadMark;
@@ -54,6 +55,23 @@ pub struct IndexSettings {
     pub timeout: Duration,
     /// How long the upstream must have answered nothing but 404 for a referrer before it is forgotten.
     pub forget_after: Duration,
+}
+
+impl IndexSettings {
+    /// The settings of a configuration.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self {
+            data_dir: config.data_dir.clone(),
+            cache_bytes: config.index.cache_bytes,
+            flush_interval: config.index.flush_interval,
+            segment_bytes: config.index.segment_bytes,
+            compact_bytes: config.index.compact_bytes,
+            repository_referrers: config.limits.repository_referrers as u64,
+            timeout: config.timeouts.index,
+            forget_after: config.index.forget_after,
+        }
+    }
 }
 
 /// A repository of one upstream. Links are scoped to it.

@@ -34,6 +34,7 @@
 //! | [`proxy`] | the upstream's connections, which upstream, what a proxy does to heads, errors |
 //! | [`registry`] | refshim's own questions to a registry, and all that is remembered of the answers |
 //! | [`recording`] | what passes and is recorded: pushes and pulls |
+//! | [`backfill`] | what the registry held before: walks it and records it |
 //! | [`queries`] | `references` and `referrers`, in one repository or across repositories |
 //! | [`admin`] | health, readiness, metrics |
 //! | [`server`] | listeners, connections, the layers, the end |
@@ -78,6 +79,7 @@
 //!   earlier when another client needs its place; what a client leaves undone ends after its time-out.
 
 pub mod admin;
+pub mod backfill;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -29,7 +29,7 @@ use crate::admin::Admin;
 use crate::config::{self, Config, RegistryUrl, TimeoutsConfig, UpstreamName};
 use crate::http::body::Body;
 use crate::http::limits::{Connections, Load, Place};
-use crate::index::{Index, OpenError};
+use crate::index::{Index, IndexSettings, OpenError};
 use crate::proxy::forward::{Clients, Peer};
 use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::server::app::App;
@@ -136,16 +136,7 @@ impl Server {
             further: config.further_upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
         };
         let acceptor = config.tls.as_ref().map(Acceptor::new).transpose().map_err(StartError::ServerTls)?;
-        let index = Index::open(crate::index::IndexSettings {
-            data_dir: config.data_dir.clone(),
-            cache_bytes: config.index.cache_bytes,
-            flush_interval: config.index.flush_interval,
-            segment_bytes: config.index.segment_bytes,
-            compact_bytes: config.index.compact_bytes,
-            repository_referrers: config.limits.repository_referrers as u64,
-            timeout: config.timeouts.index,
-            forget_after: config.index.forget_after,
-        })?;
+        let index = Index::open(IndexSettings::of(config))?;
         let tasks = TaskTracker::new();
         let app = App::new(config, &upstreams, &index, Arc::clone(&metrics), load, tasks.clone());
         let admin = Admin::new(index.clone(), &upstreams, metrics);

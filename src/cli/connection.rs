@@ -52,9 +52,14 @@ pub(super) struct Output {
 impl Connection {
     /// A client. A user name and password given by hand are for this registry alone.
     pub(super) fn client(&self, place: &Location) -> Result<Client> {
+        Ok(Client::new(self.options(place.host())?))
+    }
+
+    /// How registries are spoken to; a user name and password given by hand are for this host alone.
+    pub(super) fn options(&self, host: Option<&str>) -> Result<Options> {
         let trusted = self.ca_file.as_deref().map(trusting).transpose()?;
         let tls = if self.insecure { Some(insecure()?) } else { trusted };
-        let credential = match (&self.username, place.host()) {
+        let credential = match (&self.username, host) {
             (Some(username), Some(host)) => {
                 let credential = Credential::Password { username: username.clone(), password: password()? };
                 Some((host.to_owned(), credential))
@@ -62,7 +67,12 @@ impl Connection {
             // Standard input is not read for a layout, which takes no password.
             (Some(_) | None, _) => None,
         };
-        Ok(Client::new(Options { credential, plain_http: self.plain_http, tls }))
+        Ok(Options { credential, plain_http: self.plain_http, tls, pace: None })
+    }
+
+    /// Whether anything but the result is printed.
+    pub(super) fn tells(&self) -> bool {
+        self.output.tells()
     }
 
     /// Whether standard input is the password.
@@ -110,14 +120,18 @@ impl Output {
     }
 }
 
-fn trusting(file: &Path) -> Result<ClientTls> {
+pub(super) fn trusting(file: &Path) -> Result<ClientTls> {
     let reading = || format!("reading {}", file.display());
     let pem = std::fs::read(file).map_err(|error| Error::io(reading(), &error))?;
     ClientTls::trusting(&pem).map_err(|error| Error::new(ErrorKind::Usage, reading(), error.to_string()))
 }
 
-fn insecure() -> Result<ClientTls> {
+pub(super) fn insecure() -> Result<ClientTls> {
     ClientTls::insecure().map_err(|error| Error::failed("setting up TLS", error.to_string()))
+}
+
+pub(super) fn platform() -> Result<ClientTls> {
+    ClientTls::platform().map_err(|error| Error::failed("setting up TLS", error.to_string()))
 }
 
 fn password() -> Result<String> {

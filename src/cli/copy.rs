@@ -55,7 +55,7 @@ struct CopiedImage<'a> {
     tag: Option<String>,
 }
 
-fn at_least_one(text: &str) -> std::result::Result<usize, String> {
+pub(super) fn at_least_one(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("at least one is needed".to_owned()),
         Ok(jobs) => Ok(jobs),

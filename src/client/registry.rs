@@ -1,5 +1,6 @@
 //! A repository of a registry, over the distribution API.
 
+mod catalog;
 mod pages;
 mod referrers;
 mod tag_list;
@@ -12,6 +13,8 @@ use futures_util::stream;
 use http::Method;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use url::Url;
+
+pub(super) use catalog::catalog;
 
 use super::blob::verified;
 use super::session::{Ask, Scope, Session};

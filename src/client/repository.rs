@@ -183,6 +183,17 @@ impl Repository {
         }
     }
 
+    /// What the registry's own referrers API lists for a subject; `None` if it has none, as a layout.
+    ///
+    /// # Errors
+    /// The list cannot be read.
+    pub async fn native_referrers(&self, subject: &Digest) -> Result<Option<Vec<Digest>>> {
+        match self {
+            Self::Registry(registry) => registry.native_referrers(subject).await,
+            Self::Layout(_) => Ok(None),
+        }
+    }
+
     /// All tags.
     pub async fn tags(&self) -> Result<Vec<Tag>> {
         match self {

@@ -7,7 +7,7 @@ mod challenge;
 mod token;
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::StatusCode;
 use http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
@@ -16,7 +16,7 @@ use url::Url;
 
 use super::credentials::{self, Credential};
 use super::transport::{Request, Response, Transport};
-use super::{Error, ErrorKind, Options, Result};
+use super::{Error, ErrorKind, Options, Pace, Result};
 use crate::tls::MixedUp;
 use challenge::Challenge;
 use token::Token;
@@ -28,6 +28,7 @@ const DOCKER_HUB_REGISTRY: &str = "registry-1.docker.io";
 #[derive(Debug)]
 pub(super) struct Session {
     transport: Transport,
+    pace: Option<Arc<Pace>>,
     host: String,
     base: Url,
     credential: OnceCell<Option<Credential>>,
@@ -56,6 +57,11 @@ impl Scope {
 
     pub(super) fn delete(name: &str) -> Self {
         Self(format!("repository:{name}:pull,push,delete"))
+    }
+
+    /// The right to list the repositories (distribution's own form).
+    pub(super) fn catalog() -> Self {
+        Self("registry:catalog:*".to_owned())
     }
 
     /// The right to pull from a second repository as well.
@@ -88,6 +94,7 @@ impl Session {
             .map(|(_, credential)| credential.clone());
         Ok(Self {
             transport,
+            pace: options.pace.clone(),
             host: host.to_owned(),
             base: base.map_err(|error| Error::new(ErrorKind::Usage, asked(), error.to_string()))?,
             credential: given.map_or_else(OnceCell::new, |given| OnceCell::new_with(Some(Some(given)))),
@@ -121,7 +128,7 @@ impl Session {
             request.headers_mut().insert(AUTHORIZATION, authorization);
         }
         let again = request.try_clone();
-        let response = self.transport.send(asked, request).await?;
+        let response = self.paced(asked, request).await?;
         // A challenge from where a redirect led must be ignored: that host would name the token service that
         // gets the password.
         let is_ours = is_ours && response.url().origin() == self.base.origin();
@@ -130,7 +137,30 @@ impl Session {
         };
         let authorization = self.log_in(asked, &scope, response).await?;
         again.headers_mut().insert(AUTHORIZATION, authorization);
-        self.transport.send(asked, again).await
+        self.paced(asked, again).await
+    }
+
+    /// Sends a request when it is its turn, and again while the registry asks for patience.
+    async fn paced(&self, asked: &str, mut request: Request) -> Result<Response> {
+        let Some(pace) = &self.pace else { return self.transport.send(asked, request).await };
+        let mut tried = 0;
+        loop {
+            let again = request.is_safe().then(|| request.try_clone()).flatten();
+            pace.turn().await;
+            let answer = self.transport.send(asked, request).await;
+            let pause = match &answer {
+                Ok(response) => pace.pause_after(response.status(), response.headers(), tried),
+                Err(_) => pace.pause_after_silence(tried),
+            };
+            match (pause, again) {
+                (Some(pause), Some(again)) => {
+                    pace.hold(pause);
+                    request = again;
+                }
+                (None, _) | (_, None) => return answer,
+            }
+            tried += 1;
+        }
     }
 
     /// The answer if it is a success.

@@ -119,6 +119,11 @@ impl Request {
         Some(Self { method, url, headers, body })
     }
 
+    /// Whether it may be sent twice (RFC 9110, section 9.2.1).
+    pub(super) fn is_safe(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD)
+    }
+
     fn is_streamed(&self) -> bool {
         !matches!(self.body, RequestBody::Whole(_))
     }

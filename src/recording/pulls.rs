@@ -23,12 +23,13 @@ use tokio_util::task::TaskTracker;
 use crate::http::body::Body;
 use crate::http::coding;
 use crate::http::limits::RequestGuard;
-use crate::index::{Index, IndexState, Observation, Repository, UpstreamRead};
-use crate::oci::{Digest, LinkKind, TagOrDigest, TagScheme};
+use crate::index::{Index, IndexState, Repository, UpstreamRead};
+use crate::oci::{Digest, TagOrDigest, TagScheme};
 use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Origin};
 use crate::proxy::upstream::{Upstream, VIA_REFSHIM};
-use crate::registry::reader::{ManifestReader, ReadManifest};
+use crate::recording::learning::{Learnt, learn};
+use crate::registry::reader::ManifestReader;
 use crate::registry::{
     Answer, FetchedManifest, Registry, Visit, content_digest, content_type, is_manifest, unpacked,
 };
@@ -283,24 +284,18 @@ impl PullRecorder {
                 return;
             }
         };
-        let has_room = read.referrer.links.is_empty() || self.index.has_room(repository).await;
-        let ReadManifest { referrer, claims, .. } = self.reader.within(repository, read, has_room);
-        let digest = referrer.digest.clone();
-        let count = referrer.links.len() + claims.len();
-        let mut learnt = vec![Observation { referrer, claimed: is_foreign }];
-        learnt.extend(claims);
-        let links = learnt.iter().flat_map(|learnt| &learnt.referrer.links);
-        let kinds: Vec<LinkKind> = links.map(|link| link.kind).collect();
-        if let Err(error) = self.index.observe(watch, learnt).await {
+        let learnt = learn(&self.reader, &self.index, repository, read, is_foreign).await;
+        let (kinds, Learnt { digest, observations, .. }) = (learnt.kinds(), learnt);
+        if let Err(error) = self.index.observe(watch, observations).await {
             tracing::warn!(repository = %repository.name, %digest, %error,
                 "the links of a pulled manifest could not be recorded; its next pull tries again");
             return;
         }
         drop(permit);
         self.read.insert(pulled(repository, manifest, &digest), ());
-        self.metrics.links(kinds, LinkOutcome::Learnt);
-        tracing::debug!(repository = %repository.name, %digest, links = count,
+        tracing::debug!(repository = %repository.name, %digest, links = kinds.len(),
                 "recorded the links of a pulled manifest");
+        self.metrics.links(kinds, LinkOutcome::Learnt);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::support::{Client, Content, IMAGE_INDEX, IMAGE_MANIFEST, Refshim, Regi
 
 mod attaching;
 mod attestations;
+mod backfill;
 mod copying;
 mod credentials;
 mod failures;

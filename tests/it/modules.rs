@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Innermost first; a module names only those before it.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 16] = [
     "oci",
     "config",
     "http",
@@ -14,6 +14,7 @@ const ORDER: [&str; 15] = [
     "proxy",
     "registry",
     "recording",
+    "backfill",
     "queries",
     "admin",
     "server",
@@ -32,7 +33,7 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ("toml::", &["config"]),
     ("docker_credential::", &["client/credentials"]),
     ("http_auth::", &["client/session"]),
-    ("crate::client::", &["cli"]),
+    ("crate::client::", &["backfill", "cli"]),
 ];
 
 fn sources(directory: &Path, found: &mut Vec<(String, String)>) {

@@ -7,6 +7,7 @@ use http::{Method, Uri};
 use url::Url;
 
 use super::Registry;
+use crate::client::session::{Ask, Scope, Session};
 use crate::client::transport::{Request, Response};
 use crate::client::{Error, Result};
 use crate::http::link;
@@ -20,7 +21,8 @@ const LIST_BYTES: usize = 512 << 20;
 /// A list that is read page by page.
 #[derive(Debug)]
 pub(super) struct Pages<'a> {
-    registry: &'a Registry,
+    session: &'a Session,
+    scope: Scope,
     asked: &'a str,
     next: Option<Url>,
     /// The pages read so far. A link to one of them would never end.
@@ -31,8 +33,13 @@ pub(super) struct Pages<'a> {
 impl<'a> Pages<'a> {
     /// The list whose first page is at this path. `asked` says in words what it is for.
     pub(super) fn of(registry: &'a Registry, asked: &'a str, path: &str) -> Result<Self> {
-        let next = Some(registry.url(path)?);
-        Ok(Self { registry, asked, next, read: HashSet::new(), bytes: 0 })
+        let scope = Scope::pull(registry.name.as_str());
+        Ok(Self::at(&registry.session, scope, asked, registry.url(path)?))
+    }
+
+    /// The list whose first page is at this URL, for which one needs these rights.
+    pub(super) fn at(session: &'a Session, scope: Scope, asked: &'a str, first: Url) -> Self {
+        Self { session, scope, asked, next: Some(first), read: HashSet::new(), bytes: 0 }
     }
 
     /// Whether the answer that came last is the one for the first page.
@@ -50,7 +57,8 @@ impl<'a> Pages<'a> {
             return Err(Error::failed(self.asked, format!("the list does not end within {PAGES} pages")));
         }
         let request = Request::new(Method::GET, url);
-        self.registry.session.send(self.registry.pull(self.asked, request)).await.map(Some)
+        let ask = Ask { asked: self.asked, scope: self.scope.clone(), request };
+        self.session.send(ask).await.map(Some)
     }
 
     /// The body of a page, after which [`Pages::answer`] gives the next one.
@@ -74,7 +82,7 @@ impl<'a> Pages<'a> {
         let next = next.map_err(|error| failed(&error))?;
         let target = next.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         // Not joined: a path that begins with two slashes would be another host.
-        let origin = self.registry.session.url("")?.origin().ascii_serialization();
+        let origin = self.session.url("")?.origin().ascii_serialization();
         Url::parse(&format!("{origin}{target}")).map(Some).map_err(|error| failed(&error))
     }
 }

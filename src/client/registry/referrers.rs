@@ -115,6 +115,12 @@ impl Registry {
         self.put_manifest(&tag, &index).await
     }
 
+    /// What the registry's own referrers API lists; `None` if it has none.
+    pub(in crate::client) async fn native_referrers(&self, subject: &Digest) -> Result<Option<Vec<Digest>>> {
+        let listed = self.list(&format!("referrers/{subject}")).await?;
+        Ok(listed.map(|listed| listed.into_iter().map(|referrer| referrer.digest).collect()))
+    }
+
     /// All pages of a list; `None` if the registry has no such list, whatever it answers instead.
     async fn list(&self, path: &str) -> Result<Option<Vec<Descriptor>>> {
         let asked = format!("asking {self} what refers to {}", path.split(['/', '?']).nth(1).unwrap_or(path));

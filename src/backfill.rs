@@ -1,0 +1,202 @@
+//! Records the links of what a registry held before refshim came, or took past it: walks its repositories, their tags
+//! and all that these lead to, and reads each manifest once.
+//!
+//! - What is asked is what a client would ask, with credentials of its own, and never a blob.
+//! - A tag costs a HEAD; a manifest is fetched only if the [`Ledger`] does not have it. So a second run, or one after a
+//!   kill, fetches what is new.
+//! - A manifest is in the ledger only when its links are durable and all that it leads to was read as well. Whatever ends
+//!   a run, the next one comes by everything that this one missed.
+//! - What cannot be read is told with its reason, and all else is read.
+
+mod ledger;
+mod walk;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::{StreamExt as _, stream};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+
+use crate::client::{Client, Location};
+use crate::index::{Index, Repository};
+use crate::oci::RepositoryName;
+use crate::registry::reader::ManifestReader;
+use ledger::Ledger;
+use walk::Walk;
+
+pub use ledger::LedgerError;
+
+/// What is walked, and how.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The upstream's number in the index.
+    pub upstream: u32,
+    /// `host` or `host:port` of the registry.
+    pub host: String,
+    /// How many requests are under way at a time.
+    pub jobs: usize,
+    /// Whether to only look what there is to read.
+    pub is_dry: bool,
+    /// Whether to read what was read before as well.
+    pub again: bool,
+}
+
+/// One run.
+#[derive(Debug)]
+pub struct Backfill {
+    plan: Plan,
+    client: Client,
+    index: Index,
+    reader: ManifestReader,
+    ledger: Ledger,
+    requests: Semaphore,
+    has_api: AtomicU8,
+    /// What was done so far.
+    pub counts: Counts,
+    unreadable: Mutex<BTreeSet<Unreadable>>,
+}
+
+/// What a run did so far, for whoever watches it.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Repositories to walk.
+    pub repositories: AtomicU64,
+    /// Repositories walked.
+    pub walked: AtomicU64,
+    /// Tags looked at.
+    pub tags: AtomicU64,
+    /// Manifests fetched and read; of a dry run, those that would be.
+    pub read: AtomicU64,
+    /// Their bytes.
+    pub bytes: AtomicU64,
+    /// Manifests that had been read before.
+    pub known: AtomicU64,
+    /// Links found in what was read.
+    pub links: AtomicU64,
+    /// Manifests that an index or a list names and the registry does not have.
+    pub missing: AtomicU64,
+}
+
+/// What a run did.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// See [`Counts`].
+    pub repositories: u64,
+    /// See [`Counts`].
+    pub tags: u64,
+    /// See [`Counts`].
+    pub read: u64,
+    /// See [`Counts`].
+    pub bytes: u64,
+    /// See [`Counts`].
+    pub known: u64,
+    /// See [`Counts`].
+    pub links: u64,
+    /// See [`Counts`].
+    pub missing: u64,
+    /// What could not be read, in order.
+    pub unreadable: BTreeSet<Unreadable>,
+}
+
+/// Something whose links are not recorded, or not all.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Unreadable {
+    /// A repository, `repository:tag` or `repository@digest`.
+    pub what: String,
+    /// The reason.
+    pub reason: String,
+}
+
+/// Whether the registry has a referrers API of its own, in [`Backfill::has_api`].
+const API_UNKNOWN: u8 = 0;
+const API_ABSENT: u8 = 1;
+
+impl Backfill {
+    /// A run that records into `index`; what earlier ones read is in `data_dir`.
+    ///
+    /// # Errors
+    /// That cannot be read or written.
+    pub fn new(
+        plan: Plan,
+        client: Client,
+        index: Index,
+        reader: ManifestReader,
+        data_dir: &Path,
+    ) -> Result<Self, LedgerError> {
+        // Without links there is nothing that could have been read before: the index is another one.
+        let is_anew = plan.again || index.statistics().links == 0;
+        let ledger = Ledger::open(data_dir, plan.upstream, is_anew && !plan.is_dry)?;
+        let requests = Semaphore::new(plan.jobs);
+        let (has_api, counts, unreadable) = (AtomicU8::new(API_UNKNOWN), Counts::default(), Mutex::default());
+        Ok(Self { plan, client, index, reader, ledger, requests, has_api, counts, unreadable })
+    }
+
+    /// The repositories in the registry's catalog; names that are none are told as unreadable.
+    ///
+    /// # Errors
+    /// There is no catalog, or not for this user.
+    pub async fn catalog(&self) -> crate::client::Result<Vec<RepositoryName>> {
+        let names = self.client.catalog(&self.plan.host).await?;
+        let valid = names.into_iter().filter_map(|name| match name.parse() {
+            Ok(name) => Some(name),
+            Err(_) => {
+                self.fail(name, "is no name of a repository, but is in the catalog");
+                None
+            }
+        });
+        Ok(valid.collect())
+    }
+
+    /// Walks these repositories.
+    pub async fn run(&self, repositories: Vec<RepositoryName>) -> Report {
+        self.counts.repositories.store(repositories.len() as u64, Ordering::Relaxed);
+        let walks = stream::iter(repositories).map(|name| self.walk(name));
+        walks.buffer_unordered(self.plan.jobs).for_each(async |()| self.counts.walked.add(1)).await;
+        self.report()
+    }
+
+    async fn walk(&self, name: RepositoryName) {
+        let location = Location::Registry { host: self.plan.host.clone(), name: name.clone() };
+        match self.client.open(&location) {
+            Ok(place) => {
+                let repository = Repository { upstream: self.plan.upstream, name };
+                Walk::new(self, place, repository).tags().await;
+            }
+            Err(error) => self.fail(name.to_string(), error),
+        }
+    }
+
+    fn fail(&self, what: String, reason: impl ToString) {
+        let mut unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        unreadable.insert(Unreadable { what, reason: reason.to_string() });
+    }
+
+    fn report(&self) -> Report {
+        let counts = &self.counts;
+        let unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let told = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Report {
+            repositories: told(&counts.walked),
+            tags: told(&counts.tags),
+            read: told(&counts.read),
+            bytes: told(&counts.bytes),
+            known: told(&counts.known),
+            links: told(&counts.links),
+            missing: told(&counts.missing),
+            unreadable,
+        }
+    }
+}
+
+trait Add {
+    fn add(&self, more: u64);
+}
+
+impl Add for AtomicU64 {
+    fn add(&self, more: u64) {
+        self.fetch_add(more, Ordering::Relaxed);
+    }
+}

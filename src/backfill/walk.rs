@@ -1,0 +1,181 @@
+//! The walk of one repository.
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::{StreamExt as _, stream};
+
+use super::{API_ABSENT, Add as _, Backfill};
+use crate::client::{Manifest, Repository as Place, Result};
+use crate::index::Repository;
+use crate::oci::{Digest, Tag, TagOrDigest};
+use crate::recording::learning::{Learnt, learn};
+
+/// How deep indexes may lie in each other, and referrers of referrers follow. Nothing real is deeper than three or four.
+const DEEPEST: usize = 16;
+
+pub(super) struct Walk<'a> {
+    run: &'a Backfill,
+    place: Place,
+    repository: Repository,
+    /// What this run has come by. Whoever came first reads it, and leaves what leads to it out of the ledger until then.
+    met: Mutex<HashSet<Item>>,
+}
+
+/// A manifest to read. With its tag, if that says what the manifest is about: at a cosign tag it has a link that its
+/// bytes do not tell, and an index at a referrers tag is no parent of what it lists.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Item {
+    pub(super) digest: Digest,
+    pub(super) tag: Option<Tag>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(run: &'a Backfill, place: Place, repository: Repository) -> Self {
+        Self { run, place, repository, met: Mutex::default() }
+    }
+
+    /// Everything that the tags lead to.
+    pub(super) async fn tags(&self) {
+        let tags = match self.asking(self.place.tags()).await {
+            Ok(tags) => tags,
+            Err(error) => return self.run.fail(self.repository.name.to_string(), error),
+        };
+        stream::iter(tags).map(|tag| self.tag(tag)).buffer_unordered(self.run.plan.jobs).count().await;
+    }
+
+    async fn tag(&self, tag: Tag) {
+        self.run.counts.tags.add(1);
+        match self.asking(self.place.digest(&TagOrDigest::Tag(tag.clone()))).await {
+            Ok(Some(digest)) => {
+                let is_telling = tag.scheme().is_some();
+                self.manifest(Item { digest, tag: is_telling.then_some(tag) }, 0).await;
+            }
+            // It was deleted since it was listed.
+            Ok(None) => {}
+            Err(error) => self.run.fail(format!("{}:{tag}", self.repository.name), error),
+        }
+    }
+
+    /// Reads a manifest and what it leads to; false if not all of that could be read.
+    async fn manifest(&self, item: Item, depth: usize) -> bool {
+        if !self.met.lock().unwrap_or_else(PoisonError::into_inner).insert(item.clone()) {
+            return true;
+        }
+        if depth > DEEPEST {
+            self.fail(&item, format!("is more than {DEEPEST} levels below a tag"));
+            return false;
+        }
+        let is_known = self.run.ledger.has(&self.repository.name, &item);
+        let mut next = Vec::new();
+        if is_known {
+            self.run.counts.known.add(1);
+        } else if self.run.plan.is_dry {
+            self.run.counts.read.add(1);
+        } else {
+            match self.read(&item).await {
+                Ok(children) => next.extend(children),
+                Err(()) => return false,
+            }
+        }
+        // Also of what is known: nothing else leads to a referrer that came later and has no tag.
+        let mut is_complete = match self.native_referrers(&item).await {
+            Ok(referrers) => {
+                next.extend(referrers);
+                true
+            }
+            Err(()) => false,
+        };
+        for digest in next {
+            // Boxed: it is the same future once more.
+            is_complete &= Box::pin(self.manifest(Item { digest, tag: None }, depth + 1)).await;
+        }
+        if is_complete && !is_known && !self.run.plan.is_dry {
+            match self.run.ledger.add(&self.repository.name, &item) {
+                Ok(()) => {}
+                Err(error) => self.fail(&item, error),
+            }
+        }
+        is_complete
+    }
+
+    /// Fetches a manifest and records its links; gives the manifests that it lists.
+    async fn read(&self, item: &Item) -> std::result::Result<Vec<Digest>, ()> {
+        // Before it is fetched: a deletion that comes in between must not be overlooked.
+        let watch = self.run.index.begin_read(self.repository.clone());
+        let target = match &item.tag {
+            Some(tag) => TagOrDigest::Tag(tag.clone()),
+            None => TagOrDigest::Digest(item.digest.clone()),
+        };
+        let manifest = match self.asking(self.place.find_manifest(&target)).await {
+            Ok(Some(manifest)) => manifest,
+            Ok(None) => {
+                // Usual for an index of which only some platforms were copied.
+                self.run.counts.missing.add(1);
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(self.fail(item, error)),
+        };
+        let counts = &self.run.counts;
+        counts.read.add(1);
+        counts.bytes.add(manifest.bytes.len() as u64);
+        self.record(item, &target, &watch, &manifest).await?;
+        let children = manifest.children().iter();
+        Ok(children.map(|child| child.descriptor.digest.clone()).collect())
+    }
+
+    async fn record(
+        &self,
+        item: &Item,
+        target: &TagOrDigest,
+        watch: &crate::index::UpstreamRead,
+        manifest: &Manifest,
+    ) -> std::result::Result<(), ()> {
+        let Backfill { reader, index, counts, .. } = self.run;
+        if manifest.bytes.len() > reader.max_bytes() {
+            return Err(self.fail(item, reader.too_long(&self.repository, target)));
+        }
+        let algorithm = manifest.digest.algorithm();
+        let read =
+            reader.read(&self.repository, target, algorithm, &manifest.bytes, Some(&manifest.media_type));
+        let read = read.await.map_err(|error| self.fail(item, error))?;
+        let Learnt { observations, warning, .. } = learn(reader, index, &self.repository, read, false).await;
+        let links: usize = observations.iter().map(|found| found.referrer.links.len()).sum();
+        index.observe(watch, observations).await.map_err(|error| self.fail(item, error))?;
+        counts.links.add(links as u64);
+        match warning {
+            None => Ok(()),
+            Some(warning) => Err(self.fail(item, warning)),
+        }
+    }
+
+    /// What the registry's own API lists, if it has one.
+    async fn native_referrers(&self, item: &Item) -> std::result::Result<Vec<Digest>, ()> {
+        let has_api = &self.run.has_api;
+        if has_api.load(Ordering::Relaxed) == API_ABSENT {
+            return Ok(Vec::new());
+        }
+        match self.asking(self.place.native_referrers(&item.digest)).await {
+            Ok(Some(referrers)) => Ok(referrers),
+            Ok(None) => {
+                has_api.store(API_ABSENT, Ordering::Relaxed);
+                Ok(Vec::new())
+            }
+            Err(error) => Err(self.fail(item, error)),
+        }
+    }
+
+    /// Waits for its turn among all requests of the run.
+    async fn asking<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
+        // Never closed.
+        let _permit = self.run.requests.acquire().await.ok();
+        request.await
+    }
+
+    fn fail(&self, Item { digest, tag }: &Item, reason: impl ToString) {
+        let name = &self.repository.name;
+        let what = tag.as_ref().map_or_else(|| format!("{name}@{digest}"), |tag| format!("{name}:{tag}"));
+        self.run.fail(what, reason);
+    }
+}

@@ -1,0 +1,285 @@
+//! `refshim backfill`: what a registry held before, or took past refshim, is listed as if it had passed through.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use super::{Ended, Shell};
+use crate::support::{
+    Content, Links, Random, Refshim, Registry, Said, Scripted, Shelf, Target, Turn, about, fill, listed, put,
+    shelf_registry,
+};
+
+const SEED: u64 = 14;
+
+/// How much a registry is filled with: repositories and tags. `BACKFILL_TAGS` for more of both.
+fn size() -> (usize, usize) {
+    let tags = std::env::var("BACKFILL_TAGS").map_or(300, |tags| tags.parse().unwrap());
+    (tags / 25, tags)
+}
+
+impl Shell {
+    fn backfill(&self, registry: &str, data_dir: &Path, more: &[&str]) -> Ended {
+        let arguments =
+            ["backfill", "--upstream", registry, "--data-dir", data_dir.to_str().unwrap(), "--json"];
+        self.run(&[&arguments, more].concat())
+    }
+}
+
+#[track_caller]
+fn report(ended: Ended) -> Value {
+    serde_json::from_str(&ended.ok()).unwrap()
+}
+
+async fn listed_after(
+    registry: &Registry,
+    data_dir: &Path,
+    filled: &crate::support::Filled,
+) -> BTreeMap<String, Links> {
+    let refshim = Refshim::start(registry.address, data_dir).await;
+    listed(&refshim.client(), filled).await
+}
+
+#[tokio::test]
+async fn what_a_registry_held_is_listed_and_is_not_fetched_again() {
+    let (registry, data, shell) = (Registry::start(), tempfile::tempdir().unwrap(), Shell::new());
+    let (repositories, tags) = size();
+    let filled = fill(&registry.client(), repositories, tags, SEED).await;
+
+    let dry = report(shell.backfill(&registry.url(), data.path(), &["--dry-run"]));
+    assert_eq!((&dry["tags"], &dry["links"]), (&json!(tags), &json!(0)));
+    let first = report(shell.backfill(&registry.url(), data.path(), &[]));
+    assert_eq!((&first["tags"], &first["unreadable"]), (&json!(tags), &json!([])));
+    assert!(first["read"].as_u64() >= dry["read"].as_u64(), "{first} {dry}");
+    let second = report(shell.backfill(&registry.url(), data.path(), &[]));
+    assert_eq!((&second["read"], &second["bytes"]), (&json!(0), &json!(0)), "nothing is fetched twice");
+    assert_eq!(listed_after(&registry, data.path(), &filled).await, filled.links());
+    let again = report(shell.backfill(&registry.url(), data.path(), &["--again"]));
+    assert_eq!(again["read"], first["read"]);
+}
+
+#[tokio::test]
+async fn a_run_that_is_killed_goes_on_where_it_was() {
+    let (registry, data, shell) = (Registry::start(), tempfile::tempdir().unwrap(), Shell::new());
+    let (repositories, tags) = size();
+    let filled = fill(&registry.client(), repositories, tags, SEED).await;
+    let url = registry.url();
+    let arguments = ["backfill", "--upstream", &url, "--data-dir", data.path().to_str().unwrap(), "--json"];
+    // Slow enough to be met in the middle.
+    let rate = (tags * 2).to_string();
+    let arguments = [&arguments[..], &["--rate", &rate]].concat();
+    let mut random = Random::new(SEED);
+    for _ in 0..20 {
+        let mut run = shell.command(&arguments).spawn().unwrap();
+        tokio::time::sleep(Duration::from_millis(100 + random.next() % 400)).await;
+        run.kill().unwrap();
+        run.wait().unwrap();
+    }
+    let whole = report(shell.run(&arguments));
+    assert_eq!(whole["tags"], json!(tags));
+    assert!(whole["known"].as_u64().unwrap() > 0, "{whole}");
+    assert_eq!(listed_after(&registry, data.path(), &filled).await, filled.links());
+}
+
+/// A registry of this shelf that tells its repositories and tags.
+fn catalogued(shelf: &Shelf, odd: impl Fn(&Turn<'_>) -> Option<Said> + Send + Sync + 'static) -> Scripted {
+    let content = Shelf::clone(shelf);
+    shelf_registry(shelf, move |turn| {
+        let said = odd(turn);
+        if turn.target != Target::Other || said.as_ref().is_none_or(|said| said.status != turn.right.status) {
+            return said;
+        }
+        let names = |repository: Option<&str>| {
+            let content = content.lock().unwrap();
+            let of = |(own, name): &(String, String)| match repository {
+                None => Some(own.clone()),
+                Some(repository) => (own == repository && !name.contains(':')).then(|| name.clone()),
+            };
+            content.keys().filter_map(of).collect::<std::collections::BTreeSet<_>>()
+        };
+        let path = turn.path().split('?').next().unwrap();
+        let answer = match path.strip_suffix("/tags/list") {
+            Some(repository) => json!({"tags": names(Some(repository.trim_start_matches("/v2/")))}),
+            None if path == "/v2/_catalog" => json!({"repositories": names(None)}),
+            None => return said,
+        };
+        Some(Said::typed("application/json", answer.to_string()))
+    })
+}
+
+fn right(turn: &Turn<'_>) -> Option<Said> {
+    Some(turn.right.clone())
+}
+
+/// What is at a tag of a repository, without an answer where nothing refers to it.
+async fn referrers(refshim: &Refshim, repository: &str, image: &Content) -> Vec<String> {
+    let answer =
+        refshim.client().get(&format!("/v2/{repository}/manifests/{}/references", image.digest)).await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    let list = answer.json();
+    list["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["digest"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_registry_that_asks_for_patience_is_waited_for() {
+    let (shelf, data, shell) = (Shelf::default(), tempfile::tempdir().unwrap(), Shell::new());
+    let image = Content::image("config", "layer");
+    let sbom = about(&image, &image, "sbom");
+    put(&shelf, "a/b", &["v1"], &image);
+    put(&shelf, "a/b", &["sbom"], &sbom);
+    let asked = Mutex::new(BTreeMap::<String, usize>::new());
+    let registry = catalogued(&shelf, move |turn| {
+        let mut asked = asked.lock().unwrap();
+        let times = asked.entry(turn.request.line.clone()).or_default();
+        *times += 1;
+        match *times {
+            1 => Some(Said::status("429 Too Many Requests").with("retry-after", "0")),
+            // The connection breaks.
+            2 => None,
+            3 => Some(Said::status("503 Service Unavailable")),
+            _ => right(turn),
+        }
+    });
+    let url = format!("http://{}", registry.address);
+    let report = report(shell.backfill(&url, data.path(), &["--jobs", "64"]));
+    assert_eq!((&report["read"], &report["links"]), (&json!(2), &json!(1)));
+    let again = catalogued(&shelf, right);
+    let refshim = Refshim::start(again.address, data.path()).await;
+    assert_eq!(referrers(&refshim, "a/b", &image).await, [sbom.digest]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_told_and_all_else_is_recorded() {
+    let (shelf, data, shell) = (Shelf::default(), tempfile::tempdir().unwrap(), Shell::new());
+    let image = Content::image("config", "layer");
+    let sbom = about(&image, &image, "sbom");
+    put(&shelf, "good", &["v1"], &image);
+    put(&shelf, "good", &["sbom"], &sbom);
+    // An index of which one platform is there.
+    let absent = Content::image("other", "layer");
+    put(&shelf, "good", &["index"], &Content::index(&[&image, &absent]));
+    put(&shelf, "denied", &["v1"], &image);
+    let no_json = Content { bytes: b"<html>".to_vec(), ..Content::image("no", "json") };
+    put(&shelf, "odd", &["no-json"], &no_json);
+    let long = image.changed(|manifest| manifest["annotations"] = json!({"long": "x".repeat(5 << 20)}));
+    put(&shelf, "odd", &["long"], &long);
+    let (before, after) = (Content::image("before", "layer"), Content::image("after", "layer"));
+    put(&shelf, "odd", &["moved"], &before);
+    put(&shelf, "odd", &["gone"], &before);
+    put(&shelf, "odd", &["signed"], &sbom);
+    put(&shelf, "odd", &["v1"], &image);
+    let registry = catalogued(&shelf, move |turn| {
+        let path = turn.path();
+        Some(match (path, turn.is_head()) {
+            ("/v2/_catalog?n=1000", _) => {
+                let page = json!({"repositories": ["good", "good", "Not A Name", "odd", "denied"]});
+                Said::typed("application/json", page.to_string())
+                    .with("link", "</v2/_catalog?n=1000&last=odd>; rel=\"next\"")
+            }
+            // Repeats, and tells null for the end.
+            ("/v2/_catalog?n=1000&last=odd", _) => {
+                Said::typed("application/json", r#"{"repositories": ["good", "odd"]}"#)
+                    .with("link", "</v2/_catalog?last=x>; rel=\"next\"")
+            }
+            ("/v2/_catalog?last=x", _) => Said::typed("application/json", r#"{"repositories": null}"#),
+            ("/v2/denied/tags/list", _) => Said::status("403 Forbidden"),
+            ("/v2/odd/manifests/gone", _) => Said::status("404 Not Found"),
+            // Served by its digest as something else.
+            (by_digest, false) if by_digest.contains(&before.digest) => Said::manifest(&after),
+            _ => turn.right.clone(),
+        })
+    });
+    let url = format!("http://{}", registry.address);
+    let ended = shell.backfill(&url, data.path(), &[]);
+    assert_eq!(ended.code, 1, "{ended:?}");
+    let report: Value = serde_json::from_str(&ended.out).unwrap();
+    let unreadable = report["unreadable"].as_array().unwrap();
+    let whats: Vec<&str> = unreadable.iter().map(|it| it["what"].as_str().unwrap()).collect();
+    let mut expected = vec![
+        "Not A Name".to_owned(),
+        "denied".to_owned(),
+        format!("odd@{}", no_json.digest),
+        format!("odd@{}", long.digest),
+        format!("odd@{}", before_digest()),
+    ];
+    expected.sort();
+    assert_eq!(whats, expected, "{report}");
+    for reason in ["403", "longer than", "is no name"] {
+        assert!(ended.err.contains(reason), "{reason}: {}", ended.err);
+    }
+    assert_eq!(report["missing"], json!(1));
+
+    let refshim = Refshim::start(registry.address, data.path()).await;
+    for repository in ["good", "odd"] {
+        assert!(referrers(&refshim, repository, &image).await.contains(&sbom.digest), "{repository}");
+    }
+}
+
+fn before_digest() -> String {
+    Content::image("before", "layer").digest
+}
+
+#[tokio::test]
+async fn repositories_are_chosen_by_name_or_given() {
+    let (shelf, data, shell) = (Shelf::default(), tempfile::tempdir().unwrap(), Shell::new());
+    let image = Content::image("config", "layer");
+    for repository in ["team/a", "team/b", "other/a"] {
+        put(&shelf, repository, &["v1"], &image);
+    }
+    let registry = catalogued(&shelf, |turn| {
+        let is_catalog = turn.path().starts_with("/v2/_catalog");
+        if is_catalog { Some(Said::status("401 Unauthorized")) } else { right(turn) }
+    });
+    let url = format!("http://{}", registry.address);
+    let ended = shell.backfill(&url, data.path(), &[]);
+    ended.failed(4, &["--repositories-from"]);
+
+    let names = shell.write("names", "# all of them\nteam/a\n\nteam/b # twice\nteam/b\nother/a\n");
+    let from = ["--repositories-from", names.to_str().unwrap()];
+    let told = report(shell.backfill(&url, data.path(), &[&from[..], &["--repository", "team/*"]].concat()));
+    assert_eq!((&told["repositories"], &told["read"]), (&json!(2), &json!(2)));
+    let told = report(shell.backfill(&url, data.path(), &from));
+    assert_eq!((&told["repositories"], &told["read"], &told["known"]), (&json!(3), &json!(1), &json!(2)));
+
+    let names = shell.write("names", "team/a\nNo Name\n");
+    let from = ["--repositories-from", names.to_str().unwrap()];
+    shell.backfill(&url, data.path(), &from).failed(2, &["names", "line 2", "No Name"]);
+}
+
+#[tokio::test]
+async fn a_directory_that_is_served_from_is_left_alone() {
+    let (registry, data, shell) = (Registry::start(), tempfile::tempdir().unwrap(), Shell::new());
+    let _refshim = Refshim::start(registry.address, data.path()).await;
+    let ended = shell.backfill(&registry.url(), data.path(), &[]);
+    ended.failed(1, &["backfilling", "stopped first"]);
+}
+
+#[tokio::test]
+async fn an_upstream_of_the_configuration_is_reached_as_refshim_reaches_it() {
+    let (registry, data, shell) = (Registry::with_user(), tempfile::tempdir().unwrap(), Shell::new());
+    let user = registry.client().as_user();
+    let image = Content::image("config", "layer");
+    let _ = (&user, &image);
+    let file = format!(
+        "data_dir = {:?}\n[upstreams.hub]\nurl = \"{}\"\nhosts = [\"hub\"]\n[upstreams.default]\nurl = \"http://127.0.0.1:9\"\n",
+        data.path(),
+        registry.url()
+    );
+    let file = shell.write("refshim.toml", file);
+    let arguments = ["backfill", "--config", file.to_str().unwrap(), "--upstream", "hub"];
+    shell.run(&arguments).failed(4, &[]);
+    let (user, password) = crate::support::USER;
+    let logged_in = [&arguments[..], &["--username", user, "--password-stdin"]].concat();
+    assert!(shell.run_with_input(&logged_in, password.as_bytes()).ok().starts_with("0 repositories"));
+    let arguments = ["backfill", "--config", file.to_str().unwrap(), "--upstream", "nobody"];
+    shell.run(&arguments).failed(2, &["nobody"]);
+}
