@@ -191,20 +191,27 @@ fn stored_blobs(registry: &Registry) -> usize {
     std::fs::read_dir(links).map_or(0, Iterator::count)
 }
 
-#[tokio::test]
-async fn an_index_that_lists_what_is_not_there_is_not_copied() {
+#[test]
+fn an_index_that_lists_what_is_not_there_is_neither_copied_nor_made_to_refer() {
     let shell = Shell::new();
     let registry = Registry::start();
-    let here = registry.client().image("a", "here").await;
+    let here = Content::image("{}", "x");
     let index = Content::index(&[&here, &Content::image("{}", "gone")]);
     let blob = |digest: &str| format!("layout/blobs/sha256/{}", digest.trim_start_matches("sha256:"));
     shell.write("layout/oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#);
     shell.write("layout/index.json", Content::index(&[&index]).bytes);
     shell.write(&blob(&index.digest), &index.bytes);
-    shell.write(&blob(&here.digest), &here.bytes);
-    let copy =
-        shell.run(&["copy", &format!("oci:layout@{}", index.digest), &format!("{}/a", registry.address)]);
-    copy.failed(3, &["lists what is not there", "--platform"]);
+    for content in [&here.bytes[..], b"{}", b"x"] {
+        shell.write(&blob(&digest_of(content)), content);
+    }
+    let from = format!("oci:layout@{}", index.digest);
+    for to in ["oci:out:v1", &format!("{}/a:v1", registry.address)] {
+        for command in ["copy", "ref"] {
+            let ended = shell.run(&[command, &from, to]);
+            ended.failed(3, &["lists what is not there", "--platform"]);
+        }
+    }
+    assert!(!shell.path("out").exists(), "something was written before");
 }
 
 #[tokio::test]
