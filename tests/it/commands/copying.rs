@@ -67,6 +67,29 @@ async fn a_layout_is_what_other_tools_take() {
 }
 
 #[tokio::test]
+async fn what_other_tools_wrote_into_the_index_of_a_layout_stays() {
+    let scene = Scene::new().await;
+    let image = scene.image("a", "v1").await;
+    scene.shell.ok(&["copy", &scene.at("a:v1"), "oci:layout:v1"]);
+    let index = || -> Value { serde_json::from_slice(&read(scene.shell.path("layout/index.json"))).unwrap() };
+    let mut written = index();
+    written["annotations"] = json!({"org.example.by": "me"});
+    written["artifactType"] = json!("application/vnd.example");
+    written["org.example.other"] = json!([1, null]);
+    scene.shell.write("layout/index.json", written.to_string());
+
+    scene.shell.write("f", "f");
+    let attached = scene.shell.ok(&["attach", "oci:layout:v1", "f", "--artifact-type", SBOM]);
+    let mut with_attached = index();
+    assert_eq!(with_attached["manifests"][1]["digest"], attached);
+    with_attached["manifests"].as_array_mut().unwrap().pop();
+    assert_eq!(with_attached, written);
+    scene.shell.ok(&["detach", "oci:layout:v1", &attached, "--yes"]);
+    assert_eq!(index(), written);
+    assert_eq!(index()["manifests"][0]["digest"], image.digest);
+}
+
+#[tokio::test]
 async fn blobs_are_mounted_within_a_registry() {
     let scene = Scene::new().await;
     scene.image("a", "v1").await;
