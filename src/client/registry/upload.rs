@@ -63,7 +63,7 @@ impl Registry {
                 .append_pair("from", from.as_str());
             scope = scope.and_pull(from.as_str());
         }
-        let request = Request::new(Method::POST, url.clone());
+        let request = Request::new(Method::POST, url);
         let response = self.session.succeed(Ask { asked: &asked, scope, request }).await?;
         // 201 is a mount; a registry that does not mount answers 202 and has begun an upload
         // (distribution-spec, "Mounting a blob from another repository").
@@ -73,7 +73,9 @@ impl Registry {
         let location = header(response.headers(), LOCATION.as_str());
         let location = location
             .ok_or_else(|| Error::failed(asked.as_str(), "the answer does not say where to send it"))?;
-        self.session.resolve(&url, location).map(Begun::At)
+        // Against the URL that answered (RFC 9110, section 10.2.2): after a redirect, that host has begun the
+        // upload.
+        self.session.resolve(response.url(), location).map(Begun::At)
     }
 
     async fn send(&self, part: &Part, mut location: Url, content: BlobStream, bar: Bar) -> Result<()> {
