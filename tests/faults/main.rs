@@ -16,6 +16,7 @@ mod it {
     pub(crate) mod support;
 }
 use it::support;
+use support::random;
 
 mod clients;
 mod damage;
@@ -28,7 +29,6 @@ mod mounted;
 mod oddities;
 mod power;
 mod process;
-mod random;
 mod recording;
 mod shutdown;
 mod soak;

@@ -25,6 +25,7 @@ mod doors;
 mod durability;
 mod earlier;
 mod early_answers;
+mod filled;
 mod forgetting;
 mod going_away;
 mod injection;

@@ -4,8 +4,11 @@ mod certificates;
 mod client;
 mod content;
 mod faces;
+mod filled;
 mod pattern;
 mod process;
+#[allow(dead_code, reason = "the other suite uses the rest")]
+pub(crate) mod random;
 mod raw;
 mod registry;
 pub(crate) mod scripted;
@@ -20,6 +23,7 @@ pub(crate) use content::{
     Content, DOCKER_LIST, DOCKER_MANIFEST, IMAGE_INDEX, IMAGE_MANIFEST, about, descriptor, digest_of,
 };
 pub(crate) use faces::{AnyBody, Face, Scene, Stream};
+pub(crate) use filled::{Filled, fill, listed};
 pub(crate) use pattern::Pattern;
 pub(crate) use process::{Refshim, binary};
 pub(crate) use raw::{RawAnswer, exchange};

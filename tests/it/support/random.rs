@@ -26,6 +26,17 @@ impl Random {
         usize::try_from(self.below(length as u64 + 1)).unwrap()
     }
 
+    /// One of these, of which there is one at least.
+    pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.place(from.len() - 1)]
+    }
+
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(self.place(last), last);
+        }
+    }
+
     pub(crate) fn coin(&mut self) -> bool {
         self.below(2) == 1
     }
