@@ -254,8 +254,14 @@ impl Index {
         self.engine.doubt(ReferrerKey { repository, digest: referrer }).await
     }
 
+    /// Makes the referrer pending and a claim, which is not listed while the upstream cannot be asked: a client that
+    /// wanted it deleted was answered 404.
+    pub async fn disown(&self, repository: Repository, referrer: Digest) -> Result<(), WriteError> {
+        self.engine.disown(ReferrerKey { repository, digest: referrer }).await
+    }
+
     /// Removes a referrer that the upstream has deleted, if its version is still `seen` and it is not being PUT;
-    /// otherwise makes it pending.
+    /// otherwise makes it pending and a claim.
     pub async fn remove(
         &self,
         repository: Repository,

@@ -48,6 +48,8 @@ impl Ref {
         let copy = Copy { from: &source, to: &at, jobs: JOBS, progress: &progress };
         // Without its referrers: they refer to the image, whose digest the copy does not have.
         let node = walk(&source, image, 0).await?;
+        // Here, since the copies below see only parts of it: a layout takes an incomplete index.
+        copy.refuse_incomplete(node.all())?;
         copy.blobs(std::iter::once(&node)).await?;
         let children: Vec<_> = node.children.into_iter().map(|child| (child, None)).collect();
         // The original itself is not copied, only what it consists of; the changed manifest follows.

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncWriteExt as _;
 
-use super::blob::{Hasher, read};
+use super::blob::{Hasher, read, unchanged};
 use super::manifest::CREATED;
 use super::{BlobStream, Error, Manifest, Part, Progress, Repository, Result};
 use crate::oci::{Algorithm, Descriptor, Digest, TagOrDigest, media_type};
@@ -153,9 +153,16 @@ impl FileToAttach {
             part.descriptor.annotations.insert(TITLE.to_owned(), title.to_owned());
         }
         progress.expect(part.descriptor.size);
-        to.put_blob(&part, || open(path), progress).await?;
+        store(path, &part, to, progress).await?;
         Ok(part)
     }
+}
+
+/// Stores a file under the digest that was computed from it before.
+async fn store(path: &Path, part: &Part, to: &Repository, progress: &Progress) -> Result<()> {
+    let content = || async { Ok(unchanged(open(path).await?, part, path)) };
+    to.put_blob(part, content, progress).await?;
+    Ok(())
 }
 
 /// Saves standard input to a temporary file: the digest is needed before the content is sent, and input can
@@ -214,7 +221,10 @@ pub fn referring_copy(manifest: &Manifest, subject: &Part) -> Result<Manifest> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::client::layout::Layout;
 
     #[track_caller]
     fn check(text: &str, path: &str, media_type: &str) {
@@ -241,5 +251,22 @@ mod tests {
         let kept = std::str::from_utf8(text).unwrap().trim_end_matches('}');
         assert!(copy.starts_with(kept), "{copy}");
         assert!(copy[kept.len()..].contains(r#""reference":{"#), "{copy}");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changes_after_its_digest_was_computed_is_not_stored() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, layout) = (directory.path().join("f"), directory.path().join("layout"));
+        let to = Repository::Layout(Arc::new(Layout::new(&layout)));
+        for changed in ["two", "longer", "x", ""] {
+            std::fs::write(&file, "one").unwrap();
+            let part = described(&file, UNKNOWN_TYPE).await.unwrap();
+            std::fs::write(&file, changed).unwrap();
+            let stored = store(&file, &part, &to, &Progress::new(false)).await;
+            let error = stored.expect_err(changed);
+            assert!(error.to_string().ends_with("the file changed while it was read"), "{error}");
+            let left = std::fs::read_dir(layout.join("blobs/sha256")).unwrap();
+            assert_eq!(left.count(), 0, "{changed}");
+        }
     }
 }

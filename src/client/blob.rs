@@ -53,19 +53,34 @@ impl Hasher {
 /// In place of it and not after it: a receiver that knows the size may not ask for more, and would have it
 /// all.
 pub(super) fn verified(content: BlobStream, part: &Part) -> BlobStream {
+    checked(content, part, |error| error)
+}
+
+/// The content of a file whose descriptor was computed before, with an error in place of the last chunk if the
+/// file changed since then.
+pub(super) fn unchanged(content: BlobStream, part: &Part, path: &Path) -> BlobStream {
+    let asked = format!("reading {}", path.display());
+    checked(content, part, move |_| {
+        Error::failed(asked.as_str(), "the file changed while it was read")
+            .advise("retry when nothing writes to it any more")
+    })
+}
+
+fn checked(content: BlobStream, part: &Part, refuse: impl Fn(Error) -> Error + Send + 'static) -> BlobStream {
     let check = Check {
         hasher: Some(Hasher::new(part.descriptor.digest.algorithm())),
         digest: part.descriptor.digest.clone(),
         size: part.descriptor.size,
         seen: 0,
     };
-    let checked = stream::try_unfold((content, check), |(mut content, mut check)| async move {
+    let state = (content, check, refuse);
+    let checked = stream::try_unfold(state, |(mut content, mut check, refuse)| async move {
         match content.next().await.transpose()? {
             Some(bytes) => {
-                check.take(&bytes)?;
-                Ok(Some((bytes, (content, check))))
+                check.take(&bytes).map_err(&refuse)?;
+                Ok(Some((bytes, (content, check, refuse))))
             }
-            None => check.end().map(|()| None),
+            None => check.end().map(|()| None).map_err(&refuse),
         }
     });
     Box::pin(checked)

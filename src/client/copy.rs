@@ -90,7 +90,8 @@ impl Copy<'_> {
         })
     }
 
-    fn refuse_incomplete<'n>(&self, nodes: impl Iterator<Item = &'n Node>) -> Result<()> {
+    /// Refuses an index that lists manifests which are not there.
+    pub fn refuse_incomplete<'n>(&self, nodes: impl Iterator<Item = &'n Node>) -> Result<()> {
         let missing: BTreeSet<String> =
             nodes.flat_map(|node| &node.missing).map(|part| part.descriptor.digest.to_string()).collect();
         if missing.is_empty() {

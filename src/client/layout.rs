@@ -9,7 +9,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::fs::File;
 
 use super::blob::{read, verified, write_file};
@@ -90,14 +90,15 @@ impl Layout {
         write_file(&self.blob_path(&manifest.digest), content).await?;
         // Manifests are put in parallel, and each rewrites `index.json`: one would lose the other's entry.
         let _writing = self.writing.lock().await;
-        let mut entries = self.entries()?;
+        let index = self.index()?;
+        let mut entries = entries(&index);
         entries.retain(|entry| !is_replaced(entry, target, manifest));
         if let TagOrDigest::Tag(_) = target {
             entries.push(entry(target, manifest)?);
         } else if !entries.iter().any(|listed| is_of(listed, &manifest.digest)) {
             entries.push(entry(target, manifest)?);
         }
-        self.write_index(&entries).await
+        self.write_index(index, entries).await
     }
 
     /// Whether a manifest is there and reachable from `index.json`. Its file alone does not count: after a
@@ -108,10 +109,11 @@ impl Layout {
 
     pub(super) async fn delete_manifest(&self, digest: &Digest) -> Result<()> {
         let _writing = self.writing.lock().await;
-        let mut entries = self.entries()?;
+        let index = self.index()?;
+        let mut entries = entries(&index);
         entries.retain(|entry| !is_of(entry, digest));
         // The entry first, as no entry may lead to nothing. What remains after a crash in between is garbage.
-        self.write_index(&entries).await?;
+        self.write_index(index, entries).await?;
         std::fs::remove_file(self.blob_path(digest)).map_err(|error| self.failed("deleting from", &error))
     }
 
@@ -204,22 +206,29 @@ impl Layout {
         }
     }
 
-    /// The entries of `index.json`, unparsed: members that only other tools know must survive a rewrite.
     fn entries(&self) -> Result<Vec<Value>> {
-        let text = match std::fs::read(self.directory.join("index.json")) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(self.failed("reading", &error)),
-        };
-        let index: Value = serde_json::from_slice(&text)
-            .map_err(|error| Error::failed(format!("reading index.json of {self}"), error.to_string()))?;
-        Ok(index.get("manifests").and_then(Value::as_array).cloned().unwrap_or_default())
+        Ok(entries(&self.index()?))
     }
 
-    /// Rewrites `index.json`.
-    async fn write_index(&self, entries: &[Value]) -> Result<()> {
+    /// The members of `index.json`, unparsed: what only other tools know must survive a rewrite.
+    fn index(&self) -> Result<Map<String, Value>> {
+        let text = match std::fs::read(self.directory.join("index.json")) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
+            Err(error) => return Err(self.failed("reading", &error)),
+        };
+        serde_json::from_slice(&text)
+            .map_err(|error| Error::failed(format!("reading index.json of {self}"), error.to_string()))
+    }
+
+    /// Rewrites `index.json` with these entries.
+    async fn write_index(&self, mut index: Map<String, Value>, entries: Vec<Value>) -> Result<()> {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let content = Box::pin(futures_util::stream::iter([Ok(index(entries).into())]));
+        index.entry("schemaVersion").or_insert(json!(2));
+        index.entry("mediaType").or_insert(json!(media_type::IMAGE_INDEX));
+        index.insert("manifests".to_owned(), Value::Array(entries));
+        let text = Value::Object(index).to_string();
+        let content = Box::pin(futures_util::stream::iter([Ok(text.into())]));
         write_file(&self.directory.join("index.json"), content).await
     }
 
@@ -251,8 +260,8 @@ fn folder(algorithm: Algorithm) -> &'static str {
     }
 }
 
-fn index(entries: &[Value]) -> String {
-    json!({"schemaVersion": 2, "mediaType": media_type::IMAGE_INDEX, "manifests": entries}).to_string()
+fn entries(index: &Map<String, Value>) -> Vec<Value> {
+    index.get("manifests").and_then(Value::as_array).cloned().unwrap_or_default()
 }
 
 fn entry(target: &TagOrDigest, manifest: &Manifest) -> Result<Value> {

@@ -7,12 +7,13 @@ mod challenge;
 mod token;
 
 use std::collections::HashMap;
+use std::net::Ipv6Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::StatusCode;
 use http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use tokio::sync::OnceCell;
-use url::Url;
+use url::{Host, Url};
 
 use super::credentials::{self, Credential};
 use super::transport::{Request, Response, Transport};
@@ -86,7 +87,11 @@ impl Session {
             if plain { "http" } else { "https" },
             if host == DOCKER_HUB { DOCKER_HUB_REGISTRY } else { host },
         );
-        let base = Url::parse(&format!("{scheme}://{address}/v2/"));
+        let base = Url::parse(&format!("{scheme}://{address}/v2/")).map_err(|error| {
+            let error = Error::new(ErrorKind::Usage, asked(), error.to_string());
+            let is_bare = address.parse::<Ipv6Addr>().is_ok();
+            if is_bare { error.advise("write an IPv6 address in brackets: [::1]:5000") } else { error }
+        });
         let given = options
             .credential
             .as_ref()
@@ -96,7 +101,7 @@ impl Session {
             transport,
             pace: options.pace.clone(),
             host: host.to_owned(),
-            base: base.map_err(|error| Error::new(ErrorKind::Usage, asked(), error.to_string()))?,
+            base: base?,
             credential: given.map_or_else(OnceCell::new, |given| OnceCell::new_with(Some(Some(given)))),
             login: Mutex::default(),
         })
@@ -249,7 +254,37 @@ impl Session {
     }
 }
 
+/// Whether a host, with or without a port, is a loopback address or `localhost`.
 fn is_this_machine(host: &str) -> bool {
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
-    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    // Parsed as the URL that is connected to: an address has many spellings.
+    let url = Url::parse(&format!("http://{host}/"));
+    url.is_ok_and(|url| match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+        None => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(host: &str, expected: bool) {
+        assert_eq!(is_this_machine(host), expected, "{host}");
+    }
+
+    #[test]
+    fn this_machine_is_known_by_each_of_its_names() {
+        for host in ["localhost", "localhost:5000", "LOCALHOST", "127.0.0.1", "127.8.0.1:5000"] {
+            check(host, true);
+        }
+        for host in ["[::1]", "[::1]:5000", "[0:0:0:0:0:0:0:1]", "[0:0::1]:80", "[::ffff:127.0.0.1]:5000"] {
+            check(host, true);
+        }
+        for host in ["registry.example", "localhost.example:5000", "10.0.0.1", "[::2]", "[fe80::1]:5000"] {
+            check(host, false);
+        }
+    }
 }

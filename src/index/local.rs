@@ -50,7 +50,7 @@ pub(super) mod state;
 pub(super) mod write;
 
 use self::sled::{Store, StoreError};
-use super::{IndexSettings, IndexState, OpenError, ReadError, Repository, WriteError};
+use super::{IndexSettings, IndexState, OpenError, ReadError, Repository, Version, WriteError};
 use committer::Committer;
 use data_dir::{JOURNAL, SLED};
 use in_progress::ReadMark;
@@ -145,6 +145,24 @@ impl Local {
         let referrer = key.clone();
         match self.read(move |store| store.referrer_state(&referrer)).await {
             Ok(Some(state)) if !state.pending => self.write(|reply| Write::Doubt { key, reply }).await,
+            Ok(_) => Ok(()),
+            Err(ReadError::Opening | ReadError::Rebuilding) => {
+                self.shared.puts.doubt_later(key);
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes a referrer that ever was confirmed a claim.
+    pub(crate) async fn disown(&self, key: ReferrerKey) -> Result<(), WriteError> {
+        // Looks first, as above.
+        let referrer = key.clone();
+        match self.read(move |store| store.referrer_state(&referrer)).await {
+            Ok(Some(state)) if state.was_confirmed => {
+                let seen = Version::UNKNOWN;
+                self.write(|reply| Write::Remove { key, seen, reply }).await.map(|_doubted| ())
+            }
             Ok(_) => Ok(()),
             Err(ReadError::Opening | ReadError::Rebuilding) => {
                 self.shared.puts.doubt_later(key);

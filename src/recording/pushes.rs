@@ -211,7 +211,14 @@ impl PushRecorder {
         let answer = self.send(&repository, origin, request).await;
         let seen = match answer {
             Ok(response) if response.status() == StatusCode::NOT_FOUND => {
-                return self.pulls.heard(&repository, &TagOrDigest::Digest(digest), response).await;
+                self.pulls.forget(&repository, &digest);
+                // More than a 404 to a read: an earlier DELETE may have been done whose answer was lost.
+                if let Err(error) = self.index.disown(repository.clone(), digest.clone()).await {
+                    tracing::warn!(repository = %repository.name, %digest, %error,
+                        "a client deleted a manifest that is not there, but the index could not be \
+                         written; a list may still have it");
+                }
+                return Ok(response);
             }
             Ok(ref response) if response.status().is_client_error() => return answer,
             Ok(ref response) if is_deleted(response.status()) => seen.unwrap_or(Version::UNKNOWN),

@@ -367,6 +367,38 @@ async fn what_was_there_is_listed_while_the_registry_cannot_be_asked_for_it() {
     }
 }
 
+/// A deletion whose answer was lost, and one that is answered 404, may have been done: what it was for is not listed
+/// on the strength of having been there.
+#[tokio::test]
+async fn what_may_have_been_deleted_is_not_listed_while_the_registry_cannot_be_asked_for_it() {
+    let lost = ["", "500 Internal Server Error", "503 Service Unavailable"];
+    for (answer, mood) in lost.into_iter().chain(["404 Not Found"]).flat_map(|answer| {
+        ["429 Too Many Requests", "503 Service Unavailable", ""].map(|mood| (answer, mood))
+    }) {
+        let scene = scene(&[("REFERENCES_ACCESS_TTL", "5m")]).await;
+        let [deleted, kept] =
+            ["deleted", "kept"].map(|name| signature(&scene.image, &scene.image, "application/x", name));
+        for content in [&deleted, &kept] {
+            scene.client.push("a", content).await;
+        }
+        scene.says(Some(Target::Digest), answer);
+        let delete = scene.client.request(Method::DELETE, &format!("/v2/a/manifests/{}", deleted.digest));
+        assert!(!scene.client.send(delete).await.status.is_success());
+        scene.says(Some(Target::Digest), mood);
+        let context = format!("{answer:?}, then {mood:?}");
+        let listed = scene.client.get("/v2/a/manifests/latest/references").await;
+        assert!(!listed.status.is_success(), "{context}: {listed:?}");
+        // It was not done after all.
+        scene.is_well();
+        scene.lists(&[&deleted, &kept]).await;
+        // And is again what it was: a 404 to a read is no deletion.
+        take(&scene.shelf, "a", &deleted.digest);
+        scene.client.get(&format!("/v2/a/manifests/{}", deleted.digest)).await;
+        scene.says(Some(Target::Digest), mood);
+        assert!(scene.client.get("/v2/a/manifests/latest/references").await.status.is_success(), "{context}");
+    }
+}
+
 #[tokio::test]
 async fn links_of_what_stays_away_are_removed_only_after_their_time() {
     for (forget_after, left) in [("100ms", 1), ("1h", 2)] {

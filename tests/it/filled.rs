@@ -2,11 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::{Client, Filled, Refshim, Registry, fill, listed};
-
-const REPOSITORIES: usize = 12;
-const TAGS: usize = 150;
-const SEED: u64 = 1;
+use crate::support::{Client, Filled, Refshim, Registry, by_environment, fill, listed};
 
 /// How many tags the registry says there are, in all repositories.
 async fn tags(client: &Client, filled: &Filled) -> usize {
@@ -26,9 +22,10 @@ async fn every_link_that_was_pushed_is_listed_and_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let refshim = Refshim::start(registry.address, directory.path()).await;
     let client = refshim.client();
-    let filled = fill(&client, REPOSITORIES, TAGS, SEED).await;
+    let count = usize::try_from(by_environment("FILLED_TAGS", 150)).unwrap();
+    let filled = fill(&client, 12, count, by_environment("FILLED_SEED", 1)).await;
     assert_eq!(listed(&client, &filled).await, filled.links());
-    assert_eq!(tags(&client, &filled).await, TAGS);
+    assert_eq!(tags(&client, &filled).await, count);
 
     let links = filled.repositories.values().flat_map(|repository| repository.links.values().flatten());
     let kinds: BTreeSet<&str> = links.map(|(_, kind)| kind.as_str()).collect();
@@ -37,9 +34,10 @@ async fn every_link_that_was_pushed_is_listed_and_nothing_else() {
 
 #[tokio::test]
 async fn a_seed_fills_every_registry_alike() {
-    let (first, second) = (Registry::start(), Registry::start());
-    let (first, second) = (first.client(), second.client());
-    let filled = fill(&first, REPOSITORIES, TAGS, SEED).await;
-    assert_eq!(fill(&second, REPOSITORIES, TAGS, SEED).await, filled);
-    assert_ne!(fill(&second, REPOSITORIES, TAGS, SEED + 1).await, filled);
+    let registries = [Registry::start(), Registry::start(), Registry::start()];
+    let [first, second, third] = registries.each_ref().map(Registry::client);
+    let (filled, again, other) =
+        tokio::join!(fill(&first, 5, 40, 1), fill(&second, 5, 40, 1), fill(&third, 5, 40, 2));
+    assert_eq!(again, filled);
+    assert_ne!(other, filled);
 }

@@ -50,6 +50,56 @@ async fn a_running_server_is_backed_up_and_the_backup_serves() {
     assert_eq!(refshim.client().referrers("a", "latest", "").await, [signature.digest]);
 }
 
+/// The data directory of a refshim that was served and stopped.
+async fn served(directory: &Path) -> PathBuf {
+    let (registry, data) = (Registry::start(), directory.join("data"));
+    assert!(Refshim::start(registry.address, &data).await.stop().success());
+    data
+}
+
+#[tokio::test]
+async fn a_dump_leaves_alone_what_is_beside_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = served(directory.path()).await;
+    let (dump, other) = (directory.path().join("dump"), directory.path().join("dump.partial"));
+    std::fs::write(&other, "somebody else's").unwrap();
+    let there = || {
+        let files = std::fs::read_dir(directory.path()).unwrap();
+        files.map(|file| file.unwrap().file_name()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = there();
+    succeed(&data, &["dump", dump.to_str().unwrap()]);
+    let again = index(&data, &["dump", dump.to_str().unwrap()]);
+    let told = String::from_utf8(again.stderr).unwrap();
+    assert_eq!(again.status.code(), Some(1), "{told}");
+    assert!(told.contains(&format!("{} exists already", dump.display())), "{told}");
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "somebody else's");
+    assert!(std::fs::read_to_string(&dump).unwrap().contains("{\"end\""));
+    let added: Vec<_> = there().difference(&before).cloned().collect();
+    assert_eq!(added, ["dump"]);
+}
+
+#[tokio::test]
+async fn the_name_of_a_dump_survives_a_power_loss() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = served(directory.path()).await;
+    let calls = directory.path().join("calls");
+    let dumped = Command::new("strace")
+        .args(["-f", "-y", "-e", "trace=/rename.*,fsync", "-o"])
+        .arg(&calls)
+        .arg(binary())
+        .args(["index", "dump", "backup", "--data-dir"])
+        .arg(&data)
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    assert!(dumped.status.success(), "{dumped:?}");
+    let calls = std::fs::read_to_string(&calls).unwrap();
+    let (_, after) = calls.split_once("\"backup\"").unwrap();
+    let real = directory.path().canonicalize().unwrap();
+    assert!(after.contains("fsync(") && after.contains(&format!("<{}>)", real.display())), "{calls}");
+}
+
 #[tokio::test]
 async fn a_damaged_journal_answers_no_query_until_it_is_mended() {
     let registry = Registry::start();

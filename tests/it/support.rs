@@ -23,9 +23,10 @@ pub(crate) use content::{
     Content, DOCKER_LIST, DOCKER_MANIFEST, IMAGE_INDEX, IMAGE_MANIFEST, about, descriptor, digest_of,
 };
 pub(crate) use faces::{AnyBody, Face, Scene, Stream};
-pub(crate) use filled::{Filled, fill, listed};
+pub(crate) use filled::{Filled, Links, fill, listed};
 pub(crate) use pattern::Pattern;
 pub(crate) use process::{Refshim, binary};
+pub(crate) use random::Random;
 pub(crate) use raw::{RawAnswer, exchange};
 pub(crate) use registry::{Registry, USER, Variant};
 pub(crate) use scripted::{Request, Scripted};

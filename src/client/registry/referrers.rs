@@ -16,7 +16,7 @@ use super::pages::Pages;
 use super::{Registry, by_digest, by_tag};
 use crate::client::referrer::kinds_of;
 use crate::client::transport::header;
-use crate::client::{Error, Manifest, Part, Referrer, Referrers, Result, Wanted};
+use crate::client::{Error, Manifest, Referrer, Referrers, Result, Wanted};
 use crate::oci::{Descriptor, Digest, LinkKind, LinkKinds, Tag, media_type};
 
 /// How many manifests are asked for at a time.
@@ -97,14 +97,7 @@ impl Registry {
     /// one may undo the other's change: the specification has no conditional PUT.
     async fn change_list(&self, subject: &Digest, change: impl FnOnce(&mut Vec<Descriptor>)) -> Result<()> {
         let tag = by_tag(Tag::of_referrers(subject));
-        let before: Vec<Descriptor> = match self.manifest(&tag).await? {
-            Some(index) if index.is_index() => {
-                index.children().iter().map(|part| part.descriptor.clone()).collect()
-            }
-            // GitLab resolves the tag `sha256-<hex>` as the digest: then this is the subject itself (oras-go
-            // #1396).
-            Some(_) | None => Vec::new(),
-        };
+        let before = self.fallback_list(subject).await?;
         let mut after = before.clone();
         change(&mut after);
         if after == before {
@@ -119,6 +112,19 @@ impl Registry {
     pub(in crate::client) async fn native_referrers(&self, subject: &Digest) -> Result<Option<Vec<Digest>>> {
         let listed = self.list(&format!("referrers/{subject}")).await?;
         Ok(listed.map(|listed| listed.into_iter().map(|referrer| referrer.digest).collect()))
+    }
+
+    /// The list at a subject's tag; empty if there is none.
+    async fn fallback_list(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
+        let tagged = self.manifest(&by_tag(Tag::of_referrers(subject))).await?;
+        // GitLab resolves the tag `sha256-<hex>` as the digest: then this is the subject itself (oras-go
+        // #1396). If that is an index, what it lists are its children. What was asked for by tag was hashed
+        // with SHA-256, whatever the subject's algorithm.
+        let is_list = |manifest: &Manifest| {
+            manifest.is_index() && Digest::of(subject.algorithm(), &manifest.bytes) != *subject
+        };
+        let listed = tagged.filter(is_list);
+        Ok(listed.iter().flat_map(Manifest::children).map(|part| part.descriptor.clone()).collect())
     }
 
     /// All pages of a list; `None` if the registry has no such list, whatever it answers instead.
@@ -222,11 +228,7 @@ impl Registry {
     }
 
     async fn of_fallback(&self, subject: &Digest) -> Result<Referrers> {
-        let index = self.manifest(&by_tag(Tag::of_referrers(subject))).await?;
-        // At GitLab it may be the subject itself, as above; if that is an index, its entries fail the check
-        // below.
-        let Some(index) = index.filter(Manifest::is_index) else { return Ok(Referrers::default()) };
-        let listed = index.children().iter().map(|part: &Part| part.descriptor.clone()).collect();
+        let listed = self.fallback_list(subject).await?;
         self.of_referrers(subject, listed, Some(LinkKind::Fallback)).await
     }
 

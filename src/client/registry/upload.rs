@@ -63,7 +63,7 @@ impl Registry {
                 .append_pair("from", from.as_str());
             scope = scope.and_pull(from.as_str());
         }
-        let request = Request::new(Method::POST, url.clone());
+        let request = Request::new(Method::POST, url);
         let response = self.session.succeed(Ask { asked: &asked, scope, request }).await?;
         // 201 is a mount; a registry that does not mount answers 202 and has begun an upload
         // (distribution-spec, "Mounting a blob from another repository").
@@ -73,7 +73,9 @@ impl Registry {
         let location = header(response.headers(), LOCATION.as_str());
         let location = location
             .ok_or_else(|| Error::failed(asked.as_str(), "the answer does not say where to send it"))?;
-        self.session.resolve(&url, location).map(Begun::At)
+        // Against the URL that answered (RFC 9110, section 10.2.2): after a redirect, that host has begun the
+        // upload.
+        self.session.resolve(response.url(), location).map(Begun::At)
     }
 
     async fn send(&self, part: &Part, mut location: Url, content: BlobStream, bar: Bar) -> Result<()> {
@@ -129,6 +131,10 @@ impl Flow {
     fn watching(self: &Arc<Self>, content: BlobStream, size: u64, bar: Bar) -> BlobStream {
         let flow = Arc::clone(self);
         let mut left = size;
+        if size == 0 {
+            // No bytes will come that could say so.
+            flow.ended.notify_one();
+        }
         Box::pin(content.inspect(move |bytes| match bytes {
             Ok(bytes) => {
                 bar.advance(bytes.len() as u64);
@@ -157,6 +163,45 @@ impl Flow {
                 Ok(true) => return tokio::time::sleep(STORING_LIMIT).await,
                 Err(_) => return,
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+    use crate::oci::{Algorithm, Descriptor};
+
+    /// How long the registry is waited for after this content was sent.
+    async fn waited(content: &'static [u8]) -> Duration {
+        let descriptor = Descriptor {
+            media_type: "a/b".to_owned(),
+            digest: Digest::of(Algorithm::Sha256, content),
+            size: content.len() as u64,
+            artifact_type: None,
+            annotations: std::collections::BTreeMap::new(),
+            data: None,
+        };
+        let bar = Progress::new(false).blob(&descriptor.clone().into());
+        let flow = Arc::new(Flow::default());
+        let chunks: Vec<_> = content.chunks(2).map(|chunk| Ok(chunk.into())).collect();
+        let sent = flow.watching(Box::pin(stream::iter(chunks)), descriptor.size, bar);
+        assert!(sent.all(|chunk| async move { chunk.is_ok() }).await);
+        let began = tokio::time::Instant::now();
+        flow.dries_up().await;
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_registry_has_time_to_store_what_was_sent_also_if_that_is_empty() {
+        for content in [&b"content"[..], b"x", b""] {
+            let waited = waited(content).await;
+            assert!(
+                waited >= STORING_LIMIT && waited < STORING_LIMIT + SILENCE_LIMIT,
+                "{content:?} {waited:?}"
+            );
         }
     }
 }

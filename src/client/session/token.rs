@@ -17,6 +17,9 @@ use crate::client::{Error, Result};
 
 /// Lifetime, in seconds, of a token without `expires_in`; the specification's default, and its minimum.
 const DEFAULT_LIFE: u64 = 60;
+/// Longest lifetime that is believed, in seconds: no command takes longer, and with the largest `expires_in`
+/// the end is more than an [`Instant`] can hold.
+const LONGEST_LIFE: u64 = 24 * 60 * 60;
 /// A token that expires within this time is no longer used, since the request takes time, too.
 const MARGIN: Duration = Duration::from_secs(10);
 const CLIENT_ID: &str = "refshim";
@@ -73,7 +76,8 @@ impl Token {
         // Keeps it out of debug output, and out of HPACK's table (RFC 7541, section 7.1.3).
         authorization.set_sensitive(true);
         // The specification allows no less: of a few seconds, `MARGIN` would leave nothing.
-        let life = Duration::from_secs(given.expires_in.unwrap_or(DEFAULT_LIFE).max(DEFAULT_LIFE));
+        let life = given.expires_in.unwrap_or(DEFAULT_LIFE).clamp(DEFAULT_LIFE, LONGEST_LIFE);
+        let life = Duration::from_secs(life);
         (!token.is_empty()).then_some(Self { authorization, ends: Instant::now() + life })
     }
 
@@ -121,4 +125,26 @@ fn request(mut realm: Url, service: &str, scope: &Scope, credential: Option<&Cre
         request.headers_mut().insert(AUTHORIZATION, basic(username, password));
     }
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long a token with this answer is kept, in seconds.
+    #[track_caller]
+    fn check(answer: &str, life: u64) {
+        let before = Instant::now();
+        let token = Token::given(answer.as_bytes()).unwrap();
+        let life = Duration::from_secs(life);
+        assert!(token.ends >= before + life && token.ends <= Instant::now() + life, "{answer}");
+    }
+
+    #[test]
+    fn a_token_is_kept_for_a_minute_to_a_day() {
+        check(r#"{"token":"a"}"#, 60);
+        check(r#"{"token":"a","expires_in":5}"#, 60);
+        check(r#"{"token":"a","expires_in":300}"#, 300);
+        check(&format!(r#"{{"token":"a","expires_in":{}}}"#, u64::MAX), 24 * 60 * 60);
+    }
 }

@@ -190,7 +190,7 @@ impl Decisions {
                 batch.push(Record::Removed(key));
                 Removed::Gone
             }
-            Err(Removed::Doubted) => push_doubt(key, batch),
+            Err(Removed::Doubted) => disown(key, batch),
             Err(removed) => removed,
         }
     }
@@ -333,6 +333,20 @@ fn settle(repository: Repository, seen: Version, found: &Referrer, batch: &mut W
 fn push_doubt(key: ReferrerKey, batch: &mut WriteBatch) -> Removed {
     batch.push(Record::Doubted(key));
     Removed::Doubted
+}
+
+/// Makes the referrer pending, and no more than a claim: somebody deleted it, or meant to. So it is not listed on the
+/// strength of having been there, as others are while the registry cannot be asked.
+fn disown(key: ReferrerKey, batch: &mut WriteBatch) -> Removed {
+    match batch.find(&key) {
+        LookUp::Found(state) if state.was_confirmed => {
+            let claim = Recorded { pending: true, ..Recorded::of(key.clone(), state.clone()) };
+            batch.push(Record::Removed(key));
+            batch.push(Record::Recorded(Recorded { was_confirmed: false, version: None, ..claim }));
+            Removed::Doubted
+        }
+        LookUp::Found(_) | LookUp::Unknown | LookUp::Unavailable => push_doubt(key, batch),
+    }
 }
 
 fn answer<T: 'static>(reply: Reply<T>, value: T) -> Acknowledgement {

@@ -4,8 +4,8 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use super::{Ended, SBOM, SIGNATURE, Scene, read};
-use crate::support::digest_of;
+use super::{Ended, SBOM, SIGNATURE, Scene, Shell, read};
+use crate::support::{Content, Scripted, digest_of};
 
 #[tokio::test]
 async fn attached_files_are_found_by_old_clients_and_by_new_ones() {
@@ -93,6 +93,35 @@ async fn a_registry_that_lists_no_referrers_gets_the_referrers_tag() {
     scene.image("b", "v1").await;
     scene.shell.ok(&["attach", &scene.at("b:v1"), "f", "--artifact-type", SBOM]);
     assert_eq!(scene.client.get("/v2/b/tags/list").await.json()["tags"], json!(["v1"]));
+}
+
+/// GitLab takes the referrers tag for the digest, and gives the subject itself.
+#[test]
+fn the_children_of_an_index_are_not_taken_for_its_referrers() {
+    let index = Content::index(&[&Content::image("{}", "x")]);
+    let tag = index.digest.replace(':', "-");
+    let registry = Scripted::start(move |exchange| {
+        exchange.read_body();
+        let line = exchange.request.line.clone();
+        match line.split(' ').next().unwrap() {
+            "GET" if line.contains("/manifests/") && !line.contains("/references") => {
+                exchange.answer_manifest(&index);
+            }
+            "HEAD" => exchange.answer_status("200 OK"),
+            "PUT" => exchange.answer_status("201 Created"),
+            _ => exchange.answer_status("404 Not Found"),
+        }
+    });
+    let shell = Shell::new();
+    shell.write("f", "f");
+    let name = format!("{}/a:v1", registry.address);
+    let attached = shell.ok(&["attach", &name, "f", "--artifact-type", SBOM]);
+    let put = format!("PUT /v2/a/manifests/{tag} HTTP/1.1");
+    let put = registry.requests().into_iter().find(|request| request.line == put).unwrap();
+    let list: Value = serde_json::from_slice(&put.body).unwrap();
+    let listed: Vec<&Value> =
+        list["manifests"].as_array().unwrap().iter().map(|listed| &listed["digest"]).collect();
+    assert_eq!(listed, [&json!(attached)]);
 }
 
 #[tokio::test]

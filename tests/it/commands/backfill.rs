@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::{Ended, Shell};
 use crate::support::{
-    Content, Links, Random, Refshim, Registry, Said, Scripted, Shelf, Target, Turn, about, fill, listed, put,
-    shelf_registry,
+    Content, Filled, Links, Random, Refshim, Registry, Said, Scripted, Shelf, Target, Turn, USER, about,
+    fill, listed, put, shelf_registry,
 };
 
 const SEED: u64 = 14;
@@ -35,11 +35,7 @@ fn report(ended: Ended) -> Value {
     serde_json::from_str(&ended.ok()).unwrap()
 }
 
-async fn listed_after(
-    registry: &Registry,
-    data_dir: &Path,
-    filled: &crate::support::Filled,
-) -> BTreeMap<String, Links> {
+async fn listed_after(registry: &Registry, data_dir: &Path, filled: &Filled) -> BTreeMap<String, Links> {
     let refshim = Refshim::start(registry.address, data_dir).await;
     listed(&refshim.client(), filled).await
 }
@@ -266,9 +262,6 @@ async fn a_directory_that_is_served_from_is_left_alone() {
 #[tokio::test]
 async fn an_upstream_of_the_configuration_is_reached_as_refshim_reaches_it() {
     let (registry, data, shell) = (Registry::with_user(), tempfile::tempdir().unwrap(), Shell::new());
-    let user = registry.client().as_user();
-    let image = Content::image("config", "layer");
-    let _ = (&user, &image);
     let file = format!(
         "data_dir = {:?}\n[upstreams.hub]\nurl = \"{}\"\nhosts = [\"hub\"]\n[upstreams.default]\nurl = \"http://127.0.0.1:9\"\n",
         data.path(),
@@ -277,7 +270,7 @@ async fn an_upstream_of_the_configuration_is_reached_as_refshim_reaches_it() {
     let file = shell.write("refshim.toml", file);
     let arguments = ["backfill", "--config", file.to_str().unwrap(), "--upstream", "hub"];
     shell.run(&arguments).failed(4, &[]);
-    let (user, password) = crate::support::USER;
+    let (user, password) = USER;
     let logged_in = [&arguments[..], &["--username", user, "--password-stdin"]].concat();
     assert!(shell.run_with_input(&logged_in, password.as_bytes()).ok().starts_with("0 repositories"));
     let arguments = ["backfill", "--config", file.to_str().unwrap(), "--upstream", "nobody"];

@@ -67,6 +67,29 @@ async fn a_layout_is_what_other_tools_take() {
 }
 
 #[tokio::test]
+async fn what_other_tools_wrote_into_the_index_of_a_layout_stays() {
+    let scene = Scene::new().await;
+    let image = scene.image("a", "v1").await;
+    scene.shell.ok(&["copy", &scene.at("a:v1"), "oci:layout:v1"]);
+    let index = || -> Value { serde_json::from_slice(&read(scene.shell.path("layout/index.json"))).unwrap() };
+    let mut written = index();
+    written["annotations"] = json!({"org.example.by": "me"});
+    written["artifactType"] = json!("application/vnd.example");
+    written["org.example.other"] = json!([1, null]);
+    scene.shell.write("layout/index.json", written.to_string());
+
+    scene.shell.write("f", "f");
+    let attached = scene.shell.ok(&["attach", "oci:layout:v1", "f", "--artifact-type", SBOM]);
+    let mut with_attached = index();
+    assert_eq!(with_attached["manifests"][1]["digest"], attached);
+    with_attached["manifests"].as_array_mut().unwrap().pop();
+    assert_eq!(with_attached, written);
+    scene.shell.ok(&["detach", "oci:layout:v1", &attached, "--yes"]);
+    assert_eq!(index(), written);
+    assert_eq!(index()["manifests"][0]["digest"], image.digest);
+}
+
+#[tokio::test]
 async fn blobs_are_mounted_within_a_registry() {
     let scene = Scene::new().await;
     scene.image("a", "v1").await;
@@ -191,20 +214,27 @@ fn stored_blobs(registry: &Registry) -> usize {
     std::fs::read_dir(links).map_or(0, Iterator::count)
 }
 
-#[tokio::test]
-async fn an_index_that_lists_what_is_not_there_is_not_copied() {
+#[test]
+fn an_index_that_lists_what_is_not_there_is_neither_copied_nor_made_to_refer() {
     let shell = Shell::new();
     let registry = Registry::start();
-    let here = registry.client().image("a", "here").await;
+    let here = Content::image("{}", "x");
     let index = Content::index(&[&here, &Content::image("{}", "gone")]);
     let blob = |digest: &str| format!("layout/blobs/sha256/{}", digest.trim_start_matches("sha256:"));
     shell.write("layout/oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#);
     shell.write("layout/index.json", Content::index(&[&index]).bytes);
     shell.write(&blob(&index.digest), &index.bytes);
-    shell.write(&blob(&here.digest), &here.bytes);
-    let copy =
-        shell.run(&["copy", &format!("oci:layout@{}", index.digest), &format!("{}/a", registry.address)]);
-    copy.failed(3, &["lists what is not there", "--platform"]);
+    for content in [&here.bytes[..], b"{}", b"x"] {
+        shell.write(&blob(&digest_of(content)), content);
+    }
+    let from = format!("oci:layout@{}", index.digest);
+    for to in ["oci:out:v1", &format!("{}/a:v1", registry.address)] {
+        for command in ["copy", "ref"] {
+            let ended = shell.run(&[command, &from, to]);
+            ended.failed(3, &["lists what is not there", "--platform"]);
+        }
+    }
+    assert!(!shell.path("out").exists(), "something was written before");
 }
 
 #[tokio::test]

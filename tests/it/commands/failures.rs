@@ -35,6 +35,7 @@ fn what_cannot_be_meant_is_a_mistake_of_usage() {
     let check = |arguments: &[&str], said: &[&str]| shell.run(arguments).failed(2, said);
     check(&["tree", "localhost:5000/A"], &["localhost:5000/A", "not a repository name"]);
     check(&["tree", "oci:"], &["not an image"]);
+    check(&["tree", "::1/a"], &["the connection to ::1", "brackets"]);
     check(&["tree"], &["<IMAGE>"]);
     check(&["references", "a", "--kind", "sbom"], &["not a kind of link"]);
     check(&["copy", "a", "b", "--platform", "linux"], &["os/architecture"]);

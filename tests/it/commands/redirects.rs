@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::Shell;
-use crate::support::{Authority, Client, Content, Http, Registry, Scripted};
+use super::{SBOM, Shell};
+use crate::support::{Authority, Client, Content, Http, Registry, Scripted, digest_of};
 
 const TO_ITSELF: &str =
     "HTTP/1.1 302 Found\r\nlocation: /v2/again\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -26,6 +26,44 @@ async fn nothing_is_followed_from_https_to_http() {
         copy.failed(1, &["reading the blob", &format!("redirected to {url}, which is not encrypted")]);
     }
     assert_eq!(storage.requests().len(), 0);
+}
+
+#[test]
+fn an_upload_goes_on_where_it_was_redirected_to() {
+    let storage = Scripted::start(|exchange| {
+        exchange.read_body();
+        if exchange.request.line.starts_with("POST") {
+            exchange.answer_status("202 Accepted\r\nlocation: /v2/moved/blobs/uploads/1?_state=x");
+        } else {
+            exchange.answer_status("201 Created");
+        }
+    });
+    let image = Content::image("{}", "x");
+    let uploads = format!("http://{}/v2/moved/blobs/uploads/", storage.address);
+    let registry = Scripted::start(move |exchange| {
+        exchange.read_body();
+        let line = exchange.request.line.clone();
+        match line.split(' ').next().unwrap() {
+            "GET" if line.contains("/manifests/v1") => exchange.answer_manifest(&image),
+            "POST" => exchange.answer_status(&format!("307 Temporary Redirect\r\nlocation: {uploads}")),
+            "PUT" if line.contains("/manifests/") => exchange.answer_status("201 Created"),
+            _ => exchange.answer_status("404 Not Found"),
+        }
+    });
+    let shell = Shell::new();
+    shell.write("f", "content");
+    shell.ok(&["attach", &format!("{}/a:v1", registry.address), "f", "--artifact-type", SBOM]);
+    let sent: Vec<_> = storage
+        .requests()
+        .into_iter()
+        .filter(|request| request.line.starts_with("PUT"))
+        .map(|request| (request.line, request.body))
+        .collect();
+    let expected = [&b"content"[..], b"{}"].map(|content| {
+        let digest = digest_of(content).replace(':', "%3A");
+        (format!("PUT /v2/moved/blobs/uploads/1?_state=x&digest={digest} HTTP/1.1"), content.to_vec())
+    });
+    assert_eq!(sent, expected);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use reqwest::StatusCode;
 
 use super::Client;
 
+mod contents;
 mod filling;
 mod plan;
 

@@ -205,6 +205,9 @@ impl Model {
 
     pub(super) fn remove(&mut self, referrer: u32, seen: bool) -> Removed {
         if let Err(removed) = self.unchanged(referrer, seen) {
+            if let Some((_, state)) = self.referrers.get_mut(&referrer) {
+                state.was_confirmed = false;
+            }
             return removed;
         }
         self.set(referrer, None);

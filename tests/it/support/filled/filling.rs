@@ -6,32 +6,30 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::Repository;
+use super::contents::{CONFIG, LAYER, named, with};
 use super::plan::{Dialect, Lie, Place, Shape};
 use crate::support::random::Random;
-use crate::support::{Client, Content, DOCKER_LIST, DOCKER_MANIFEST};
-
-const CONFIG: &str = "{}";
-const LAYER: &str = "layer";
+use crate::support::{Client, Content, DOCKER_LIST};
 
 /// Images that are in several repositories.
 const COMMON: u64 = 2;
 
 pub(super) struct Filling<'a> {
-    client: &'a Client,
-    name: &'a str,
-    random: Random,
+    pub(super) client: &'a Client,
+    pub(super) name: &'a str,
+    pub(super) random: Random,
     /// What there is so far.
-    repository: Repository,
+    pub(super) repository: Repository,
     /// The manifests that there are.
-    stored: Vec<Content>,
+    pub(super) stored: Vec<Content>,
     /// The tags whose name is given by a subject.
-    taken: BTreeSet<String>,
+    pub(super) taken: BTreeSet<String>,
     /// How many different manifests were made.
-    made: usize,
+    pub(super) made: usize,
 }
 
 impl<'a> Filling<'a> {
-    /// Pushes the blobs that all manifests are made of.
+    /// Begins with the blobs.
     pub(super) async fn new(client: &'a Client, name: &'a str, seed: u64) -> Self {
         for blob in [CONFIG, LAYER] {
             client.push_blob(name, blob.as_bytes()).await;
@@ -85,20 +83,7 @@ impl<'a> Filling<'a> {
                 let referrer = self.referrer(shape, &subject).await;
                 self.tag(&referrer).await;
             }
-            Dialect::Fallback => {
-                let (subject, tag) = self.subject_without_tag("");
-                let mut referrers = Vec::new();
-                for _ in 0..=self.random.place(2) {
-                    for shape in [Shape::Manifest, Shape::Index] {
-                        let referrer = self.referrer(shape, &subject).await;
-                        self.store(&referrer).await;
-                        referrers.push(referrer);
-                    }
-                }
-                // As clients do, with each of them anew.
-                self.client.push_as(self.name, &tag, &Content::index(&[&referrers[0]])).await;
-                self.list(&tag, &subject, &referrers.iter().collect::<Vec<_>>(), &[]).await;
-            }
+            Dialect::Fallback => self.fallback().await,
             Dialect::TaggedFallback(shape) => {
                 let (subject, tag) = self.subject_without_tag("");
                 let referrer = self.referrer(shape, &subject).await;
@@ -106,18 +91,7 @@ impl<'a> Filling<'a> {
                 self.list(&tag, &subject, &[&referrer], &[]).await;
             }
             Dialect::Lie(lie) => self.lie(lie).await,
-            Dialect::Gone => {
-                let (subject, tag) = self.subject_without_tag("");
-                let mut referrers = Vec::new();
-                for _ in 0..2 {
-                    let referrer = self.image_about(&subject);
-                    self.client.push(self.name, &referrer).await;
-                    referrers.push(referrer);
-                }
-                self.link(&subject.digest, &referrers[0], "subject");
-                self.list(&tag, &subject, &[&referrers[0]], &[&referrers[1]]).await;
-                self.delete(&referrers[1]).await;
-            }
+            Dialect::Gone => self.gone().await,
             Dialect::Artifact(media_type) => self.artifact(media_type).await,
             Dialect::Index => {
                 let index = self.index().await;
@@ -150,17 +124,7 @@ impl<'a> Filling<'a> {
                 let second = self.referrer(Shape::Manifest, &first).await;
                 self.tag(&second).await;
             }
-            Dialect::Deleted => {
-                let image = self.image();
-                let referrer = self.image_about(&image);
-                for (tag, content) in [("latest", &image), ("signature", &referrer)] {
-                    self.client.push_as(self.name, tag, content).await;
-                }
-                for content in [&image, &referrer] {
-                    self.seem(content);
-                    self.delete(content).await;
-                }
-            }
+            Dialect::Deleted => self.deleted().await,
         }
     }
 
@@ -206,6 +170,46 @@ impl<'a> Filling<'a> {
             _ => (json!([with(&first, "reference", json!([with(&second, "reference", third)]))]), 3),
         };
         (reference, subjects[..count].to_vec())
+    }
+
+    async fn fallback(&mut self) {
+        let (subject, tag) = self.subject_without_tag("");
+        let mut referrers = Vec::new();
+        for _ in 0..=self.random.place(2) {
+            for shape in [Shape::Manifest, Shape::Index] {
+                let referrer = self.referrer(shape, &subject).await;
+                self.store(&referrer).await;
+                referrers.push(referrer);
+            }
+        }
+        // As clients do, with each of them anew.
+        self.client.push_as(self.name, &tag, &Content::index(&[&referrers[0]])).await;
+        self.list(&tag, &subject, &referrers.iter().collect::<Vec<_>>(), &[]).await;
+    }
+
+    async fn gone(&mut self) {
+        let (subject, tag) = self.subject_without_tag("");
+        let mut referrers = Vec::new();
+        for _ in 0..2 {
+            let referrer = self.image_about(&subject);
+            self.client.push(self.name, &referrer).await;
+            referrers.push(referrer);
+        }
+        self.link(&subject.digest, &referrers[0], "subject");
+        self.list(&tag, &subject, &[&referrers[0]], &[&referrers[1]]).await;
+        self.delete(&referrers[1]).await;
+    }
+
+    async fn deleted(&mut self) {
+        let image = self.image();
+        let referrer = self.image_about(&image);
+        for (tag, content) in [("latest", &image), ("signature", &referrer)] {
+            self.client.push_as(self.name, tag, content).await;
+        }
+        for content in [&image, &referrer] {
+            self.seem(content);
+            self.delete(content).await;
+        }
     }
 
     async fn lie(&mut self, lie: Lie) {
@@ -304,143 +308,4 @@ impl<'a> Filling<'a> {
         self.link(&subject.digest, &referrer, "cosign");
         self.tag_as(&tag, &referrer).await;
     }
-
-    /// An image unlike any other.
-    fn image(&mut self) -> Content {
-        self.made += 1;
-        named(&Content::image(CONFIG, LAYER), &format!("{} {}", self.name, self.made))
-    }
-
-    /// The same, of Docker's media type.
-    fn docker_image(&mut self) -> Content {
-        let mut value = with(&self.image().value, "mediaType", DOCKER_MANIFEST.into());
-        value["config"]["mediaType"] = "application/vnd.docker.container.image.v1+json".into();
-        value["layers"][0]["mediaType"] = "application/vnd.docker.image.rootfs.diff.tar.gzip".into();
-        Content::new(DOCKER_MANIFEST, &value)
-    }
-
-    fn image_about(&mut self, subject: &Content) -> Content {
-        self.image().changed(|manifest| {
-            manifest["artifactType"] = "application/vnd.example.signature".into();
-            manifest["subject"] = subject.descriptor();
-        })
-    }
-
-    /// An index of new images, and now and then of one that was there before. Its links are not written down yet.
-    async fn index_of_new(&mut self) -> Content {
-        let mut parts = Vec::new();
-        for _ in 0..2 {
-            let image = self.image();
-            self.store(&image).await;
-            parts.push(image);
-        }
-        if self.random.coin() {
-            parts.push(self.random.pick(&self.stored).clone());
-        }
-        Content::index(&parts.iter().collect::<Vec<_>>())
-    }
-
-    async fn index(&mut self) -> Content {
-        let index = self.index_of_new().await;
-        self.link_parts(&index);
-        index
-    }
-
-    /// One with a `subject`, to be pushed.
-    async fn referrer(&mut self, shape: Shape, subject: &Content) -> Content {
-        let referrer = match shape {
-            Shape::Manifest => self.image_about(subject),
-            Shape::Index => {
-                self.index_of_new().await.changed(|index| index["subject"] = subject.descriptor())
-            }
-        };
-        self.link_parts(&referrer);
-        self.link(&subject.digest, &referrer, "subject");
-        referrer
-    }
-
-    /// Something to refer to, which now and then is not there.
-    fn subject(&mut self) -> Content {
-        if self.stored.is_empty() || self.random.below(8) == 0 {
-            self.image()
-        } else {
-            self.random.pick(&self.stored).clone()
-        }
-    }
-
-    /// Something to refer to, and its tag with this suffix, which does not exist yet.
-    fn subject_without_tag(&mut self, suffix: &str) -> (Content, String) {
-        loop {
-            let subject = self.subject();
-            let tag = format!("{}{suffix}", subject.digest.replace(':', "-"));
-            if self.taken.insert(tag.clone()) {
-                return (subject, tag);
-            }
-        }
-    }
-
-    /// Pushes a list of these to the referrers tag of `subject`, about which the second ones are not.
-    async fn list(&mut self, tag: &str, subject: &Content, honest: &[&Content], other: &[&Content]) {
-        self.seem(subject);
-        for referrer in honest {
-            self.link(&subject.digest, referrer, "fallback");
-        }
-        let list = Content::index(&[honest, other].concat());
-        self.client.push_as(self.name, tag, &list).await;
-        self.repository.tags += 1;
-    }
-
-    /// Pushes it without a tag.
-    async fn store(&mut self, content: &Content) {
-        self.client.push(self.name, content).await;
-        self.stored.push(content.clone());
-    }
-
-    /// Pushes it to a new tag.
-    async fn tag(&mut self, content: &Content) {
-        let tag = match self.repository.tags {
-            0 => "latest".to_owned(),
-            tags => format!("v1.{tags}"),
-        };
-        self.tag_as(&tag, content).await;
-    }
-
-    async fn tag_as(&mut self, tag: &str, content: &Content) {
-        self.client.push_as(self.name, tag, content).await;
-        self.repository.tags += 1;
-        self.stored.push(content.clone());
-    }
-
-    async fn delete(&mut self, content: &Content) {
-        let path = format!("/v2/{}/manifests/{}", self.name, content.digest);
-        assert_eq!(self.client.delete(&path).await.status, StatusCode::ACCEPTED);
-    }
-
-    fn link(&mut self, subject: &str, referrer: &Content, kind: &str) {
-        let links = self.repository.links.entry(subject.to_owned()).or_default();
-        links.insert((referrer.digest.clone(), kind.to_owned()));
-    }
-
-    /// If `content` is an index, it is the parent of its entries.
-    fn link_parts(&mut self, content: &Content) {
-        for entry in content.value["manifests"].as_array().into_iter().flatten() {
-            self.link(entry["digest"].as_str().unwrap(), content, "parent");
-        }
-    }
-
-    /// Writes down that something may seem to refer to it.
-    fn seem(&mut self, subject: &Content) {
-        self.repository.links.entry(subject.digest.clone()).or_default();
-    }
-}
-
-fn named(image: &Content, name: &str) -> Content {
-    image.changed(|manifest| manifest["annotations"] = json!({"name": name}))
-}
-
-/// The same object with this member.
-fn with(object: &Value, member: &str, value: Value) -> Value {
-    let mut object = object.clone();
-    object[member] = value;
-    object
 }
