@@ -14,7 +14,7 @@ mod walk;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
@@ -56,7 +56,16 @@ pub struct Backfill {
     has_api: AtomicU8,
     /// What was done so far.
     pub counts: Counts,
-    unreadable: Mutex<BTreeSet<Unreadable>>,
+    untold: Mutex<Untold>,
+}
+
+/// What is missing from the index, with the reasons.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Untold {
+    /// What could not be read; the next run tries again.
+    pub unreadable: BTreeSet<Reason>,
+    /// What was read, but has links that cannot be recorded.
+    pub malformed: BTreeSet<Reason>,
 }
 
 /// What a run did so far, for whoever watches it.
@@ -97,13 +106,14 @@ pub struct Report {
     pub links: u64,
     /// See [`Counts`].
     pub missing: u64,
-    /// What could not be read, in order.
-    pub unreadable: BTreeSet<Unreadable>,
+    /// What is missing.
+    #[serde(flatten)]
+    pub untold: Untold,
 }
 
-/// Something whose links are not recorded, or not all.
+/// Why the links of something are not recorded, or not all.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Unreadable {
+pub struct Reason {
     /// A repository, `repository:tag` or `repository@digest`.
     pub what: String,
     /// The reason.
@@ -130,8 +140,8 @@ impl Backfill {
         let is_anew = plan.again || index.statistics().links == 0;
         let ledger = Ledger::open(data_dir, plan.upstream, is_anew && !plan.is_dry)?;
         let requests = Semaphore::new(plan.jobs);
-        let (has_api, counts, unreadable) = (AtomicU8::new(API_UNKNOWN), Counts::default(), Mutex::default());
-        Ok(Self { plan, client, index, reader, ledger, requests, has_api, counts, unreadable })
+        let (has_api, counts, untold) = (AtomicU8::new(API_UNKNOWN), Counts::default(), Mutex::default());
+        Ok(Self { plan, client, index, reader, ledger, requests, has_api, counts, untold })
     }
 
     /// The repositories in the registry's catalog; names that are none are told as unreadable.
@@ -140,14 +150,15 @@ impl Backfill {
     /// There is no catalog, or not for this user.
     pub async fn catalog(&self) -> crate::client::Result<Vec<RepositoryName>> {
         let names = self.client.catalog(&self.plan.host).await?;
-        let valid = names.into_iter().filter_map(|name| match name.parse() {
-            Ok(name) => Some(name),
-            Err(_) => {
-                self.fail(name, "is no name of a repository, but is in the catalog");
-                None
+        let mut valid = Vec::new();
+        for name in names {
+            if let Ok(name) = name.parse() {
+                valid.push(name);
+            } else {
+                let _told = self.fail(name, &"is no name of a repository, but is in the catalog");
             }
-        });
-        Ok(valid.collect())
+        }
+        Ok(valid)
     }
 
     /// Walks these repositories.
@@ -165,18 +176,27 @@ impl Backfill {
                 let repository = Repository { upstream: self.plan.upstream, name };
                 Walk::new(self, place, repository).tags().await;
             }
-            Err(error) => self.fail(name.to_string(), error),
+            Err(error) => {
+                let _told = self.fail(name.to_string(), &error);
+            }
         }
     }
 
-    fn fail(&self, what: String, reason: impl ToString) {
-        let mut unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
-        unreadable.insert(Unreadable { what, reason: reason.to_string() });
+    fn fail(&self, what: String, reason: &dyn std::fmt::Display) -> Failed {
+        self.untold().unreadable.insert(Reason { what, reason: reason.to_string() });
+        Failed
+    }
+
+    fn warn(&self, what: String, reason: String) {
+        self.untold().malformed.insert(Reason { what, reason });
+    }
+
+    fn untold(&self) -> MutexGuard<'_, Untold> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn report(&self) -> Report {
         let counts = &self.counts;
-        let unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let told = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Report {
             repositories: told(&counts.walked),
@@ -186,10 +206,13 @@ impl Backfill {
             known: told(&counts.known),
             links: told(&counts.links),
             missing: told(&counts.missing),
-            unreadable,
+            untold: self.untold().clone(),
         }
     }
 }
+
+/// Something could not be read, and the reason is in the report.
+struct Failed;
 
 trait Add {
     fn add(&self, more: u64);

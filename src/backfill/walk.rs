@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::{StreamExt as _, stream};
 
-use super::{API_ABSENT, Add as _, Backfill};
+use super::{API_ABSENT, Add as _, Backfill, Failed};
 use crate::client::{Manifest, Repository as Place, Result};
 use crate::index::Repository;
 use crate::oci::{Digest, Tag, TagOrDigest};
@@ -40,7 +40,10 @@ impl<'a> Walk<'a> {
     pub(super) async fn tags(&self) {
         let tags = match self.asking(self.place.tags()).await {
             Ok(tags) => tags,
-            Err(error) => return self.run.fail(self.repository.name.to_string(), error),
+            Err(error) => {
+                let _told = self.run.fail(self.repository.name.to_string(), &error);
+                return;
+            }
         };
         stream::iter(tags).map(|tag| self.tag(tag)).buffer_unordered(self.run.plan.jobs).count().await;
     }
@@ -54,7 +57,9 @@ impl<'a> Walk<'a> {
             }
             // It was deleted since it was listed.
             Ok(None) => {}
-            Err(error) => self.run.fail(format!("{}:{tag}", self.repository.name), error),
+            Err(error) => {
+                let _told = self.run.fail(format!("{}:{tag}", self.repository.name), &error);
+            }
         }
     }
 
@@ -64,7 +69,7 @@ impl<'a> Walk<'a> {
             return true;
         }
         if depth > DEEPEST {
-            self.fail(&item, format!("is more than {DEEPEST} levels below a tag"));
+            let _told = self.fail(&item, format!("is more than {DEEPEST} levels below a tag"));
             return false;
         }
         let is_known = self.run.ledger.has(&self.repository.name, &item);
@@ -76,7 +81,7 @@ impl<'a> Walk<'a> {
         } else {
             match self.read(&item).await {
                 Ok(children) => next.extend(children),
-                Err(()) => return false,
+                Err(Failed) => return false,
             }
         }
         // Also of what is known: nothing else leads to a referrer that came later and has no tag.
@@ -85,23 +90,24 @@ impl<'a> Walk<'a> {
                 next.extend(referrers);
                 true
             }
-            Err(()) => false,
+            Err(Failed) => false,
         };
         for digest in next {
             // Boxed: it is the same future once more.
             is_complete &= Box::pin(self.manifest(Item { digest, tag: None }, depth + 1)).await;
         }
-        if is_complete && !is_known && !self.run.plan.is_dry {
-            match self.run.ledger.add(&self.repository.name, &item) {
-                Ok(()) => {}
-                Err(error) => self.fail(&item, error),
-            }
+        if is_complete
+            && !is_known
+            && !self.run.plan.is_dry
+            && let Err(error) = self.run.ledger.add(&self.repository.name, &item)
+        {
+            let _told = self.fail(&item, error);
         }
         is_complete
     }
 
     /// Fetches a manifest and records its links; gives the manifests that it lists.
-    async fn read(&self, item: &Item) -> std::result::Result<Vec<Digest>, ()> {
+    async fn read(&self, item: &Item) -> std::result::Result<Vec<Digest>, Failed> {
         // Before it is fetched: a deletion that comes in between must not be overlooked.
         let watch = self.run.index.begin_read(self.repository.clone());
         let target = match &item.tag {
@@ -131,7 +137,7 @@ impl<'a> Walk<'a> {
         target: &TagOrDigest,
         watch: &crate::index::UpstreamRead,
         manifest: &Manifest,
-    ) -> std::result::Result<(), ()> {
+    ) -> std::result::Result<(), Failed> {
         let Backfill { reader, index, counts, .. } = self.run;
         if manifest.bytes.len() > reader.max_bytes() {
             return Err(self.fail(item, reader.too_long(&self.repository, target)));
@@ -140,18 +146,22 @@ impl<'a> Walk<'a> {
         let read =
             reader.read(&self.repository, target, algorithm, &manifest.bytes, Some(&manifest.media_type));
         let read = read.await.map_err(|error| self.fail(item, error))?;
-        let Learnt { observations, warning, .. } = learn(reader, index, &self.repository, read, false).await;
+        let Learnt { observations, warning, is_full, .. } =
+            learn(reader, index, &self.repository, read, false).await;
         let links: usize = observations.iter().map(|found| found.referrer.links.len()).sum();
         index.observe(watch, observations).await.map_err(|error| self.fail(item, error))?;
         counts.links.add(links as u64);
         match warning {
-            None => Ok(()),
-            Some(warning) => Err(self.fail(item, warning)),
+            // The limit may be raised, and then it is to be read again.
+            Some(warning) if is_full => return Err(self.fail(item, warning)),
+            Some(warning) => self.run.warn(self.told(item), warning),
+            None => {}
         }
+        Ok(())
     }
 
     /// What the registry's own API lists, if it has one.
-    async fn native_referrers(&self, item: &Item) -> std::result::Result<Vec<Digest>, ()> {
+    async fn native_referrers(&self, item: &Item) -> std::result::Result<Vec<Digest>, Failed> {
         let has_api = &self.run.has_api;
         if has_api.load(Ordering::Relaxed) == API_ABSENT {
             return Ok(Vec::new());
@@ -173,9 +183,12 @@ impl<'a> Walk<'a> {
         request.await
     }
 
-    fn fail(&self, Item { digest, tag }: &Item, reason: impl ToString) {
+    fn fail(&self, item: &Item, reason: impl std::fmt::Display) -> Failed {
+        self.run.fail(self.told(item), &reason)
+    }
+
+    fn told(&self, Item { digest, tag }: &Item) -> String {
         let name = &self.repository.name;
-        let what = tag.as_ref().map_or_else(|| format!("{name}@{digest}"), |tag| format!("{name}:{tag}"));
-        self.run.fail(what, reason);
+        tag.as_ref().map_or_else(|| format!("{name}@{digest}"), |tag| format!("{name}:{tag}"))
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::connection::Connection;
 use super::copy::at_least_one;
 use super::output::{print, print_json, tell};
-use crate::backfill::{Backfill, Plan, Report};
+use crate::backfill::{Backfill, Plan, Reason, Report};
 use crate::client::{Client, Error, ErrorKind, Options, Pace, Result};
 use crate::config::{CommandLine, Config, UpstreamConfig};
 use crate::http::body::PushLimits;
@@ -195,7 +195,7 @@ impl BackfillCommand {
         if self.connection.output.json {
             print_json(report)?;
         } else {
-            let Report { repositories, tags, read, bytes, known, links, missing, unreadable: _ } = report;
+            let Report { repositories, tags, read, bytes, known, links, missing, untold: _ } = report;
             let bytes = DecimalBytes(*bytes);
             print(&if self.dry_run {
                 format!(
@@ -208,10 +208,10 @@ impl BackfillCommand {
                 )
             })?;
         }
-        for unreadable in &report.unreadable {
-            tell(&format!("{}: {}", unreadable.what, unreadable.reason));
+        for Reason { what, reason } in report.untold.malformed.iter().chain(&report.untold.unreadable) {
+            tell(&format!("{what}: {reason}"));
         }
-        match report.unreadable.len() {
+        match report.untold.unreadable.len() {
             0 => Ok(()),
             count => Err(Error::failed(ASKED, format!("{count} could not be read; all else is recorded"))
                 .advise("the same command again reads them, and only them")),

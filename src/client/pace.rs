@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(pause(429, Some("soon"), 0), Some(FIRST_PAUSE));
         assert_eq!(pause(429, Some("Wed, 21 Oct 2015 07:28:00 GMT"), 0), Some(FIRST_PAUSE), "is over");
         let later = Timestamp::now().checked_add(jiff::SignedDuration::from_secs(100)).unwrap();
-        let later = rfc2822::to_string(&later.to_zoned(jiff::tz::TimeZone::UTC)).unwrap();
+        let later = rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&later).unwrap();
         let told = pause(503, Some(&later), 0).unwrap().as_secs();
         assert!((90..=100).contains(&told), "{told}");
     }

@@ -13,6 +13,8 @@ pub struct Learnt {
     pub observations: Vec<Observation>,
     /// Why links are left out.
     pub warning: Option<String>,
+    /// Whether they are left out because the repository is full.
+    pub is_full: bool,
 }
 
 impl Learnt {
@@ -33,8 +35,10 @@ pub async fn learn(
     claimed: bool,
 ) -> Learnt {
     let has_room = read.referrer.links.is_empty() || index.has_room(repository).await;
+    let has_links = !(read.referrer.links.is_empty() && read.claims.is_empty());
+    let is_full = has_links && !has_room;
     let ReadManifest { referrer, claims, warning, .. } = reader.within(repository, read, has_room);
     let digest = referrer.digest.clone();
     let own = Observation { referrer, claimed };
-    Learnt { digest, observations: std::iter::once(own).chain(claims).collect(), warning }
+    Learnt { digest, observations: std::iter::once(own).chain(claims).collect(), warning, is_full }
 }
