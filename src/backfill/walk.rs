@@ -80,7 +80,12 @@ impl<'a> Walk<'a> {
             self.run.counts.read.add(1);
         } else {
             match self.read(&item).await {
-                Ok(children) => next.extend(children),
+                Ok(Some(children)) => next.extend(children),
+                // Usual for an index of which only some platforms were copied; if it comes, it was not read.
+                Ok(None) => {
+                    self.run.counts.missing.add(1);
+                    return true;
+                }
                 Err(Failed) => return false,
             }
         }
@@ -106,8 +111,8 @@ impl<'a> Walk<'a> {
         is_complete
     }
 
-    /// Fetches a manifest and records its links; gives the manifests that it lists.
-    async fn read(&self, item: &Item) -> std::result::Result<Vec<Digest>, Failed> {
+    /// Fetches a manifest and records its links; gives the manifests that it lists, or nothing if it is not there.
+    async fn read(&self, item: &Item) -> std::result::Result<Option<Vec<Digest>>, Failed> {
         // Before it is fetched: a deletion that comes in between must not be overlooked.
         let watch = self.run.index.begin_read(self.repository.clone());
         let target = match &item.tag {
@@ -116,11 +121,7 @@ impl<'a> Walk<'a> {
         };
         let manifest = match self.asking(self.place.find_manifest(&target)).await {
             Ok(Some(manifest)) => manifest,
-            Ok(None) => {
-                // Usual for an index of which only some platforms were copied.
-                self.run.counts.missing.add(1);
-                return Ok(Vec::new());
-            }
+            Ok(None) => return Ok(None),
             Err(error) => return Err(self.fail(item, error)),
         };
         let counts = &self.run.counts;
@@ -128,7 +129,7 @@ impl<'a> Walk<'a> {
         counts.bytes.add(manifest.bytes.len() as u64);
         self.record(item, &target, &watch, &manifest).await?;
         let children = manifest.children().iter();
-        Ok(children.map(|child| child.descriptor.digest.clone()).collect())
+        Ok(Some(children.map(|child| child.descriptor.digest.clone()).collect()))
     }
 
     async fn record(

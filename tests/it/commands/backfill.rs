@@ -218,6 +218,8 @@ async fn what_cannot_be_read_is_told_and_all_else_is_recorded() {
         assert!(ended.err.contains(reason), "{reason}: {}", ended.err);
     }
     assert_eq!(report["missing"], json!(1));
+    let ledger = std::fs::read_to_string(data.path().join("backfill/00000000.read")).unwrap();
+    assert!(ledger.contains(&sbom.digest) && !ledger.contains(&absent.digest), "{ledger}");
 
     let refshim = Refshim::start(registry.address, data.path()).await;
     for repository in ["good", "odd"] {
