@@ -2,9 +2,9 @@
 //! and all that these lead to, and reads each manifest once.
 //!
 //! - What is asked is what a client would ask, with credentials of its own, and never a blob.
-//! - A tag costs a HEAD; a manifest is fetched only if the [`Ledger`] does not have it. So a second run, or one after a
+//! - A tag costs a HEAD; a manifest is fetched only if the ledger does not have it. So a second run, or one after a
 //!   kill, fetches what is new.
-//! - A manifest is in the ledger only when its links are durable and all that it leads to was read as well. Whatever ends
+//! - A manifest is in the ledger (a file) only when its links are durable and all that it leads to was read as well. Whatever ends
 //!   a run, the next one comes by everything that this one missed.
 //! - What cannot be read is told with its reason, and all else is read.
 
