@@ -33,9 +33,10 @@ struct Manner {
 }
 
 impl Manner {
-    /// A request that waits for a stream when the connection ends may have been sent or not.
+    /// A request that waits for a stream when the connection ends may have been sent or not. So may one that is being
+    /// sent when the upstream says that it ends but goes on: hyper reports that end also for what h2 sends behind it.
     fn may_process_what_was_queued(self) -> bool {
-        self.streams.is_some() && self.at_once.is_some()
+        self.streams.is_some() && (self.at_once.is_some() || self.is_graceful)
     }
 }
 
