@@ -10,7 +10,7 @@ use super::{API_ABSENT, Add as _, Backfill, Failed};
 use crate::client::{Manifest, Repository as Place, Result};
 use crate::index::Repository;
 use crate::oci::{Digest, Tag, TagOrDigest};
-use crate::recording::learning::{Learnt, learn};
+use crate::recording::learnt::{Learnt, learn};
 
 /// How deep indexes may lie in each other, and referrers of referrers follow. Nothing real is deeper than three or four.
 const DEEPEST: usize = 16;

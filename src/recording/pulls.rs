@@ -28,7 +28,7 @@ use crate::oci::{Digest, TagOrDigest, TagScheme};
 use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Origin};
 use crate::proxy::upstream::{Upstream, VIA_REFSHIM};
-use crate::recording::learning::{Learnt, learn};
+use crate::recording::learnt::{Learnt, learn};
 use crate::registry::reader::ManifestReader;
 use crate::registry::{
     Answer, FetchedManifest, Registry, Visit, content_digest, content_type, is_manifest, unpacked,

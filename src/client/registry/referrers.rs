@@ -5,19 +5,17 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
-use serde_json::json;
 
 use super::pages::Pages;
 use super::{Registry, by_digest, by_tag};
 use crate::client::referrer::kinds_of;
 use crate::client::transport::header;
 use crate::client::{Error, Manifest, Referrer, Referrers, Result, Wanted};
-use crate::oci::{Descriptor, Digest, LinkKind, LinkKinds, Tag, media_type};
+use crate::oci::{Descriptor, Digest, LinkKind, LinkKinds, Tag, image_index_of, media_type};
 
 /// How many manifests are asked for at a time.
 const CONCURRENCY: usize = 8;
@@ -103,8 +101,10 @@ impl Registry {
         if after == before {
             return Ok(());
         }
-        let index = json!({"schemaVersion": 2, "mediaType": media_type::IMAGE_INDEX, "manifests": after});
-        let index = Manifest::new(Bytes::from(index.to_string()), Some(media_type::IMAGE_INDEX))?;
+        let listed: serde_json::Result<Vec<_>> = after.iter().map(serde_json::to_string).collect();
+        let listed =
+            listed.map_err(|error| Error::failed(format!("writing {tag} of {self}"), error.to_string()))?;
+        let index = Manifest::new(image_index_of(&listed).into(), Some(media_type::IMAGE_INDEX))?;
         self.put_manifest(&tag, &index).await
     }
 
