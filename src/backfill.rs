@@ -4,8 +4,8 @@
 //! - What is asked is what a client would ask, with credentials of its own, and never a blob.
 //! - A tag costs a HEAD; a manifest is fetched only if the ledger does not have it. So a second run, or one after a
 //!   kill, fetches what is new.
-//! - A manifest is in the ledger (a file) only when its links are durable and all that it leads to was read as well. Whatever ends
-//!   a run, the next one comes by everything that this one missed.
+//! - A manifest is in the ledger (a file) only when its links are durable and all that it leads to was read as well.
+//!   Whatever ends a run, the next one comes by everything that this one missed.
 //! - What cannot be read is told with its reason, and all else is read.
 
 mod ledger;
@@ -13,7 +13,7 @@ mod walk;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt as _, stream};
@@ -53,15 +53,14 @@ pub struct Backfill {
     reader: ManifestReader,
     ledger: Ledger,
     requests: Semaphore,
-    has_api: AtomicU8,
     /// What was done so far.
     pub counts: Counts,
-    untold: Mutex<Untold>,
+    gaps: Mutex<Gaps>,
 }
 
 /// What is missing from the index, with the reasons.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Untold {
+pub struct Gaps {
     /// What could not be read; the next run tries again.
     pub unreadable: BTreeSet<Reason>,
     /// What was read, but has links that cannot be recorded.
@@ -108,7 +107,7 @@ pub struct Report {
     pub missing: u64,
     /// What is missing.
     #[serde(flatten)]
-    pub untold: Untold,
+    pub gaps: Gaps,
 }
 
 /// Why the links of something are not recorded, or not all.
@@ -119,10 +118,6 @@ pub struct Reason {
     /// The reason.
     pub reason: String,
 }
-
-/// Whether the registry has a referrers API of its own, in [`Backfill::has_api`].
-const API_UNKNOWN: u8 = 0;
-const API_ABSENT: u8 = 1;
 
 impl Backfill {
     /// A run that records into `index`; what earlier ones read is in `data_dir`.
@@ -140,8 +135,8 @@ impl Backfill {
         let is_anew = plan.again || index.statistics().links == 0;
         let ledger = Ledger::open(data_dir, plan.upstream, is_anew && !plan.is_dry)?;
         let requests = Semaphore::new(plan.jobs);
-        let (has_api, counts, untold) = (AtomicU8::new(API_UNKNOWN), Counts::default(), Mutex::default());
-        Ok(Self { plan, client, index, reader, ledger, requests, has_api, counts, untold })
+        let (counts, gaps) = (Counts::default(), Mutex::default());
+        Ok(Self { plan, client, index, reader, ledger, requests, counts, gaps })
     }
 
     /// The repositories in the registry's catalog; names that are none are told as unreadable.
@@ -183,16 +178,16 @@ impl Backfill {
     }
 
     fn fail(&self, what: String, reason: &dyn std::fmt::Display) -> Failed {
-        self.untold().unreadable.insert(Reason { what, reason: reason.to_string() });
+        self.gaps().unreadable.insert(Reason { what, reason: reason.to_string() });
         Failed
     }
 
     fn warn(&self, what: String, reason: String) {
-        self.untold().malformed.insert(Reason { what, reason });
+        self.gaps().malformed.insert(Reason { what, reason });
     }
 
-    fn untold(&self) -> MutexGuard<'_, Untold> {
-        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    fn gaps(&self) -> MutexGuard<'_, Gaps> {
+        self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn report(&self) -> Report {
@@ -206,7 +201,7 @@ impl Backfill {
             known: told(&counts.known),
             links: told(&counts.links),
             missing: told(&counts.missing),
-            untold: self.untold().clone(),
+            gaps: self.gaps().clone(),
         }
     }
 }

@@ -1,26 +1,28 @@
 //! The walk of one repository.
 
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use futures_util::{StreamExt as _, stream};
 
-use super::{API_ABSENT, Add as _, Backfill, Failed};
+use super::{Add as _, Backfill, Failed};
 use crate::client::{Manifest, Repository as Place, Result};
 use crate::index::Repository;
 use crate::oci::{Digest, Tag, TagOrDigest};
 use crate::recording::learnt::{Learnt, learn};
 
-/// How deep indexes may lie in each other, and referrers of referrers follow. Nothing real is deeper than three or four.
+/// How deep indexes may lie in each other, and referrers of referrers follow. Nothing real is deeper than four.
 const DEEPEST: usize = 16;
 
 pub(super) struct Walk<'a> {
     run: &'a Backfill,
     place: Place,
     repository: Repository,
-    /// What this run has come by. Whoever came first reads it, and leaves what leads to it out of the ledger until then.
+    /// What this run has come by. Whoever came first reads it, and leaves what led there out of the ledger until then.
     met: Mutex<HashSet<Item>>,
+    /// Whether the registry has a referrers API for this repository, once it was asked. Not for all repositories alike:
+    /// Quay turns it on by organization, and behind a virtual registry stand several.
+    has_api: OnceLock<bool>,
 }
 
 /// A manifest to read. With its tag, if that says what the manifest is about: at a cosign tag it has a link that its
@@ -33,7 +35,7 @@ pub(super) struct Item {
 
 impl<'a> Walk<'a> {
     pub(super) fn new(run: &'a Backfill, place: Place, repository: Repository) -> Self {
-        Self { run, place, repository, met: Mutex::default() }
+        Self { run, place, repository, met: Mutex::default(), has_api: OnceLock::new() }
     }
 
     /// Everything that the tags lead to.
@@ -115,11 +117,9 @@ impl<'a> Walk<'a> {
     async fn read(&self, item: &Item) -> std::result::Result<Option<Vec<Digest>>, Failed> {
         // Before it is fetched: a deletion that comes in between must not be overlooked.
         let watch = self.run.index.begin_read(self.repository.clone());
-        let target = match &item.tag {
-            Some(tag) => TagOrDigest::Tag(tag.clone()),
-            None => TagOrDigest::Digest(item.digest.clone()),
-        };
-        let manifest = match self.asking(self.place.find_manifest(&target)).await {
+        // By its digest also where a tag led to it: the bytes are verified, and the ledger says that these were read.
+        let digest = TagOrDigest::Digest(item.digest.clone());
+        let manifest = match self.asking(self.place.find_manifest(&digest)).await {
             Ok(Some(manifest)) => manifest,
             Ok(None) => return Ok(None),
             Err(error) => return Err(self.fail(item, error)),
@@ -127,6 +127,7 @@ impl<'a> Walk<'a> {
         let counts = &self.run.counts;
         counts.read.add(1);
         counts.bytes.add(manifest.bytes.len() as u64);
+        let target = item.tag.clone().map_or(digest, TagOrDigest::Tag);
         self.record(item, &target, &watch, &manifest).await?;
         let children = manifest.children().iter();
         Ok(Some(children.map(|child| child.descriptor.digest.clone()).collect()))
@@ -163,16 +164,19 @@ impl<'a> Walk<'a> {
 
     /// What the registry's own API lists, if it has one.
     async fn native_referrers(&self, item: &Item) -> std::result::Result<Vec<Digest>, Failed> {
-        let has_api = &self.run.has_api;
-        if has_api.load(Ordering::Relaxed) == API_ABSENT {
+        if self.has_api.get() == Some(&false) {
             return Ok(Vec::new());
         }
         match self.asking(self.place.native_referrers(&item.digest)).await {
-            Ok(Some(referrers)) => Ok(referrers),
-            Ok(None) => {
-                has_api.store(API_ABSENT, Ordering::Relaxed);
-                Ok(Vec::new())
+            Ok(Some(referrers)) => {
+                let _known = self.has_api.set(true);
+                Ok(referrers)
             }
+            // Not an empty list: what it would have led to is missing.
+            Ok(None) if *self.has_api.get_or_init(|| false) => {
+                Err(self.fail(item, "the registry lists the referrers of others, but not of this"))
+            }
+            Ok(None) => Ok(Vec::new()),
             Err(error) => Err(self.fail(item, error)),
         }
     }

@@ -195,7 +195,7 @@ impl BackfillCommand {
         if self.connection.output.json {
             print_json(report)?;
         } else {
-            let Report { repositories, tags, read, bytes, known, links, missing, untold: _ } = report;
+            let Report { repositories, tags, read, bytes, known, links, missing, gaps: _ } = report;
             let bytes = DecimalBytes(*bytes);
             print(&if self.dry_run {
                 format!(
@@ -208,10 +208,10 @@ impl BackfillCommand {
                 )
             })?;
         }
-        for Reason { what, reason } in report.untold.malformed.iter().chain(&report.untold.unreadable) {
+        for Reason { what, reason } in report.gaps.malformed.iter().chain(&report.gaps.unreadable) {
             tell(&format!("{what}: {reason}"));
         }
-        match report.untold.unreadable.len() {
+        match report.gaps.unreadable.len() {
             0 => Ok(()),
             count => Err(Error::failed(ASKED, format!("{count} could not be read; all else is recorded"))
                 .advise("the same command again reads them, and only them")),

@@ -1,6 +1,6 @@
 //! Log lines, as text or JSON. Each says which request it is about: what a request says of itself is known to all that
-//! runs [within](within_request) it, and is formatted only when a line is written. A span of `tracing` would be formatted for
-//! each request, and hardly any request logs anything.
+//! runs [within](within_request) it, and is formatted only when a line is written. A span of `tracing` would be
+//! formatted for each request, and hardly any request logs anything.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! One connection to an upstream: its handshake, its buffers, and one request on it.
 //!
 //! hyper hands a request to its connection's task through a queue. If the task ends at that very moment, the request
-//! stays in the queue, and neither an answer nor an error ever comes (hyper #4122). It has certainly not been sent then.
+//! stays in the queue, and neither an answer nor an error ever comes (hyper #4122). It was certainly not sent then.
 //! Whether this can have happened is known as soon as the request is in the queue: only if the connection is closed.
 
 use std::pin::pin;

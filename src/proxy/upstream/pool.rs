@@ -1,9 +1,9 @@
 //! The connections to an upstream that are kept for the next request: any number of HTTP/1.1, the one that was used
 //! last first, and one of HTTP/2, which all requests share.
 //!
-//! What a slow client does not read stays in a connection's buffers, so their size times the requests in progress is the
-//! memory that slow clients can hold. A megabyte each is needed for throughput; under high load each request gets 128
-//! KiB. So there is a pool for each size.
+//! What a slow client does not read stays in a connection's buffers, so their size times the requests in progress is
+//! the memory that slow clients can hold. A megabyte each is needed for throughput; under high load each request gets
+//! 128 KiB. So there is a pool for each size.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -135,9 +135,8 @@ impl Pool {
     fn connect_for_all(&self, target: &Uri) -> Connecting {
         let (pool, target) = (self.clone(), target.clone());
         let made = tokio::spawn(async move {
-            let made = pool.connect(&target).await;
-            pool.0.lock().connecting = None;
-            match made? {
+            let _ended = Ended(pool.clone());
+            match pool.connect(&target).await? {
                 Connection::Http1(sender) => pool.keep_http1(sender),
                 Connection::Http2(sender) => return Ok(Some(sender)),
             }
@@ -202,6 +201,15 @@ impl Pool {
                 }
             }
         });
+    }
+}
+
+/// Ends what all waited for, also by a panic: or its error would be everybody's for ever.
+struct Ended(Pool);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.0.lock().connecting = None;
     }
 }
 

@@ -228,6 +228,39 @@ async fn what_cannot_be_read_is_told_and_all_else_is_recorded() {
     }
 }
 
+/// Some registries have the API for some repositories; and where one has it, what it does not list is no empty list.
+#[tokio::test]
+async fn a_referrers_api_of_some_repositories_is_asked_for_what_has_no_tag() {
+    let (content, data, shell) = (Shelf::default(), tempfile::tempdir().unwrap(), Shell::new());
+    let image = Content::image("config", "layer");
+    let untagged = about(&image, &image, "untagged");
+    let other = Content::image("other", "layer");
+    put(&content, "a", &["v1"], &image);
+    put(&content, "b", &["v1"], &image);
+    put(&content, "b", &[], &untagged);
+    put(&content, "b", &["v2"], &other);
+    let (listed, silent) = (Content::index(&[&untagged]), other.digest.clone());
+    let subject = image.digest.clone();
+    let registry = catalogued(&content, move |turn| {
+        let path = turn.path();
+        Some(match path.strip_prefix("/v2/b/referrers/") {
+            Some(digest) if digest == subject => Said::manifest(&listed),
+            Some(digest) if digest == silent => right(turn),
+            Some(_) => Said::manifest(&Content::index(&[])),
+            None => right(turn),
+        })
+    });
+    let url = format!("http://{}", registry.address);
+    // One after the other, so that `v1` comes before `v2`.
+    let ended = shell.backfill(&url, data.path(), &["--jobs", "1"]);
+    assert_eq!(ended.code, 1, "{ended:?}");
+    let report: Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(report["unreadable"][0]["what"], format!("b@{}", other.digest), "{report}");
+    assert_eq!(report["unreadable"].as_array().unwrap().len(), 1, "{report}");
+    let refshim = Refshim::start(registry.address, data.path()).await;
+    assert_eq!(referrers(&refshim, "b", &image).await, [untagged.digest]);
+}
+
 fn before_digest() -> String {
     Content::image("before", "layer").digest
 }
