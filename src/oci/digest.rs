@@ -14,6 +14,9 @@ pub enum Algorithm {
     Sha512,
 }
 
+/// Bytes of the text of a SHA-512 digest.
+const LONGEST_TEXT: usize = "sha512:".len() + 2 * 64;
+
 /// A digest, `sha256:<64 hex digits>` or `sha512:<128 hex digits>`, lower case.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Digest {
@@ -65,6 +68,24 @@ impl Digest {
         }
     }
 
+    /// Its text. Whole, since each part that is written costs more than its characters: a push writes six digests.
+    fn text<'t>(&self, text: &'t mut [u8; LONGEST_TEXT]) -> &'t str {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let algorithm: &[u8] = match self.algorithm() {
+            Algorithm::Sha256 => b"sha256:",
+            Algorithm::Sha512 => b"sha512:",
+        };
+        let digits = self.as_bytes().iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        let digits = digits.filter_map(|digit| DIGITS.get(usize::from(digit)).copied());
+        let mut length = 0;
+        for (place, character) in text.iter_mut().zip(algorithm.iter().copied().chain(digits)) {
+            *place = character;
+            length += 1;
+        }
+        // Never empty: all of it is ASCII.
+        text.get(..length).and_then(|text| str::from_utf8(text).ok()).unwrap_or_default()
+    }
+
     /// The digest with these bytes, if their number is right.
     #[must_use]
     pub fn from_bytes(algorithm: Algorithm, bytes: &[u8]) -> Option<Self> {
@@ -77,11 +98,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.algorithm() {
-            Algorithm::Sha256 => "sha256:",
-            Algorithm::Sha512 => "sha512:",
-        })?;
-        self.as_bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(self.text(&mut [0; LONGEST_TEXT]))
     }
 }
 
@@ -106,7 +123,7 @@ impl FromStr for Digest {
 
 impl serde::Serialize for Digest {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(self.text(&mut [0; LONGEST_TEXT]))
     }
 }
 

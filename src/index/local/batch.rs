@@ -10,6 +10,9 @@ use super::referrer_state::ReferrerState;
 use super::sled::{Changes, Store, StoreError};
 use crate::index::Version;
 
+/// Of a frame with one push.
+const USUAL_BYTES: usize = 1024;
+
 /// Records that will be one frame of the journal.
 #[derive(Debug)]
 pub(crate) struct WriteBatch {
@@ -36,7 +39,7 @@ impl WriteBatch {
     /// An empty batch for the frame at `position`.
     pub(crate) fn new(position: u64, store: Option<Arc<Store>>) -> Self {
         let index = store.map(|store| (store, Changes::default()));
-        Self { position, records: 0, payload: Ok(Vec::new()), index, error: None }
+        Self { position, records: 0, payload: Ok(Vec::with_capacity(USUAL_BYTES)), index, error: None }
     }
 
     /// The state of a referrer after the records so far.

@@ -55,11 +55,12 @@ impl ReferrerPages {
             false => Ok(Seen::There(entry.descriptor.clone())),
         });
         let shown: Vec<Seen> = shown.collect::<Result<_, Error>>()?;
-        for (place, question) in questions.iter().enumerate() {
+        let is_hidden = |seen: &Seen| matches!(seen, Seen::Hidden);
+        let in_doubt = if shown.iter().any(is_hidden) { questions } else { &[] };
+        for (place, question) in in_doubt.iter().enumerate() {
             let here = entries.iter().zip(&shown).filter(|((at, _), _)| *at == place);
-            let (hidden, others): (Vec<_>, Vec<_>) = here
-                .map(|((_, entry), seen)| (entry, seen))
-                .partition(|(_, seen)| matches!(seen, Seen::Hidden));
+            let (hidden, others): (Vec<_>, Vec<_>) =
+                here.map(|((_, entry), seen)| (entry, seen)).partition(|(_, seen)| is_hidden(seen));
             let hidden: Vec<&Entry> = hidden.into_iter().map(|(entry, _)| entry).collect();
             let others = others.into_iter().map(|(entry, _)| &entry.digest);
             self.doubt(question, &hidden, std::iter::once(&question.subject).chain(others)).await;

@@ -64,6 +64,12 @@ pub(super) struct ReferrerCounts(HashMap<Vec<u8>, i64>);
 impl ReferrerCounts {
     /// Counts one changed referrer.
     pub(super) fn add(&mut self, referrer: &ReferrerKey, change: &Change) {
+        // Usual: it was confirmed, and nothing else of it changed.
+        if let (Some(before), Some(after)) = (&change.before, &change.after)
+            && before.links.keys().eq(after.links.keys())
+        {
+            return;
+        }
         for (state, step) in [(&change.before, -1), (&change.after, 1)] {
             let Some(state) = state else { continue };
             *self.0.entry(layout::referrers_in(&referrer.repository)).or_default() += step;

@@ -37,10 +37,18 @@ pub(super) const REVERSE: [u8; 1] = [2];
 const REPOSITORIES: u8 = 3;
 const REFERRERS: u8 = 4;
 
+const UPSTREAM_BYTES: usize = 4;
+const NAME_LENGTH_BYTES: usize = 2;
+/// Of the longest digest, with its algorithm.
+const DIGEST_BYTES: usize = 1 + 64;
+const ORDER_BYTES: usize = 8;
+const VERSION_BYTES: usize = 8;
+/// Longer names make their keys grow.
+const LONGEST_USUAL_NAME: usize = 64;
+
 /// The prefix of all links to `subject`.
 pub(super) fn links_to(repository: &Repository, subject: &Digest) -> Vec<u8> {
-    let mut key = vec![LINKS];
-    put_repository(&mut key, repository);
+    let mut key = new_key(LINKS, repository, DIGEST_BYTES + ORDER_BYTES);
     put_digest(&mut key, subject);
     key
 }
@@ -59,8 +67,7 @@ pub(super) fn order_of_link(key: &[u8]) -> Option<Order> {
 
 /// The key of a referrer's reverse entry.
 pub(super) fn reverse_entry(referrer: &ReferrerKey) -> Vec<u8> {
-    let mut key = REVERSE.to_vec();
-    put_repository(&mut key, &referrer.repository);
+    let mut key = new_key(REVERSE[0], &referrer.repository, DIGEST_BYTES);
     put_digest(&mut key, &referrer.digest);
     key
 }
@@ -78,7 +85,8 @@ pub(super) fn referrer_of_reverse_entry(key: &[u8]) -> Option<ReferrerKey> {
 
 /// The prefix of the counts of all repositories in which `subject` has referrers.
 pub(super) fn repositories_of(upstream: u32, subject: &Digest) -> Vec<u8> {
-    let mut key = vec![REPOSITORIES];
+    let mut key = Vec::with_capacity(1 + UPSTREAM_BYTES + DIGEST_BYTES + LONGEST_USUAL_NAME);
+    key.put_u8(REPOSITORIES);
     key.put_u32(upstream);
     put_digest(&mut key, subject);
     key
@@ -93,7 +101,15 @@ pub(super) fn repository_of(subject: &Digest, repository: &Repository) -> Vec<u8
 
 /// The key of the number of referrers in the repository.
 pub(super) fn referrers_in(repository: &Repository) -> Vec<u8> {
-    let mut key = vec![REFERRERS];
+    new_key(REFERRERS, repository, 0)
+}
+
+/// A key in this space that begins with the repository, with room for `more` bytes.
+fn new_key(space: u8, repository: &Repository, more: usize) -> Vec<u8> {
+    // Sized: growing byte by byte costs more than all the rest, and a push makes some twenty keys.
+    let length = 1 + UPSTREAM_BYTES + NAME_LENGTH_BYTES + repository.name.as_str().len();
+    let mut key = Vec::with_capacity(length + more);
+    key.put_u8(space);
     put_repository(&mut key, repository);
     key
 }
@@ -167,7 +183,9 @@ fn encode_link(
     referrer: &Digest,
     descriptor: &str,
 ) -> Vec<u8> {
-    let mut value = vec![flags, kinds.bits()];
+    let mut value = Vec::with_capacity(2 + VERSION_BYTES + DIGEST_BYTES + descriptor.len());
+    value.put_u8(flags);
+    value.put_u8(kinds.bits());
     value.put_u64(version.0);
     put_digest(&mut value, referrer);
     value.put_slice(descriptor.as_bytes());
@@ -175,7 +193,10 @@ fn encode_link(
 }
 
 fn encode_reverse_entry(flags: u8, state: &ReferrerState) -> Vec<u8> {
-    let mut value = vec![flags];
+    let descriptor = if flags & DESCRIPTOR_IN_REVERSE == 0 { "" } else { &state.descriptor };
+    let numbers = 1 + ORDER_BYTES + VERSION_BYTES + 8 + 4;
+    let mut value = Vec::with_capacity(numbers + state.links.len() * (DIGEST_BYTES + 1) + descriptor.len());
+    value.put_u8(flags);
     value.put_u64(state.order.0);
     value.put_u64(state.version.0);
     if let Some(since) = state.absent_since {
@@ -186,9 +207,7 @@ fn encode_reverse_entry(flags: u8, state: &ReferrerState) -> Vec<u8> {
         put_digest(&mut value, subject);
         value.put_u8(kinds.bits());
     }
-    if flags & DESCRIPTOR_IN_REVERSE != 0 {
-        value.put_slice(state.descriptor.as_bytes());
-    }
+    value.put_slice(descriptor.as_bytes());
     value
 }
 

@@ -40,7 +40,7 @@ impl Meta {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(128);
         bytes.put_u32(FORMAT);
         bytes.put_slice(&self.identity.0);
         bytes.put_u64(self.applied.unwrap_or(u64::MAX));
