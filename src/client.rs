@@ -6,6 +6,7 @@
 //! Manifests are kept as the bytes that they are: the links of the proposal stand in members that
 //! oci-spec's types would lose.
 
+mod access;
 mod artifact;
 mod blob;
 mod copy;
@@ -26,6 +27,7 @@ mod transport;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use access::UpstreamAccess;
 pub use artifact::{Artifact, Field, FileToAttach, referring_copy};
 pub use blob::{BlobStream, write_file};
 pub use copy::{Copy, Report};
@@ -58,6 +60,10 @@ pub struct Options {
     /// How fast requests may follow each other, for commands that send very many. A registry that asks for patience is
     /// then waited for.
     pub pace: Option<Arc<Pace>>,
+    /// The upstream of refshim's that is spoken to with its own settings ([`Options::towards`]).
+    pub upstream: Option<UpstreamAccess>,
+    /// Whether stored credentials (`docker login`) are left alone.
+    pub is_anonymous: bool,
 }
 
 /// All registries of one command: each host is logged in to once.
@@ -118,6 +124,8 @@ impl Client {
     fn transport(&self) -> Result<Transport> {
         let tls = self.options.tls.clone().map_or_else(ClientTls::platform, Ok);
         let tls = tls.map_err(|error| Error::failed("setting up TLS", error.to_string()))?;
-        Ok(Transport::new(&tls))
+        let upstream = self.options.upstream.as_ref();
+        let own = upstream.and_then(|upstream| Some((upstream.authority(), upstream.connector.clone()?)));
+        Ok(Transport::new(&tls, own))
     }
 }

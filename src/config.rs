@@ -8,6 +8,7 @@ pub(crate) mod fuzzing;
 mod load;
 mod mistake;
 mod registry_url;
+mod service;
 mod settings;
 mod tls_files;
 mod upstream;
@@ -27,6 +28,7 @@ use crate::oci::LinkKinds;
 pub use load::CommandLine;
 pub use mistake::{Mistake, Mistakes};
 pub use registry_url::{InvalidRegistryUrl, RegistryUrl};
+pub use service::{ServiceConfig, secret};
 pub use tls_files::TlsChecks;
 pub use upstream::{Http2, InvalidUpstreamName, UpstreamConfig, UpstreamName, UpstreamTls};
 

@@ -123,24 +123,9 @@ impl BackfillCommand {
 
     /// How the registry is reached: as refshim reaches it, except for what is said on the command line.
     fn options(&self, upstream: &UpstreamConfig) -> Result<Options> {
-        if !upstream.url.path().is_empty() {
-            return Err(usage(format!("{}: a registry below a path cannot be walked yet", upstream.url)));
-        }
-        if upstream.tls.certificate.is_some() {
-            let answer =
-                format!("{}: a registry that wants a client certificate cannot be walked yet", upstream.url);
-            return Err(usage(answer));
-        }
         let options = self.connection.options(Some(upstream.url.authority().as_str()))?;
-        let tls = match (&options.tls, &upstream.tls.ca) {
-            (None, Some(file)) => Some(super::connection::trusting(file)?),
-            (None, None) if upstream.tls.insecure_skip_verify => Some(super::connection::insecure()?),
-            // TLS also to this machine, if the URL says so.
-            (None, None) if upstream.url.is_https() => Some(super::connection::platform()?),
-            (given, _) => given.clone(),
-        };
         let pace = Some(Arc::new(Pace::new(self.rate)));
-        Ok(Options { plain_http: !upstream.url.is_https(), tls, pace, ..options })
+        Options { pace, ..options }.towards(upstream)
     }
 
     async fn repositories(&self, backfill: &Backfill) -> Result<Vec<RepositoryName>> {

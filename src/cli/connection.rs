@@ -67,7 +67,7 @@ impl Connection {
             // Standard input is not read for a layout, which takes no password.
             (Some(_) | None, _) => None,
         };
-        Ok(Options { credential, plain_http: self.plain_http, tls, pace: None })
+        Ok(Options { credential, plain_http: self.plain_http, tls, ..Options::default() })
     }
 
     /// Whether anything but the result is printed.
@@ -120,18 +120,14 @@ impl Output {
     }
 }
 
-pub(super) fn trusting(file: &Path) -> Result<ClientTls> {
+fn trusting(file: &Path) -> Result<ClientTls> {
     let reading = || format!("reading {}", file.display());
     let pem = std::fs::read(file).map_err(|error| Error::io(reading(), &error))?;
     ClientTls::trusting(&pem).map_err(|error| Error::new(ErrorKind::Usage, reading(), error.to_string()))
 }
 
-pub(super) fn insecure() -> Result<ClientTls> {
+fn insecure() -> Result<ClientTls> {
     ClientTls::insecure().map_err(|error| Error::failed("setting up TLS", error.to_string()))
-}
-
-pub(super) fn platform() -> Result<ClientTls> {
-    ClientTls::platform().map_err(|error| Error::failed("setting up TLS", error.to_string()))
 }
 
 fn password() -> Result<String> {

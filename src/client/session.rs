@@ -12,10 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::StatusCode;
 use http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
-use tokio::sync::OnceCell;
 use url::{Host, Url};
 
-use super::credentials::{self, Credential};
+use super::credentials::{Credential, Source};
 use super::transport::{Request, Response, Transport};
 use super::{Error, ErrorKind, Options, Pace, Result};
 use crate::tls::MixedUp;
@@ -32,14 +31,14 @@ pub(super) struct Session {
     pace: Option<Arc<Pace>>,
     host: String,
     base: Url,
-    credential: OnceCell<Option<Credential>>,
+    source: Source,
     login: Mutex<Login>,
 }
 
-/// What the registry asked for so far: Basic, or tokens, by their scope.
+/// What the registry asked for so far: the credentials themselves, or tokens of its token service, by their scope.
 #[derive(Debug, Default)]
 struct Login {
-    basic: Option<HeaderValue>,
+    direct: Option<HeaderValue>,
     tokens: HashMap<String, Token>,
 }
 
@@ -87,22 +86,20 @@ impl Session {
             if plain { "http" } else { "https" },
             if host == DOCKER_HUB { DOCKER_HUB_REGISTRY } else { host },
         );
-        let base = Url::parse(&format!("{scheme}://{address}/v2/")).map_err(|error| {
+        let upstream = options.upstream.as_ref().filter(|upstream| upstream.host == host);
+        let base = upstream.map(|upstream| upstream.url.clone());
+        let parsed = || Url::parse(&format!("{scheme}://{address}/v2/"));
+        let base = base.map_or_else(parsed, Ok).map_err(|error| {
             let error = Error::new(ErrorKind::Usage, asked(), error.to_string());
             let is_bare = address.parse::<Ipv6Addr>().is_ok();
             if is_bare { error.advise("write an IPv6 address in brackets: [::1]:5000") } else { error }
         });
-        let given = options
-            .credential
-            .as_ref()
-            .filter(|(of, _)| of == host)
-            .map(|(_, credential)| credential.clone());
         Ok(Self {
             transport,
             pace: options.pace.clone(),
             host: host.to_owned(),
             base: base?,
-            credential: given.map_or_else(OnceCell::new, |given| OnceCell::new_with(Some(Some(given)))),
+            source: Source::of(host, options),
             login: Mutex::default(),
         })
     }
@@ -201,18 +198,22 @@ impl Session {
     fn authorization(&self, scope: &Scope) -> Option<HeaderValue> {
         let login = self.login();
         let token = login.tokens.get(&scope.0).filter(|token| token.is_fresh());
-        token.map(Token::authorization).or_else(|| login.basic.clone())
+        token.map(Token::authorization).or_else(|| login.direct.clone())
     }
 
     /// Logs in as a 401 demands; gives the `Authorization` to repeat the request with.
     async fn log_in(&self, asked: &str, scope: &Scope, refused: Response) -> Result<HeaderValue> {
         let challenge = Challenge::of(refused.headers().get_all(WWW_AUTHENTICATE));
         let Some(challenge) = challenge else { return Err(self.refused(asked, refused).await) };
-        match (challenge, self.credential().await?) {
+        match (challenge, self.source.credential(&self.host).await?) {
+            (_, Some(Credential::Bearer(token))) => {
+                let bearer = token::bearer(&token).ok_or_else(|| {
+                    Error::failed(asked, "the token of the service credentials cannot stand in a header")
+                })?;
+                Ok(self.keep(bearer))
+            }
             (Challenge::Basic, Some(Credential::Password { username, password })) => {
-                let basic = token::basic(username, password);
-                self.login().basic = Some(basic.clone());
-                Ok(basic)
+                Ok(self.keep(token::basic(&username, &password)))
             }
             (Challenge::Basic, None | Some(Credential::Identity(_))) => {
                 Err(self.refused(asked, refused).await)
@@ -229,7 +230,8 @@ impl Session {
                         ),
                     ));
                 }
-                let token = Token::ask(&self.transport, realm, &service.service, scope, credential).await?;
+                let token =
+                    Token::ask(&self.transport, realm, &service.service, scope, credential.as_ref()).await?;
                 // No lock is held while waiting: requests that are refused at the same time each get a token,
                 // and the last one is kept.
                 let authorization = token.authorization();
@@ -239,14 +241,10 @@ impl Session {
         }
     }
 
-    async fn credential(&self) -> Result<Option<&Credential>> {
-        let host = self.host.clone();
-        // Once for each registry: credential helpers are programs to run.
-        let find = || async {
-            let found = tokio::task::spawn_blocking(move || credentials::stored(&host)).await;
-            found.unwrap_or_else(|error| Err(Error::failed("looking for credentials", error.to_string())))
-        };
-        Ok(self.credential.get_or_try_init(find).await?.as_ref())
+    /// Credentials that are sent with each request from now on.
+    fn keep(&self, authorization: HeaderValue) -> HeaderValue {
+        self.login().direct = Some(authorization.clone());
+        authorization
     }
 
     fn login(&self) -> MutexGuard<'_, Login> {

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::{BlobStream, Error, Result};
-use crate::tls::{ClientConnector, ClientTls};
+use crate::tls::{ClientConnector, ClientTls, Connector};
 
 /// Time-out of connecting.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -232,9 +232,13 @@ impl Response {
 }
 
 impl Transport {
-    /// Nothing is connected yet.
-    pub(super) fn new(tls: &ClientTls) -> Self {
+    /// Nothing is connected yet. The host `own` is connected to in a way of its own.
+    pub(super) fn new(tls: &ClientTls, own: Option<(&str, Connector)>) -> Self {
         let connector = ClientConnector::new(tls, AGENT, CONNECT_LIMIT);
+        let connector = match own {
+            Some((host, own)) => connector.with_own(host, own),
+            None => connector,
+        };
         let mut pool = legacy::Client::builder(TokioExecutor::new());
         pool.pool_idle_timeout(IDLE_LIMIT).pool_timer(TokioTimer::new());
         Self { pool: pool.build(connector.clone()), connector }

@@ -114,6 +114,15 @@ fn is_table(key: &str) -> bool {
     SETTINGS.iter().any(|setting| setting.table() == Some(key))
         || key == UPSTREAMS
         || upstream_named(key).is_some_and(|name| name.is_ok())
+        || within_upstream(key).is_some()
+}
+
+/// The upstream's table that this table stands in: `upstreams.hub` of `upstreams.hub.service`.
+fn within_upstream(key: &str) -> Option<&str> {
+    let (upstream, table) = key.rsplit_once('.')?;
+    let is_known = |setting: &Setting<_>| setting.key.split_once('.').is_some_and(|(of, _)| of == table);
+    let is_upstream = upstream_named(upstream).is_some_and(|name| name.is_ok());
+    (is_upstream && UPSTREAM_SETTINGS.iter().any(is_known)).then_some(upstream)
 }
 
 const UPSTREAMS: &str = "upstreams";
@@ -128,7 +137,8 @@ fn upstream_named(key: &str) -> Option<Result<UpstreamName, InvalidUpstreamName>
 fn known_beside(key: &str) -> Vec<String> {
     if let Some((table, _)) = key.rsplit_once('.').filter(|(table, _)| table.contains('.') && is_table(table))
     {
-        return UPSTREAM_SETTINGS.iter().map(|setting| format!("{table}.{}", setting.key)).collect();
+        let upstream = within_upstream(table).unwrap_or(table);
+        return UPSTREAM_SETTINGS.iter().map(|setting| format!("{upstream}.{}", setting.key)).collect();
     }
     let tables = SETTINGS.iter().filter_map(Setting::table).chain([UPSTREAMS]);
     SETTINGS.iter().map(|setting| setting.key).chain(tables).map(str::to_owned).collect()

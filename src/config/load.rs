@@ -50,7 +50,8 @@ impl Config {
         Self::load_with(given, variables, None)
     }
 
-    /// [`Config::load`], which also loads the TLS files and reports their mistakes with the rest.
+    /// [`Config::load`], which also loads the files that it names (TLS, credentials) and reports their mistakes with
+    /// the rest.
     pub fn load_and_check(
         given: &CommandLine,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -111,7 +112,7 @@ pub(super) fn settle(
 ) -> Result<Config, Mistakes> {
     let (mut draft, mut places) = (Draft::default(), Places::new());
     let mut mistakes = put_all(said, &mut draft, &mut places);
-    let of_files = tls.map_or_else(Vec::new, |tls| draft.tls_mistakes(tls, &places));
+    let of_files = tls.map_or_else(Vec::new, |tls| draft.file_mistakes(tls, &places));
     match draft.finish() {
         Ok(config) if mistakes.is_empty() && of_files.is_empty() => return Ok(config),
         // `finish` without mistakes of its own fails only for want of an upstream, which is a mistake already.

@@ -287,12 +287,13 @@ impl Draft {
         self.upstreams.entry(UpstreamName::default_upstream()).or_default()
     }
 
-    /// The mistakes in the TLS files that the settings name.
-    pub(super) fn tls_mistakes(&self, checks: &TlsChecks, places: &Places) -> Vec<Mistake> {
+    /// The mistakes in the files that the settings name.
+    pub(super) fn file_mistakes(&self, checks: &TlsChecks, places: &Places) -> Vec<Mistake> {
         let upstreams =
             self.upstreams.iter().map(|(name, draft)| TlsFiles::towards_upstream(name, &draft.tls));
         let all = std::iter::once(TlsFiles::towards_clients(&self.tls)).chain(upstreams);
-        all.flat_map(|files| files.mistakes(checks, places)).collect()
+        let services = self.upstreams.iter().flat_map(|(name, draft)| draft.service.mistakes(name, places));
+        all.flat_map(|files| files.mistakes(checks, places)).chain(services).collect()
     }
 
     /// The configuration, if it has an upstream and its settings are consistent; else the mistakes.

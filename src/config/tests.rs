@@ -56,6 +56,7 @@ fn upstream(name: &str, url: &str, timeouts: &TimeoutsConfig) -> UpstreamConfig 
         prefixes: Vec::new(),
         strip_prefix: false,
         tls: UpstreamTls::default(),
+        service: None,
         http2: Http2::Never,
         rewrite_realm: false,
         timeouts: timeouts.clone(),

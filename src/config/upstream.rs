@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use super::service::{ServiceConfig, ServiceDraft};
 use super::settings::{LIMIT, Setting, SettingForm, put, setting};
 use super::value::{duration, file, host, http2, list, server_name, text, yes_or_no};
 use super::{RegistryUrl, TimeoutsConfig};
@@ -31,6 +32,8 @@ pub struct UpstreamConfig {
     pub strip_prefix: bool,
     /// TLS towards it.
     pub tls: UpstreamTls,
+    /// refshim's own credentials for it. Default none.
+    pub service: Option<ServiceConfig>,
     /// HTTP/2 towards it. Default never.
     pub http2: Http2,
     /// Whether to rewrite the realm of a login challenge that names the upstream, so that it leads through refshim.
@@ -87,6 +90,7 @@ pub(super) struct UpstreamDraft {
     prefixes: Vec<RepositoryName>,
     strip_prefix: bool,
     pub(super) tls: UpstreamTls,
+    pub(super) service: ServiceDraft,
     http2: Http2,
     rewrite_realm: bool,
     connect: Option<Duration>,
@@ -123,6 +127,16 @@ pub(super) static UPSTREAM_SETTINGS: &[Setting<UpstreamDraft>] = &[
     setting("pool_idle", SettingForm::One, |to, text| {
         put(&mut to.pool_idle, duration(text, LIMIT).map(Some))
     }),
+    setting("service.user", SettingForm::One, |to, words| put(&mut to.service.user, text(words).map(Some))),
+    setting("service.password_file", SettingForm::One, |to, text| {
+        put(&mut to.service.password_file, file(text).map(Some))
+    }),
+    setting("service.token_file", SettingForm::One, |to, text| {
+        put(&mut to.service.token_file, file(text).map(Some))
+    }),
+    setting("service.docker_config", SettingForm::One, |to, text| {
+        put(&mut to.service.docker_config, file(text).map(Some))
+    }),
 ];
 
 impl UpstreamConfig {
@@ -153,6 +167,10 @@ impl UpstreamDraft {
         if self.strip_prefix && self.prefixes.is_empty() {
             problem("strip_prefix needs prefixes");
         }
+        let service = self.service.finish().unwrap_or_else(|unfit| {
+            problem(unfit);
+            None
+        });
         let is_chosen = !(self.hosts.is_empty() && self.namespaces.is_empty() && self.prefixes.is_empty());
         if !is_chosen && !name.is_default() {
             problem("no request is sent to it: set hosts, namespaces or prefixes");
@@ -171,6 +189,7 @@ impl UpstreamDraft {
             prefixes: self.prefixes,
             strip_prefix: self.strip_prefix,
             tls: self.tls,
+            service,
             http2: self.http2,
             rewrite_realm: self.rewrite_realm,
             timeouts: TimeoutsConfig {

@@ -17,9 +17,9 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tower::Service;
 
-use super::ClientTls;
 use super::connector::{BoxError, TcpConnector, explained, origin, tcp_connector, within};
 use super::patient::Patient;
+use super::{ClientTls, Connector};
 
 /// The inner one is that to a proxy, in whose tunnel TLS is spoken to the registry.
 type Stream = MaybeHttpsStream<MaybeHttpsStream<TokioIo<Patient>>>;
@@ -31,6 +31,8 @@ pub struct ClientConnector {
     direct: HttpsConnector<TcpConnector>,
     to_proxy: HttpsConnector<TcpConnector>,
     tls: Arc<ClientConfig>,
+    /// A host, with its port, that has settings of its own.
+    own: Option<(Arc<str>, Connector)>,
     proxies: Arc<Matcher>,
     user_agent: HeaderValue,
     limit: Duration,
@@ -65,10 +67,17 @@ impl ClientConnector {
             )
                 .into(),
             tls: config,
+            own: None,
             proxies: Arc::new(Matcher::from_env()),
             user_agent,
             limit,
         }
+    }
+
+    /// The same, but this host is connected to by a connector of its own, unless a proxy leads there.
+    #[must_use]
+    pub fn with_own(self, host: &str, connector: Connector) -> Self {
+        Self { own: Some((host.to_ascii_lowercase().into(), connector)), ..self }
     }
 
     /// What a request must show to the proxy that forwards it. A tunnel's proxy was shown it with the CONNECT, and
@@ -81,7 +90,14 @@ impl ClientConnector {
 
     async fn connect(mut self, uri: Uri) -> Result<Stream, BoxError> {
         let Some(proxy) = self.proxies.intercept(&uri) else {
-            return within(self.limit, self.direct.call(uri)).await.map(MaybeHttpsStream::Http);
+            let is_own = |(host, _): &(Arc<str>, _)| {
+                uri.authority().is_some_and(|to| to.as_str().eq_ignore_ascii_case(host))
+            };
+            let connected = match self.own.filter(is_own) {
+                Some((_, mut own)) => own.call(uri).await,
+                None => within(self.limit, self.direct.call(uri)).await,
+            };
+            return connected.map(MaybeHttpsStream::Http);
         };
         let address = proxy.uri().clone();
         let connected = within(self.limit, self.connect_through(&proxy, uri)).await;

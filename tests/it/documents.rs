@@ -183,6 +183,7 @@ async fn configurations_of_the_documents_load() {
         fs::copy(&identity.key, directory.join(format!("{name}.key"))).unwrap();
     }
     fs::copy(authority.certificate(), directory.join("registry-ca.crt")).unwrap();
+    fs::write(directory.join("password"), "secret").unwrap();
     let mut loaded = 0;
     for document in DOCUMENTS {
         for block in blocks(&read(document), "toml") {
@@ -201,7 +202,7 @@ async fn configurations_of_the_documents_load() {
             loaded += 1;
         }
     }
-    assert_eq!(loaded, 3);
+    assert_eq!(loaded, 4);
 }
 
 /// The settings of the example file and their defaults, as the manual writes them.
@@ -209,15 +210,20 @@ fn settings() -> Vec<(String, String)> {
     let (header, setting) =
         (Regex::new(r"^#? ?\[([\w.]+)\]$").unwrap(), Regex::new(r"^(#? ?)([a-z_0-9]+) = (.*)$"));
     let (setting, mut table, mut found) = (setting.unwrap(), String::new(), Vec::new());
+    let (upstream, mut seen) = (Regex::new(r"^upstreams\.\w+").unwrap(), BTreeSet::new());
     for line in read("config/refshim.toml").lines() {
         if let Some(header) = header.captures(line) {
-            table = header[1].replace("upstreams.hub", "upstreams.<name>") + ".";
+            table = upstream.replace(&header[1], "upstreams.<name>").into_owned() + ".";
         } else if let Some(line) = setting.captures(line) {
             let value = line[3].trim_matches('"');
             // What stands behind "# " is an example, but for these.
             let is_default = &line[1] == "#" || ["false", "never"].contains(&value);
             let default = if is_default && value != "[]" { format!("`{value}`") } else { String::new() };
-            found.push((format!("{table}{}", &line[2]), default));
+            let key = format!("{table}{}", &line[2]);
+            // Settings that exclude each other are shown at several upstreams.
+            if seen.insert(key.clone()) {
+                found.push((key, default));
+            }
         }
     }
     found

@@ -72,9 +72,7 @@ impl Token {
     fn given(body: &[u8]) -> Option<Self> {
         let given: Given = serde_json::from_slice(body).ok()?;
         let token = if given.token.is_empty() { given.access_token } else { given.token };
-        let mut authorization = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
-        // Keeps it out of debug output, and out of HPACK's table (RFC 7541, section 7.1.3).
-        authorization.set_sensitive(true);
+        let authorization = bearer(&token)?;
         // The specification allows no less: of a few seconds, `MARGIN` would leave nothing.
         let life = given.expires_in.unwrap_or(DEFAULT_LIFE).clamp(DEFAULT_LIFE, LONGEST_LIFE);
         let life = Duration::from_secs(life);
@@ -98,6 +96,14 @@ pub(super) fn basic(username: &str, password: &str) -> HeaderValue {
         HeaderValue::try_from(format!("Basic {encoded}")).unwrap_or(HeaderValue::from_static("Basic"));
     basic.set_sensitive(true);
     basic
+}
+
+/// `Bearer …`; nothing if that cannot stand in a header.
+pub(super) fn bearer(token: &str) -> Option<HeaderValue> {
+    let mut bearer = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+    // Keeps it out of debug output, and out of HPACK's table (RFC 7541, section 7.1.3).
+    bearer.set_sensitive(true);
+    Some(bearer)
 }
 
 fn request(mut realm: Url, service: &str, scope: &Scope, credential: Option<&Credential>) -> Request {

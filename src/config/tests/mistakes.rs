@@ -67,6 +67,24 @@ fn what_does_not_go_together_is_told_with_its_table() {
             "refshim.toml:6: upstreams.hub.http2: not a use of HTTP/2: \"h2\" (write never, auto or always)",
         ],
     );
+    let half = "upstreams.default: set both service.user and service.password_file, or neither";
+    check_file("[upstreams.default.service]\nuser = \"a\"", &[half]);
+    check_file("[upstreams.default]\nservice.password_file = \"a\"", &[half]);
+    check_file(
+        "[upstreams.default.service]\ntoken_file = \"a\"\ndocker_config = \"b\"",
+        &["upstreams.default: several kinds of service credentials: set service.user and \
+           service.password_file, or service.token_file, or service.docker_config"],
+    );
+    check_file(
+        "[upstreams.default.service]\ntokenfile = \"a\"",
+        &["refshim.toml:3: upstreams.default.service.tokenfile: unknown key, did you mean \
+           upstreams.default.service.token_file?"],
+    );
+    check_file(
+        "[upstreams.default]\nservice = \"a\"",
+        &["refshim.toml:3: upstreams.default.service: not a table but a string (write \
+           [upstreams.default.service] and its settings below)"],
+    );
     check_file(
         "external_url = \"https://a/b\"",
         &["refshim.toml:2: external_url: has a path, but only scheme, host and port are accepted here \

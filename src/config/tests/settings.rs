@@ -9,7 +9,8 @@ use super::super::settings::{KnownSetting, SETTINGS, Setting};
 use super::super::upstream::UPSTREAM_SETTINGS;
 use super::super::{
     ClientAuth, CommandLine, Config, Http2, IndexConfig, LimitsConfig, LogConfig, LogFormat, ManifestsConfig,
-    ReferencesConfig, ReferrersConfig, TimeoutsConfig, TlsConfig, UpstreamConfig, UpstreamTls, file,
+    ReferencesConfig, ReferrersConfig, ServiceConfig, TimeoutsConfig, TlsConfig, UpstreamConfig, UpstreamTls,
+    file,
 };
 use super::{EXAMPLE, defaults, from_file, upstream};
 use crate::oci::LinkKind;
@@ -51,7 +52,9 @@ fn the_example_file_shows_every_setting() {
             KnownSetting::Common(setting) => setting.key,
             KnownSetting::OfUpstream(_, setting) => setting.key,
         };
-        found.into_iter().map(key).collect()
+        // Settings that exclude each other are shown at several upstreams.
+        let mut seen = BTreeSet::new();
+        found.into_iter().map(key).filter(|key| seen.insert(*key)).collect()
     };
     assert_eq!(keys(common), SETTINGS.iter().map(|setting| setting.key).collect::<Vec<_>>());
     let expected: Vec<&str> = UPSTREAM_SETTINGS.iter().map(|setting| setting.key).collect();
@@ -203,6 +206,10 @@ fn every_setting_of_an_upstream_reaches_its_field() {
         connect = "1s"
         body_idle = "3s"
         pool_idle = "4s"
+        service.token_file = "token"
+        [upstreams.default.service]
+        user = "refshim"
+        password_file = "password"
     "#;
     let common = TimeoutsConfig { response: Duration::from_secs(9), ..TimeoutsConfig::default() };
     let own = TimeoutsConfig {
@@ -223,6 +230,7 @@ fn every_setting_of_an_upstream_reaches_its_field() {
             server_name: Some("inside".to_owned()),
             insecure_skip_verify: false,
         },
+        service: Some(ServiceConfig::Token("token".into())),
         http2: Http2::Always,
         rewrite_realm: true,
         ..upstream("hub", "https://hub.example/base", &own)
@@ -230,18 +238,29 @@ fn every_setting_of_an_upstream_reaches_its_field() {
     let mut sources = from_file(text);
     let config = sources.load().unwrap();
     assert_eq!(config.further_upstreams, [hub]);
-    let expected = UpstreamConfig { http2: Http2::Auto, ..upstream("default", "http://10.0.0.5", &common) };
+    let service = ServiceConfig::Password { user: "refshim".to_owned(), password_file: "password".into() };
+    let expected = UpstreamConfig {
+        http2: Http2::Auto,
+        service: Some(service),
+        ..upstream("default", "http://10.0.0.5", &common)
+    };
     assert_eq!(config.upstream, expected);
     sources.variables = vec![
         ("REFSHIM_UPSTREAMS_HUB_SERVER_NAME".into(), "outside".into()),
         ("REFSHIM_UPSTREAMS_HUB_HOSTS".into(), "a, b".into()),
         ("REFSHIM_UPSTREAMS_DEFAULT_INSECURE_SKIP_VERIFY".into(), "true".into()),
+        ("REFSHIM_UPSTREAMS_DEFAULT_SERVICE_USER".into(), "other".into()),
     ];
     let config = sources.load().unwrap();
     let hub = &config.further_upstreams[0];
     assert_eq!(hub.tls.server_name.as_deref(), Some("outside"));
     assert_eq!(hub.hosts, ["a", "b"]);
     assert!(config.upstream.tls.insecure_skip_verify);
+    let user = |service| match service {
+        Some(ServiceConfig::Password { user, .. }) => user,
+        _ => String::new(),
+    };
+    assert_eq!(user(config.upstream.service), "other");
 }
 
 #[test]

@@ -5,13 +5,15 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Ended, Shell};
 use crate::support::{
-    Content, Filled, Links, Random, Refshim, Registry, Said, Scripted, Shelf, Target, Turn, USER, about,
-    fill, listed, put, shelf_registry,
+    Authority, Content, Filled, Links, Random, Refshim, Registry, Rules, Said, Scripted, Shelf, Target, Turn,
+    USER, about, fill, listed, put, shelf_registry,
 };
 
 const SEED: u64 = 14;
@@ -317,4 +319,76 @@ async fn an_upstream_of_the_configuration_is_reached_as_refshim_reaches_it() {
     assert!(shell.run_with_input(&logged_in, password.as_bytes()).ok().starts_with("0 repositories"));
     let arguments = ["backfill", "--config", file.to_str().unwrap(), "--upstream", "nobody"];
     shell.run(&arguments).failed(2, &["nobody"]);
+}
+
+/// What a backfill says that has these settings of the default upstream.
+fn with_upstream(shell: &Shell, data: &Path, registry: &Registry, settings: &str) -> Ended {
+    let url = registry.url();
+    let text =
+        format!("upstream = {url:?}\ndata_dir = \"{}\"\n[upstreams.default]\n{settings}", data.display());
+    let file = shell.write("refshim.toml", text);
+    shell.run(&["backfill", "--config", file.to_str().unwrap(), "--json"])
+}
+
+#[tokio::test]
+async fn a_registry_below_a_path_that_wants_a_certificate_is_read() {
+    let (shell, data, authority) = (Shell::new(), tempfile::tempdir().unwrap(), Authority::new());
+    let registry =
+        Registry::variant().below("/some/place").tls(&authority).for_clients_of(&authority).start();
+    let ca = format!("ca = {:?}\n", authority.certificate());
+    let own = authority.client("refshim");
+    let serving = data.path().join("serving");
+    let refshim = Refshim::in_front_of(&registry.url(), &serving)
+        .with("UPSTREAMS_DEFAULT_CA", authority.certificate().to_str().unwrap())
+        .with("UPSTREAMS_DEFAULT_CERTIFICATE", own.certificate.to_str().unwrap())
+        .with("UPSTREAMS_DEFAULT_KEY", own.key.to_str().unwrap());
+    let refshim = refshim.launch().await;
+    let image = refshim.client().image("team/a", "image").await;
+    refshim.client().push_as("team/a", "v1", &image).await;
+    let certificate = format!("{ca}certificate = {:?}\nkey = {:?}", own.certificate, own.key);
+    let report = report(with_upstream(&shell, data.path(), &registry, &certificate));
+    assert_eq!((&report["tags"], &report["read"], &report["unreadable"]), (&json!(1), &json!(1), &json!([])));
+}
+
+#[tokio::test]
+async fn service_credentials_are_used_where_there_are_any() {
+    let (user, password) = USER;
+    let resource = "registry:catalog:*";
+    let tokens = Rules::default().user(user, password).grant(user, "registry:catalog", "*").start();
+    let (basic, token) = (Registry::with_user(), Registry::variant().tokens_of(&tokens).start());
+    let (shell, data) = (Shell::new(), tempfile::tempdir().unwrap());
+    let files = [
+        ("password", format!("{password}\n")),
+        ("wrong", "wrong".to_owned()),
+        ("token", tokens.token(Some(user), &[resource]).await),
+        ("empty", "\n".to_owned()),
+        ("config.json", json!({"auths": {basic.address.to_string(): {"auth": STANDARD.encode(format!("{user}:{password}"))}}}).to_string()),
+        ("other.json", json!({"auths": {}}).to_string()),
+    ];
+    for (name, content) in files {
+        shell.write(name, content);
+    }
+    let run = |registry: &Registry, settings: &str| with_upstream(&shell, data.path(), registry, settings);
+    let by_password = format!("service = {{ user = {user:?}, password_file = \"password\" }}");
+    for (registry, settings) in [
+        (&basic, by_password.as_str()),
+        (&token, by_password.as_str()),
+        (&token, "service.token_file = \"token\""),
+        (&basic, "service.docker_config = \"config.json\""),
+    ] {
+        let ended = run(registry, settings);
+        assert_eq!(report(ended)["repositories"], json!(0), "{settings}");
+    }
+    let wrong = format!("service = {{ user = {user:?}, password_file = \"wrong\" }}");
+    run(&basic, &wrong).failed(4, &["401"]);
+    run(&basic, "service.docker_config = \"other.json\"").failed(1, &["other.json", "there are none"]);
+    let mistakes = [
+        ("token_file = \"missing\"", "missing: No such file"),
+        ("token_file = \"empty\"", "empty: is empty"),
+        ("docker_config = \"password\"", "password: is not the JSON"),
+    ];
+    for (settings, told) in mistakes {
+        let said = ["refshim.toml:4: upstreams.default.service.", told];
+        run(&basic, &format!("service.{settings}")).failed(2, &said);
+    }
 }
