@@ -146,8 +146,8 @@ impl Callers {
     }
 
     fn key(&self, headers: &HeaderMap, namespace: Option<&str>) -> CallerKey {
-        let mut fields: Vec<(&HeaderName, &HeaderValue)> =
-            headers.iter().filter(|(name, _)| is_relevant(name)).collect();
+        let mut fields: Vec<(&HeaderName, &HeaderValue)> = Vec::with_capacity(headers.len());
+        fields.extend(headers.iter().filter(|(name, _)| is_relevant(name)));
         // By name alone: the order among the values of one field may mean something.
         fields.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
         let mut hash = Sha256::new();

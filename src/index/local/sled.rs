@@ -32,6 +32,9 @@ use crate::index::{Entry, Page, Repository, Scan};
 use crate::oci::{Digest, RepositoryName};
 use layout::Stored;
 
+/// Of one page: more make it grow.
+const USUAL_ENTRIES: usize = 16;
+
 /// How long an opening waits for the threads of an instance that this process has just closed.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
@@ -157,7 +160,8 @@ impl Store {
         let mut behind = layout::links_to(repository, subject);
         behind.extend([0xff; size_of::<u64>() + 1]);
         guarded(|| {
-            let mut page = Page { entries: Vec::new(), more: false };
+            let entries = Vec::with_capacity(scan.max_entries.min(USUAL_ENTRIES));
+            let mut page = Page { entries, more: false };
             let (mut bytes, mut claims) = (0, 0);
             for link in self.tree.range((first, Bound::Excluded(behind))) {
                 let (key, value) = link?;
