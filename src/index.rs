@@ -25,7 +25,7 @@ pub use error::{OpenError, ProbeError, ReadError, WriteError};
 #[cfg(any(test, fuzzing))]
 pub(crate) use local::fuzzing;
 pub use local::maintenance;
-pub use page::{Entry, InvalidOrder, Order, Page, Scan, Version};
+pub use page::{Entry, InvalidOrder, KnownReferrer, Order, Page, RepositoryPage, Scan, Version};
 
 use crate::config::Config;
 use crate::oci::{Digest, Link, RepositoryName};
@@ -312,6 +312,28 @@ impl Index {
         scan: Scan,
     ) -> Result<Page, ReadError> {
         self.engine.read(move |store| store.referrers(&repository, &subject, &scan)).await
+    }
+
+    /// At most `max` repositories of an upstream that have referrers, those after `after` in an order that stays the
+    /// same.
+    pub async fn referring_repositories(
+        &self,
+        upstream: u32,
+        after: Option<RepositoryName>,
+        max: usize,
+    ) -> Result<Vec<RepositoryName>, ReadError> {
+        self.engine.read(move |store| store.referring_repositories(upstream, after, max)).await
+    }
+
+    /// At most `max` referrers in a repository with all their links, by digest, those after `after`. What is recorded
+    /// while one walks may be missing.
+    pub async fn referrers_in(
+        &self,
+        repository: Repository,
+        after: Option<Digest>,
+        max: usize,
+    ) -> Result<RepositoryPage, ReadError> {
+        self.engine.read(move |store| store.referrers_by_digest(&repository, after, max)).await
     }
 
     /// Proves that the index can be read and the journal written and synced. Costs a sync.

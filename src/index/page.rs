@@ -1,5 +1,6 @@
 //! What a query of the index asks for, and the page of referrers it gets.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -44,6 +45,36 @@ pub struct Scan {
 pub struct Page {
     /// The referrers.
     pub entries: Vec<Entry>,
+    /// Whether there are more behind them.
+    pub more: bool,
+}
+
+/// A referrer with all its links, as a walk over a repository returns it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownReferrer {
+    /// Its digest.
+    pub digest: Digest,
+    /// When it was first recorded.
+    pub order: Order,
+    /// Whether the upstream has to be asked if it has the manifest.
+    pub pending: bool,
+    /// Whether the upstream was ever known to have it.
+    pub was_confirmed: bool,
+    /// Whether the descriptor is another manifest's claim.
+    pub claimed: bool,
+    /// Its version.
+    pub version: Version,
+    /// Its descriptor as JSON.
+    pub descriptor: String,
+    /// The kinds of its links to each subject.
+    pub links: BTreeMap<Digest, LinkKinds>,
+}
+
+/// Some of the referrers in a repository, by digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepositoryPage {
+    /// The referrers.
+    pub referrers: Vec<KnownReferrer>,
     /// Whether there are more behind them.
     pub more: bool,
 }

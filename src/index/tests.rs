@@ -15,6 +15,7 @@ mod history;
 mod maintenance;
 mod model;
 mod racing;
+mod walking;
 
 /// An index in a directory of its own that can be closed and opened again.
 struct Bench {

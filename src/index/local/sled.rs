@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 mod changes;
 mod layout;
 mod meta;
+mod walk;
 
 pub(crate) use changes::Changes;
 pub(crate) use meta::Meta;

@@ -75,12 +75,24 @@ pub(super) fn reverse_entry(referrer: &ReferrerKey) -> Vec<u8> {
 /// The referrer in the key of a reverse entry.
 pub(super) fn referrer_of_reverse_entry(key: &[u8]) -> Option<ReferrerKey> {
     let mut rest = key.strip_prefix(&REVERSE)?;
-    let upstream = rest.try_get_u32().ok()?;
-    let length = rest.try_get_u16().ok()?;
-    let name = rest.split_off(..usize::from(length))?;
-    let name = std::str::from_utf8(name).ok()?.parse().ok()?;
+    let repository = take_repository(&mut rest)?;
     let digest = take_digest(&mut rest)?;
-    rest.is_empty().then_some(ReferrerKey { repository: Repository { upstream, name }, digest })
+    rest.is_empty().then_some(ReferrerKey { repository, digest })
+}
+
+/// The repository in the key of the number of its referrers.
+pub(super) fn repository_of_referrers_in(key: &[u8]) -> Option<Repository> {
+    let mut rest = key.strip_prefix(&[REFERRERS])?;
+    let repository = take_repository(&mut rest)?;
+    rest.is_empty().then_some(repository)
+}
+
+fn take_repository(bytes: &mut &[u8]) -> Option<Repository> {
+    let upstream = bytes.try_get_u32().ok()?;
+    let length = bytes.try_get_u16().ok()?;
+    let name = bytes.split_off(..usize::from(length))?;
+    let name = str::from_utf8(name).ok()?.parse().ok()?;
+    Some(Repository { upstream, name })
 }
 
 /// The prefix of the counts of all repositories in which `subject` has referrers.
@@ -110,6 +122,20 @@ fn new_key(space: u8, repository: &Repository, more: usize) -> Vec<u8> {
     let length = 1 + UPSTREAM_BYTES + NAME_LENGTH_BYTES + repository.name.as_str().len();
     let mut key = Vec::with_capacity(length + more);
     key.put_u8(space);
+    put_repository(&mut key, repository);
+    key
+}
+
+/// The prefix of the numbers of referrers in all repositories of an upstream.
+pub(super) fn repositories_with_referrers(upstream: u32) -> Vec<u8> {
+    let mut key = vec![REFERRERS];
+    key.put_u32(upstream);
+    key
+}
+
+/// The prefix of the reverse entries of a repository.
+pub(super) fn reverse_entries(repository: &Repository) -> Vec<u8> {
+    let mut key = REVERSE.to_vec();
     put_repository(&mut key, repository);
     key
 }
@@ -266,9 +292,14 @@ mod tests {
         let repository = Repository { upstream: 3, name: name.parse().unwrap() };
         let referrer = ReferrerKey { repository, digest };
         let key = reverse_entry(&referrer);
-        assert_eq!(referrer_of_reverse_entry(&key), Some(referrer));
+        assert!(key.starts_with(&reverse_entries(&referrer.repository)));
+        assert_eq!(referrer_of_reverse_entry(&key), Some(referrer.clone()));
         assert_eq!(referrer_of_reverse_entry(&key[..key.len() - 1]), None);
         assert_eq!(referrer_of_reverse_entry(&[&key[..], &[0]].concat()), None);
+        let count = referrers_in(&referrer.repository);
+        assert!(count.starts_with(&repositories_with_referrers(3)));
+        assert_eq!(repository_of_referrers_in(&count), Some(referrer.repository));
+        assert_eq!(repository_of_referrers_in(&key), None);
     }
 
     #[test]

@@ -1,0 +1,85 @@
+//! Walks over the index: repository by repository, and referrer by referrer. A page costs as much as what is on it,
+//! however large the index is, because each is one range of keys.
+
+use std::ops::Bound;
+
+use super::{Store, StoreError, guarded, layout};
+use crate::index::local::record::ReferrerKey;
+use crate::index::{KnownReferrer, Repository, RepositoryPage};
+use crate::oci::{Digest, RepositoryName};
+
+/// Bytes of the descriptors on a page after which it ends: a single one may have megabytes of annotations.
+const PAGE_BYTES: usize = 4 << 20;
+
+impl Store {
+    /// The repositories of an upstream that have referrers, in the order of their keys.
+    pub(crate) fn referring_repositories(
+        &self,
+        upstream: u32,
+        after: Option<RepositoryName>,
+        max: usize,
+    ) -> Result<Vec<RepositoryName>, StoreError> {
+        let prefix = layout::repositories_with_referrers(upstream);
+        let first =
+            first(prefix.clone(), after.map(|name| layout::referrers_in(&Repository { upstream, name })));
+        guarded(|| {
+            let name = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
+                let (key, _) = entry?;
+                let repository = layout::repository_of_referrers_in(&key);
+                let damaged = StoreError::Damaged("the name of a repository is unreadable");
+                Ok(repository.ok_or(damaged)?.name)
+            };
+            let entries = self.tree.range((first, Bound::Unbounded));
+            let is_here = |entry: &sled::Result<(sled::IVec, sled::IVec)>| {
+                entry.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix))
+            };
+            entries.take_while(is_here).take(max).map(name).collect()
+        })
+    }
+
+    /// A page of the referrers in a repository, by digest.
+    pub(crate) fn referrers_by_digest(
+        &self,
+        repository: &Repository,
+        after: Option<Digest>,
+        max: usize,
+    ) -> Result<RepositoryPage, StoreError> {
+        let prefix = layout::reverse_entries(repository);
+        let key = |digest| layout::reverse_entry(&ReferrerKey { repository: repository.clone(), digest });
+        let first = first(prefix.clone(), after.map(key));
+        guarded(|| {
+            let mut page = RepositoryPage { referrers: Vec::new(), more: false };
+            let mut bytes = 0;
+            for entry in self.tree.range((first, Bound::Unbounded)) {
+                let (key, reverse) = entry?;
+                if !key.starts_with(&prefix) {
+                    break;
+                }
+                if page.referrers.len() >= max || bytes > PAGE_BYTES {
+                    page.more = true;
+                    break;
+                }
+                let damaged = StoreError::Damaged("the key of a reverse entry is unreadable");
+                let referrer = layout::referrer_of_reverse_entry(&key).ok_or(damaged)?;
+                // None if it was removed meanwhile.
+                let Some(state) = self.complete(&referrer, reverse)? else { continue };
+                bytes += state.descriptor.len();
+                page.referrers.push(KnownReferrer {
+                    digest: referrer.digest,
+                    order: state.order,
+                    pending: state.pending,
+                    was_confirmed: state.was_confirmed,
+                    claimed: state.claimed,
+                    version: state.version,
+                    descriptor: state.descriptor,
+                    links: state.links,
+                });
+            }
+            Ok(page)
+        })
+    }
+}
+
+fn first(prefix: Vec<u8>, after: Option<Vec<u8>>) -> Bound<Vec<u8>> {
+    after.map_or(Bound::Included(prefix), Bound::Excluded)
+}
