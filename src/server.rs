@@ -137,6 +137,7 @@ impl Server {
         };
         let acceptor = config.tls.as_ref().map(Acceptor::new).transpose().map_err(StartError::ServerTls)?;
         let index = Index::open(IndexSettings::of(config))?;
+        upstreams.iter().for_each(|upstream| index.begin_coverage(upstream.number()));
         let tasks = TaskTracker::new();
         let app = App::new(config, &upstreams, &index, Arc::clone(&metrics), load, tasks.clone());
         let admin = Admin::new(index.clone(), &upstreams, metrics);

@@ -38,29 +38,31 @@ impl<'a> Walk<'a> {
         Self { run, place, repository, met: Mutex::default(), has_api: OnceLock::new() }
     }
 
-    /// Everything that the tags lead to.
-    pub(super) async fn tags(&self) {
+    /// Everything that the tags lead to; whether all of it could be read.
+    pub(super) async fn tags(&self) -> bool {
         let tags = match self.asking(self.place.tags()).await {
             Ok(tags) => tags,
             Err(error) => {
                 let _told = self.run.fail(self.repository.name.to_string(), &error);
-                return;
+                return false;
             }
         };
-        stream::iter(tags).map(|tag| self.tag(tag)).buffer_unordered(self.run.plan.jobs).count().await;
+        let tags = stream::iter(tags).map(|tag| self.tag(tag)).buffer_unordered(self.run.plan.jobs);
+        tags.fold(true, async |all, is_complete| all && is_complete).await
     }
 
-    async fn tag(&self, tag: Tag) {
+    async fn tag(&self, tag: Tag) -> bool {
         self.run.counts.tags.add(1);
         match self.asking(self.place.digest(&TagOrDigest::Tag(tag.clone()))).await {
             Ok(Some(digest)) => {
                 let is_telling = tag.scheme().is_some();
-                self.manifest(Item { digest, tag: is_telling.then_some(tag) }, 0).await;
+                self.manifest(Item { digest, tag: is_telling.then_some(tag) }, 0).await
             }
             // It was deleted since it was listed.
-            Ok(None) => {}
+            Ok(None) => true,
             Err(error) => {
                 let _told = self.run.fail(format!("{}:{tag}", self.repository.name), &error);
+                false
             }
         }
     }

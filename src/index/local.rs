@@ -36,6 +36,7 @@ mod batch;
 mod clock;
 pub(super) mod committer;
 mod compaction;
+mod coverage;
 mod data_dir;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -52,6 +53,7 @@ pub(super) mod write;
 use self::sled::{Store, StoreError};
 use super::{IndexSettings, IndexState, OpenError, ReadError, Repository, Version, WriteError};
 use committer::Committer;
+use coverage::CoverageFile;
 use data_dir::{JOURNAL, SLED};
 use in_progress::ReadMark;
 use journal::{Damage, Journal, JournalError};
@@ -75,6 +77,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Local {
     pub(super) shared: Arc<SharedState>,
+    pub(super) coverage: CoverageFile,
     commands: mpsc::Sender<EngineCommand>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     repository_referrers: u64,
@@ -117,7 +120,10 @@ impl Local {
         data_dir::finish_rebuild(&settings.data_dir)?;
         data_dir::adopt_new_sled(&settings.data_dir)?;
         let (commands, receiver) = mpsc::channel(QUEUE);
-        let threads = match open_journal(&settings) {
+        let journal = open_journal(&settings);
+        let identity = journal.as_ref().ok().map(|journal| journal.reader().identity());
+        let coverage = CoverageFile::open(&settings.data_dir, identity);
+        let threads = match journal {
             Ok(journal) => start(&shared, journal, (&commands, receiver), settings)?,
             // The process starts all the same: a proxy whose clients cannot pull because signatures cannot be listed
             // would be worse.
@@ -130,6 +136,7 @@ impl Local {
         };
         Ok(Self {
             shared,
+            coverage,
             commands,
             threads: Mutex::new(threads),
             repository_referrers,

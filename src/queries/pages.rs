@@ -16,8 +16,10 @@ mod entries;
 use std::fmt;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::config;
-use crate::index::{Entry, Index, Order, Page, Repository, Scan};
+use crate::index::{Coverage, Entry, Index, Order, Page, Repository, Scan};
 use crate::oci::{Digest, TagOrDigest};
 use crate::proxy::error::Error;
 use crate::registry::reader::ManifestReader;
@@ -81,6 +83,8 @@ pub struct ReferrerPage {
     pub descriptors: Vec<String>,
     /// The start of the next page, if there is one.
     pub next: Option<Next>,
+    /// How far the index knows where it looked.
+    pub coverage: Coverage,
 }
 
 /// The start of a page.
@@ -168,8 +172,14 @@ impl ReferrerPages {
             }
         };
         let descriptors = self.present(&questions, &entries, wanted).await?;
-        let subject = questions.swap_remove(0).subject;
-        Ok(ReferrerPage { subject, descriptors, next })
+        let Question { visit, subject } = questions.swap_remove(0);
+        let coverage = match wanted.scope {
+            // Of another namespace's repositories nothing is read.
+            _ if visit.is_foreign => Coverage::Since(Timestamp::now()),
+            QueryScope::Repository => self.index.coverage(&visit.repository),
+            QueryScope::Registry(_) => self.index.coverage_of_all(visit.repository.upstream),
+        };
+        Ok(ReferrerPage { subject, descriptors, next, coverage })
     }
 
     /// Resolves a tag to its digest, and checks the caller's rights as far as that goes.

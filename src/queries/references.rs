@@ -40,6 +40,6 @@ impl ReferencesHandler {
         let (name, caller) = (visit.repository.name.clone(), Arc::clone(&visit.caller));
         let listed = self.pages.page(visit, manifest, &query.wanted()).await?;
         let next = listed.next.map(|next| caller.with_namespace(query.next(&name, &listed.subject, next)));
-        render(&listed.descriptors, query.filters_applied(), next)
+        render(&listed, query.filters_applied(), next)
     }
 }

@@ -49,6 +49,6 @@ impl ReferrersHandler {
         let listed = self.pages.page(visit, TagOrDigest::Digest(subject), &query.wanted(self.kinds)).await?;
         let last = listed.next.and_then(|next| next.after);
         let next = last.map(|last| caller.with_namespace(query.next(&name, &listed.subject, last)));
-        render(&listed.descriptors, query.filters_applied(), next)
+        render(&listed, query.filters_applied(), next)
     }
 }

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `lock` | empty; locked by the process that uses the directory |
 //! | `journal/` | the journal: the truth, and all that a backup needs |
+//! | `coverage` | how far the index knows what the registries hold; may be lost |
+//! | `backfill/` | what `refshim backfill` has read; may be lost |
 //! | `sled/` | the index in sled, built from the journal; may be deleted while refshim is stopped |
 //! | `sled.anew-N/` | a sled built while the process was running, after the one before failed; becomes `sled/` at the next start |
 //! | `sled.damaged-N/` | a sled that could not be opened, kept to be looked at; only the newest |

@@ -2,13 +2,13 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{CONTENT_TYPE, LINK};
+use http::header::{CONTENT_TYPE, LINK, WARNING};
 use http::{HeaderValue, Response};
 
-use super::{Placed, REPOSITORY_ANNOTATION};
+use super::{Placed, REPOSITORY_ANNOTATION, ReferrerPage};
 use crate::http::body::Body;
 use crate::http::header::OCI_FILTERS_APPLIED;
-use crate::index::Entry;
+use crate::index::{Coverage, Entry};
 use crate::oci::{Descriptor, RepositoryName, image_index_of, media_type};
 use crate::proxy::error::Error;
 use crate::registry::reader::to_json;
@@ -16,24 +16,37 @@ use crate::registry::reader::to_json;
 /// What `data` adds to a descriptor besides its base64: the member's name, quotes and a comma.
 const DATA_MEMBER_BYTES: usize = r#","data":"""#.len();
 
-/// A 200 with these descriptors. A header that cannot be written is an error: without its `Link` the list would
-/// seem to be complete.
+/// A 200 with this page. A header that cannot be written is an error: without its `Link`, or its `Warning`, the list
+/// would seem to be complete.
 pub fn render(
-    descriptors: &[String],
+    page: &ReferrerPage,
     filters_applied: Option<String>,
     next: Option<String>,
 ) -> Result<Response<Body>, Error> {
-    let mut response = Response::new(Body::whole(image_index_of(descriptors)));
+    let mut response = Response::new(Body::whole(image_index_of(&page.descriptors)));
     let headers = response.headers_mut();
     // Exactly this, without a charset: two client libraries compare the text.
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type::IMAGE_INDEX));
     let link = next.map(|next| format!("<{next}>; rel=\"next\""));
-    for (name, value) in [(OCI_FILTERS_APPLIED, filters_applied), (LINK, link)] {
+    let warning = may_miss(page.coverage);
+    for (name, value) in [(OCI_FILTERS_APPLIED, filters_applied), (LINK, link), (WARNING, warning)] {
         if let Some(value) = value {
             headers.insert(name, HeaderValue::try_from(value).map_err(|_| Error::Handler)?);
         }
     }
     Ok(response)
+}
+
+/// A `Warning` (RFC 9111, section 5.5; distribution-spec, "Warnings") if the list may miss something: "nothing known
+/// yet" must not read as "unsigned".
+fn may_miss(coverage: Coverage) -> Option<String> {
+    match coverage {
+        Coverage::Complete => None,
+        Coverage::Since(since) => {
+            let since = since.strftime("%FT%TZ");
+            Some(format!("299 - \"refshim: links pushed before {since} may be missing (refshim backfill)\""))
+        }
+    }
 }
 
 /// Which manifests can be inlined with the page staying under its limit; earlier entries come first.

@@ -1,0 +1,324 @@
+//! What is known of the coverage, in a file of JSON lines beside the journal, the last of a key counting.
+//!
+//! It may be lost at any time: then more is read again, and lists say that they may miss something. It must never say
+//! too much. So its first line names the journal that it speaks of; another one (a dump that was loaded, a journal that
+//! was rebuilt without what was damaged) begins anew.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::journal::format::Identity;
+use crate::index::{Coverage, Covered, Repository};
+use crate::oci::RepositoryName;
+
+/// Its name in the data directory.
+const FILE: &str = "coverage";
+/// Notifications of one repository that come closer together are not told apart.
+const NOTIFIED_EVERY: SignedDuration = SignedDuration::from_secs(60);
+
+/// The coverage of all upstreams.
+#[derive(Debug)]
+pub(crate) struct CoverageFile {
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// `None` while nothing can be written: what is learnt then is lost with the process.
+    file: Option<File>,
+    upstreams: BTreeMap<u32, Upstream>,
+}
+
+/// One upstream. Under no name, all of its repositories.
+#[derive(Clone, Debug)]
+struct Upstream {
+    began: Timestamp,
+    covered: BTreeMap<Option<RepositoryName>, Covered>,
+}
+
+/// A line of the file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Line {
+    /// The first: of which journal the rest speaks.
+    Journal(String),
+    /// Since when what is pushed to this upstream is recorded. Whatever was known of it before is void.
+    Began { upstream: u32, at: String },
+    /// Nothing is known of this upstream any more.
+    Void { upstream: u32 },
+    Covered {
+        upstream: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        backfilled: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        swept: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notified: Option<String>,
+    },
+}
+
+impl CoverageFile {
+    /// Reads it, if it speaks of this journal, and writes it anew with what still counts. Without a journal, or if it
+    /// cannot be written, it is kept in memory.
+    pub(crate) fn open(data_dir: &Path, journal: Option<Identity>) -> Self {
+        let path = data_dir.join(FILE);
+        let Some(journal) = journal.map(|journal| hex(&journal.0)) else {
+            return Self { path, state: Mutex::default() };
+        };
+        let upstreams = read(&path, &journal);
+        let file = write(&path, &journal, &upstreams).inspect_err(|error| complain(&path, error)).ok();
+        Self { path, state: Mutex::new(State { file, upstreams }) }
+    }
+
+    /// From now on, what is pushed to this upstream is recorded; nothing changes if it was already.
+    pub(crate) fn begin(&self, upstream: u32) {
+        let mut state = self.lock();
+        if state.upstreams.contains_key(&upstream) {
+            return;
+        }
+        let began = Timestamp::now();
+        state.upstreams.insert(upstream, Upstream { began, covered: BTreeMap::new() });
+        self.append(&mut state, &Line::Began { upstream, at: began.to_string() });
+    }
+
+    /// What is pushed to this upstream is not recorded any more.
+    pub(crate) fn void(&self, upstream: u32) {
+        let mut state = self.lock();
+        if state.upstreams.remove(&upstream).is_some() {
+            self.append(&mut state, &Line::Void { upstream });
+            // Or a power cut could take it back.
+            let synced = state.file.as_ref().map_or(Ok(()), File::sync_data);
+            synced.unwrap_or_else(|error| complain(&self.path, &error));
+        }
+    }
+
+    /// Adds to what is known of a repository, or of all. Without effect before [`CoverageFile::begin`]: what is pushed
+    /// between then and the reading is not recorded, so it is not known either.
+    pub(crate) fn add(&self, upstream: u32, name: Option<RepositoryName>, covered: Covered) {
+        let mut state = self.lock();
+        let Some(known) = state.upstreams.get_mut(&upstream) else { return };
+        let before = known.covered.entry(name.clone()).or_default();
+        let after = before.and(covered);
+        let is_later = |after: Option<Timestamp>, before: Option<Timestamp>| {
+            after.zip(before).is_none_or(|(after, before)| after.duration_since(before) >= NOTIFIED_EVERY)
+        };
+        let is_news = (after.backfilled, after.swept) != (before.backfilled, before.swept)
+            || is_later(after.notified, before.notified);
+        if after == *before || !is_news {
+            return;
+        }
+        *before = after;
+        self.append(&mut state, &line(upstream, name.as_ref(), &after));
+    }
+
+    pub(crate) fn of(&self, repository: &Repository) -> Coverage {
+        self.of_names(repository.upstream, &[None, Some(repository.name.clone())])
+    }
+
+    pub(crate) fn of_all(&self, upstream: u32) -> Coverage {
+        self.of_names(upstream, &[None])
+    }
+
+    fn of_names(&self, upstream: u32, names: &[Option<RepositoryName>]) -> Coverage {
+        let state = self.lock();
+        let Some(known) = state.upstreams.get(&upstream) else { return Coverage::Since(Timestamp::now()) };
+        let mut covered = names.iter().filter_map(|name| known.covered.get(name));
+        if covered.any(Covered::is_complete) { Coverage::Complete } else { Coverage::Since(known.began) }
+    }
+
+    /// Since when an upstream is recorded, and what is known of all of it and of its repositories, by name.
+    pub(crate) fn list(
+        &self,
+        upstream: u32,
+    ) -> Option<(Timestamp, BTreeMap<Option<RepositoryName>, Covered>)> {
+        let state = self.lock();
+        state.upstreams.get(&upstream).map(|known| (known.began, known.covered.clone()))
+    }
+
+    fn append(&self, state: &mut State, line: &Line) {
+        let Some(file) = &mut state.file else { return };
+        let written = to_bytes(line).and_then(|line| file.write_all(&line));
+        if let Err(error) = written {
+            complain(&self.path, &error);
+            // Half a line may stand there now; what came before it is still read.
+            state.file = None;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn complain(path: &Path, error: &io::Error) {
+    tracing::warn!(file = %path.display(), %error, "what is known of the repositories' coverage cannot be written; \
+        after a restart, lists say that links may be missing until the next backfill or sweep");
+}
+
+fn read(path: &Path, journal: &str) -> BTreeMap<u32, Upstream> {
+    let mut upstreams = BTreeMap::new();
+    let Ok(file) = File::open(path) else { return upstreams };
+    let lines = BufReader::new(file).lines().map_while(Result::ok);
+    // A line that cannot be read, and all behind it, says nothing.
+    let mut lines = lines.map_while(|line| serde_json::from_str(&line).ok());
+    if !matches!(lines.next(), Some(Line::Journal(of)) if of == journal) {
+        return upstreams;
+    }
+    for line in lines {
+        if take(&mut upstreams, line).is_none() {
+            break;
+        }
+    }
+    upstreams
+}
+
+fn take(upstreams: &mut BTreeMap<u32, Upstream>, line: Line) -> Option<()> {
+    match line {
+        Line::Journal(_) => return None,
+        Line::Began { upstream, at } => {
+            let began = at.parse().ok()?;
+            upstreams.insert(upstream, Upstream { began, covered: BTreeMap::new() });
+        }
+        Line::Void { upstream } => {
+            upstreams.remove(&upstream);
+        }
+        Line::Covered { upstream, name, backfilled, swept, notified } => {
+            let name = name.map(|name| name.parse()).transpose().ok()?;
+            let time = |text: Option<String>| text.map(|text| text.parse()).transpose().ok();
+            let (backfilled, swept, notified) = (time(backfilled)?, time(swept)?, time(notified)?);
+            let known = upstreams.get_mut(&upstream)?;
+            known.covered.insert(name, Covered { backfilled, swept, notified });
+        }
+    }
+    Some(())
+}
+
+/// Writes all of it under another name first: a crash leaves the old file or the new one.
+fn write(path: &Path, journal: &str, upstreams: &BTreeMap<u32, Upstream>) -> io::Result<File> {
+    let unfinished = path.with_extension("unfinished");
+    let mut bytes = to_bytes(&Line::Journal(journal.to_owned()))?;
+    for (upstream, known) in upstreams {
+        bytes.extend(to_bytes(&Line::Began { upstream: *upstream, at: known.began.to_string() })?);
+        for (name, covered) in &known.covered {
+            bytes.extend(to_bytes(&line(*upstream, name.as_ref(), covered))?);
+        }
+    }
+    std::fs::write(&unfinished, bytes)?;
+    std::fs::rename(&unfinished, path)?;
+    OpenOptions::new().append(true).open(path)
+}
+
+fn line(upstream: u32, name: Option<&RepositoryName>, covered: &Covered) -> Line {
+    let text = |time: Option<Timestamp>| time.map(|time| time.to_string());
+    Line::Covered {
+        upstream,
+        name: name.map(ToString::to_string),
+        backfilled: text(covered.backfilled),
+        swept: text(covered.swept),
+        notified: text(covered.notified),
+    }
+}
+
+fn to_bytes(line: &Line) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(line)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JOURNAL: Option<Identity> = Some(Identity([7; 16]));
+
+    fn repository(upstream: u32, name: &str) -> Repository {
+        Repository { upstream, name: name.parse().unwrap() }
+    }
+
+    fn backfilled() -> Covered {
+        Covered { backfilled: Some(Timestamp::now()), ..Covered::default() }
+    }
+
+    fn is_complete(file: &CoverageFile, upstream: u32, name: &str) -> bool {
+        file.of(&repository(upstream, name)) == Coverage::Complete
+    }
+
+    #[test]
+    fn what_was_read_is_known_after_a_restart_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = CoverageFile::open(directory.path(), JOURNAL);
+        file.begin(0);
+        file.begin(1);
+        file.add(0, Some("a".parse().unwrap()), backfilled());
+        file.add(
+            0,
+            Some("b".parse().unwrap()),
+            Covered { notified: Some(Timestamp::now()), ..Covered::default() },
+        );
+        file.add(1, None, backfilled());
+        let began = file.list(0).unwrap().0;
+        for _ in 0..2 {
+            let file = CoverageFile::open(directory.path(), JOURNAL);
+            assert!(is_complete(&file, 0, "a"));
+            assert_eq!(file.of(&repository(0, "b")), Coverage::Since(began));
+            assert_eq!(file.of_all(0), Coverage::Since(began));
+            assert!(is_complete(&file, 1, "a") && file.of_all(1) == Coverage::Complete);
+            assert!(!is_complete(&file, 2, "a"));
+            // Already begun.
+            file.begin(0);
+        }
+        CoverageFile::open(directory.path(), JOURNAL).void(0);
+        let file = CoverageFile::open(directory.path(), JOURNAL);
+        assert!(!is_complete(&file, 0, "a") && is_complete(&file, 1, "a"));
+        file.begin(0);
+        assert!(!is_complete(&file, 0, "a"));
+        assert_ne!(file.of(&repository(0, "a")), Coverage::Since(began));
+    }
+
+    #[test]
+    fn another_journal_begins_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = CoverageFile::open(directory.path(), JOURNAL);
+        file.add(0, None, backfilled());
+        assert!(!is_complete(&file, 0, "a"), "nothing was recorded yet");
+        file.begin(0);
+        file.add(0, None, backfilled());
+        assert!(is_complete(&CoverageFile::open(directory.path(), JOURNAL), 0, "a"));
+        assert!(!is_complete(&CoverageFile::open(directory.path(), Some(Identity([8; 16]))), 0, "a"));
+        assert!(!is_complete(&CoverageFile::open(directory.path(), JOURNAL), 0, "a"));
+        assert!(!is_complete(&CoverageFile::open(directory.path(), None), 0, "a"));
+    }
+
+    #[test]
+    fn a_file_cut_or_damaged_anywhere_says_no_more_than_was_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = CoverageFile::open(directory.path(), JOURNAL);
+        file.begin(0);
+        file.add(0, Some("a".parse().unwrap()), backfilled());
+        file.void(0);
+        file.begin(0);
+        file.add(0, Some("b".parse().unwrap()), backfilled());
+        let path = directory.path().join(FILE);
+        let whole = std::fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let file = CoverageFile::open(directory.path(), JOURNAL);
+            assert!(!is_complete(&file, 0, "c"), "{length}");
+            // Never both: `a` was void before `b` was read.
+            assert!(!(is_complete(&file, 0, "a") && is_complete(&file, 0, "b")), "{length}");
+        }
+    }
+}
