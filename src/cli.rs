@@ -9,6 +9,7 @@ mod export;
 mod fetch;
 mod gc;
 mod index;
+mod names;
 mod output;
 mod pages;
 mod reference;

@@ -3,12 +3,14 @@
 //!
 //! Deleting cannot be taken back, so whatever is in doubt is kept:
 //! - A subject is gone if the registry answers 404 for it twice, with a pause between, and shows its referrer both times to
-//!   the same user. All subjects of a referrer must be gone, those that only its bytes name included.
+//!   the same user, and if it is in no other repository either. All subjects of a referrer must be gone, those that only
+//!   its bytes name included.
 //! - What has a tag is kept, and what is listed by an index that has one, or that is there. Only the tags that are links
 //!   themselves (cosign's, the referrers tag, those of `refshim export`) keep nothing for their own subject's sake.
 //! - What cannot be read is kept and told.
 
 mod delete;
+mod elsewhere;
 mod find;
 mod keepers;
 
@@ -37,6 +39,8 @@ pub struct Plan {
     pub jobs: usize,
     /// Only what is older.
     pub older_than: Option<SignedDuration>,
+    /// All repositories of the registry: in which a subject may be, if not in that of its referrer.
+    pub all: Vec<RepositoryName>,
 }
 
 /// A look for garbage.

@@ -1,18 +1,17 @@
 //! `refshim backfill`: records what a registry held before refshim came.
 
-use std::collections::BTreeSet;
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
 use indicatif::DecimalBytes;
 
+use super::names::listed;
 use super::output::{print, print_json, tell};
 use super::work::{Opened, Progress, Work};
 use crate::backfill::{Backfill, Plan, Reason, Report};
-use crate::client::{Error, ErrorKind, Result};
+use crate::client::{Error, Result};
 use crate::config::{Config, UpstreamConfig};
 use crate::http::body::PushLimits;
 use crate::http::limits::Pushes;
@@ -110,28 +109,4 @@ fn reader(config: &Config, upstream: &UpstreamConfig) -> ManifestReader {
         pushes: Pushes::new(config.limits.manifest_bytes),
     };
     ManifestReader::new(Arc::new(Metrics::new()), config.manifests.max_links_bytes, pushed)
-}
-
-/// The names in a file, each once. Empty lines and `#` comments are skipped.
-fn listed(file: &Path) -> Result<Vec<RepositoryName>> {
-    let reading = || format!("reading {}", file.display());
-    let mut text = String::new();
-    let read = if file == Path::new("-") {
-        io::stdin().read_to_string(&mut text)
-    } else {
-        std::fs::File::open(file).and_then(|mut file| file.read_to_string(&mut text))
-    };
-    read.map_err(|error| Error::io(reading(), &error))?;
-    let mut names = BTreeSet::new();
-    for (number, line) in text.lines().enumerate() {
-        let name = line.split('#').next().unwrap_or_default().trim();
-        if name.is_empty() {
-            continue;
-        }
-        let name: RepositoryName = name.parse().map_err(|error| {
-            Error::new(ErrorKind::Usage, reading(), format!("line {}: {name:?}: {error}", number + 1))
-        })?;
-        names.insert(name);
-    }
-    Ok(names.into_iter().collect())
 }

@@ -1,6 +1,7 @@
 //! `refshim gc`: finds referrers whose subjects are gone, and deletes them.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
@@ -8,6 +9,7 @@ use indicatif::DecimalBytes;
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use serde::Serialize;
 
+use super::names::listed;
 use super::output::{agreed, print, print_json, tell};
 use super::table::{aligned, length, size};
 use super::work::{Opened, Progress, Work};
@@ -35,6 +37,10 @@ pub(super) struct Gc {
     /// Only what is older, `30d` or `12h`: since it was created, if it says so, else since refshim first knew of it.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     older_than: Option<SignedDuration>,
+    /// All repositories of the registry in place of its catalog, one a line; - is standard input. An image may be in another
+    /// one than what refers to it.
+    #[arg(long, value_name = "FILE")]
+    repositories_from: Option<PathBuf>,
     #[command(flatten)]
     work: Work,
 }
@@ -57,11 +63,13 @@ fn duration(text: &str) -> std::result::Result<SignedDuration, String> {
 impl Gc {
     pub(super) async fn run(self) -> Result<()> {
         let opened = self.work.open(ASKED).await?;
+        let all = self.all_repositories(&opened).await?;
         let plan = Plan {
             upstream: opened.upstream.number(),
             host: opened.host(),
             jobs: self.work.jobs,
             older_than: self.older_than,
+            all,
         };
         let Opened { client, index, .. } = opened;
         let repositories = repositories(&index, plan.upstream).await;
@@ -74,6 +82,15 @@ impl Gc {
         }
         index.close().await;
         self.report(&collection, found)
+    }
+
+    async fn all_repositories(&self, opened: &Opened) -> Result<Vec<RepositoryName>> {
+        if let Some(file) = &self.repositories_from {
+            return listed(file);
+        }
+        let names = opened.client.catalog(&opened.host()).await?;
+        // What is no name of a repository holds nothing that could be asked for.
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     async fn find(&self, collection: &Collection, repositories: Vec<RepositoryName>) -> Vec<Garbage> {

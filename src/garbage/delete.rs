@@ -37,7 +37,7 @@ impl Collection {
         }
         match self.index.version(&repository, &garbage.digest).await {
             Ok(version) if version == Some(garbage.version) => {}
-            Ok(_) => return Ok(Some("it was pushed again meanwhile; it is kept".to_owned())),
+            Ok(_) => return Ok(Some("the index knows other things of it by now; it is kept".to_owned())),
             Err(error) => return Ok(Some(error.to_string())),
         }
         match place.delete_manifest(&garbage.digest).await {

@@ -81,6 +81,8 @@ impl Look<'_> {
         };
         self.look_for_parents().await;
         self.narrow(&keepers);
+        self.look_elsewhere().await;
+        self.narrow(&keepers);
         if self.candidates.is_empty() {
             return Vec::new();
         }
@@ -150,13 +152,23 @@ impl Look<'_> {
         self.gone.extend(found);
     }
 
+    /// Looks for what is gone from here in the other repositories.
+    async fn look_elsewhere(&mut self) {
+        for digest in self.run.elsewhere(&self.name, self.gone_subjects()).await {
+            self.gone.insert(digest, false);
+        }
+    }
+
+    /// The subjects of candidates that were not there.
+    fn gone_subjects(&self) -> BTreeSet<Digest> {
+        let subjects = self.candidates.values().flat_map(|candidate| &candidate.subjects);
+        subjects.filter(|subject| self.gone.get(*subject) == Some(&true)).cloned().collect()
+    }
+
     /// Asks once more for all that is taken to be gone, and for what referred to it: by GET, since there are proxies that
     /// answer a HEAD otherwise.
     async fn look_again(&mut self) {
-        let subjects = self.candidates.values().flat_map(|candidate| &candidate.subjects);
-        let gone = subjects.filter(|subject| self.gone.get(*subject) == Some(&true));
-        let gone: BTreeSet<Digest> = gone.cloned().collect();
-        for (digest, found) in self.get(gone).await {
+        for (digest, found) in self.get(self.gone_subjects()).await {
             self.gone.insert(digest, matches!(found, Ok(None)));
         }
         self.fetch().await;

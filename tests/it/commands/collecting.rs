@@ -1,6 +1,7 @@
 //! `refshim gc`: what refers to images that are gone, and nothing else, is found and deleted.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Mutex;
 
 use reqwest::StatusCode;
@@ -127,6 +128,58 @@ async fn what_the_registry_does_not_delete_is_told_and_found_again() {
     assert_eq!((found(&told), &told["deleted"]), (left.garbage(), &json!(0)));
     let told = report(shell.gc(&registry.url(), data.path(), &["--delete", "--yes"]));
     assert_eq!(told["deleted"], json!(3));
+}
+
+/// As cosign does with `COSIGN_REPOSITORY`.
+#[tokio::test]
+async fn a_repository_of_signatures_alone_is_no_garbage() {
+    let (data, shell) = (tempfile::tempdir().unwrap(), Shell::new());
+    let registry = Registry::start();
+    let refshim = Refshim::start(registry.address, data.path()).await;
+    let client = refshim.client();
+    let image = client.image("app", "image").await;
+    client.push_as("app", "v1", &image).await;
+    let signature = about(&client.image("signatures", "image").await, "signature");
+    client.push("signatures", &signature).await;
+    refshim.stop();
+    let url = registry.url();
+    assert_eq!(found(&report(shell.gc(&url, data.path(), &[]))), [""; 0]);
+    let names = shell.write("names", "signatures\n");
+    let from = ["--repositories-from", names.to_str().unwrap()];
+    assert_eq!(found(&report(shell.gc(&url, data.path(), &from))), [signature.digest.clone()]);
+    assert_eq!(
+        registry.client().delete(&format!("/v2/app/manifests/{}", image.digest)).await.status,
+        StatusCode::ACCEPTED
+    );
+    assert_eq!(found(&report(shell.gc(&url, data.path(), &[]))), [signature.digest]);
+}
+
+#[tokio::test]
+async fn deleting_asks_on_a_terminal() {
+    let (data, shell) = (tempfile::tempdir().unwrap(), Shell::new());
+    let (registry, left) = left(data.path(), &shell).await;
+    let gc = format!("gc --upstream {} --data-dir {}", registry.url(), data.path().display());
+    assert_eq!(shell.run(&[&gc.split(' ').collect::<Vec<_>>()[..], &["--yes"]].concat()).code, 2);
+    let answered = |answer: &str| {
+        let typed = format!("{} {gc} --delete", env!("CARGO_BIN_EXE_refshim"));
+        let mut command = std::process::Command::new("script");
+        command.args(["--quiet", "--return", "--command", &typed, "/dev/null"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), answer.as_bytes()).unwrap();
+        Ended::of(child)
+    };
+    let no = answered("n\n");
+    assert_eq!(no.code, 1, "{no:?}");
+    for said in ["Delete these 3 manifests", "[y/N]", "nothing was deleted", &left.sbom.digest] {
+        assert!(no.out.contains(said), "{no:?}");
+    }
+    assert!(has(&registry.client(), "app", &left.sbom.digest).await);
+    let yes = answered("y\n");
+    assert_eq!(yes.code, 0, "{yes:?}");
+    for digest in left.garbage() {
+        assert!(!has(&registry.client(), "app", &digest).await);
+    }
 }
 
 /// What comes of a signature of an image for which the registry says this.

@@ -257,6 +257,44 @@ async fn referrers_with_a_tag_survive_a_garbage_collection_of_what_has_none() {
     assert_eq!((&done["written"], &done["failed"]), (&json!(0), &json!([])), "what is lost is not listed");
 }
 
+/// Else no old image would ever be removed.
+#[tokio::test]
+async fn the_keep_list_names_what_is_attached_with_its_parts_and_no_image() {
+    let (data, shell) = (tempfile::tempdir().unwrap(), Shell::new());
+    let registry = Registry::start();
+    let image = registry.client().image("app", "image").await;
+    let [part, other] =
+        ["part", "other"].map(|name| image.changed(|part| part["annotations"] = json!({"n": name})));
+    let cosign = image.changed(|manifest| manifest["annotations"] = json!({"name": "cosign"}));
+    let platforms = Content::index(&[&image, &other]);
+    let bundle = Content::index(&[&part]).changed(|index| index["subject"] = image.descriptor());
+    let reference = image.changed(|manifest| manifest["reference"] = image.descriptor());
+    for content in [&image, &part, &other] {
+        registry.client().push("app", content).await;
+    }
+    let refshim = Refshim::start(registry.address, data.path()).await;
+    for content in [&platforms, &bundle, &reference] {
+        refshim.client().push("app", content).await;
+    }
+    refshim.client().push_as("app", &format!("{}.sig", referrers_tag(&image.digest)), &cosign).await;
+    refshim.client().push_as("other", "v1", &refshim.client().image("other", "image").await).await;
+    refshim.stop();
+    let keep =
+        ["export", "--upstream", &registry.url(), "--data-dir", data.path().to_str().unwrap(), "--keep-list"];
+    let kept = shell.ok(&keep);
+    let expected: Vec<String> = digests(&[bundle, part, reference, cosign])
+        .into_iter()
+        .map(|digest| format!("app@{digest}"))
+        .collect();
+    assert_eq!(kept.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(shell.ok(&[&keep[..], &["-", "--repository", "other*"]].concat()), "");
+    let into_nothing = shell.run(&[&keep[..], &["none/list"]].concat());
+    into_nothing.failed(3, &["none/list"]);
+    for wrong in [&["--check"][..], &["--dry-run"], &["--json"]] {
+        assert_eq!(shell.run(&[&keep[..], wrong].concat()).code, 2, "{wrong:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_registry_that_takes_no_writes_says_so_and_keeps_what_it_has() {
     let (data, shell) = (tempfile::tempdir().unwrap(), Shell::new());
