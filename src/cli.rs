@@ -5,8 +5,11 @@ mod backfill;
 mod connection;
 mod copy;
 mod detach;
+mod export;
 mod fetch;
+mod gc;
 mod index;
+mod names;
 mod output;
 mod pages;
 mod reference;
@@ -14,6 +17,7 @@ mod references;
 mod table;
 mod tagging;
 mod tree;
+mod work;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +50,8 @@ enum Command {
     Serve(Serve),
     Index(index::IndexCommand),
     Backfill(backfill::BackfillCommand),
+    Export(export::ExportCommand),
+    Gc(gc::Gc),
     Ref(reference::Ref),
     Attach(attach::Attach),
     References(references::References),
@@ -86,6 +92,8 @@ impl Cli {
             Command::Serve(serve) => serve.run(),
             Command::Index(index) => index.run(),
             Command::Backfill(command) => run(command.run()),
+            Command::Export(command) => run(command.run()),
+            Command::Gc(command) => run(command.run()),
             Command::Ref(command) => run(command.run()),
             Command::Attach(command) => run(command.run()),
             Command::References(command) => run(command.run()),

@@ -19,6 +19,7 @@ mod manifest;
 mod pace;
 mod progress;
 mod referrer;
+mod referrers_api;
 mod registry;
 mod repository;
 mod session;
@@ -39,6 +40,8 @@ pub use manifest::{Manifest, Part, Platform};
 pub use pace::Pace;
 pub use progress::Progress;
 pub use referrer::{Referrer, Referrers, Wanted};
+pub use referrers_api::ReferrersApi;
+pub use registry::ListChange;
 pub use repository::Repository;
 
 use crate::tls::ClientTls;

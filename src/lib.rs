@@ -30,11 +30,13 @@
 //! | [`index`] | which manifest refers to which: the interface, and the engine behind it (journal and sled) |
 //! | [`telemetry`] | logs and metrics |
 //! | [`tls`] | certificates, trust, the acceptor towards clients and the connector towards registries |
-//! | [`client`] | registries and layouts as a client sees them; used by [`cli`] alone |
+//! | [`client`] | registries and layouts as a client sees them; for [`cli`] and what it does in rooms of their own |
 //! | [`proxy`] | the upstream's connections, which upstream, what a proxy does to heads, errors |
 //! | [`registry`] | refshim's own questions to a registry, and all that is remembered of the answers |
 //! | [`recording`] | what passes and is recorded: pushes and pulls |
 //! | [`backfill`] | what the registry held before: walks it and records it |
+//! | [`export`] | the way out: writes referrers tags into the registry |
+//! | [`garbage`] | referrers whose subjects are gone: finds and deletes them |
 //! | [`queries`] | `references` and `referrers`, in one repository or across repositories |
 //! | [`admin`] | health, readiness, metrics |
 //! | [`server`] | listeners, connections, the layers, the end |
@@ -83,9 +85,11 @@ pub mod backfill;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod export;
 #[doc(hidden)]
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod garbage;
 pub mod http;
 pub mod index;
 pub mod oci;

@@ -18,7 +18,7 @@ pub use annotation_filter::{AnnotationFilter, InvalidAnnotationFilter};
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, InvalidDigest};
 pub use error_code::{ErrorBody, ErrorCode};
-pub use image_index::{ImageIndex, image_index_of};
+pub use image_index::{ImageIndex, ListEntry, ReferrersList, image_index_of};
 pub use link_kind::{LinkKind, LinkKinds, UnknownLinkKind};
 pub use links::{
     Attestation, Link, ManifestLinks, Refusal, RefusalReason, is_buildkit_attestation, links_of,

@@ -1,12 +1,12 @@
 //! The walk of one repository.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use futures_util::{StreamExt as _, stream};
 
 use super::{Add as _, Backfill, Failed};
-use crate::client::{Manifest, Repository as Place, Result};
+use crate::client::{Manifest, ReferrersApi, Repository as Place, Result};
 use crate::index::Repository;
 use crate::oci::{Digest, Tag, TagOrDigest};
 use crate::recording::learnt::{Learnt, learn};
@@ -20,9 +20,7 @@ pub(super) struct Walk<'a> {
     repository: Repository,
     /// What this run has come by. Whoever came first reads it, and leaves what led there out of the ledger until then.
     met: Mutex<HashSet<Item>>,
-    /// Whether the registry has a referrers API for this repository, once it was asked. Not for all repositories alike:
-    /// Quay turns it on by organization, and behind a virtual registry stand several.
-    has_api: OnceLock<bool>,
+    api: ReferrersApi,
 }
 
 /// A manifest to read. With its tag, if that says what the manifest is about: at a cosign tag it has a link that its
@@ -35,7 +33,7 @@ pub(super) struct Item {
 
 impl<'a> Walk<'a> {
     pub(super) fn new(run: &'a Backfill, place: Place, repository: Repository) -> Self {
-        Self { run, place, repository, met: Mutex::default(), has_api: OnceLock::new() }
+        Self { run, place, repository, met: Mutex::default(), api: ReferrersApi::default() }
     }
 
     /// Everything that the tags lead to; whether all of it could be read.
@@ -166,19 +164,8 @@ impl<'a> Walk<'a> {
 
     /// What the registry's own API lists, if it has one.
     async fn native_referrers(&self, item: &Item) -> std::result::Result<Vec<Digest>, Failed> {
-        if self.has_api.get() == Some(&false) {
-            return Ok(Vec::new());
-        }
-        match self.asking(self.place.native_referrers(&item.digest)).await {
-            Ok(Some(referrers)) => {
-                let _known = self.has_api.set(true);
-                Ok(referrers)
-            }
-            // Not an empty list: what it would have led to is missing.
-            Ok(None) if *self.has_api.get_or_init(|| false) => {
-                Err(self.fail(item, "the registry lists the referrers of others, but not of this"))
-            }
-            Ok(None) => Ok(Vec::new()),
+        match self.asking(self.api.listed(&self.place, &item.digest)).await {
+            Ok(referrers) => Ok(referrers.unwrap_or_default()),
             Err(error) => Err(self.fail(item, error)),
         }
     }

@@ -1,11 +1,9 @@
 //! `refshim detach`: deletes what is attached to an image.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-
 use clap::Args;
 
 use super::connection::Connection;
-use super::output::{print, print_json};
+use super::output::{agreed, print, print_json};
 use crate::client::{Error, ErrorKind, ImageName, Platform, Referrer, Result, Wanted};
 use crate::oci::Digest;
 
@@ -52,20 +50,4 @@ impl Detach {
             print(&self.digest.to_string())
         }
     }
-}
-
-fn agreed(question: &str, asked: impl Fn() -> String) -> Result<bool> {
-    // In a script the answer would be read from whatever is piped in.
-    if !io::stdin().is_terminal() {
-        let answer = "there is no terminal to ask on";
-        return Err(Error::new(ErrorKind::Usage, asked(), answer).advise("say --yes if it is meant"));
-    }
-    let mut line = String::new();
-    // The question is not the result, which goes to standard output.
-    let mut stderr = io::stderr();
-    let answered = write!(stderr, "{question} [y/N] ")
-        .and_then(|()| stderr.flush())
-        .and_then(|()| io::stdin().lock().read_line(&mut line));
-    answered.map_err(|error| Error::io(asked(), &error))?;
-    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
 }

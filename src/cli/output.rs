@@ -1,6 +1,6 @@
 //! The output of the commands, and their exit codes.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::builder::styling::{AnsiColor, Style};
@@ -61,6 +61,23 @@ pub(super) fn tell(message: &str) {
     let mut stderr = io::stderr();
     // If standard error is closed, there is nowhere to report it.
     let _told = message.lines().try_for_each(|line| writeln!(stderr, "refshim: {}", printable(line)));
+}
+
+/// Asks a question; whether the answer is yes. `asked` says in words what it is for.
+pub(super) fn agreed(question: &str, asked: impl Fn() -> String) -> Result<bool> {
+    // In a script the answer would be read from whatever is piped in.
+    if !io::stdin().is_terminal() {
+        let answer = "there is no terminal to ask on";
+        return Err(Error::new(ErrorKind::Usage, asked(), answer).advise("say --yes if it is meant"));
+    }
+    let mut line = String::new();
+    // The question is not the result, which goes to standard output.
+    let mut stderr = io::stderr();
+    let answered = write!(stderr, "{question} [y/N] ")
+        .and_then(|()| stderr.flush())
+        .and_then(|()| io::stdin().lock().read_line(&mut line));
+    answered.map_err(|error| Error::io(asked(), &error))?;
+    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
 }
 
 pub(super) fn fail(code: u8, message: &str) -> ExitCode {

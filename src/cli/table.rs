@@ -1,7 +1,7 @@
 //! Aligned columns, and sizes, ages and kinds as people read them.
 
 use indicatif::DecimalBytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::output::printable;
 use crate::client::Manifest;
@@ -33,9 +33,13 @@ pub(super) fn size(bytes: u64) -> String {
 /// The age of a manifest, by its own annotation, in the largest unit that fits.
 pub(super) fn age(manifest: &Manifest, now: Timestamp) -> String {
     let created = manifest.created().and_then(|created| created.parse::<Timestamp>().ok());
-    let Some(created) = created else { return "-".to_owned() };
-    // Not below zero: the clock of whoever created it may be ahead.
-    let seconds = now.as_second().saturating_sub(created.as_second()).max(0);
+    created.map_or_else(|| "-".to_owned(), |created| length(now.duration_since(created)))
+}
+
+/// A length of time in the largest unit that fits.
+pub(super) fn length(time: SignedDuration) -> String {
+    // Not below zero: the clock of whoever created something may be ahead.
+    let seconds = time.as_secs().max(0);
     let units = [(365 * 86_400, "y"), (86_400, "d"), (3_600, "h"), (60, "m")];
     let unit = units.into_iter().find(|(length, _)| seconds >= *length).unwrap_or((1, "s"));
     format!("{}{}", seconds / unit.0, unit.1)

@@ -37,17 +37,10 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// What is attached to an image and copied with it: all kinds but `parent`, the indexes that list it.
+    /// What is attached to an image and copied with it.
     #[must_use]
     pub fn attached() -> Self {
-        let kinds = [
-            LinkKind::Reference,
-            LinkKind::Subject,
-            LinkKind::Attestation,
-            LinkKind::Cosign,
-            LinkKind::Fallback,
-        ];
-        Self { kinds: kinds.to_vec(), ..Self::default() }
+        Self { kinds: LinkKind::ATTACHED.to_vec(), ..Self::default() }
     }
 
     /// Whether a referrer passes the filters.

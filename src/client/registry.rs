@@ -4,6 +4,7 @@ mod catalog;
 mod pages;
 mod referrers;
 mod tag_list;
+mod tagged_list;
 mod upload;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use url::Url;
 
 pub(super) use catalog::catalog;
+pub use tagged_list::ListChange;
 
 use super::blob::verified;
 use super::session::{Ask, Scope, Session};

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use super::layout::Layout;
 use super::registry::Registry;
 use super::{
-    BlobStream, Error, ErrorKind, Manifest, Part, Platform, Progress, Referrers, Result, Target, Wanted,
+    BlobStream, Error, ErrorKind, ListChange, Manifest, Part, Platform, Progress, Referrers, Result, Target,
+    Wanted,
 };
-use crate::oci::{Digest, Tag, TagOrDigest};
+use crate::oci::{Digest, ReferrersList, Tag, TagOrDigest};
 
 /// A store of either kind.
 #[derive(Clone, Debug)]
@@ -180,6 +183,34 @@ impl Repository {
         match self {
             Self::Registry(registry) => registry.unlist(referrer).await,
             Self::Layout(_) => Ok(()),
+        }
+    }
+
+    /// The list at a subject's referrers tag; `None` if there is none, as in a layout.
+    ///
+    /// # Errors
+    /// It cannot be read, or something else is at that tag.
+    pub async fn tagged_list(&self, subject: &Digest) -> Result<Option<ReferrersList>> {
+        match self {
+            Self::Registry(registry) => registry.tagged_list(subject).await,
+            Self::Layout(_) => Ok(None),
+        }
+    }
+
+    /// Changes the list at a subject's referrers tag, whoever else writes it meanwhile; true if it had to be written. A
+    /// permit of `turns` is held while requests are under way. A layout has no such list.
+    ///
+    /// # Errors
+    /// It cannot be read or written. Then it is as it was, or as somebody else wrote it.
+    pub async fn change_list(
+        &self,
+        subject: &Digest,
+        change: &mut impl ListChange,
+        turns: Option<&Semaphore>,
+    ) -> Result<bool> {
+        match self {
+            Self::Registry(registry) => registry.change_list(subject, change, turns).await,
+            Self::Layout(_) => Ok(false),
         }
     }
 

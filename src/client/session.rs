@@ -109,6 +109,11 @@ impl Session {
         &self.host
     }
 
+    /// Whether reads are tried again while the registry throttles or fails.
+    pub(super) fn is_patient(&self) -> bool {
+        self.pace.is_some()
+    }
+
     /// A URL below `/v2/`.
     pub(super) fn url(&self, path: &str) -> Result<Url> {
         self.resolve(&self.base, path)
@@ -158,6 +163,11 @@ impl Session {
                 (Some(pause), Some(again)) => {
                     pace.hold(pause);
                     request = again;
+                }
+                // Not sent again, but what it was told is meant for all.
+                (Some(pause), None) if answer.is_ok() => {
+                    pace.hold(pause);
+                    return answer;
                 }
                 (None, _) | (_, None) => return answer,
             }

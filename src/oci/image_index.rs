@@ -8,6 +8,10 @@ use serde_json::value::RawValue;
 
 use super::{Descriptor, Digest, media_type};
 
+mod list;
+
+pub use list::{ListEntry, ReferrersList};
+
 const OPENING: &str =
     r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":["#;
 const CLOSING: &str = "]}";

@@ -37,6 +37,11 @@ impl LinkKind {
     const ALL: [Self; 6] =
         [Self::Reference, Self::Subject, Self::Parent, Self::Attestation, Self::Cosign, Self::Fallback];
 
+    /// The kinds by which something is attached to a manifest, and is copied or kept with it: all but `parent`, the indexes
+    /// that list it.
+    pub const ATTACHED: [Self; 5] =
+        [Self::Reference, Self::Subject, Self::Attestation, Self::Cosign, Self::Fallback];
+
     /// Whether a manifest's bytes state such a link; else the tag does that the referrer is at or listed at.
     #[must_use]
     pub fn is_in_the_bytes(self) -> bool {

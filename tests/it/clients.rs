@@ -13,7 +13,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, Client, Content, IMAGE_INDEX, IMAGE_MANIFEST, Refshim, Registry, USER, digest_of,
+    Answer, Client, Content, IMAGE_INDEX, IMAGE_MANIFEST, Refshim, Registry, USER, binary, digest_of,
 };
 
 const SIGNATURE: &str = "application/vnd.example.signature";
@@ -325,4 +325,56 @@ async fn what_a_fallback_tag_lists_is_listed_whoever_wrote_it() {
         assert_eq!(listed, known);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// One that reads the tag and one that writes it, of others than refshim.
+#[tokio::test]
+async fn what_was_exported_is_found_without_refshim_and_stays_when_others_sign() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::start(registry.address, directory.path()).await;
+    let image = image(&refshim.client(), "app").await;
+    let mut signed =
+        sign(refshim.address, "app", &image, &[artifact(SIGNATURE, "one"), artifact(SBOM, "two")]);
+    refshim.stop();
+    let config = ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() };
+    let reader = oci_client::Client::try_from(config).unwrap();
+    let subject = oci_client::Reference::with_digest(
+        registry.address.to_string(),
+        "app".to_owned(),
+        image.digest.clone(),
+    );
+    let found = async || {
+        let mut found: Vec<_> = reader
+            .pull_referrers(&subject, None)
+            .await
+            .unwrap()
+            .manifests
+            .into_iter()
+            .map(|it| it.digest)
+            .collect();
+        found.sort();
+        found
+    };
+    let export = || {
+        let mut export = Command::new(binary());
+        export.args(["export", "--upstream", &registry.url(), "--data-dir"]).arg(directory.path());
+        let export = export.output().unwrap();
+        assert!(export.status.success(), "{}", String::from_utf8_lossy(&export.stderr));
+    };
+    assert_eq!(found().await, [""; 0]);
+    export();
+    let mut expected = digests(&signed);
+    expected.sort();
+    assert_eq!(found().await, expected);
+    signed.extend(sign(registry.address, "app", &image, &[artifact(SIGNATURE, "three")]));
+    let mut expected = digests(&signed);
+    expected.sort();
+    assert_eq!(found().await, expected, "what somebody adds is beside it");
+    export();
+    assert_eq!(found().await, expected);
+    let tag = registry.client().request(Method::GET, &format!("/v2/app/manifests/{}", fallback_tag(&image)));
+    let list = registry.client().send(tag.header("accept", IMAGE_INDEX)).await.json();
+    let listed = sorted(list["manifests"].as_array().unwrap().clone());
+    assert_eq!(listed, sorted(served(&registry.client(), "app", &expected).await));
 }

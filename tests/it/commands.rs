@@ -13,8 +13,10 @@ use crate::support::{Client, Content, IMAGE_INDEX, IMAGE_MANIFEST, Refshim, Regi
 mod attaching;
 mod attestations;
 mod backfill;
+mod collecting;
 mod copying;
 mod credentials;
+mod exporting;
 mod failures;
 mod listing;
 mod pages;

@@ -11,11 +11,12 @@ use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 
 use super::pages::Pages;
+use super::tagged_list::ListChange;
 use super::{Registry, by_digest, by_tag};
 use crate::client::referrer::kinds_of;
 use crate::client::transport::header;
 use crate::client::{Error, Manifest, Referrer, Referrers, Result, Wanted};
-use crate::oci::{Descriptor, Digest, LinkKind, LinkKinds, Tag, image_index_of, media_type};
+use crate::oci::{Descriptor, Digest, LinkKind, LinkKinds, ReferrersList, Tag, media_type};
 
 /// How many manifests are asked for at a time.
 const CONCURRENCY: usize = 8;
@@ -68,14 +69,8 @@ impl Registry {
             if self.list(&format!("referrers/{subject}")).await?.is_some() {
                 return Ok(());
             }
-            self.change_list(subject, |list| {
-                for manifest in &manifests {
-                    if list.iter().all(|listed| listed.digest != manifest.digest) {
-                        list.push(manifest.descriptor());
-                    }
-                }
-            })
-            .await?;
+            let mut added = Added(manifests.into_iter().map(Manifest::descriptor).collect());
+            self.change_list(subject, &mut added, None).await?;
         }
         Ok(())
     }
@@ -85,27 +80,11 @@ impl Registry {
             // Also where there is an API: other clients go on writing the tag, and registries go on listing
             // what it lists.
             Some(subject) => {
-                self.change_list(subject, |list| list.retain(|listed| listed.digest != referrer.digest)).await
+                let mut removed = Removed(referrer.digest.clone());
+                self.change_list(subject, &mut removed, None).await.map(|_| ())
             }
             None => Ok(()),
         }
-    }
-
-    /// Rewrites the list at a subject's tag, if that changes it. Of two clients that do so at the same time,
-    /// one may undo the other's change: the specification has no conditional PUT.
-    async fn change_list(&self, subject: &Digest, change: impl FnOnce(&mut Vec<Descriptor>)) -> Result<()> {
-        let tag = by_tag(Tag::of_referrers(subject));
-        let before = self.fallback_list(subject).await?;
-        let mut after = before.clone();
-        change(&mut after);
-        if after == before {
-            return Ok(());
-        }
-        let listed: serde_json::Result<Vec<_>> = after.iter().map(serde_json::to_string).collect();
-        let listed =
-            listed.map_err(|error| Error::failed(format!("writing {tag} of {self}"), error.to_string()))?;
-        let index = Manifest::new(image_index_of(&listed).into(), Some(media_type::IMAGE_INDEX))?;
-        self.put_manifest(&tag, &index).await
     }
 
     /// What the registry's own referrers API lists; `None` if it has none.
@@ -244,6 +223,28 @@ impl Registry {
             }
         }
         Ok(found)
+    }
+}
+
+/// Has the list name these.
+struct Added(Vec<Descriptor>);
+
+/// Has the list not name this.
+struct Removed(Digest);
+
+impl ListChange for Added {
+    async fn apply(&mut self, list: &mut ReferrersList) -> Result<()> {
+        for descriptor in &self.0 {
+            list.put(descriptor);
+        }
+        Ok(())
+    }
+}
+
+impl ListChange for Removed {
+    async fn apply(&mut self, list: &mut ReferrersList) -> Result<()> {
+        list.remove(&self.0);
+        Ok(())
     }
 }
 

@@ -8,6 +8,8 @@ use crate::oci::Digest;
 const REFERRERS_TAG_ENCODED: usize = 64;
 /// cosign's suffixes of signatures, attestations and SBOMs.
 const COSIGN_SUFFIXES: [&str; 3] = [".sig", ".att", ".sbom"];
+/// What `refshim export` adds to the digest of a referrer for a tag of its own.
+const KEPT_SUFFIX: &str = ".referrer";
 
 /// The scheme of a tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,21 @@ impl Tag {
             tag.truncate(algorithm.len() + 1 + REFERRERS_TAG_ENCODED);
         }
         Self(tag.into())
+    }
+
+    /// The subject of a referrers tag, if that can be told from the tag.
+    #[must_use]
+    pub fn subject_of_list(&self) -> Option<Digest> {
+        // A sha512 is cut, and then this is no digest.
+        self.scheme().filter(|scheme| *scheme == TagScheme::Referrers)?;
+        self.0.replacen('-', ":", 1).parse().ok()
+    }
+
+    /// The tag of its own that `refshim export` gives a referrer where it is asked to: for collectors of garbage that do
+    /// not look into lists.
+    #[must_use]
+    pub fn of_kept(referrer: &Digest) -> Self {
+        Self(format!("{}{KEPT_SUFFIX}", Self::of_referrers(referrer)).into())
     }
 
     /// The tags at which cosign keeps what is about `subject`: its signature, attestations and SBOM. None for a
@@ -77,6 +94,7 @@ mod tests {
         check(&format!("sha256-{}", &hex[1..]), None);
         check(&format!("sha256-{}", hex.to_uppercase()), None);
         check(&format!("md5-{hex}"), None);
+        check(&Tag::of_kept(&digest).to_string(), None);
         check("latest", None);
         check("v1.0-rc.sig", None);
     }
@@ -86,5 +104,10 @@ mod tests {
         let tag = |digest: Digest| Tag::of_referrers(&digest).to_string();
         assert_eq!(tag(Digest::Sha256([0xab; 32])), format!("sha256-{}", "ab".repeat(32)));
         assert_eq!(tag(Digest::Sha512([0xab; 64])), format!("sha512-{}", "ab".repeat(32)));
+        for (digest, is_told) in [(Digest::Sha256([0xab; 32]), true), (Digest::Sha512([0xab; 64]), false)] {
+            let told = Tag::of_referrers(&digest).subject_of_list();
+            assert_eq!(told, Some(digest).filter(|_| is_told));
+        }
+        assert_eq!(Tag::latest().subject_of_list(), None);
     }
 }

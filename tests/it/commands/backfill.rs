@@ -89,7 +89,10 @@ async fn a_run_that_is_killed_goes_on_where_it_was() {
 }
 
 /// A registry of this shelf that tells its repositories and tags.
-fn catalogued(shelf: &Shelf, odd: impl Fn(&Turn<'_>) -> Option<Said> + Send + Sync + 'static) -> Scripted {
+pub(super) fn catalogued(
+    shelf: &Shelf,
+    odd: impl Fn(&Turn<'_>) -> Option<Said> + Send + Sync + 'static,
+) -> Scripted {
     let content = Shelf::clone(shelf);
     shelf_registry(shelf, move |turn| {
         let said = odd(turn);

@@ -29,6 +29,9 @@ pub(crate) struct Variant {
     http: String,
     tls: String,
     settings: String,
+    /// Where its content is, if not in a directory of its own.
+    root: Option<PathBuf>,
+    is_read_only: bool,
     prefix: String,
     trusted_by: Option<PathBuf>,
     keeps_access_log: bool,
@@ -51,6 +54,8 @@ impl Registry {
             http: String::new(),
             tls: String::new(),
             settings: String::new(),
+            root: None,
+            is_read_only: false,
             prefix: String::new(),
             trusted_by: None,
             keeps_access_log: false,
@@ -84,6 +89,14 @@ impl Registry {
     /// The requests that one with an access log answered so far, a line each (combined log format).
     pub(crate) fn access_log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join(ACCESS_LOG)).unwrap()
+    }
+
+    /// Has docker-registry's own garbage collection remove what has no tag. The registry goes on serving.
+    pub(crate) fn collect_untagged(&self) {
+        let mut collect = Command::new("docker-registry");
+        collect.args(["garbage-collect", "--delete-untagged"]).arg(self.directory.path().join("config.yml"));
+        let collected = collect.output().unwrap();
+        assert!(collected.status.success(), "{}", String::from_utf8_lossy(&collected.stderr));
     }
 
     /// No answer from here on.
@@ -167,6 +180,12 @@ impl Variant {
         self
     }
 
+    /// Has the content of another one, and takes no writes.
+    pub(crate) fn read_only(mut self, of: &Registry) -> Self {
+        (self.root, self.is_read_only) = (Some(of.root()), true);
+        self
+    }
+
     /// Adds settings of the registry's own.
     pub(crate) fn with(mut self, settings: &str) -> Self {
         self.settings.push_str(settings);
@@ -175,15 +194,17 @@ impl Variant {
     }
 
     pub(crate) fn start(self) -> Registry {
-        let Self { directory, mut http, tls, settings, prefix, trusted_by, keeps_access_log } = self;
+        let Self { directory, mut http, tls, settings, root, is_read_only, .. } = self;
+        let Self { prefix, trusted_by, keeps_access_log, .. } = self;
         if trusted_by.is_some() {
             write!(http, ", tls: {{{tls}}}").unwrap();
         }
         let file = directory.path().join("config.yml");
-        let root = directory.path().join("root");
+        let root = root.unwrap_or_else(|| directory.path().join("root"));
         let text = format!(
             "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: {}}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}, \
+             maintenance: {{readonly: {{enabled: {is_read_only}}}}}}}\n\
              http: {{addr: '127.0.0.1:0'{http}}}\n{settings}",
             !keeps_access_log,
             root.display()

@@ -1,0 +1,54 @@
+//! Deletes a referrer: from the registry, from the list at its subject's referrers tag, from the index.
+
+use std::collections::BTreeSet;
+
+use super::{Collection, Garbage, add};
+use crate::client::{ErrorKind, Result};
+use crate::oci::{Digest, RepositoryName, TagOrDigest};
+
+impl Collection {
+    /// `all` is what is deleted with it: what refers to that goes too.
+    pub(super) async fn delete_one(&self, garbage: Garbage, all: &BTreeSet<(RepositoryName, Digest)>) {
+        let what = format!("{}@{}", garbage.name, garbage.digest);
+        match self.try_delete(&garbage, all).await {
+            Ok(None) => add(&self.counts.deleted, 1),
+            Ok(Some(reason)) => self.fail(what, &reason),
+            Err(error) => self.fail(what, &error),
+        }
+    }
+
+    /// Deletes it; gives the reason why not.
+    async fn try_delete(
+        &self,
+        garbage: &Garbage,
+        all: &BTreeSet<(RepositoryName, Digest)>,
+    ) -> Result<Option<String>> {
+        let place = self.place(&garbage.name)?;
+        let repository = self.repository(garbage.name.clone());
+        let _turn = self.turns.acquire().await.ok();
+        for subject in &garbage.subjects {
+            // Whether it was deleted already, or will be.
+            if all.contains(&(garbage.name.clone(), subject.clone())) {
+                continue;
+            }
+            if place.digest(&TagOrDigest::Digest(subject.clone())).await?.is_some() {
+                return Ok(Some(format!("{subject} is there again; it is kept")));
+            }
+        }
+        match self.index.version(&repository, &garbage.digest).await {
+            Ok(version) if version == Some(garbage.version) => {}
+            Ok(_) => return Ok(Some("the index knows other things of it by now; it is kept".to_owned())),
+            Err(error) => return Ok(Some(error.to_string())),
+        }
+        match place.delete_manifest(&garbage.digest).await {
+            // Somebody else did.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            deleted => deleted?,
+        }
+        // In this order: a list that names what is gone is put right by the next export, and the index finds out by
+        // itself. The other way round, nobody would find it again.
+        place.unlist(&garbage.manifest).await?;
+        let removed = self.index.remove(repository, garbage.digest.clone(), garbage.version).await;
+        Ok(removed.err().map(|error| error.to_string()))
+    }
+}
