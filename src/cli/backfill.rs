@@ -19,8 +19,6 @@ use super::output::{print, print_json, tell};
 use crate::backfill::{Backfill, Plan, Reason, Report};
 use crate::client::{Client, Error, ErrorKind, Options, Pace, Result};
 use crate::config::{CommandLine, Config, UpstreamConfig};
-use crate::http::body::PushLimits;
-use crate::http::limits::Pushes;
 use crate::index::{Index, IndexSettings};
 use crate::oci::RepositoryName;
 use crate::registry::reader::ManifestReader;
@@ -90,7 +88,7 @@ impl BackfillCommand {
         if let Some(failure) = index.write_failure() {
             return Err(Error::failed(ASKED, failure));
         }
-        let reader = reader(&config, upstream);
+        let reader = ManifestReader::of(&config, upstream, Arc::new(Metrics::new()));
         let client = Client::new(options);
         let backfill = Backfill::new(plan, client, index.clone(), reader, &config.data_dir);
         let backfill = backfill.map_err(|error| Error::failed(ASKED, error.to_string()))?;
@@ -202,16 +200,6 @@ impl BackfillCommand {
                 .advise("the same command again reads them, and only them")),
         }
     }
-}
-
-fn reader(config: &Config, upstream: &UpstreamConfig) -> ManifestReader {
-    let pushed = PushLimits {
-        bytes: config.manifests.max_bytes,
-        idle: upstream.timeouts.body_idle,
-        whole: config.timeouts.manifest,
-        pushes: Pushes::new(config.limits.manifest_bytes),
-    };
-    ManifestReader::new(Arc::new(Metrics::new()), config.manifests.max_links_bytes, pushed)
 }
 
 /// The names in a file, each once. Empty lines and `#` comments are skipped.

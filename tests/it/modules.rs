@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Innermost first; a module names only those before it.
-const ORDER: [&str; 16] = [
+const ORDER: [&str; 17] = [
     "oci",
     "config",
     "http",
@@ -14,6 +14,7 @@ const ORDER: [&str; 16] = [
     "proxy",
     "registry",
     "recording",
+    "notifications",
     "backfill",
     "queries",
     "admin",
@@ -33,7 +34,7 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ("toml::", &["config"]),
     ("docker_credential::", &["client/credentials"]),
     ("http_auth::", &["client/session"]),
-    ("crate::client::", &["backfill", "cli"]),
+    ("crate::client::", &["backfill", "cli", "notifications"]),
 ];
 
 fn sources(directory: &Path, found: &mut Vec<(String, String)>) {
