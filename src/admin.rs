@@ -1,5 +1,6 @@
-//! The admin listener: `/healthz` (the process is up), `/readyz` (it can do its work) and `/metrics`. It asks for no
-//! credentials, so it is never on the clients' port.
+//! The admin listener: `/healthz` (the process is up), `/readyz` (it can do its work) and `/metrics`, for which it asks
+//! for no credentials, so it is never on the clients' port; and `/notifications/…`, where registries tell what was pushed
+//! past refshim.
 
 mod readiness;
 
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::http::body::Body;
 use crate::index::{Index, IndexState};
+use crate::notifications::{self, Notifications};
 use crate::proxy::upstream::Upstreams;
 use crate::telemetry::Metrics;
 use readiness::Readiness;
@@ -29,6 +31,7 @@ pub struct Admin {
     upstreams: Vec<Readiness>,
     metrics: Arc<Metrics>,
     wrote: Mutex<Option<Wrote>>,
+    notifications: Arc<Notifications>,
 }
 
 /// A successful write of the index.
@@ -42,20 +45,34 @@ struct Wrote {
 impl Admin {
     /// An admin listener for these.
     #[must_use]
-    pub fn new(index: Index, upstreams: &Upstreams, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        index: Index,
+        upstreams: &Upstreams,
+        notifications: Arc<Notifications>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let upstreams = upstreams.iter().map(Readiness::of).collect();
-        Self { index, upstreams, metrics, wrote: Mutex::new(None) }
+        Self { index, upstreams, metrics, wrote: Mutex::new(None), notifications }
     }
 
-    /// The answer to `/healthz`, `/readyz` or `/metrics`.
-    pub async fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+    /// The answer to `/healthz`, `/readyz`, `/metrics` or a notification.
+    pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        if let Some(source) = request.uri().path().strip_prefix(notifications::PATH) {
+            let source = source.to_owned();
+            let answer = self.notifications.answer(&source, request).await;
+            let unknown = || text(StatusCode::NOT_FOUND, format!("there is no [notifications.{source}]\n"));
+            return answer.unwrap_or_else(unknown);
+        }
         if *request.method() != Method::GET && *request.method() != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned());
         }
         match request.uri().path() {
             "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
             "/readyz" => self.readiness().await,
-            "/metrics" => metrics(self.metrics.render(&self.index.statistics(), &self.index.state())),
+            "/metrics" => {
+                self.notifications.measure();
+                metrics(self.metrics.render(&self.index.statistics(), &self.index.state()))
+            }
             _ => text(StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n".to_owned()),
         }
     }

@@ -7,6 +7,7 @@ mod file;
 pub(crate) mod fuzzing;
 mod load;
 mod mistake;
+mod notifications;
 mod registry_url;
 mod service;
 mod settings;
@@ -27,6 +28,9 @@ use crate::oci::LinkKinds;
 
 pub use load::CommandLine;
 pub use mistake::{Mistake, Mistakes};
+pub use notifications::{
+    InvalidSourceName, NotificationSource, NotificationsConfig, SourceCredentials, SourceKind, SourceName,
+};
 pub use registry_url::{InvalidRegistryUrl, RegistryUrl};
 pub use service::{ServiceConfig, secret};
 pub use tls_files::TlsChecks;
@@ -64,6 +68,8 @@ pub struct Config {
     pub referrers: ReferrersConfig,
     /// Concurrency and memory limits.
     pub limits: LimitsConfig,
+    /// Notifications of what was pushed past refshim.
+    pub notifications: NotificationsConfig,
     /// The index.
     pub index: IndexConfig,
     /// The log.

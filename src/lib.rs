@@ -17,7 +17,8 @@
 //!
 //! # The way of a command
 //! Every command but `serve` is a client: [`cli`] parses it, [`client`] opens the registries and OCI layouts that it
-//! names. A client shares the connector of [`tls`] with the server and nothing else, and works with any registry.
+//! names. A client shares the connector of [`tls`] with the server and nothing else, and works with any registry. While
+//! serving, [`notifications`] use it with refshim's own credentials.
 //!
 //! # The rooms, innermost first
 //! Each uses only those before it; a test holds the order.
@@ -30,10 +31,11 @@
 //! | [`index`] | which manifest refers to which: the interface, and the engine behind it (journal and sled) |
 //! | [`telemetry`] | logs and metrics |
 //! | [`tls`] | certificates, trust, the acceptor towards clients and the connector towards registries |
-//! | [`client`] | registries and layouts as a client sees them; for [`cli`] and what it does in rooms of their own |
+//! | [`client`] | registries and layouts as a client sees them; not by the way of a request |
 //! | [`proxy`] | the upstream's connections, which upstream, what a proxy does to heads, errors |
 //! | [`registry`] | refshim's own questions to a registry, and all that is remembered of the answers |
-//! | [`recording`] | what passes and is recorded: pushes and pulls |
+//! | [`recording`] | what passes, or was fetched, and is recorded |
+//! | [`notifications`] | what registries tell of: queued on disk, and worked off |
 //! | [`backfill`] | what the registry held before: walks it and records it |
 //! | [`export`] | the way out: writes referrers tags into the registry |
 //! | [`garbage`] | referrers whose subjects are gone: finds and deletes them |
@@ -92,6 +94,7 @@ pub mod fuzzing;
 pub mod garbage;
 pub mod http;
 pub mod index;
+pub mod notifications;
 pub mod oci;
 pub mod proxy;
 pub mod queries;

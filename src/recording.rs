@@ -1,10 +1,11 @@
 //! Records the links of manifests that pass through: pushed and deleted ones ([`pushes`]), and pulled ones
-//! ([`pulls`]).
+//! ([`pulls`]); and of those that refshim fetched by itself ([`found`]).
 //!
 //! A link is *pending* until the registry is known to have the referrer, then *confirmed*. A pending link is never
 //! listed as it is: the query that meets it asks the registry for the referrer first. So whatever goes wrong between
 //! the two (a crash, a time-out, a client that goes away), nothing is lost and nothing untrue is listed.
 
+pub mod found;
 pub mod learnt;
 pub mod pulls;
 pub mod pushes;

@@ -30,6 +30,7 @@ use crate::config::{self, Config, RegistryUrl, TimeoutsConfig, UpstreamName};
 use crate::http::body::Body;
 use crate::http::limits::{Connections, Load, Place};
 use crate::index::{Index, IndexSettings, OpenError};
+use crate::notifications::{Notifications, NotificationsError};
 use crate::proxy::forward::{Clients, Peer};
 use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::server::app::App;
@@ -59,6 +60,9 @@ pub enum StartError {
     /// The index cannot be opened.
     #[error("cannot open the index: {0}")]
     Index(#[from] OpenError),
+    /// Notifications cannot be taken.
+    #[error("cannot take notifications: {0}")]
+    Notifications(#[from] NotificationsError),
     /// TLS towards clients cannot be set up.
     #[error("cannot set up TLS towards clients: {0}")]
     ServerTls(#[source] TlsError),
@@ -76,6 +80,7 @@ pub struct Server {
     known_clients: Arc<Clients>,
     app: Arc<App>,
     admin: Arc<Admin>,
+    notifications: Arc<Notifications>,
     index: Index,
     tasks: TaskTracker,
     timeouts: TimeoutsConfig,
@@ -87,6 +92,7 @@ pub struct Server {
 struct ServerTls {
     acceptor: Option<Arc<Acceptor>>,
     upstreams: Upstreams,
+    notifications: Arc<Notifications>,
     interval: Duration,
 }
 
@@ -103,6 +109,7 @@ impl ServerTls {
             let looked = tokio::task::spawn_blocking(move || {
                 tls.acceptor.iter().for_each(|acceptor| acceptor.reload());
                 tls.upstreams.iter().for_each(|upstream| upstream.reload());
+                tls.notifications.reload();
             });
             if let Err(error) = looked.await {
                 tracing::error!(%error, "the TLS files could not be looked at");
@@ -140,14 +147,21 @@ impl Server {
         upstreams.iter().for_each(|upstream| index.begin_coverage(upstream.number()));
         let tasks = TaskTracker::new();
         let app = App::new(config, &upstreams, &index, Arc::clone(&metrics), load, tasks.clone());
-        let admin = Admin::new(index.clone(), &upstreams, metrics);
+        let notifications = Arc::new(Notifications::open(config, &index, &metrics)?);
+        let admin = Admin::new(index.clone(), &upstreams, Arc::clone(&notifications), metrics);
         Ok(Self {
             clients,
             admins,
-            tls: ServerTls { acceptor: acceptor.map(Arc::new), upstreams, interval: config.tls_reload },
+            tls: ServerTls {
+                acceptor: acceptor.map(Arc::new),
+                upstreams,
+                notifications: Arc::clone(&notifications),
+                interval: config.tls_reload,
+            },
             known_clients: Arc::new(Clients::new(config)),
             app: Arc::new(app),
             admin: Arc::new(admin),
+            notifications,
             index,
             tasks,
             timeouts: config.timeouts.clone(),
@@ -185,12 +199,13 @@ impl Server {
                 let (admin, busy) = (Arc::clone(&admin), place.begin());
                 async move {
                     // Also over the connection limit: a failed health check would get the process restarted.
-                    let mut response = admin.answer(&request).await;
+                    let mut response = admin.answer(request).await;
                     response.body_mut().hold(busy);
                     Ok::<_, Infallible>(response)
                 }
             })
         });
+        self.notifications.work(&self.tasks, &ending);
         let first_look = async {
             admin.look_at_upstreams().await;
             // The first of these futures to end ends serving.

@@ -16,13 +16,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
-use crate::config::UpstreamName;
+use crate::config::{SourceName, UpstreamName};
 use crate::http::limits::Limit;
 use crate::http::route::RouteClass;
 use crate::index::{IndexState, Statistics};
 use crate::oci::LinkKind;
 
-pub use labels::{LinkOutcome, QueryRefused, Stale, Unrecorded};
+pub use labels::{EventFailure, LinkOutcome, Notified, QueryRefused, Stale, Unrecorded};
 pub use logging::{Described, start_logging, within_request, within_this_request};
 
 const SECONDS: [f64; 14] =
@@ -50,6 +50,10 @@ struct All {
     queries_stale: Family<StaleLabels, Counter>,
     attestations_refused: Family<UpstreamLabels, Counter>,
     refused: Family<LimitLabels, Counter>,
+    notified: Family<NotifiedLabels, Counter>,
+    event_failures: Family<EventLabels, Counter>,
+    events_waiting: Family<UpstreamLabels, Gauge>,
+    events_oldest: Family<UpstreamLabels, Gauge>,
     index: IndexGauges,
 }
 
@@ -103,6 +107,19 @@ struct StaleLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NotifiedLabels {
+    source: SourceName,
+    told: Notified,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabels {
+    upstream: UpstreamName,
+    reason: EventFailure,
+    dropped: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LimitLabels {
     limit: Limit,
 }
@@ -135,6 +152,18 @@ impl All {
                 "Attestations of BuildKit's that the registry refused, maybe for want of their subject",
             ),
             refused: registered(all, "refused", "Requests, or connections, over a limit"),
+            notified: registered(all, "notifications", "Events of notifications, or refused ones"),
+            event_failures: registered(
+                all,
+                "notification_failures",
+                "Events that could not be worked off, to be tried again or dropped",
+            ),
+            events_waiting: registered(all, "notifications_waiting", "Events that wait to be worked off"),
+            events_oldest: registered(
+                all,
+                "notifications_oldest_seconds",
+                "How long the oldest of them has waited",
+            ),
             index: IndexGauges::new(all),
             registry,
         }
@@ -236,6 +265,32 @@ impl Metrics {
     /// Counts a request or connection over a limit.
     pub fn refused(&self, limit: Limit) {
         self.all.refused.get_or_create(&LimitLabels { limit }).inc();
+    }
+
+    /// Counts events of a notification, or a refused one.
+    pub fn notified(&self, source: &SourceName, told: Notified, count: usize) {
+        let labels = NotifiedLabels { source: source.clone(), told };
+        self.all.notified.get_or_create(&labels).inc_by(count as u64);
+    }
+
+    /// Counts an event that could not be worked off.
+    pub fn event_failed(&self, reason: EventFailure, is_dropped: bool) {
+        if let Some(upstream) = self.upstream.clone() {
+            let labels = EventLabels { upstream, reason, dropped: is_dropped };
+            self.all.event_failures.get_or_create(&labels).inc();
+        }
+    }
+
+    /// Sets how many events wait, and how long the oldest one has.
+    pub fn events_waiting(&self, count: usize, oldest: Duration) {
+        if let Some(upstream) = self.upstream.clone() {
+            let labels = UpstreamLabels { upstream };
+            let set = |gauges: &Family<UpstreamLabels, Gauge>, value: u64| {
+                gauges.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+            };
+            set(&self.all.events_waiting, count as u64);
+            set(&self.all.events_oldest, oldest.as_secs());
+        }
     }
 
     /// Records the time from sending a request to the head of the upstream's answer.

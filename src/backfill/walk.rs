@@ -9,7 +9,7 @@ use super::{Add as _, Backfill, Failed};
 use crate::client::{Manifest, ReferrersApi, Repository as Place, Result};
 use crate::index::Repository;
 use crate::oci::{Digest, Tag, TagOrDigest};
-use crate::recording::learnt::{Learnt, learn};
+use crate::recording::found::{Found, Recorded, record};
 
 /// How deep indexes may lie in each other, and referrers of referrers follow. Nothing real is deeper than four.
 const DEEPEST: usize = 16;
@@ -141,18 +141,16 @@ impl<'a> Walk<'a> {
         manifest: &Manifest,
     ) -> std::result::Result<(), Failed> {
         let Backfill { reader, index, counts, .. } = self.run;
-        if manifest.bytes.len() > reader.max_bytes() {
-            return Err(self.fail(item, reader.too_long(&self.repository, target)));
-        }
-        let algorithm = manifest.digest.algorithm();
-        let read =
-            reader.read(&self.repository, target, algorithm, &manifest.bytes, Some(&manifest.media_type));
-        let read = read.await.map_err(|error| self.fail(item, error))?;
-        let Learnt { observations, warning, is_full, .. } =
-            learn(reader, index, &self.repository, read, false).await;
-        let links: usize = observations.iter().map(|found| found.referrer.links.len()).sum();
-        index.observe(watch, observations).await.map_err(|error| self.fail(item, error))?;
-        counts.links.add(links as u64);
+        let found = Found {
+            repository: &self.repository,
+            target,
+            algorithm: manifest.digest.algorithm(),
+            bytes: &manifest.bytes,
+            media_type: &manifest.media_type,
+        };
+        let recorded = record(reader, index, watch, found).await;
+        let Recorded { kinds, warning, is_full } = recorded.map_err(|error| self.fail(item, error))?;
+        counts.links.add(kinds.len() as u64);
         match warning {
             // The limit may be raised, and then it is to be read again.
             Some(warning) if is_full => return Err(self.fail(item, warning)),

@@ -12,9 +12,6 @@ use super::output::{print, print_json, tell};
 use super::work::{Opened, Progress, Work};
 use crate::backfill::{Backfill, Plan, Reason, Report};
 use crate::client::{Error, Result};
-use crate::config::{Config, UpstreamConfig};
-use crate::http::body::PushLimits;
-use crate::http::limits::Pushes;
 use crate::oci::RepositoryName;
 use crate::registry::reader::ManifestReader;
 use crate::telemetry::Metrics;
@@ -50,7 +47,7 @@ impl BackfillCommand {
             again: self.again,
         };
         let Opened { config, upstream, client, index } = opened;
-        let reader = reader(&config, &upstream);
+        let reader = ManifestReader::of(&config, &upstream, Arc::new(Metrics::new()));
         let backfill = Backfill::new(plan, client, index.clone(), reader, &config.data_dir);
         let backfill = backfill.map_err(|error| Error::failed(ASKED, error.to_string()))?;
         let repositories = self.repositories(&backfill).await?;
@@ -99,14 +96,4 @@ impl BackfillCommand {
                 .advise("the same command again reads them, and only them")),
         }
     }
-}
-
-fn reader(config: &Config, upstream: &UpstreamConfig) -> ManifestReader {
-    let pushed = PushLimits {
-        bytes: config.manifests.max_bytes,
-        idle: upstream.timeouts.body_idle,
-        whole: config.timeouts.manifest,
-        pushes: Pushes::new(config.limits.manifest_bytes),
-    };
-    ManifestReader::new(Arc::new(Metrics::new()), config.manifests.max_links_bytes, pushed)
 }

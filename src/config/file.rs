@@ -8,6 +8,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::load::StatedValue;
 use super::mistake::Mistake;
+use super::notifications::{InvalidSourceName, SOURCE_SETTINGS, SourceName};
 use super::settings::{KnownSetting, SETTINGS, Setting, SettingForm};
 use super::upstream::{InvalidUpstreamName, UPSTREAM_SETTINGS, UpstreamName};
 
@@ -97,7 +98,9 @@ impl Reader<'_> {
             }
         } else if let Some(Err(invalid)) = upstream_named(key) {
             Err(Mistake::new(place, invalid))
-        } else if !is_table(key) {
+        } else if let (Some(Err(invalid)), DeValue::Table(_)) = (source_named(key), value) {
+            Err(Mistake::new(place, invalid))
+        } else if !is_table(key) || (source_named(key).is_some() && !matches!(value, DeValue::Table(_))) {
             Err(Mistake::unknown(place, "key", key, known_beside(key)))
         } else if let DeValue::Table(entries) = value {
             return self.read_table(Some(key), entries);
@@ -114,6 +117,7 @@ fn is_table(key: &str) -> bool {
     SETTINGS.iter().any(|setting| setting.table() == Some(key))
         || key == UPSTREAMS
         || upstream_named(key).is_some_and(|name| name.is_ok())
+        || source_named(key).is_some_and(|name| name.is_ok())
         || within_upstream(key).is_some()
 }
 
@@ -126,19 +130,35 @@ fn within_upstream(key: &str) -> Option<&str> {
 }
 
 const UPSTREAMS: &str = "upstreams";
+const NOTIFICATIONS: &str = "notifications";
 
 /// The upstream whose table has this key.
 fn upstream_named(key: &str) -> Option<Result<UpstreamName, InvalidUpstreamName>> {
-    let name = key.strip_prefix(UPSTREAMS)?.strip_prefix('.')?;
-    (!name.contains('.')).then(|| name.parse())
+    Some(name_in(key, UPSTREAMS)?.parse())
+}
+
+/// The source of notifications whose table has this key.
+fn source_named(key: &str) -> Option<Result<SourceName, InvalidSourceName>> {
+    Some(name_in(key, NOTIFICATIONS)?.parse())
+}
+
+fn name_in<'a>(key: &'a str, table: &str) -> Option<&'a str> {
+    let name = key.strip_prefix(table)?.strip_prefix('.')?;
+    (!name.contains('.')).then_some(name)
 }
 
 /// The keys and tables that an unknown key may be a misspelling of.
 fn known_beside(key: &str) -> Vec<String> {
-    if let Some((table, _)) = key.rsplit_once('.').filter(|(table, _)| table.contains('.') && is_table(table))
-    {
-        let upstream = within_upstream(table).unwrap_or(table);
-        return UPSTREAM_SETTINGS.iter().map(|setting| format!("{upstream}.{}", setting.key)).collect();
+    let table = key.rsplit_once('.').map(|(table, _)| table).filter(|table| table.contains('.'));
+    if let Some(table) = table.filter(|table| is_table(table)) {
+        let of_upstream = UPSTREAM_SETTINGS.iter().map(|setting| setting.key);
+        let of_source = SOURCE_SETTINGS.iter().map(|setting| setting.key);
+        let (table, keys): (_, Vec<&str>) = if source_named(table).is_some() {
+            (table, of_source.collect())
+        } else {
+            (within_upstream(table).unwrap_or(table), of_upstream.collect())
+        };
+        return keys.into_iter().map(|key| format!("{table}.{key}")).collect();
     }
     let tables = SETTINGS.iter().filter_map(Setting::table).chain([UPSTREAMS]);
     SETTINGS.iter().map(|setting| setting.key).chain(tables).map(str::to_owned).collect()

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::mistake::Mistake;
+use super::notifications::{SOURCE_SETTINGS, SourceDraft, SourceName};
 use super::tls_files::{Places, TlsChecks, TlsFiles};
 use super::upstream::{UPSTREAM_SETTINGS, UpstreamDraft, UpstreamName};
 use super::value::{
@@ -17,8 +19,8 @@ use super::value::{
     list, log_filter, log_format, network, size,
 };
 use super::{
-    ClientAuth, Config, IndexConfig, LimitsConfig, LogConfig, ManifestsConfig, ReferencesConfig,
-    ReferrersConfig, RegistryUrl, TimeoutsConfig, TlsConfig, UpstreamConfig,
+    ClientAuth, Config, IndexConfig, LimitsConfig, LogConfig, ManifestsConfig, NotificationsConfig,
+    ReferencesConfig, ReferrersConfig, RegistryUrl, TimeoutsConfig, TlsConfig, UpstreamConfig,
 };
 use crate::oci::LinkKinds;
 
@@ -49,6 +51,7 @@ pub(super) enum SettingForm {
 pub(super) enum KnownSetting {
     Common(&'static Setting<Draft>),
     OfUpstream(UpstreamName, &'static Setting<UpstreamDraft>),
+    OfSource(SourceName, &'static Setting<SourceDraft>),
 }
 
 /// The configuration while it is parsed: the upstream may still be missing.
@@ -67,6 +70,8 @@ pub(super) struct Draft {
     references: ReferencesConfig,
     referrers: ReferrersConfig,
     limits: LimitsConfig,
+    notifications: NotificationsConfig,
+    sources: BTreeMap<SourceName, SourceDraft>,
     index: IndexConfig,
     log: LogConfig,
 }
@@ -143,6 +148,13 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     setting("limits.repository_referrers", One, |to, text| {
         put(&mut to.limits.repository_referrers, count(text, 1..=1_000 * MILLION))
     }),
+    setting("notifications.queue", One, |to, text| {
+        put(&mut to.notifications.queue, count(text, 1..=10 * MILLION))
+    }),
+    setting("notifications.rate", One, |to, text| put(&mut to.notifications.rate, count(text, 1..=100_000))),
+    setting("notifications.give_up_after", One, |to, text| {
+        put(&mut to.notifications.give_up_after, duration(text, 1_000..=30 * 24 * HOUR))
+    }),
     setting("index.cache_bytes", One, |to, text| put(&mut to.index.cache_bytes, size(text, MIB..=256 * GIB))),
     setting("index.flush_interval", One, |to, text| {
         put(&mut to.index.flush_interval, duration(text, 1..=MINUTE))
@@ -201,9 +213,19 @@ impl KnownSetting {
         if let Some(common) = SETTINGS.iter().find(|setting| setting.key == key) {
             return Some(Self::Common(common));
         }
-        let (name, key) = key.strip_prefix("upstreams.")?.split_once('.')?;
-        let setting = UPSTREAM_SETTINGS.iter().find(|setting| setting.key == key)?;
-        Some(Self::OfUpstream(name.parse().ok()?, setting))
+        let (table, rest) = key.split_once('.')?;
+        let (name, key) = rest.split_once('.')?;
+        match table {
+            "upstreams" => {
+                let setting = UPSTREAM_SETTINGS.iter().find(|setting| setting.key == key)?;
+                Some(Self::OfUpstream(name.parse().ok()?, setting))
+            }
+            "notifications" => {
+                let setting = SOURCE_SETTINGS.iter().find(|setting| setting.key == key)?;
+                Some(Self::OfSource(name.parse().ok()?, setting))
+            }
+            _ => None,
+        }
     }
 
     /// The setting of this variable.
@@ -211,13 +233,13 @@ impl KnownSetting {
         if let Some(common) = SETTINGS.iter().find(|setting| setting.variable() == variable) {
             return Some(Self::Common(common));
         }
-        let rest = variable.strip_prefix("REFSHIM_UPSTREAMS_")?;
-        UPSTREAM_SETTINGS.iter().find_map(|setting| {
-            let name = rest.strip_suffix(&setting.variable_part())?.strip_suffix('_')?;
-            let is_upper_case = !name.contains(|c: char| c.is_ascii_lowercase());
-            let name = name.to_ascii_lowercase().parse().ok().filter(|_| is_upper_case)?;
-            Some(Self::OfUpstream(name, setting))
-        })
+        if let Some(rest) = variable.strip_prefix("REFSHIM_UPSTREAMS_") {
+            let (name, setting) = named_setting(UPSTREAM_SETTINGS, rest)?;
+            return Some(Self::OfUpstream(name, setting));
+        }
+        let (name, setting) =
+            named_setting(SOURCE_SETTINGS, variable.strip_prefix("REFSHIM_NOTIFICATIONS_")?)?;
+        Some(Self::OfSource(name, setting))
     }
 
     /// Its full key, `upstreams.hub.ca`.
@@ -225,6 +247,7 @@ impl KnownSetting {
         match self {
             Self::Common(setting) => setting.key.to_owned(),
             Self::OfUpstream(name, setting) => format!("upstreams.{name}.{}", setting.key),
+            Self::OfSource(name, setting) => format!("notifications.{name}.{}", setting.key),
         }
     }
 
@@ -233,6 +256,7 @@ impl KnownSetting {
         match self {
             Self::Common(setting) => setting.form,
             Self::OfUpstream(_, setting) => setting.form,
+            Self::OfSource(_, setting) => setting.form,
         }
     }
 
@@ -243,6 +267,9 @@ impl KnownSetting {
             Self::OfUpstream(name, setting) => {
                 (setting.put)(draft.upstreams.entry(name.clone()).or_default(), text)
             }
+            Self::OfSource(name, setting) => {
+                (setting.put)(draft.sources.entry(name.clone()).or_default(), text)
+            }
         }
     }
 
@@ -251,8 +278,22 @@ impl KnownSetting {
         match self {
             Self::Common(setting) => setting.key == "upstream",
             Self::OfUpstream(name, setting) => name.is_default() && setting.key == "url",
+            Self::OfSource(..) => false,
         }
     }
+}
+
+/// The name and the setting in the rest of a variable, `HUB_URL`.
+fn named_setting<N: FromStr, D>(
+    settings: &'static [Setting<D>],
+    rest: &str,
+) -> Option<(N, &'static Setting<D>)> {
+    settings.iter().find_map(|setting| {
+        let name = rest.strip_suffix(&setting.variable_part())?.strip_suffix('_')?;
+        let is_upper_case = !name.contains(|c: char| c.is_ascii_lowercase());
+        let name = name.to_ascii_lowercase().parse().ok().filter(|_| is_upper_case)?;
+        Some((name, setting))
+    })
 }
 
 impl Default for Draft {
@@ -276,6 +317,8 @@ impl Default for Draft {
             references: ReferencesConfig::default(),
             referrers: ReferrersConfig::default(),
             limits: LimitsConfig::default(),
+            notifications: NotificationsConfig::default(),
+            sources: BTreeMap::new(),
             index: IndexConfig::default(),
             log: LogConfig::default(),
         }
@@ -293,7 +336,8 @@ impl Draft {
             self.upstreams.iter().map(|(name, draft)| TlsFiles::towards_upstream(name, &draft.tls));
         let all = std::iter::once(TlsFiles::towards_clients(&self.tls)).chain(upstreams);
         let services = self.upstreams.iter().flat_map(|(name, draft)| draft.service.mistakes(name, places));
-        all.flat_map(|files| files.mistakes(checks, places)).chain(services).collect()
+        let sources = self.sources.iter().flat_map(|(name, draft)| draft.mistakes(name, places));
+        all.flat_map(|files| files.mistakes(checks, places)).chain(services).chain(sources).collect()
     }
 
     /// The configuration, if it has an upstream and its settings are consistent; else the mistakes.
@@ -303,6 +347,12 @@ impl Draft {
         for (name, draft) in self.upstreams {
             let problem = |problem| mistakes.push(Mistake::new(format!("upstreams.{name}"), problem));
             upstreams.extend(draft.finish(&name, &self.timeouts, problem));
+        }
+        let names: Vec<UpstreamName> = upstreams.iter().map(|upstream| upstream.name.clone()).collect();
+        let mut sources = Vec::new();
+        for (name, draft) in self.sources {
+            let problem = |problem| mistakes.push(Mistake::new(format!("notifications.{name}"), problem));
+            sources.extend(draft.finish(&name, &names, problem));
         }
         mistakes.extend(clashes(&upstreams));
         mistakes.extend(unpaired(&self.tls));
@@ -324,6 +374,7 @@ impl Draft {
             references: self.references,
             referrers: self.referrers,
             limits: self.limits,
+            notifications: NotificationsConfig { sources, ..self.notifications },
             index: self.index,
             log: self.log,
         })

@@ -10,7 +10,7 @@ use http::uri::Authority;
 use ipnet::IpNet;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 
-use super::{ClientAuth, Http2, InvalidRegistryUrl, LogFormat};
+use super::{ClientAuth, Http2, InvalidRegistryUrl, LogFormat, SourceKind, UpstreamName};
 use crate::oci::{InvalidName, LinkKind, UnknownLinkKind};
 
 pub(super) const KIB: u64 = 1 << 10;
@@ -173,6 +173,23 @@ pub(super) fn http2(text: &str) -> Result<Http2, Invalid> {
         "always" => Ok(Http2::Always),
         _ => Err(form("a use of HTTP/2", text, "never, auto or always")),
     }
+}
+
+/// The registry that sends notifications.
+pub(super) fn source_kind(text: &str) -> Result<SourceKind, Invalid> {
+    match text {
+        "distribution" => Ok(SourceKind::Distribution),
+        "harbor" => Ok(SourceKind::Harbor),
+        "zot" => Ok(SourceKind::Zot),
+        "quay" => Ok(SourceKind::Quay),
+        "gitlab" => Ok(SourceKind::Gitlab),
+        _ => Err(form("a kind of notifications", text, "distribution, harbor, zot, quay or gitlab")),
+    }
+}
+
+/// The name of an upstream.
+pub(super) fn upstream_name(text: &str) -> Result<UpstreamName, Invalid> {
+    text.parse().map_err(|_| form("the name of an upstream", text, "default, or NAME of [upstreams.NAME]"))
 }
 
 /// The log filter. Each part must be a level or end in one: `EnvFilter` takes any other word for a module's name and

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::body::Incoming;
 
+use crate::config::{Config, UpstreamConfig};
 use crate::http::body::{BodyError, Held, PushLimits};
-use crate::http::limits::RequestGuard;
+use crate::http::limits::{Pushes, RequestGuard};
 use crate::index::{Observation, Referrer, Repository};
 use crate::oci::{
     Algorithm, Attestation, Descriptor, Digest, Link, LinkKind, ManifestLinks, TagOrDigest, links_of,
@@ -48,6 +49,18 @@ impl ManifestReader {
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, max_links_bytes: usize, pushed: PushLimits) -> Self {
         Self { metrics, max_links_bytes, pushed }
+    }
+
+    /// The reader of an upstream, with the limits of the configuration.
+    #[must_use]
+    pub fn of(config: &Config, upstream: &UpstreamConfig, metrics: Arc<Metrics>) -> Self {
+        let pushed = PushLimits {
+            bytes: config.manifests.max_bytes,
+            idle: upstream.timeouts.body_idle,
+            whole: config.timeouts.manifest,
+            pushes: Pushes::new(config.limits.manifest_bytes),
+        };
+        Self::new(metrics, config.manifests.max_links_bytes, pushed)
     }
 
     /// Bytes of the longest manifest that is parsed.

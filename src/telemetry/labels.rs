@@ -4,7 +4,7 @@ use std::fmt;
 
 use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 
-use crate::config::UpstreamName;
+use crate::config::{SourceName, UpstreamName};
 use crate::http::limits::Limit;
 use crate::http::route::RouteClass;
 use crate::oci::LinkKind;
@@ -71,6 +71,77 @@ pub enum Stale {
     Failed,
     /// There is no connection to the registry, or it did not answer in time.
     Unreachable,
+}
+
+/// What a notification told, or why it was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Notified {
+    /// A push.
+    Push,
+    /// A deletion.
+    Delete,
+    /// Anything else: a pull, a blob.
+    Ignored,
+    /// Without the right credentials.
+    Unauthorized,
+    /// Not what its source sends.
+    Malformed,
+    /// Too long.
+    TooLong,
+    /// The queue is full.
+    Full,
+    /// It could not be written to disk.
+    NotWritten,
+}
+
+/// Why an event of a notification could not be worked off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventFailure {
+    /// The registry does not have it.
+    Missing,
+    /// The registry denies it to the service credentials.
+    Denied,
+    /// The registry failed or was not reached.
+    Failed,
+    /// The manifest cannot be recorded.
+    Unreadable,
+    /// The index could not be written, or the repository is full.
+    Index,
+}
+
+impl EncodeLabelValue for SourceName {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.as_str().encode(encoder)
+    }
+}
+
+impl EncodeLabelValue for Notified {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        let word = match self {
+            Self::Push => "push",
+            Self::Delete => "delete",
+            Self::Ignored => "ignored",
+            Self::Unauthorized => "unauthorized",
+            Self::Malformed => "malformed",
+            Self::TooLong => "too_long",
+            Self::Full => "full",
+            Self::NotWritten => "not_written",
+        };
+        word.encode(encoder)
+    }
+}
+
+impl EncodeLabelValue for EventFailure {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        let reason = match self {
+            Self::Missing => "missing",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+            Self::Unreadable => "unreadable",
+            Self::Index => "index",
+        };
+        reason.encode(encoder)
+    }
 }
 
 impl EncodeLabelValue for UpstreamName {

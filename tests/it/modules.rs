@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Innermost first; a module names only those before it.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "oci",
     "config",
     "http",
@@ -14,6 +14,7 @@ const ORDER: [&str; 18] = [
     "proxy",
     "registry",
     "recording",
+    "notifications",
     "backfill",
     "export",
     "garbage",
@@ -35,7 +36,7 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ("toml::", &["config"]),
     ("docker_credential::", &["client/credentials"]),
     ("http_auth::", &["client/session"]),
-    ("crate::client::", &["backfill", "cli", "export", "garbage"]),
+    ("crate::client::", &["backfill", "cli", "export", "garbage", "notifications"]),
 ];
 
 fn sources(directory: &Path, found: &mut Vec<(String, String)>) {

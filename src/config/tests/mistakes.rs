@@ -86,6 +86,32 @@ fn what_does_not_go_together_is_told_with_its_table() {
            [upstreams.default.service] and its settings below)"],
     );
     check_file(
+        "[notifications.a]\nkind = \"zot\"\n[notifications.b]\nupstream = \"hub\"\nuser = \"u\"",
+        &[
+            "notifications.a: anybody could send notifications: set secret_file, or user and password_file, or \
+             allow_anonymous = true",
+            "notifications.b: upstream: there is no [upstreams.hub]",
+            "notifications.b: has no kind (write kind = \"distribution\", harbor, zot, quay or gitlab)",
+            "notifications.b: set one of secret_file, user with password_file, and allow_anonymous = true",
+        ],
+    );
+    check_file(
+        "[notifications.A]\nkind = \"zot\"",
+        &[
+            "refshim.toml:2: notifications.A: not a name for a source: lower-case letters and digits, beginning \
+           with a letter",
+        ],
+    );
+    check_file(
+        "[notifications.a]\nkid = \"zot\"\nkind = \"acr\"\n[notifications]\nrates = 1",
+        &[
+            "refshim.toml:3: notifications.a.kid: unknown key, did you mean notifications.a.kind?",
+            "refshim.toml:4: notifications.a.kind: not a kind of notifications: \"acr\" (write distribution, \
+             harbor, zot, quay or gitlab)",
+            "refshim.toml:6: notifications.rates: unknown key, did you mean notifications.rate?",
+        ],
+    );
+    check_file(
         "external_url = \"https://a/b\"",
         &["refshim.toml:2: external_url: has a path, but only scheme, host and port are accepted here \
            (write https://hub.example)"],

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::super::notifications::SOURCE_SETTINGS;
 use super::super::settings::{KnownSetting, SETTINGS, Setting};
 use super::super::upstream::UPSTREAM_SETTINGS;
 use super::super::{
@@ -13,6 +14,7 @@ use super::super::{
     file,
 };
 use super::{EXAMPLE, defaults, from_file, upstream};
+use crate::config::{NotificationSource, NotificationsConfig, SourceCredentials, SourceKind, UpstreamName};
 use crate::oci::LinkKind;
 
 #[test]
@@ -42,15 +44,16 @@ fn the_example_file_shows_every_setting() {
     let text = fs::read_to_string(EXAMPLE).unwrap();
     let shown = text.lines().map(|line| line_of(line_of(line, "# "), "#")).collect::<Vec<_>>().join("\n");
     let contents = file::read(Path::new(EXAMPLE), &shown);
-    let (of_upstream, common): (Vec<KnownSetting>, Vec<KnownSetting>) = contents
-        .said
-        .into_iter()
-        .map(|said| said.unwrap().setting)
-        .partition(|setting| matches!(setting, KnownSetting::OfUpstream(..)));
+    let said = contents.said.into_iter().map(|said| said.unwrap().setting);
+    let (of_source, others): (Vec<KnownSetting>, Vec<KnownSetting>) =
+        said.partition(|setting| matches!(setting, KnownSetting::OfSource(..)));
+    let (of_upstream, common): (Vec<KnownSetting>, Vec<KnownSetting>) =
+        others.into_iter().partition(|setting| matches!(setting, KnownSetting::OfUpstream(..)));
     let keys = |found: Vec<KnownSetting>| -> Vec<&str> {
         let key = |known| match known {
             KnownSetting::Common(setting) => setting.key,
             KnownSetting::OfUpstream(_, setting) => setting.key,
+            KnownSetting::OfSource(_, setting) => setting.key,
         };
         // Settings that exclude each other are shown at several upstreams.
         let mut seen = BTreeSet::new();
@@ -59,6 +62,8 @@ fn the_example_file_shows_every_setting() {
     assert_eq!(keys(common), SETTINGS.iter().map(|setting| setting.key).collect::<Vec<_>>());
     let expected: Vec<&str> = UPSTREAM_SETTINGS.iter().map(|setting| setting.key).collect();
     assert_eq!(keys(of_upstream), expected);
+    let expected: Vec<&str> = SOURCE_SETTINGS.iter().map(|setting| setting.key).collect();
+    assert_eq!(keys(of_source), expected);
     assert!(from_file(&shown).load().is_ok());
 }
 
@@ -116,6 +121,21 @@ fn every_setting_reaches_its_field() {
         answer_bytes = "17MiB"
         questions = 14
         repository_referrers = 15
+        [notifications]
+        queue = 16
+        rate = 17
+        give_up_after = "1h"
+        [notifications.registry]
+        kind = "distribution"
+        user = "registry"
+        password_file = "password"
+        [notifications.harbor]
+        kind = "harbor"
+        upstream = "default"
+        secret_file = "secret"
+        [notifications.zot]
+        kind = "zot"
+        allow_anonymous = true
         [index]
         cache_bytes = "1GiB"
         flush_interval = "10ms"
@@ -172,6 +192,23 @@ fn every_setting_reaches_its_field() {
             questions: 14,
             repository_referrers: 15,
         },
+        notifications: NotificationsConfig {
+            sources: vec![
+                source("harbor", SourceKind::Harbor, SourceCredentials::Secret("secret".into())),
+                source(
+                    "registry",
+                    SourceKind::Distribution,
+                    SourceCredentials::Password {
+                        user: "registry".to_owned(),
+                        password_file: "password".into(),
+                    },
+                ),
+                source("zot", SourceKind::Zot, SourceCredentials::Anybody),
+            ],
+            queue: 16,
+            rate: 17,
+            give_up_after: Duration::from_secs(3600),
+        },
         index: IndexConfig {
             cache_bytes: 1 << 30,
             flush_interval: Duration::from_millis(10),
@@ -182,6 +219,11 @@ fn every_setting_reaches_its_field() {
         log: LogConfig { format: LogFormat::Json, filter: "debug".to_owned() },
     };
     assert_eq!(from_file(text).load(), Ok(expected));
+}
+
+fn source(name: &str, kind: SourceKind, credentials: SourceCredentials) -> NotificationSource {
+    let upstream = UpstreamName::default_upstream();
+    NotificationSource { name: name.parse().unwrap(), kind, upstream, credentials }
 }
 
 #[test]

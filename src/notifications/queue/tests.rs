@@ -1,0 +1,110 @@
+//! The queue over restarts, at its bound, and with equal events.
+
+use std::path::Path;
+
+use super::super::event::Action;
+use super::*;
+
+fn push(tag: &str) -> Event {
+    Event::told(Action::Push, "team/app", None, Some(tag)).unwrap()
+}
+
+fn files(directory: &Path) -> usize {
+    std::fs::read_dir(directory).unwrap().count()
+}
+
+fn open(directory: &Path) -> Queue {
+    Queue::open(directory.to_owned(), 4).unwrap()
+}
+
+async fn next(queue: &Queue) -> Job {
+    tokio::time::timeout(Duration::from_secs(5), queue.next()).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_is_not_worked_off_is_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = open(directory.path());
+    queue.add(vec![push("v1"), push("v2")]).await.unwrap();
+    queue.add(vec![push("v3")]).await.unwrap();
+    let first = next(&queue).await;
+    assert_eq!(first.event, push("v1"));
+    queue.done(first).await;
+    // Begun, and not ended.
+    drop(next(&queue).await);
+    let queue = open(directory.path());
+    // The file of the first one is not worked off as a whole.
+    for tag in ["v1", "v2", "v3"] {
+        let job = next(&queue).await;
+        assert_eq!(job.event, push(tag));
+        queue.done(job).await;
+    }
+    assert_eq!((files(directory.path()), queue.measure()), (0, (0, None)));
+}
+
+#[tokio::test]
+async fn equal_events_that_wait_are_worked_off_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = open(directory.path());
+    for _ in 0..3 {
+        queue.add(vec![push("v1"), push("v1")]).await.unwrap();
+    }
+    assert_eq!((files(directory.path()), queue.measure().0), (1, 1));
+    let job = next(&queue).await;
+    // What is told while it is being worked off may be news.
+    queue.add(vec![push("v1")]).await.unwrap();
+    queue.again(job, Duration::from_secs(3600));
+    let job = next(&queue).await;
+    assert_eq!((queue.measure().0, job.tried), (1, 0), "the newer one comes first");
+    queue.done(job).await;
+    assert_eq!((files(directory.path()), queue.measure().0), (0, 0));
+}
+
+#[tokio::test]
+async fn there_is_a_bound_and_none_is_taken_of_what_is_over_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = open(directory.path());
+    queue.add(vec![push("v1"), push("v2"), push("v3")]).await.unwrap();
+    let job = next(&queue).await;
+    assert_eq!(queue.add(vec![push("v4"), push("v5")]).await, Err(NotQueued::Full));
+    queue.add(vec![push("v4"), push("v2")]).await.unwrap();
+    assert_eq!(queue.add(vec![push("v5")]).await, Err(NotQueued::Full));
+    queue.done(job).await;
+    queue.add(vec![push("v5")]).await.unwrap();
+    assert_eq!(queue.measure().0, 4);
+}
+
+#[tokio::test]
+async fn what_the_disk_does_not_take_is_not_queued() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue");
+    let queue = open(&path);
+    std::fs::remove_dir(&path).unwrap();
+    assert_eq!(queue.add(vec![push("v1")]).await, Err(NotQueued::NotWritten));
+    assert_eq!(queue.measure().0, 0);
+    std::fs::create_dir(&path).unwrap();
+    queue.add(vec![push("v1")]).await.unwrap();
+    assert_eq!((files(&path), queue.measure().0), (1, 1));
+}
+
+#[tokio::test]
+async fn events_that_come_together_share_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = Queue::open(directory.path().to_owned(), 1_000).unwrap();
+    let tags: Vec<String> = (0..200).map(|number| format!("v{number}")).collect();
+    let adding = tags.iter().map(|tag| queue.add(vec![push(tag)]));
+    assert!(futures_util::future::join_all(adding).await.into_iter().all(|added| added.is_ok()));
+    assert!(files(directory.path()) < 20, "{}", files(directory.path()));
+    assert_eq!(open(directory.path()).measure().0, 200, "a bound does not lose what is there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_comes_again_after_its_pause() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = open(directory.path());
+    queue.add(vec![push("v1")]).await.unwrap();
+    let (job, began) = (queue.next().await, Instant::now());
+    queue.again(job, Duration::from_secs(60));
+    let job = queue.next().await;
+    assert_eq!((job.tried, began.elapsed().as_secs()), (1, 60));
+}

@@ -1,0 +1,192 @@
+//! Events on disk: a file for each group of them, written whole and synced before any of its events is answered, and
+//! removed when all of them are worked off.
+//!
+//! A file has the time in its first line, an event in each further one, and in its last one a checksum of the lines
+//! before. It gets its name only when it is synced; so a kill, or a power cut, leaves a whole file or one that does not
+//! count. A file that was damaged later is set aside with an error in the log, and the others are read.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::event::Event;
+
+const SUFFIX: &str = "events";
+const UNFINISHED: &str = "unfinished";
+const DAMAGED: &str = "damaged";
+/// The first word of a file, with the version of its format.
+const HEAD: &str = "events-1 ";
+
+/// The files of one queue.
+#[derive(Debug)]
+pub(super) struct Store {
+    directory: PathBuf,
+}
+
+/// What one file has.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Batch {
+    pub(super) number: u64,
+    pub(super) received: SystemTime,
+    pub(super) events: Vec<Event>,
+}
+
+impl Store {
+    /// The store in a directory, which is made, and what is in it, oldest first.
+    ///
+    /// # Errors
+    /// The directory cannot be made or read.
+    pub(super) fn open(directory: PathBuf) -> io::Result<(Self, Vec<Batch>)> {
+        fs::create_dir_all(&directory)?;
+        let mut batches = Vec::new();
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|suffix| suffix == UNFINISHED) {
+                // Was never answered.
+                fs::remove_file(&path)?;
+            }
+            let Some(number) = number_of(&path) else { continue };
+            match fs::read(&path).map(|bytes| parsed(number, &bytes))? {
+                Some(batch) => batches.push(batch),
+                None => {
+                    let aside = path.with_extension(DAMAGED);
+                    fs::rename(&path, &aside)?;
+                    tracing::error!(file = %aside.display(),
+                        "queued notifications are damaged and set aside; what they told of is found by a backfill");
+                }
+            }
+        }
+        batches.sort_by_key(|batch| batch.number);
+        Ok((Self { directory }, batches))
+    }
+
+    /// Writes events, durably. Blocks.
+    ///
+    /// # Errors
+    /// They are not written.
+    pub(super) fn write(&self, batch: &Batch) -> io::Result<()> {
+        let (path, unfinished) = (self.path(batch.number, SUFFIX), self.path(batch.number, UNFINISHED));
+        let written = || {
+            let mut file = File::create(&unfinished)?;
+            file.write_all(&formatted(batch)?)?;
+            file.sync_all()?;
+            fs::rename(&unfinished, &path)?;
+            // Its name, too, must survive.
+            File::open(&self.directory)?.sync_all()
+        };
+        let written = written();
+        if written.is_err() {
+            // Whatever is left: it was not answered. A whole file that stays would only be read once too often.
+            for left in [&unfinished, &path] {
+                let _missing = fs::remove_file(left);
+            }
+        }
+        written
+    }
+
+    /// Removes a file. Not synced: events that come again are worked off again. Blocks.
+    pub(super) fn remove(&self, number: u64) {
+        let path = self.path(number, SUFFIX);
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(file = %path.display(), %error, "notifications that are worked off stay on disk");
+        }
+    }
+
+    fn path(&self, number: u64, suffix: &str) -> PathBuf {
+        self.directory.join(format!("{number:016x}.{suffix}"))
+    }
+}
+
+fn number_of(path: &Path) -> Option<u64> {
+    let is_batch = path.extension().is_some_and(|suffix| suffix == SUFFIX);
+    u64::from_str_radix(path.file_stem()?.to_str()?, 16).ok().filter(|_| is_batch)
+}
+
+fn formatted(batch: &Batch) -> io::Result<Vec<u8>> {
+    let received = batch.received.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let mut lines = format!("{HEAD}{received}\n").into_bytes();
+    for event in &batch.events {
+        serde_json::to_writer(&mut lines, event)?;
+        lines.push(b'\n');
+    }
+    let sum = crc32c::crc32c(&lines);
+    writeln!(lines, "{sum:08x}")?;
+    Ok(lines)
+}
+
+fn parsed(number: u64, bytes: &[u8]) -> Option<Batch> {
+    let end = bytes.strip_suffix(b"\n")?.iter().rposition(|byte| *byte == b'\n')? + 1;
+    let (lines, sum) = bytes.split_at_checked(end)?;
+    let sum = std::str::from_utf8(sum).ok()?.trim_end();
+    if sum != format!("{:08x}", crc32c::crc32c(lines)) {
+        return None;
+    }
+    let mut lines = std::str::from_utf8(lines).ok()?.lines();
+    let received = lines.next()?.strip_prefix(HEAD)?.parse().ok()?;
+    let received = UNIX_EPOCH.checked_add(Duration::from_millis(received))?;
+    let events = lines.map(|line| serde_json::from_str(line).ok()).collect::<Option<_>>()?;
+    Some(Batch { number, received, events })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::Action;
+    use super::*;
+
+    fn batch(number: u64, tags: &[&str]) -> Batch {
+        let event = |tag: &&str| Event::told(Action::Push, "team/app", None, Some(*tag)).unwrap();
+        let received = UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        Batch { number, received, events: tags.iter().map(event).collect() }
+    }
+
+    #[test]
+    fn what_is_written_is_there_until_it_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b");
+        let (store, found) = Store::open(path.clone()).unwrap();
+        assert_eq!(found, []);
+        store.write(&batch(17, &["v3"])).unwrap();
+        store.write(&batch(2, &["v1", "v2"])).unwrap();
+        let (store, found) = Store::open(path.clone()).unwrap();
+        assert_eq!(found, [batch(2, &["v1", "v2"]), batch(17, &["v3"])]);
+        store.remove(2);
+        assert_eq!(Store::open(path).unwrap().1, [batch(17, &["v3"])]);
+    }
+
+    #[test]
+    fn a_file_that_is_cut_or_changed_anywhere_is_set_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let whole = formatted(&batch(1, &["v1", "v2"])).unwrap();
+        assert_eq!(parsed(1, &whole), Some(batch(1, &["v1", "v2"])));
+        for end in 0..whole.len() {
+            assert_eq!(parsed(1, &whole[..end]), None, "cut at {end}");
+        }
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            assert_eq!(parsed(1, &changed), None, "changed at {at}");
+        }
+        let path = directory.path().to_owned();
+        fs::write(path.join(format!("{:016x}.events", 1)), &whole[..whole.len() - 9]).unwrap();
+        fs::write(path.join(format!("{:016x}.events", 2)), &whole).unwrap();
+        fs::write(path.join(format!("{:016x}.unfinished", 3)), &whole).unwrap();
+        let (_, found) = Store::open(path.clone()).unwrap();
+        assert_eq!(found, [batch(2, &["v1", "v2"])]);
+        let left = |suffix: &str| {
+            let all = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+            all.filter(|path| path.extension().unwrap() == suffix).count()
+        };
+        assert_eq!((left("damaged"), left("events"), left("unfinished")), (1, 1, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(directory.path().to_owned()).unwrap();
+        // In the way of the rename.
+        fs::create_dir_all(store.path(1, SUFFIX).join("full")).unwrap();
+        store.write(&batch(1, &["v1"])).unwrap_err();
+        assert!(!store.path(1, UNFINISHED).exists());
+    }
+}

@@ -1,0 +1,254 @@
+//! Works off the events of one upstream: looks what the registry has, and records it.
+
+mod retry;
+
+use std::collections::HashSet;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio_util::sync::CancellationToken;
+
+use super::NotificationsError;
+use super::event::{Action, Event};
+use super::queue::{Job, Queue};
+use crate::client::{Client, ErrorKind, Location, Pace, Repository as Place};
+use crate::config::{Config, UpstreamConfig, UpstreamName};
+use crate::index::{Index, Repository};
+use crate::oci::{Digest, LinkKind, Tag, TagOrDigest};
+use crate::recording::found::{Found, NotRecorded, record};
+use crate::registry::reader::ManifestReader;
+use crate::telemetry::{EventFailure, LinkOutcome, Metrics};
+use crate::tls::Reload;
+
+/// Events of one upstream that are worked off at a time.
+const JOBS: usize = 8;
+/// How deep indexes may lie in each other, and how many manifests one event may lead to. The rest is told of by events
+/// of its own.
+const DEEPEST: usize = 16;
+const MOST_MANIFESTS: usize = 1_000;
+
+#[derive(Debug)]
+pub(super) struct Worker {
+    upstream: UpstreamName,
+    number: u32,
+    host: String,
+    queue: Queue,
+    client: Client,
+    index: Index,
+    reader: ManifestReader,
+    metrics: Arc<Metrics>,
+    give_up_after: Duration,
+}
+
+/// Why an event could not be worked off.
+#[derive(Debug)]
+struct Failure {
+    reason: EventFailure,
+    told: String,
+}
+
+/// A manifest to read. With its tag, if that says what the manifest is about.
+struct Item {
+    digest: Digest,
+    tag: Option<Tag>,
+    depth: usize,
+}
+
+impl Worker {
+    pub(super) fn new(
+        config: &Config,
+        upstream: &UpstreamConfig,
+        index: &Index,
+        metrics: &Metrics,
+    ) -> Result<Self, NotificationsError> {
+        let directory = config.data_dir.join("notifications").join(upstream.name.as_str());
+        let queue = Queue::open(directory.clone(), config.notifications.queue)
+            .map_err(|source| NotificationsError::Queue { directory, source })?;
+        let rate = u32::try_from(config.notifications.rate).ok().and_then(NonZeroU32::new);
+        let client = Client::of_upstream(upstream, Some(Arc::new(Pace::new(rate))));
+        let client = client.map_err(|error| NotificationsError::Client(upstream.name.clone(), error))?;
+        let metrics = Arc::new(metrics.of_upstream(&upstream.name));
+        Ok(Self {
+            upstream: upstream.name.clone(),
+            number: upstream.number(),
+            host: upstream.url.authority().to_string(),
+            queue,
+            client,
+            index: index.clone(),
+            reader: ManifestReader::of(config, upstream, Arc::clone(&metrics)),
+            metrics,
+            give_up_after: config.notifications.give_up_after,
+        })
+    }
+
+    pub(super) fn upstream(&self) -> &UpstreamName {
+        &self.upstream
+    }
+
+    pub(super) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    pub(super) fn measure(&self) {
+        let (count, oldest) = self.queue.measure();
+        self.metrics.events_waiting(count, oldest.map(age).unwrap_or_default());
+    }
+
+    /// Works until the end. What is under way then is dropped: it is on disk.
+    pub(super) async fn run(self: Arc<Self>, ending: CancellationToken) {
+        let mut running = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = ending.cancelled() => return,
+                Some(()) = running.next(), if !running.is_empty() => {}
+                job = self.queue.next(), if running.len() < JOBS => running.push(self.work(job)),
+            }
+        }
+    }
+
+    async fn work(&self, job: Job) {
+        let repository = Repository { upstream: self.number, name: job.event.repository.clone() };
+        let worked = match job.event.action {
+            Action::Push => self.push(&repository, &job.event).await,
+            Action::Delete => self.delete(&repository, &job.event).await,
+        };
+        let Failure { reason, told } = match worked {
+            Ok(()) => return self.queue.done(job).await,
+            Err(failure) => failure,
+        };
+        let pause = retry::pause(reason, job.tried, age(job.received), self.give_up_after);
+        self.metrics.event_failed(reason, pause.is_none());
+        let (upstream, event) = (&self.upstream, &job.event);
+        let (digest, tag) = (event.digest.as_ref().map(tracing::field::display), event.tag.as_ref());
+        let tag = tag.map(tracing::field::display);
+        if let Some(pause) = pause {
+            tracing::debug!(%upstream, repository = %event.repository, digest, tag, reason = told, ?pause,
+                "an event is tried again later");
+            self.queue.again(job, pause);
+        } else {
+            tracing::warn!(%upstream, repository = %event.repository, digest, tag, reason = told,
+                "an event of a notification is given up");
+            self.queue.done(job).await;
+        }
+    }
+
+    async fn delete(&self, repository: &Repository, event: &Event) -> Result<(), Failure> {
+        let Some(digest) = &event.digest else { return Ok(()) };
+        // Not removed: an event proves nothing, and one that is late may tell of what is there again.
+        let doubted = self.index.doubt(repository.clone(), digest.clone()).await;
+        doubted.map_err(|error| Failure { reason: EventFailure::Index, told: error.to_string() })
+    }
+
+    async fn push(&self, repository: &Repository, event: &Event) -> Result<(), Failure> {
+        let location = Location::Registry { host: self.host.clone(), name: repository.name.clone() };
+        let place = self.client.open(&location)?;
+        let mut items = self.items(&place, event).await?;
+        let (mut seen, mut kinds, mut is_missing) = (HashSet::new(), Vec::new(), items.is_empty());
+        while let Some(Item { digest, tag, depth }) = items.pop() {
+            if !seen.insert((digest.clone(), tag.is_some())) || seen.len() > MOST_MANIFESTS {
+                continue;
+            }
+            let Some((found, children)) = self.read(&place, repository, &digest, tag).await? else {
+                // Of an index, only some platforms may have been copied.
+                is_missing |= depth == 0;
+                continue;
+            };
+            kinds.extend(found);
+            if depth < DEEPEST {
+                items.extend(children.into_iter().map(|digest| Item { digest, tag: None, depth: depth + 1 }));
+            }
+        }
+        tracing::debug!(repository = %repository.name, manifests = seen.len(), links = kinds.len(),
+            "recorded what a notification told of");
+        self.metrics.links(kinds, LinkOutcome::Learnt);
+        // Registries lag behind their own events.
+        let missing = "the registry does not have it".to_owned();
+        if is_missing { Err(Failure { reason: EventFailure::Missing, told: missing }) } else { Ok(()) }
+    }
+
+    /// The manifests that an event tells of.
+    async fn items(&self, place: &Place, event: &Event) -> Result<Vec<Item>, Failure> {
+        let told = event.digest.iter().map(|digest| (digest.clone(), None));
+        let mut items: Vec<(Digest, Option<Tag>)> = told.collect();
+        let tag = event.tag.as_ref().filter(|tag| tag.scheme().is_some() || event.digest.is_none());
+        if let Some(tag) = tag {
+            // Where the tag is now, not where it was: the event may be late.
+            let current = place.digest(&TagOrDigest::Tag(tag.clone())).await?;
+            if let Some(digest) = current {
+                items.retain(|(told, _)| *told != digest);
+                items.push((digest, tag.scheme().is_some().then(|| tag.clone())));
+            }
+        }
+        Ok(items.into_iter().map(|(digest, tag)| Item { digest, tag, depth: 0 }).collect())
+    }
+
+    /// Fetches a manifest and records its links; gives their kinds and what it lists, or nothing if it is not there.
+    async fn read(
+        &self,
+        place: &Place,
+        repository: &Repository,
+        digest: &Digest,
+        tag: Option<Tag>,
+    ) -> Result<Option<(Vec<LinkKind>, Vec<Digest>)>, Failure> {
+        // Before it is fetched: a deletion that comes in between must not be overlooked.
+        let watch = self.index.begin_read(repository.clone());
+        let by_digest = TagOrDigest::Digest(digest.clone());
+        let Some(manifest) = place.find_manifest(&by_digest).await? else { return Ok(None) };
+        let target = tag.map_or(by_digest, TagOrDigest::Tag);
+        let found = Found {
+            repository,
+            target: &target,
+            algorithm: digest.algorithm(),
+            bytes: &manifest.bytes,
+            media_type: &manifest.media_type,
+        };
+        let recorded = record(&self.reader, &self.index, &watch, found).await?;
+        if let (true, Some(told)) = (recorded.is_full, recorded.warning) {
+            return Err(Failure { reason: EventFailure::Index, told });
+        }
+        let children = manifest.children().iter().map(|child| child.descriptor.digest.clone());
+        Ok(Some((recorded.kinds, children.collect())))
+    }
+}
+
+impl Reload for Worker {
+    fn reload(&self) {
+        self.client.reload();
+    }
+}
+
+impl From<crate::client::Error> for Failure {
+    fn from(error: crate::client::Error) -> Self {
+        let reason = match error.kind() {
+            ErrorKind::Denied => EventFailure::Denied,
+            ErrorKind::NotFound => EventFailure::Missing,
+            ErrorKind::Failed | ErrorKind::Usage => EventFailure::Failed,
+        };
+        let advice = match reason {
+            EventFailure::Denied => " (upstreams.NAME.service has the credentials for it)",
+            EventFailure::Missing | EventFailure::Failed | EventFailure::Unreadable | EventFailure::Index => {
+                ""
+            }
+        };
+        Self { reason, told: format!("{error}{advice}") }
+    }
+}
+
+impl From<NotRecorded> for Failure {
+    fn from(error: NotRecorded) -> Self {
+        let reason = match &error {
+            NotRecorded::TooLong(_) | NotRecorded::Unread(_) => EventFailure::Unreadable,
+            NotRecorded::Index(_) => EventFailure::Index,
+        };
+        Self { reason, told: error.to_string() }
+    }
+}
+
+/// How long ago; nothing for a time to come, of a clock that was set back.
+fn age(received: SystemTime) -> Duration {
+    received.elapsed().unwrap_or_default()
+}
