@@ -2,8 +2,10 @@
 //! for no credentials, so it is never on the clients' port; and `/notifications/…`, where registries tell what was pushed
 //! past refshim.
 
+mod jobs;
 mod readiness;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +18,11 @@ use tokio::time::Instant;
 
 use crate::http::body::Body;
 use crate::index::{Index, IndexState};
+use crate::jobs::Desk;
 use crate::notifications::{self, Notifications};
 use crate::proxy::upstream::Upstreams;
 use crate::telemetry::Metrics;
+use jobs::Jobs;
 use readiness::Readiness;
 
 /// How long an answer of the upstream, or a write of the index, counts as current.
@@ -32,6 +36,7 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     wrote: Mutex<Option<Wrote>>,
     notifications: Arc<Notifications>,
+    jobs: Jobs,
 }
 
 /// A successful write of the index.
@@ -49,14 +54,19 @@ impl Admin {
         index: Index,
         upstreams: &Upstreams,
         notifications: Arc<Notifications>,
+        desk: Arc<Desk>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let upstreams = upstreams.iter().map(Readiness::of).collect();
-        Self { index, upstreams, metrics, wrote: Mutex::new(None), notifications }
+        let jobs = Jobs { desk, index: index.clone() };
+        Self { index, upstreams, metrics, wrote: Mutex::new(None), notifications, jobs }
     }
 
-    /// The answer to `/healthz`, `/readyz`, `/metrics` or a notification.
-    pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    /// The answer to `/healthz`, `/readyz`, `/metrics`, a notification or, from this machine, a job.
+    pub async fn answer(&self, client: IpAddr, request: Request<Incoming>) -> Response<Body> {
+        if matches!(request.uri().path(), "/jobs" | "/coverage") {
+            return self.jobs.answer(client, request).await;
+        }
         if let Some(source) = request.uri().path().strip_prefix(notifications::PATH) {
             let source = source.to_owned();
             let answer = self.notifications.answer(&source, request).await;

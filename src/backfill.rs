@@ -7,8 +7,10 @@
 //! - A manifest is in the ledger (a file) only when its links are durable and all that it leads to was read as well.
 //!   Whatever ends a run, the next one comes by everything that this one missed.
 //! - What cannot be read is told with its reason, and all else is read.
+//! - A sweep is a backfill that comes again and again, and asks for all that is listed besides.
 
 mod ledger;
+mod verify;
 mod walk;
 
 use std::collections::BTreeSet;
@@ -17,11 +19,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt as _, stream};
-use serde::Serialize;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use crate::client::{Client, Location};
-use crate::index::{Index, Repository};
+use crate::index::{Covered, Index, Repository};
 use crate::oci::RepositoryName;
 use crate::registry::reader::ManifestReader;
 use ledger::Ledger;
@@ -38,10 +41,31 @@ pub struct Plan {
     pub host: String,
     /// How many requests are under way at a time.
     pub jobs: usize,
-    /// Whether to only look what there is to read.
-    pub is_dry: bool,
-    /// Whether to read what was read before as well.
-    pub again: bool,
+    /// What is done besides reading what is new.
+    pub mode: Mode,
+}
+
+/// What a run does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Reads what was not read before.
+    Read,
+    /// Reads what was read before as well.
+    ReadAgain,
+    /// Only looks what there is to read.
+    DryRun,
+    /// Reads what was not read before, and asks for everything that is listed whether it is still there.
+    Sweep,
+}
+
+/// The repositories of a run.
+#[derive(Clone, Debug)]
+pub enum Repositories {
+    /// All that the registry has.
+    All(Vec<RepositoryName>),
+    /// Some.
+    Some(Vec<RepositoryName>),
 }
 
 /// One run.
@@ -56,10 +80,11 @@ pub struct Backfill {
     /// What was done so far.
     pub counts: Counts,
     gaps: Mutex<Gaps>,
+    began: Timestamp,
 }
 
 /// What is missing from the index, with the reasons.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Gaps {
     /// What could not be read; the next run tries again.
     pub unreadable: BTreeSet<Reason>,
@@ -86,10 +111,14 @@ pub struct Counts {
     pub links: AtomicU64,
     /// Manifests that an index or a list names and the registry does not have.
     pub missing: AtomicU64,
+    /// Of a sweep: listed referrers that were asked for.
+    pub verified: AtomicU64,
+    /// Of a sweep: those that the registry does not have any more. They are doubted.
+    pub vanished: AtomicU64,
 }
 
 /// What a run did.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     /// See [`Counts`].
     pub repositories: u64,
@@ -105,13 +134,17 @@ pub struct Report {
     pub links: u64,
     /// See [`Counts`].
     pub missing: u64,
+    /// See [`Counts`].
+    pub verified: u64,
+    /// See [`Counts`].
+    pub vanished: u64,
     /// What is missing.
     #[serde(flatten)]
     pub gaps: Gaps,
 }
 
 /// Why the links of something are not recorded, or not all.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Reason {
     /// A repository, `repository:tag` or `repository@digest`.
     pub what: String,
@@ -132,11 +165,11 @@ impl Backfill {
         data_dir: &Path,
     ) -> Result<Self, LedgerError> {
         // Without links there is nothing that could have been read before: the index is another one.
-        let is_anew = plan.again || index.statistics().links == 0;
-        let ledger = Ledger::open(data_dir, plan.upstream, is_anew && !plan.is_dry)?;
+        let is_anew = plan.mode == Mode::ReadAgain || index.statistics().links == 0;
+        let ledger = Ledger::open(data_dir, plan.upstream, is_anew && plan.mode != Mode::DryRun)?;
         let requests = Semaphore::new(plan.jobs);
-        let (counts, gaps) = (Counts::default(), Mutex::default());
-        Ok(Self { plan, client, index, reader, ledger, requests, counts, gaps })
+        let (counts, gaps, began) = (Counts::default(), Mutex::default(), Timestamp::now());
+        Ok(Self { plan, client, index, reader, ledger, requests, counts, gaps, began })
     }
 
     /// The repositories in the registry's catalog; names that are none are told as unreadable.
@@ -156,11 +189,19 @@ impl Backfill {
         Ok(valid)
     }
 
-    /// Walks these repositories.
-    pub async fn run(&self, repositories: Vec<RepositoryName>) -> Report {
-        self.counts.repositories.store(repositories.len() as u64, Ordering::Relaxed);
-        let walks = stream::iter(repositories).map(|name| self.walk(name));
+    /// Walks these repositories. What could be read whole is known from then on.
+    pub async fn run(&self, repositories: Repositories) -> Report {
+        let (is_all, names) = match repositories {
+            Repositories::All(names) => (true, names),
+            Repositories::Some(names) => (false, names),
+        };
+        self.counts.repositories.store(names.len() as u64, Ordering::Relaxed);
+        let walks = stream::iter(names).map(|name| self.walk(name));
         walks.buffer_unordered(self.plan.jobs).for_each(async |()| self.counts.walked.add(1)).await;
+        if is_all && self.gaps().unreadable.is_empty() {
+            // Repositories that come later come past refshim, or are told of.
+            self.cover(None);
+        }
         self.report()
     }
 
@@ -168,13 +209,25 @@ impl Backfill {
         let location = Location::Registry { host: self.plan.host.clone(), name: name.clone() };
         match self.client.open(&location) {
             Ok(place) => {
-                let repository = Repository { upstream: self.plan.upstream, name };
-                Walk::new(self, place, repository).tags().await;
+                let repository = Repository { upstream: self.plan.upstream, name: name.clone() };
+                if Walk::new(self, place, repository).whole().await {
+                    self.cover(Some(name));
+                }
             }
             Err(error) => {
                 let _told = self.fail(name.to_string(), &error);
             }
         }
+    }
+
+    fn cover(&self, name: Option<RepositoryName>) {
+        let began = Some(self.began);
+        let covered = match self.plan.mode {
+            Mode::DryRun => return,
+            Mode::Read | Mode::ReadAgain => Covered { backfilled: began, ..Covered::default() },
+            Mode::Sweep => Covered { swept: began, ..Covered::default() },
+        };
+        self.index.cover(self.plan.upstream, name, covered);
     }
 
     fn fail(&self, what: String, reason: &dyn std::fmt::Display) -> Failed {
@@ -201,6 +254,8 @@ impl Backfill {
             known: told(&counts.known),
             links: told(&counts.links),
             missing: told(&counts.missing),
+            verified: told(&counts.verified),
+            vanished: told(&counts.vanished),
             gaps: self.gaps().clone(),
         }
     }

@@ -4,6 +4,7 @@ mod attach;
 mod backfill;
 mod connection;
 mod copy;
+mod coverage;
 mod detach;
 mod export;
 mod fetch;
@@ -12,6 +13,7 @@ mod index;
 mod names;
 mod output;
 mod pages;
+mod reach;
 mod reference;
 mod references;
 mod table;
@@ -52,6 +54,7 @@ enum Command {
     Backfill(backfill::BackfillCommand),
     Export(export::ExportCommand),
     Gc(gc::Gc),
+    Coverage(coverage::Coverage),
     Ref(reference::Ref),
     Attach(attach::Attach),
     References(references::References),
@@ -94,6 +97,7 @@ impl Cli {
             Command::Backfill(command) => run(command.run()),
             Command::Export(command) => run(command.run()),
             Command::Gc(command) => run(command.run()),
+            Command::Coverage(command) => run(command.run()),
             Command::Ref(command) => run(command.run()),
             Command::Attach(command) => run(command.run()),
             Command::References(command) => run(command.run()),

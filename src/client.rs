@@ -7,6 +7,7 @@
 //! oci-spec's types would lose.
 
 mod access;
+mod admin;
 mod artifact;
 mod blob;
 mod copy;
@@ -29,6 +30,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use access::UpstreamAccess;
+pub use admin::AdminClient;
 pub use artifact::{Artifact, Field, FileToAttach, referring_copy};
 pub use blob::{BlobStream, write_file};
 pub use copy::{Copy, Report};

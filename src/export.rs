@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt as _, stream};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use crate::backfill::Reason;
@@ -51,7 +51,8 @@ pub struct Plan {
 }
 
 /// What is done about a list that is not as it should be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// It is written.
     Write,
@@ -93,7 +94,7 @@ pub struct Counts {
 }
 
 /// What somebody should know of.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Findings {
     /// What is not in the registry's lists as it should be, or could not be read.
     pub failed: BTreeSet<Reason>,
@@ -106,7 +107,7 @@ pub struct Findings {
 }
 
 /// What a run did.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     /// See [`Counts::done`].
     pub repositories: u64,

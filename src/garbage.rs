@@ -20,7 +20,7 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::{StreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use crate::backfill::Reason;
@@ -71,10 +71,10 @@ pub struct Counts {
 }
 
 /// A referrer whose subjects are gone.
-#[derive(Clone, Debug, Serialize)]
-pub struct Garbage {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
     /// Its repository.
-    pub repository: String,
+    pub repository: RepositoryName,
     /// Its digest.
     pub digest: Digest,
     /// What it is: an artifact type, or a word for images and indexes.
@@ -87,19 +87,30 @@ pub struct Garbage {
     pub first_seen: Timestamp,
     /// Bytes of it and of its blobs, which may be in other manifests as well.
     pub size: u64,
-    #[serde(skip)]
-    name: RepositoryName,
-    #[serde(skip)]
+}
+
+/// A referrer whose subjects are gone, with what is needed to delete it.
+#[derive(Clone, Debug)]
+pub struct Garbage {
+    /// What is told of it.
+    pub found: Found,
     version: Version,
-    #[serde(skip)]
     manifest: Manifest,
 }
 
-impl Garbage {
+impl Found {
     /// How old it is: since it was created, if it says so, else since refshim first knew of it.
     #[must_use]
     pub fn age(&self, now: Timestamp) -> SignedDuration {
         now.duration_since(self.created.unwrap_or(self.first_seen))
+    }
+}
+
+impl Garbage {
+    /// What it is known by.
+    #[must_use]
+    pub fn key(&self) -> (RepositoryName, Digest) {
+        (self.found.repository.clone(), self.found.digest.clone())
     }
 }
 
@@ -122,14 +133,13 @@ impl Collection {
             stream::iter(found)
         });
         let mut found: Vec<Garbage> = looks.buffer_unordered(self.plan.jobs).flatten().collect().await;
-        found.sort_by(|one, other| (&one.name, &one.digest).cmp(&(&other.name, &other.digest)));
+        found.sort_by_key(Garbage::key);
         found
     }
 
     /// Deletes garbage, as far as it is still garbage.
     pub async fn delete(&self, garbage: Vec<Garbage>) {
-        let all: BTreeSet<(RepositoryName, Digest)> =
-            garbage.iter().map(|it| (it.name.clone(), it.digest.clone())).collect();
+        let all: BTreeSet<(RepositoryName, Digest)> = garbage.iter().map(Garbage::key).collect();
         let all = &all;
         let deletions = stream::iter(garbage).map(|garbage| self.delete_one(garbage, all));
         deletions.buffer_unordered(self.plan.jobs).count().await;

@@ -39,6 +39,7 @@
 //! | [`backfill`] | what the registry held before: walks it and records it |
 //! | [`export`] | the way out: writes referrers tags into the registry |
 //! | [`garbage`] | referrers whose subjects are gone: finds and deletes them |
+//! | [`jobs`] | what goes through a whole registry, by a command or a serving refshim |
 //! | [`queries`] | `references` and `referrers`, in one repository or across repositories |
 //! | [`admin`] | health, readiness, metrics |
 //! | [`server`] | listeners, connections, the layers, the end |
@@ -94,6 +95,7 @@ pub mod fuzzing;
 pub mod garbage;
 pub mod http;
 pub mod index;
+pub mod jobs;
 pub mod notifications;
 pub mod oci;
 pub mod proxy;

@@ -30,6 +30,7 @@ use crate::config::{self, Config, RegistryUrl, TimeoutsConfig, UpstreamName};
 use crate::http::body::Body;
 use crate::http::limits::{Connections, Load, Place};
 use crate::index::{Index, IndexSettings, OpenError};
+use crate::jobs::Desk;
 use crate::notifications::{Notifications, NotificationsError};
 use crate::proxy::forward::{Clients, Peer};
 use crate::proxy::upstream::{Upstream, Upstreams};
@@ -80,6 +81,7 @@ pub struct Server {
     known_clients: Arc<Clients>,
     app: Arc<App>,
     admin: Arc<Admin>,
+    desk: Arc<Desk>,
     notifications: Arc<Notifications>,
     index: Index,
     tasks: TaskTracker,
@@ -148,7 +150,9 @@ impl Server {
         let tasks = TaskTracker::new();
         let app = App::new(config, &upstreams, &index, Arc::clone(&metrics), load, tasks.clone());
         let notifications = Arc::new(Notifications::open(config, &index, &metrics)?);
-        let admin = Admin::new(index.clone(), &upstreams, Arc::clone(&notifications), metrics);
+        let desk = Arc::new(Desk::new(config, &index, &metrics));
+        let admin =
+            Admin::new(index.clone(), &upstreams, Arc::clone(&notifications), Arc::clone(&desk), metrics);
         Ok(Self {
             clients,
             admins,
@@ -162,6 +166,7 @@ impl Server {
             app: Arc::new(app),
             admin: Arc::new(admin),
             notifications,
+            desk,
             index,
             tasks,
             timeouts: config.timeouts.clone(),
@@ -193,13 +198,13 @@ impl Server {
         });
         let admin = self.admin;
         let admin_connections = Connections::new(ADMIN_CONNECTIONS);
-        let admins = doors.accept(&self.admins, &admin_connections, None, |_, place| {
+        let admins = doors.accept(&self.admins, &admin_connections, None, |client, place| {
             let admin = Arc::clone(&admin);
             hyper::service::service_fn(move |request: Request<Incoming>| {
                 let (admin, busy) = (Arc::clone(&admin), place.begin());
                 async move {
                     // Also over the connection limit: a failed health check would get the process restarted.
-                    let mut response = admin.answer(request).await;
+                    let mut response = admin.answer(client, request).await;
                     response.body_mut().hold(busy);
                     Ok::<_, Infallible>(response)
                 }
@@ -222,6 +227,8 @@ impl Server {
         drop((self.clients, self.admins));
         tracing::info!(connections = open.len(), "draining");
         ending.cancel();
+        // What they did stays, and the same again goes on from there.
+        self.desk.stop_all();
         open.close();
         // Pushes that outlived their clients, too: what the registry took is still to be recorded.
         self.tasks.close();

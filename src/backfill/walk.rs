@@ -1,11 +1,12 @@
 //! The walk of one repository.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::{StreamExt as _, stream};
 
-use super::{Add as _, Backfill, Failed};
+use super::{Add as _, Backfill, Failed, Mode};
 use crate::client::{Manifest, ReferrersApi, Repository as Place, Result};
 use crate::index::Repository;
 use crate::oci::{Digest, Tag, TagOrDigest};
@@ -15,9 +16,11 @@ use crate::recording::found::{Found, Recorded, record};
 const DEEPEST: usize = 16;
 
 pub(super) struct Walk<'a> {
-    run: &'a Backfill,
-    place: Place,
-    repository: Repository,
+    pub(super) run: &'a Backfill,
+    pub(super) place: Place,
+    pub(super) repository: Repository,
+    /// Whether the registry served anything of this repository.
+    pub(super) has_shown: AtomicBool,
     /// What this run has come by. Whoever came first reads it, and leaves what led there out of the ledger until then.
     met: Mutex<HashSet<Item>>,
     api: ReferrersApi,
@@ -33,7 +36,8 @@ pub(super) struct Item {
 
 impl<'a> Walk<'a> {
     pub(super) fn new(run: &'a Backfill, place: Place, repository: Repository) -> Self {
-        Self { run, place, repository, met: Mutex::default(), api: ReferrersApi::default() }
+        let (has_shown, met, api) = (AtomicBool::new(false), Mutex::default(), ReferrersApi::default());
+        Self { run, place, repository, has_shown, met, api }
     }
 
     /// Everything that the tags lead to; whether all of it could be read.
@@ -53,6 +57,7 @@ impl<'a> Walk<'a> {
         self.run.counts.tags.add(1);
         match self.asking(self.place.digest(&TagOrDigest::Tag(tag.clone()))).await {
             Ok(Some(digest)) => {
+                self.has_shown.store(true, Ordering::Relaxed);
                 let is_telling = tag.scheme().is_some();
                 self.manifest(Item { digest, tag: is_telling.then_some(tag) }, 0).await
             }
@@ -74,11 +79,12 @@ impl<'a> Walk<'a> {
             let _told = self.fail(&item, format!("is more than {DEEPEST} levels below a tag"));
             return false;
         }
+        let is_dry = self.run.plan.mode == Mode::DryRun;
         let is_known = self.run.ledger.has(&self.repository.name, &item);
         let mut next = Vec::new();
         if is_known {
             self.run.counts.known.add(1);
-        } else if self.run.plan.is_dry {
+        } else if is_dry {
             self.run.counts.read.add(1);
         } else {
             match self.read(&item).await {
@@ -105,7 +111,7 @@ impl<'a> Walk<'a> {
         }
         if is_complete
             && !is_known
-            && !self.run.plan.is_dry
+            && !is_dry
             && let Err(error) = self.run.ledger.add(&self.repository.name, &item)
         {
             let _told = self.fail(&item, error);
@@ -169,7 +175,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Waits for its turn among all requests of the run.
-    async fn asking<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(super) async fn asking<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
         // Never closed.
         let _permit = self.run.requests.acquire().await.ok();
         request.await

@@ -1,31 +1,30 @@
 //! `refshim backfill`: records what a registry held before refshim came.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
 use indicatif::DecimalBytes;
+use jiff::Timestamp;
 
 use super::names::listed;
 use super::output::{print, print_json, tell};
-use super::work::{Opened, Progress, Work};
-use crate::backfill::{Backfill, Plan, Reason, Report};
+use super::work::Work;
+use crate::backfill::{Mode, Reason, Report};
 use crate::client::{Error, Result};
-use crate::oci::RepositoryName;
-use crate::registry::reader::ManifestReader;
-use crate::telemetry::Metrics;
+use crate::jobs::Task;
 
 const ASKED: &str = "backfilling";
 
 /// Records the links of everything that a registry holds already: walks its repositories and tags, and reads each
-/// manifest that was not read before. What is interrupted goes on where it was. Not while refshim serves from the same
-/// data directory.
+/// manifest that was not read before. What is interrupted goes on where it was.
 #[derive(Debug, Args)]
 pub(super) struct BackfillCommand {
     /// Repositories in place of the registry's catalog, one a line; - is standard input.
     #[arg(long, value_name = "FILE")]
     repositories_from: Option<PathBuf>,
+    /// Leave out repositories that were read whole since then: a date, `2026-01-31T12:00:00Z`.
+    #[arg(long, value_name = "TIME")]
+    since: Option<Timestamp>,
     /// Read everything again, also what was read before: after an older dump was loaded.
     #[arg(long)]
     again: bool,
@@ -38,43 +37,24 @@ pub(super) struct BackfillCommand {
 
 impl BackfillCommand {
     pub(super) async fn run(self) -> Result<()> {
-        let opened = self.work.open(ASKED).await?;
-        let plan = Plan {
-            upstream: opened.upstream.number(),
-            host: opened.host(),
-            jobs: self.work.jobs,
-            is_dry: self.dry_run,
-            again: self.again,
+        if self.work.stop {
+            return self.work.end().await;
+        }
+        let listed = self.repositories_from.as_deref().map(listed).transpose()?;
+        let mode = match (self.dry_run, self.again) {
+            (true, _) => Mode::DryRun,
+            (false, true) => Mode::ReadAgain,
+            (false, false) => Mode::Read,
         };
-        let Opened { config, upstream, client, index } = opened;
-        let reader = ManifestReader::of(&config, &upstream, Arc::new(Metrics::new()));
-        let backfill = Backfill::new(plan, client, index.clone(), reader, &config.data_dir);
-        let backfill = backfill.map_err(|error| Error::failed(ASKED, error.to_string()))?;
-        let repositories = self.repositories(&backfill).await?;
-        let shown = || {
-            let counts = &backfill.counts;
-            let told = |count: &AtomicU64| count.load(Ordering::Relaxed);
-            let text = format!("{} manifests read, {} known", told(&counts.read), told(&counts.known));
-            Progress { done: told(&counts.walked), all: told(&counts.repositories), text }
-        };
-        let report = self.work.watched(backfill.run(repositories), shown).await;
-        index.close().await;
+        let report: Report = self.work.carry_out(Task::Backfill { listed, since: self.since, mode }).await?;
         self.report(&report)
-    }
-
-    async fn repositories(&self, backfill: &Backfill) -> Result<Vec<RepositoryName>> {
-        let all = match &self.repositories_from {
-            Some(file) => listed(file)?,
-            None => backfill.catalog().await?,
-        };
-        Ok(self.work.chosen(all))
     }
 
     fn report(&self, report: &Report) -> Result<()> {
         if self.work.connection.output.json {
             print_json(report)?;
         } else {
-            let Report { repositories, tags, read, bytes, known, links, missing, gaps: _ } = report;
+            let Report { repositories, tags, read, bytes, known, links, missing, gaps: _, .. } = report;
             let bytes = DecimalBytes(*bytes);
             print(&if self.dry_run {
                 format!(

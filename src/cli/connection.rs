@@ -70,6 +70,11 @@ impl Connection {
         Ok(Options { credential, plain_http: self.plain_http, tls, ..Options::default() })
     }
 
+    /// Whether anything is said of how registries are reached.
+    pub(super) fn is_given(&self) -> bool {
+        self.username.is_some() || self.plain_http || self.ca_file.is_some() || self.insecure
+    }
+
     /// Whether anything but the result is printed.
     pub(super) fn tells(&self) -> bool {
         self.output.tells()

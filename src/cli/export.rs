@@ -1,24 +1,21 @@
 //! `refshim export`: writes what refshim knows into the registry, so that it can be taken away.
 
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
 
 use super::output::{print, print_json, tell};
-use super::work::{Opened, Progress, Work};
+use super::work::Work;
 use crate::backfill::Reason;
 use crate::client::{Error, Result};
-use crate::export::{self, Export, Findings, Mode, Plan, Report};
-use crate::index::{Index, Repository};
-use crate::oci::RepositoryName;
+use crate::export::{Findings, Mode, Report};
+use crate::jobs::Task;
 
 const ASKED: &str = "exporting";
 
 /// Writes the referrers of every subject into the registry, at OCI's referrers tag, by which clients find them without
 /// refshim. Entries of others stay. In a registry that has the referrers API, writes nothing and says what that lacks.
-/// Not while refshim serves from the same data directory.
 #[derive(Debug, Args)]
 pub(super) struct ExportCommand {
     /// Say what would be written, and write nothing.
@@ -46,33 +43,15 @@ pub(super) struct ExportCommand {
 
 impl ExportCommand {
     pub(super) async fn run(self) -> Result<()> {
-        let opened = self.work.open(ASKED).await?;
-        let plan = Plan {
-            upstream: opened.upstream.number(),
-            host: opened.host(),
-            jobs: self.work.jobs,
-            mode: self.mode(),
-            tags_each: self.tag_referrers,
-        };
-        let Opened { client, index, .. } = opened;
-        let repositories = export::repositories(&index, plan.upstream).await;
-        let repositories = repositories.map_err(|error| Error::failed(ASKED, error.to_string()))?;
-        let repositories = self.work.chosen(repositories);
-        if let Some(file) = &self.keep_list {
-            let written = write_keep_list(file, &index, plan.upstream, repositories).await;
-            index.close().await;
-            return written;
+        if self.work.stop {
+            return self.work.end().await;
         }
-        let export = Export::new(plan, client, index.clone());
-        let shown = || {
-            let told = |count: &AtomicU64| count.load(Ordering::Relaxed);
-            let counts = &export.counts;
-            let text =
-                format!("{} subjects, {} lists written", told(&counts.subjects), told(&counts.written));
-            Progress { done: told(&counts.done), all: told(&counts.repositories), text }
-        };
-        let report = self.work.watched(export.run(repositories), shown).await;
-        index.close().await;
+        if let Some(file) = &self.keep_list {
+            let kept: Vec<String> = self.work.carry_out(Task::KeepList).await?;
+            return write_keep_list(file, &kept);
+        }
+        let task = Task::Export { mode: self.mode(), tags_each: self.tag_referrers };
+        let report: Report = self.work.carry_out(task).await?;
         self.report(&report)
     }
 
@@ -124,38 +103,19 @@ impl ExportCommand {
 }
 
 /// Writes the list, whole or not at all.
-async fn write_keep_list(
-    file: &Path,
-    index: &Index,
-    upstream: u32,
-    repositories: Vec<RepositoryName>,
-) -> Result<()> {
+fn write_keep_list(file: &Path, kept: &[String]) -> Result<()> {
     let writing = |error: &io::Error| Error::io(format!("writing {}", file.display()), error);
+    let mut text = kept.join("\n");
     if file == Path::new("-") {
-        return print_kept(&mut io::stdout().lock(), index, upstream, repositories).await;
+        return if kept.is_empty() { Ok(()) } else { print(&text) };
     }
+    text.extend((!kept.is_empty()).then_some('\n'));
     // Beside it: a file can be renamed within a file system only.
     let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
     let new = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")));
     let mut new = new.map_err(|error| writing(&error))?;
-    print_kept(&mut new, index, upstream, repositories).await?;
-    new.as_file().sync_all().map_err(|error| writing(&error))?;
+    let written = new.write_all(text.as_bytes()).and_then(|()| new.as_file().sync_all());
+    written.map_err(|error| writing(&error))?;
     new.persist(file).map_err(|error| writing(&error.error))?;
     Ok(())
-}
-
-async fn print_kept(
-    to: &mut impl Write,
-    index: &Index,
-    upstream: u32,
-    repositories: Vec<RepositoryName>,
-) -> Result<()> {
-    for name in repositories {
-        let repository = Repository { upstream, name };
-        let kept = export::kept(index, &repository).await;
-        let kept = kept.map_err(|error| Error::failed("reading the index", error.to_string()))?;
-        let mut lines = kept.iter().map(|digest| writeln!(to, "{}@{digest}", repository.name));
-        lines.try_for_each(|line| line).map_err(|error| Error::io("writing the list", &error))?;
-    }
-    to.flush().map_err(|error| Error::io("writing the list", &error))
 }

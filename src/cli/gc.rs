@@ -1,8 +1,6 @@
 //! `refshim gc`: finds referrers whose subjects are gone, and deletes them.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
 use indicatif::DecimalBytes;
@@ -12,17 +10,16 @@ use serde::Serialize;
 use super::names::listed;
 use super::output::{agreed, print, print_json, tell};
 use super::table::{aligned, length, size};
-use super::work::{Opened, Progress, Work};
+use super::work::Work;
 use crate::backfill::Reason;
 use crate::client::{Error, Result};
-use crate::export::repositories;
-use crate::garbage::{Collection, Garbage, Plan};
-use crate::oci::RepositoryName;
+use crate::garbage::Found;
+use crate::jobs::{Collected, Task};
 
 const ASKED: &str = "collecting garbage";
 
 /// Finds signatures, SBOMs and the like whose images are gone, and what refers to those. Prints them, and deletes them
-/// with --delete. What has a tag is kept. Not while refshim serves from the same data directory.
+/// with --delete. What has a tag is kept.
 #[derive(Debug, Args)]
 pub(super) struct Gc {
     /// Delete them, after asking.
@@ -47,10 +44,9 @@ pub(super) struct Gc {
 
 #[derive(Serialize)]
 struct Report {
-    garbage: Vec<Garbage>,
+    #[serde(flatten)]
+    collected: Collected,
     size: u64,
-    deleted: u64,
-    failed: BTreeSet<Reason>,
 }
 
 fn duration(text: &str) -> std::result::Result<SignedDuration, String> {
@@ -62,88 +58,53 @@ fn duration(text: &str) -> std::result::Result<SignedDuration, String> {
 
 impl Gc {
     pub(super) async fn run(self) -> Result<()> {
-        let opened = self.work.open(ASKED).await?;
-        let all = self.all_repositories(&opened).await?;
-        let plan = Plan {
-            upstream: opened.upstream.number(),
-            host: opened.host(),
-            jobs: self.work.jobs,
-            older_than: self.older_than,
-            all,
-        };
-        let Opened { client, index, .. } = opened;
-        let repositories = repositories(&index, plan.upstream).await;
-        let repositories = repositories.map_err(|error| Error::failed(ASKED, error.to_string()))?;
-        let repositories = self.work.chosen(repositories);
-        let collection = Collection::new(plan, client, index.clone());
-        let found = self.find(&collection, repositories.clone()).await;
-        if self.delete && !found.is_empty() {
-            self.delete(&collection, &found, repositories).await?;
+        if self.work.stop {
+            return self.work.end().await;
         }
-        index.close().await;
-        self.report(&collection, found)
-    }
-
-    async fn all_repositories(&self, opened: &Opened) -> Result<Vec<RepositoryName>> {
-        if let Some(file) = &self.repositories_from {
-            return listed(file);
-        }
-        let names = opened.client.catalog(&opened.host()).await?;
-        // What is no name of a repository holds nothing that could be asked for.
-        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
-    }
-
-    async fn find(&self, collection: &Collection, repositories: Vec<RepositoryName>) -> Vec<Garbage> {
-        let shown = || {
-            let told = |count: &AtomicU64| count.load(Ordering::Relaxed);
-            let counts = &collection.counts;
-            let text = format!("{} subjects, {} found", told(&counts.subjects), told(&counts.found));
-            Progress { done: told(&counts.done), all: told(&counts.repositories), text }
-        };
-        self.work.watched(collection.find(repositories), shown).await
-    }
-
-    async fn delete(
-        &self,
-        collection: &Collection,
-        found: &[Garbage],
-        repositories: Vec<RepositoryName>,
-    ) -> Result<()> {
-        let mut garbage = found.to_vec();
-        if !self.yes {
-            for line in aligned(&rows(found)) {
-                tell(line.join("  ").trim_end());
-            }
-            let question = format!("Delete these {} manifests ({})?", found.len(), bytes(found));
-            if !agreed(&question, || ASKED.to_owned())? {
-                return Err(Error::failed(ASKED, "not agreed to; nothing was deleted"));
-            }
+        let listed = self.repositories_from.as_deref().map(listed).transpose()?;
+        let collect = |delete| Task::Collect { older_than: self.older_than, listed: listed.clone(), delete };
+        let mut collected: Collected = self.work.carry_out(collect(None)).await?;
+        if self.delete && !collected.garbage.is_empty() {
+            self.ask(&collected.garbage)?;
             // An answer may take long. What was tagged meanwhile is kept.
-            let still = self.find(collection, repositories).await;
-            let still: BTreeSet<_> = still.iter().map(|it| (&it.repository, &it.digest)).collect();
-            garbage.retain(|it| still.contains(&(&it.repository, &it.digest)));
+            let all = collected.garbage.iter().map(|it| (it.repository.clone(), it.digest.clone())).collect();
+            collected = self.work.carry_out(collect(Some(all))).await?;
         }
-        collection.delete(garbage).await;
-        Ok(())
+        self.report(collected)
     }
 
-    fn report(&self, collection: &Collection, garbage: Vec<Garbage>) -> Result<()> {
-        let (failed, deleted) = (collection.failed(), collection.counts.deleted.load(Ordering::Relaxed));
-        for Reason { what, reason } in &failed {
+    /// Asks whether to delete these, unless the answer was given.
+    fn ask(&self, garbage: &[Found]) -> Result<()> {
+        if self.yes {
+            return Ok(());
+        }
+        for line in aligned(&rows(garbage)) {
+            tell(line.join("  ").trim_end());
+        }
+        let question = format!("Delete these {} manifests ({})?", garbage.len(), bytes(garbage));
+        if agreed(&question, || ASKED.to_owned())? {
+            return Ok(());
+        }
+        Err(Error::failed(ASKED, "not agreed to; nothing was deleted"))
+    }
+
+    fn report(&self, collected: Collected) -> Result<()> {
+        let Collected { garbage, deleted, failed } = &collected;
+        for Reason { what, reason } in failed {
             tell(&format!("{what}: {reason}"));
         }
         let count = failed.len();
         if self.work.connection.output.json {
             let size = garbage.iter().map(|garbage| garbage.size).sum();
-            print_json(&Report { garbage, size, deleted, failed })?;
+            print_json(&Report { collected, size })?;
         } else {
-            for line in aligned(&rows(&garbage)) {
+            for line in aligned(&rows(garbage)) {
                 print(line.join("  ").trim_end())?;
             }
             self.work.connection.tell(&if self.delete {
                 format!("{deleted} of {} manifests deleted", garbage.len())
             } else {
-                format!("{} manifests whose subjects are gone, {}", garbage.len(), bytes(&garbage))
+                format!("{} manifests whose subjects are gone, {}", garbage.len(), bytes(garbage))
             });
         }
         match count {
@@ -156,13 +117,13 @@ impl Gc {
     }
 }
 
-fn bytes(garbage: &[Garbage]) -> DecimalBytes {
+fn bytes(garbage: &[Found]) -> DecimalBytes {
     DecimalBytes(garbage.iter().map(|garbage| garbage.size).sum())
 }
 
-fn rows(garbage: &[Garbage]) -> Vec<[String; 4]> {
+fn rows(garbage: &[Found]) -> Vec<[String; 4]> {
     let now = Timestamp::now();
-    let row = |it: &Garbage| {
+    let row = |it: &Found| {
         let name = format!("{}@{}", it.repository, it.digest);
         [it.r#type.clone(), size(it.size), length(it.age(now)), name]
     };

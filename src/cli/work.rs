@@ -1,124 +1,138 @@
-//! What the commands have in common that go through a whole registry: which one, with which index, how fast, and how
-//! their progress is shown. Each needs the data directory to itself.
+//! What the commands have in common that go through a whole registry: which one, how fast, who does it (the refshim that
+//! serves, or the command by itself, with the data directory to itself), and how their progress is shown.
 
 use std::io::{self, IsTerminal as _};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
 use glob::Pattern;
+use http::Method;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::time::{MissedTickBehavior, interval};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::connection::Connection;
 use super::copy::at_least_one;
 use super::output::tell;
-use crate::client::{Client, Error, ErrorKind, Options, Pace, Result};
-use crate::config::{CommandLine, Config, UpstreamConfig};
-use crate::index::{Index, IndexSettings};
-use crate::oci::RepositoryName;
-use crate::tls;
+use super::reach::{NO_BODY, Reach, opened, usage};
+use crate::client::{Client, Error, Options, Pace, Result};
+use crate::config::UpstreamConfig;
+use crate::jobs::{Job, JobSpec, Place, Progress, State, Task};
+use crate::registry::reader::ManifestReader;
+use crate::telemetry::Metrics;
 
 /// How often progress is told where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 const BAR_EVERY: Duration = Duration::from_millis(200);
+/// Between two looks at what another process does.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const JOBS: &str = "/jobs";
 
-/// Which registry, which of its repositories, and how fast.
+/// Which registry, which of its repositories, and how fast. The work is done by the refshim that serves, unless --config,
+/// --data-dir or the URL of a registry says that the command is to do it by itself.
 #[derive(Debug, Args)]
 pub(super) struct Work {
-    /// The registry, `http://host:port` or `https://host`; with --config, the name of an upstream there
-    /// [default: the default one].
-    #[arg(long, value_name = "URL|NAME", required_unless_present = "config")]
-    upstream: Option<String>,
-    /// Where the index is kept [default: ./refshim-data].
-    #[arg(long, value_name = "DIRECTORY")]
-    data_dir: Option<String>,
-    /// The TOML file that refshim is served with.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    reach: Reach,
     /// Only repositories with such names, `team/*`; repeatable.
-    #[arg(long, value_name = "GLOB")]
-    repository: Vec<Pattern>,
+    #[arg(long, value_name = "GLOB", value_parser = glob)]
+    repository: Vec<String>,
     /// How much is worked on at a time.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least_one)]
-    pub(super) jobs: usize,
+    jobs: usize,
     /// How many requests are sent a second at most.
     #[arg(long, value_name = "N")]
     rate: Option<NonZeroU32>,
+    /// End what the refshim that serves is doing for such a command. Ctrl-C only ends the command.
+    #[arg(long)]
+    pub(super) stop: bool,
     #[command(flatten)]
     pub(super) connection: Connection,
 }
 
-/// What a command works with.
-pub(super) struct Opened {
-    pub(super) config: Config,
-    pub(super) upstream: UpstreamConfig,
-    pub(super) client: Client,
-    pub(super) index: Index,
-}
-
-/// How far a command is.
-pub(super) struct Progress {
-    pub(super) done: u64,
-    pub(super) all: u64,
-    /// What of it is shown besides the repositories.
-    pub(super) text: String,
-}
-
-impl Opened {
-    /// The registry, `host` or `host:port`.
-    pub(super) fn host(&self) -> String {
-        self.upstream.url.authority().to_string()
-    }
+/// A glob, checked.
+fn glob(text: &str) -> std::result::Result<String, String> {
+    Pattern::new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 impl Work {
-    /// Opens the index. `asked` says in words what is to be done with it.
-    pub(super) async fn open(&self, asked: &'static str) -> Result<Opened> {
-        let config = self.configuration(asked)?;
-        let upstream = self.upstream_of(&config, asked)?.clone();
-        let client = Client::new(self.options(&upstream)?);
-        let index = Index::open(IndexSettings::of(&config)).map_err(|error| {
-            let advice = "a refshim that serves from this directory has to be stopped first";
-            Error::failed(asked, error.to_string()).advise(advice)
-        })?;
-        // Until then it is not known how much there is, and whether it can be read at all.
-        index.opened().await;
-        if let Some(failure) = index.write_failure() {
-            return Err(Error::failed(asked, failure));
+    /// Has a job done; gives its report.
+    pub(super) async fn carry_out<R: DeserializeOwned>(&self, task: Task) -> Result<R> {
+        let asked = task.words();
+        let spec = JobSpec {
+            upstream: self.reach.upstream.clone(),
+            repositories: self.repository.clone(),
+            jobs: self.jobs,
+            rate: self.rate,
+            task,
+        };
+        let report = if self.reach.is_alone() {
+            self.do_alone(asked, spec).await?
+        } else {
+            self.have_done(asked, spec).await?
+        };
+        serde_json::from_value(report).map_err(|error| Error::failed(asked, error.to_string()))
+    }
+
+    /// Ends the job of a refshim that serves.
+    pub(super) async fn end(&self) -> Result<()> {
+        const ASKED: &str = "ending the job";
+        if self.reach.is_alone() {
+            return Err(usage(ASKED, "only a refshim that serves has jobs to end".to_owned()));
         }
-        Ok(Opened { config, upstream, client, index })
+        let was_there: bool =
+            self.reach.admin()?.ask(ASKED, Method::DELETE, &self.reach.path(JOBS), NO_BODY).await?;
+        self.connection.tell(if was_there { "ended; what was done stays" } else { "there was none" });
+        Ok(())
     }
 
-    /// Those whose names are asked for.
-    pub(super) fn chosen(&self, all: Vec<RepositoryName>) -> Vec<RepositoryName> {
-        let is_wanted = |name: &RepositoryName| {
-            self.repository.is_empty() || self.repository.iter().any(|glob| glob.matches(name.as_str()))
+    /// Watches a refshim that serves do it.
+    async fn have_done(&self, asked: &'static str, spec: JobSpec) -> Result<Value> {
+        if self.connection.is_given() {
+            let answer = "the refshim that serves reaches the registry with its own settings".to_owned();
+            return Err(usage(asked, answer)
+                .advise("set upstreams.<name>.service in its configuration, or say --config FILE"));
+        }
+        let (admin, path) = (self.reach.admin()?, self.reach.path(JOBS));
+        let begun: State = admin.ask(asked, Method::POST, JOBS, Some(&spec)).await?;
+        let last = Mutex::new(begun.clone());
+        let lock = || last.lock().unwrap_or_else(PoisonError::into_inner);
+        let watching = async {
+            let mut state = begun.clone();
+            let mut pause = FIRST_PAUSE;
+            loop {
+                if state.id != begun.id {
+                    return Err(Error::failed(asked, "another job took its place"));
+                }
+                if let Some(outcome) = state.outcome.clone() {
+                    return outcome;
+                }
+                *lock() = state;
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                let now: Option<State> = admin.ask(asked, Method::GET, &path, NO_BODY).await?;
+                state = now.ok_or_else(|| Error::failed(asked, "refshim was started anew meanwhile"))?;
+            }
         };
-        all.into_iter().filter(is_wanted).collect()
+        self.watched(watching, || lock().progress.clone()).await
     }
 
-    fn configuration(&self, asked: &str) -> Result<Config> {
-        let given = CommandLine {
-            // With a file, it is a name.
-            upstream: self.upstream.clone().filter(|_| self.config.is_none()),
-            data_dir: self.data_dir.clone(),
-            config: self.config.clone(),
-            ..CommandLine::default()
-        };
-        let config = Config::load_and_check(&given, std::env::vars_os(), &tls::checks());
-        config.map_err(|mistakes| usage(asked, mistakes.to_string()))
-    }
-
-    fn upstream_of<'c>(&self, config: &'c Config, asked: &str) -> Result<&'c UpstreamConfig> {
-        let Some(name) = self.upstream.as_ref().filter(|_| self.config.is_some()) else {
-            return Ok(&config.upstream);
-        };
-        let mut all = std::iter::once(&config.upstream).chain(&config.further_upstreams);
-        let found = all.find(|upstream| upstream.name.as_str() == name);
-        found.ok_or_else(|| usage(asked, format!("there is no upstream {name:?} in the configuration")))
+    /// Does it in this process.
+    async fn do_alone(&self, asked: &'static str, spec: JobSpec) -> Result<Value> {
+        let job = Job::new(spec)?;
+        let config = self.reach.configuration(asked)?;
+        let upstream = self.reach.upstream_of(&config, asked)?.clone();
+        let client = Client::new(self.options(&upstream)?);
+        let index = opened(&config, asked).await?;
+        let reader = ManifestReader::of(&config, &upstream, Arc::new(Metrics::new()));
+        let place = Place { upstream, client, index: index.clone(), reader, data_dir: config.data_dir };
+        let outcome = self.watched(job.run(place), || job.progress()).await;
+        index.close().await;
+        outcome
     }
 
     /// How the registry is reached: as refshim reaches it, except for what is said on the command line.
@@ -161,8 +175,4 @@ impl Work {
             }
         }
     }
-}
-
-pub(super) fn usage(asked: &str, answer: String) -> Error {
-    Error::new(ErrorKind::Usage, asked, answer)
 }

@@ -5,7 +5,7 @@ use std::io;
 
 use http::StatusCode;
 use hyper_util::client::legacy;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::tls::{MixedUp, ProxyError};
@@ -14,7 +14,8 @@ use crate::tls::{MixedUp, ProxyError};
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// The kind of failure, from which the exit code follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
     /// Any other failure.
     Failed,
@@ -27,7 +28,7 @@ pub enum ErrorKind {
 }
 
 /// A failure, in terms of what the user asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Error {
     kind: ErrorKind,
     asked: String,

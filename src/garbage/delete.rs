@@ -9,7 +9,7 @@ use crate::oci::{Digest, RepositoryName, TagOrDigest};
 impl Collection {
     /// `all` is what is deleted with it: what refers to that goes too.
     pub(super) async fn delete_one(&self, garbage: Garbage, all: &BTreeSet<(RepositoryName, Digest)>) {
-        let what = format!("{}@{}", garbage.name, garbage.digest);
+        let what = format!("{}@{}", garbage.found.repository, garbage.found.digest);
         match self.try_delete(&garbage, all).await {
             Ok(None) => add(&self.counts.deleted, 1),
             Ok(Some(reason)) => self.fail(what, &reason),
@@ -23,24 +23,24 @@ impl Collection {
         garbage: &Garbage,
         all: &BTreeSet<(RepositoryName, Digest)>,
     ) -> Result<Option<String>> {
-        let place = self.place(&garbage.name)?;
-        let repository = self.repository(garbage.name.clone());
+        let place = self.place(&garbage.found.repository)?;
+        let repository = self.repository(garbage.found.repository.clone());
         let _turn = self.turns.acquire().await.ok();
-        for subject in &garbage.subjects {
+        for subject in &garbage.found.subjects {
             // Whether it was deleted already, or will be.
-            if all.contains(&(garbage.name.clone(), subject.clone())) {
+            if all.contains(&(garbage.found.repository.clone(), subject.clone())) {
                 continue;
             }
             if place.digest(&TagOrDigest::Digest(subject.clone())).await?.is_some() {
                 return Ok(Some(format!("{subject} is there again; it is kept")));
             }
         }
-        match self.index.version(&repository, &garbage.digest).await {
+        match self.index.version(&repository, &garbage.found.digest).await {
             Ok(version) if version == Some(garbage.version) => {}
             Ok(_) => return Ok(Some("the index knows other things of it by now; it is kept".to_owned())),
             Err(error) => return Ok(Some(error.to_string())),
         }
-        match place.delete_manifest(&garbage.digest).await {
+        match place.delete_manifest(&garbage.found.digest).await {
             // Somebody else did.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             deleted => deleted?,
@@ -48,7 +48,7 @@ impl Collection {
         // In this order: a list that names what is gone is put right by the next export, and the index finds out by
         // itself. The other way round, nobody would find it again.
         place.unlist(&garbage.manifest).await?;
-        let removed = self.index.remove(repository, garbage.digest.clone(), garbage.version).await;
+        let removed = self.index.remove(repository, garbage.found.digest.clone(), garbage.version).await;
         Ok(removed.err().map(|error| error.to_string()))
     }
 }

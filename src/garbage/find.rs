@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::time::sleep;
 
 use super::keepers::Keepers;
-use super::{Collection, Garbage, add};
+use super::{Collection, Found, Garbage, add};
 use crate::client::{Manifest, Repository as Place};
 use crate::export::each_referrer;
 use crate::index::{KnownReferrer, Version};
@@ -246,18 +246,16 @@ impl Look<'_> {
     fn garbage(&self, (digest, candidate): (Digest, Candidate)) -> Option<Garbage> {
         let Candidate { subjects, version, first_seen, manifest } = candidate;
         let manifest = manifest?;
-        Some(Garbage {
-            repository: self.name.to_string(),
+        let found = Found {
+            repository: self.name.clone(),
             digest,
             r#type: manifest.type_name().to_owned(),
             subjects,
             created: created(&manifest),
             first_seen,
             size: manifest.content_size(),
-            name: self.name.clone(),
-            version,
-            manifest,
-        })
+        };
+        Some(Garbage { found, version, manifest })
     }
 }
 

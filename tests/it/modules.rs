@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Innermost first; a module names only those before it.
-const ORDER: [&str; 19] = [
+const ORDER: [&str; 20] = [
     "oci",
     "config",
     "http",
@@ -18,6 +18,7 @@ const ORDER: [&str; 19] = [
     "backfill",
     "export",
     "garbage",
+    "jobs",
     "queries",
     "admin",
     "server",
@@ -36,7 +37,7 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ("toml::", &["config"]),
     ("docker_credential::", &["client/credentials"]),
     ("http_auth::", &["client/session"]),
-    ("crate::client::", &["backfill", "cli", "export", "garbage", "notifications"]),
+    ("crate::client::", &["admin", "backfill", "cli", "export", "garbage", "jobs", "notifications"]),
 ];
 
 fn sources(directory: &Path, found: &mut Vec<(String, String)>) {

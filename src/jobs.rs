@@ -1,0 +1,318 @@
+//! What goes through a whole registry: the backfill, the export, the collection of garbage. A job is the same whether a
+//! command does it by itself, with the data directory to itself, or a serving refshim does it for the command.
+
+mod coverage;
+mod desk;
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use glob::Pattern;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::backfill::{self, Backfill, Repositories};
+use crate::client::{Client, Error, ErrorKind, Result};
+use crate::config::UpstreamConfig;
+use crate::export::{self, Export};
+use crate::garbage::{self, Collection};
+use crate::index::{Index, Repository};
+use crate::oci::{Digest, RepositoryName};
+use crate::registry::reader::ManifestReader;
+
+pub use coverage::{Known, UpstreamCoverage, coverage};
+pub use desk::{Desk, Refused, State};
+
+/// The longest list of what is to be kept that a serving refshim makes, in lines.
+const KEEP_LIST_LINES: usize = 500_000;
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// The upstream's name; without one, the default upstream.
+    pub upstream: Option<String>,
+    /// Globs of the names of repositories; without any, all.
+    pub repositories: Vec<String>,
+    /// How much is worked on at a time.
+    pub jobs: usize,
+    /// How many requests are sent a second at most.
+    pub rate: Option<NonZeroU32>,
+    /// What it is.
+    pub task: Task,
+}
+
+/// The kinds of jobs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// See [`Backfill`].
+    Backfill {
+        /// Repositories in place of the catalog.
+        listed: Option<Vec<RepositoryName>>,
+        /// Leaves out what was read whole since then.
+        since: Option<Timestamp>,
+        /// What is done.
+        mode: backfill::Mode,
+    },
+    /// See [`Export`].
+    Export {
+        /// What is done about a list that is not as it should be.
+        mode: export::Mode,
+        /// Whether each referrer gets a tag of its own as well.
+        tags_each: bool,
+    },
+    /// Lists what a cleaner of untagged manifests has to keep: `repository@digest`.
+    KeepList,
+    /// See [`Collection`].
+    Collect {
+        /// Only what is older.
+        older_than: Option<SignedDuration>,
+        /// All repositories of the registry, in place of the catalog.
+        listed: Option<Vec<RepositoryName>>,
+        /// What of it to delete.
+        delete: Option<BTreeSet<(RepositoryName, Digest)>>,
+    },
+}
+
+/// Where a job works, and with what.
+#[derive(Debug)]
+pub struct Place {
+    /// The upstream.
+    pub upstream: UpstreamConfig,
+    /// Speaks to it.
+    pub client: Client,
+    /// Where links are kept.
+    pub index: Index,
+    /// Parses manifests.
+    pub reader: ManifestReader,
+    /// Where it is written down what was done.
+    pub data_dir: PathBuf,
+}
+
+/// How far a job is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Repositories done.
+    pub done: u64,
+    /// All repositories.
+    pub all: u64,
+    /// What else is worth telling.
+    pub text: String,
+}
+
+/// What a collection found and did.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Collected {
+    /// Referrers whose subjects are gone.
+    pub garbage: Vec<garbage::Found>,
+    /// How many of them were deleted.
+    pub deleted: u64,
+    /// What failed, with the reasons.
+    pub failed: BTreeSet<backfill::Reason>,
+}
+
+/// A job.
+#[derive(Debug)]
+pub struct Job {
+    spec: JobSpec,
+    globs: Vec<Pattern>,
+    doing: OnceLock<Doing>,
+}
+
+/// What there is to watch.
+#[derive(Debug)]
+enum Doing {
+    Backfill(Backfill),
+    Export(Export),
+    Collect(Box<Collection>),
+}
+
+impl Job {
+    /// A job that is not begun.
+    ///
+    /// # Errors
+    /// A glob is malformed.
+    pub fn new(spec: JobSpec) -> Result<Self> {
+        let glob = |text: &String| {
+            Pattern::new(text)
+                .map_err(|error| spec.task.error(ErrorKind::Usage, format!("{text:?}: {error}")))
+        };
+        let globs = spec.repositories.iter().map(glob).collect::<Result<_>>()?;
+        Ok(Self { spec, globs, doing: OnceLock::new() })
+    }
+
+    /// Does it, once; gives a report of its kind.
+    ///
+    /// # Errors
+    /// It could not be begun. What failed on the way is in the report.
+    pub async fn run(&self, place: Place) -> Result<Value> {
+        let failed =
+            |error: &dyn std::fmt::Display| self.spec.task.error(ErrorKind::Failed, error.to_string());
+        let report = match &self.spec.task {
+            Task::Backfill { listed, since, mode } => {
+                serde_json::to_value(self.backfill(place, listed.as_deref(), *since, *mode).await?)
+            }
+            Task::Export { mode, tags_each } => {
+                let names = self.referring(&place).await?;
+                let (upstream, host) = (place.upstream.number(), host(&place));
+                let plan =
+                    export::Plan { upstream, host, jobs: self.spec.jobs, mode: *mode, tags_each: *tags_each };
+                let export = self.begin(Doing::Export(Export::new(plan, place.client, place.index)));
+                let Doing::Export(export) = export else { return Err(failed(&"it was begun before")) };
+                serde_json::to_value(export.run(names).await)
+            }
+            Task::KeepList => serde_json::to_value(self.keep_list(&place).await?),
+            Task::Collect { older_than, listed, delete } => {
+                let collected = self.collect(place, *older_than, listed.as_deref(), delete.as_ref());
+                serde_json::to_value(collected.await?)
+            }
+        };
+        report.map_err(|error| failed(&error))
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let told = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        match self.doing.get() {
+            None => Progress::default(),
+            Some(Doing::Backfill(Backfill { counts, .. })) => Progress {
+                done: told(&counts.walked),
+                all: told(&counts.repositories),
+                text: format!("{} manifests read, {} known", told(&counts.read), told(&counts.known)),
+            },
+            Some(Doing::Export(Export { counts, .. })) => Progress {
+                done: told(&counts.done),
+                all: told(&counts.repositories),
+                text: format!("{} subjects, {} lists written", told(&counts.subjects), told(&counts.written)),
+            },
+            Some(Doing::Collect(collection)) => Progress {
+                done: told(&collection.counts.done),
+                all: told(&collection.counts.repositories),
+                text: format!(
+                    "{} subjects, {} found",
+                    told(&collection.counts.subjects),
+                    told(&collection.counts.found)
+                ),
+            },
+        }
+    }
+
+    async fn backfill(
+        &self,
+        place: Place,
+        listed: Option<&[RepositoryName]>,
+        since: Option<Timestamp>,
+        mode: backfill::Mode,
+    ) -> Result<backfill::Report> {
+        let Place { upstream, index, .. } = &place;
+        let plan =
+            backfill::Plan { upstream: upstream.number(), host: host(&place), jobs: self.spec.jobs, mode };
+        let (number, index, data_dir) = (upstream.number(), index.clone(), place.data_dir);
+        let run = Backfill::new(plan, place.client, index.clone(), place.reader, &data_dir);
+        let run = run.map_err(|error| self.spec.task.error(ErrorKind::Failed, error.to_string()))?;
+        let Doing::Backfill(run) = self.begin(Doing::Backfill(run)) else {
+            return Err(self.spec.task.error(ErrorKind::Failed, "it was begun before"));
+        };
+        let is_all = listed.is_none() && self.globs.is_empty();
+        let names = match listed {
+            Some(listed) => listed.to_vec(),
+            None => run.catalog().await?,
+        };
+        let covered = index.covered(number).map(|(_, covered)| covered).unwrap_or_default();
+        let was_read = |name: &RepositoryName| {
+            let covered = covered.get(&Some(name.clone())).copied().unwrap_or_default();
+            let last = covered.backfilled.max(covered.swept);
+            since.is_some_and(|since| last >= Some(since))
+        };
+        let names = names.into_iter().filter(|name| self.is_wanted(name) && !was_read(name)).collect();
+        Ok(run.run(if is_all { Repositories::All(names) } else { Repositories::Some(names) }).await)
+    }
+
+    async fn collect(
+        &self,
+        place: Place,
+        older_than: Option<SignedDuration>,
+        listed: Option<&[RepositoryName]>,
+        delete: Option<&BTreeSet<(RepositoryName, Digest)>>,
+    ) -> Result<Collected> {
+        let host = host(&place);
+        let all = match listed {
+            Some(listed) => listed.to_vec(),
+            // What is no name of a repository holds nothing that could be asked for.
+            None => place.client.catalog(&host).await?.iter().filter_map(|name| name.parse().ok()).collect(),
+        };
+        let names = self.referring(&place).await?;
+        let plan =
+            garbage::Plan { upstream: place.upstream.number(), host, jobs: self.spec.jobs, older_than, all };
+        let collection = Box::new(Collection::new(plan, place.client, place.index));
+        let Doing::Collect(collection) = self.begin(Doing::Collect(collection)) else {
+            return Err(self.spec.task.error(ErrorKind::Failed, "it was begun before"));
+        };
+        let mut garbage = collection.find(names).await;
+        if let Some(delete) = delete {
+            // Found again: what was tagged since somebody was asked is kept.
+            garbage.retain(|it| delete.contains(&it.key()));
+            collection.delete(garbage.clone()).await;
+        }
+        let deleted = collection.counts.deleted.load(Ordering::Relaxed);
+        let garbage = garbage.into_iter().map(|it| it.found).collect();
+        Ok(Collected { garbage, deleted, failed: collection.failed() })
+    }
+
+    async fn keep_list(&self, place: &Place) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        for name in self.referring(place).await? {
+            let repository = Repository { upstream: place.upstream.number(), name };
+            let kept = export::kept(&place.index, &repository).await;
+            let kept = kept.map_err(|error| self.spec.task.error(ErrorKind::Failed, error.to_string()))?;
+            lines.extend(kept.iter().map(|digest| format!("{}@{digest}", repository.name)));
+            if lines.len() > KEEP_LIST_LINES {
+                let answer = format!("there are more than {KEEP_LIST_LINES} lines");
+                let advice = "take some of the repositories at a time (--repository)";
+                return Err(self.spec.task.error(ErrorKind::Failed, answer).advise(advice));
+            }
+        }
+        Ok(lines)
+    }
+
+    /// The repositories with referrers, of those that are wanted.
+    async fn referring(&self, place: &Place) -> Result<Vec<RepositoryName>> {
+        let names = export::repositories(&place.index, place.upstream.number()).await;
+        let names = names.map_err(|error| self.spec.task.error(ErrorKind::Failed, error.to_string()))?;
+        Ok(names.into_iter().filter(|name| self.is_wanted(name)).collect())
+    }
+
+    fn is_wanted(&self, name: &RepositoryName) -> bool {
+        self.globs.is_empty() || self.globs.iter().any(|glob| glob.matches(name.as_str()))
+    }
+
+    fn begin(&self, doing: Doing) -> &Doing {
+        self.doing.get_or_init(|| doing)
+    }
+}
+
+impl Task {
+    /// What is being done, in words.
+    #[must_use]
+    pub fn words(&self) -> &'static str {
+        match self {
+            Self::Backfill { mode: backfill::Mode::Sweep, .. } => "sweeping",
+            Self::Backfill { .. } => "backfilling",
+            Self::Export { .. } | Self::KeepList => "exporting",
+            Self::Collect { .. } => "collecting garbage",
+        }
+    }
+
+    fn error(&self, kind: ErrorKind, answer: impl Into<String>) -> Error {
+        Error::new(kind, self.words(), answer)
+    }
+}
+
+fn host(place: &Place) -> String {
+    place.upstream.url.authority().to_string()
+}

@@ -1,0 +1,191 @@
+//! The jobs that a serving refshim does: for each upstream one at a time. The last one's result is kept until the next.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use super::{Job, JobSpec, Place, Progress};
+use crate::backfill::Mode;
+use crate::client::{Client, Error, Pace, Result};
+use crate::config::{Config, UpstreamConfig};
+use crate::index::Index;
+use crate::jobs::Task;
+use crate::registry::reader::ManifestReader;
+use crate::telemetry::Metrics;
+
+/// Gives out jobs, and tells of them.
+#[derive(Debug)]
+pub struct Desk {
+    upstreams: Vec<(UpstreamConfig, ManifestReader)>,
+    index: Index,
+    data_dir: PathBuf,
+    begun: AtomicU64,
+    jobs: Mutex<BTreeMap<u32, Given>>,
+}
+
+/// The last job of an upstream.
+#[derive(Debug)]
+struct Given {
+    id: u64,
+    spec: JobSpec,
+    job: Arc<Job>,
+    outcome: Arc<Mutex<Option<Result<Value>>>>,
+    task: JoinHandle<()>,
+}
+
+/// How it stands with a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Its number since the start.
+    pub id: u64,
+    /// What it does, in words.
+    pub doing: String,
+    /// How far it is.
+    pub progress: Progress,
+    /// What came of it: a report, or why there is none. `None` while it goes on.
+    pub outcome: Option<Result<Value>>,
+}
+
+/// Why a job is not begun.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// There is no such upstream.
+    #[error("there is no upstream {0:?} in the configuration")]
+    Upstream(String),
+    /// Another job is being done.
+    #[error("this upstream is already busy {0}: wait for its end, or end it with --stop")]
+    Busy(&'static str),
+    /// It cannot be begun.
+    #[error("{0}")]
+    Failed(#[from] Error),
+}
+
+impl Desk {
+    /// For all upstreams of a configuration.
+    #[must_use]
+    pub fn new(config: &Config, index: &Index, metrics: &Metrics) -> Self {
+        let upstreams = std::iter::once(&config.upstream).chain(&config.further_upstreams);
+        let with_reader = |upstream: &UpstreamConfig| {
+            let metrics = Arc::new(metrics.of_upstream(&upstream.name));
+            (upstream.clone(), ManifestReader::of(config, upstream, metrics))
+        };
+        Self {
+            upstreams: upstreams.map(with_reader).collect(),
+            index: index.clone(),
+            data_dir: config.data_dir.clone(),
+            begun: AtomicU64::new(0),
+            jobs: Mutex::default(),
+        }
+    }
+
+    /// The upstreams.
+    pub fn upstreams(&self) -> impl Iterator<Item = &UpstreamConfig> {
+        self.upstreams.iter().map(|(upstream, _)| upstream)
+    }
+
+    /// Begins a job. One that is being done already is not begun again; a sweep makes way for any other.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub fn begin(&self, spec: JobSpec) -> std::result::Result<State, Refused> {
+        let (upstream, reader) = self.upstream(spec.upstream.as_deref())?;
+        let mut jobs = self.lock();
+        if let Some(given) = jobs.get(&upstream.number()).filter(|given| given.is_going_on()) {
+            if given.spec == spec {
+                return Ok(given.state());
+            }
+            if !is_sweep(&given.spec) || is_sweep(&spec) {
+                return Err(Refused::Busy(given.spec.task.words()));
+            }
+            given.task.abort();
+        }
+        let place = Place {
+            client: Client::of_upstream(upstream, Some(Arc::new(Pace::new(spec.rate))))?,
+            upstream: upstream.clone(),
+            index: self.index.clone(),
+            reader: reader.clone(),
+            data_dir: self.data_dir.clone(),
+        };
+        let job = Arc::new(Job::new(spec.clone())?);
+        let outcome = Arc::new(Mutex::new(None));
+        let (doing, done) = (Arc::clone(&job), Arc::clone(&outcome));
+        let task = tokio::spawn(async move {
+            let came_of_it = doing.run(place).await;
+            *done.lock().unwrap_or_else(PoisonError::into_inner) = Some(came_of_it);
+        });
+        let id = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
+        let given = Given { id, spec, job, outcome, task };
+        let state = given.state();
+        jobs.insert(upstream.number(), given);
+        Ok(state)
+    }
+
+    /// The last job of an upstream.
+    ///
+    /// # Errors
+    /// There is no such upstream.
+    pub fn state(&self, upstream: Option<&str>) -> std::result::Result<Option<State>, Refused> {
+        let number = self.upstream(upstream)?.0.number();
+        Ok(self.lock().get(&number).map(Given::state))
+    }
+
+    /// Ends the job of an upstream; whether there was one. What it did stays done.
+    ///
+    /// # Errors
+    /// There is no such upstream.
+    pub fn stop(&self, upstream: Option<&str>) -> std::result::Result<bool, Refused> {
+        let number = self.upstream(upstream)?.0.number();
+        let jobs = self.lock();
+        let going_on = jobs.get(&number).filter(|given| given.is_going_on());
+        Ok(going_on.map(|given| given.task.abort()).is_some())
+    }
+
+    /// Ends all jobs.
+    pub fn stop_all(&self) {
+        self.lock().values().for_each(|given| given.task.abort());
+    }
+
+    fn upstream(
+        &self,
+        name: Option<&str>,
+    ) -> std::result::Result<&(UpstreamConfig, ManifestReader), Refused> {
+        let is_meant = |upstream: &UpstreamConfig| match name {
+            Some(name) => upstream.name.as_str() == name,
+            None => upstream.name.is_default(),
+        };
+        let found = self.upstreams.iter().find(|(upstream, _)| is_meant(upstream));
+        found.ok_or_else(|| Refused::Upstream(name.unwrap_or("default").to_owned()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Given>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Given {
+    fn is_going_on(&self) -> bool {
+        !self.task.is_finished()
+    }
+
+    fn state(&self) -> State {
+        // Before the outcome: a job that ends in between is asked for once more.
+        let has_ended = !self.is_going_on();
+        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let stopped = || has_ended.then(|| Err(Error::failed(self.spec.task.words(), "it was stopped")));
+        State {
+            id: self.id,
+            doing: self.spec.task.words().to_owned(),
+            progress: self.job.progress(),
+            outcome: outcome.or_else(stopped),
+        }
+    }
+}
+
+fn is_sweep(spec: &JobSpec) -> bool {
+    matches!(spec.task, Task::Backfill { mode: Mode::Sweep, .. })
+}
