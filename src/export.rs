@@ -91,6 +91,8 @@ pub struct Counts {
     pub corrected: AtomicU64,
     /// Referrers that got a tag of their own.
     pub tagged: AtomicU64,
+    /// Referrers that the index knows and the registry does not have.
+    pub absent: AtomicU64,
 }
 
 /// What somebody should know of.
@@ -121,6 +123,8 @@ pub struct Report {
     pub corrected: u64,
     /// See [`Counts`].
     pub tagged: u64,
+    /// See [`Counts`].
+    pub absent: u64,
     /// What somebody should know of.
     #[serde(flatten)]
     pub findings: Findings,
@@ -234,7 +238,7 @@ impl Export {
 
     fn report(&self) -> Report {
         let told = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let Counts { done, subjects, written, added, corrected, tagged, .. } = &self.counts;
+        let Counts { done, subjects, written, added, corrected, tagged, absent, .. } = &self.counts;
         Report {
             repositories: told(done),
             subjects: told(subjects),
@@ -242,6 +246,7 @@ impl Export {
             added: told(added),
             corrected: told(corrected),
             tagged: told(tagged),
+            absent: told(absent),
             findings: self.findings().clone(),
         }
     }

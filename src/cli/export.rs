@@ -64,7 +64,7 @@ impl ExportCommand {
     }
 
     fn report(&self, report: &Report) -> Result<()> {
-        let Report { repositories, subjects, written, added, corrected, tagged, findings } = report;
+        let Report { repositories, subjects, written, added, corrected, tagged, absent, findings } = report;
         let Findings { failed, missing, removed, would_write } = findings;
         if self.work.connection.output.json {
             print_json(report)?;
@@ -72,7 +72,9 @@ impl ExportCommand {
             for Reason { what, reason } in would_write {
                 print(&format!("{what}: {reason}"))?;
             }
-            let went_through = format!("{repositories} repositories, {subjects} subjects");
+            let went_through = format!(
+                "{repositories} repositories, {subjects} subjects, {absent} known referrers that are not there"
+            );
             let (added, corrected) = (format!("{added} entries added"), format!("{corrected} corrected"));
             let removed = format!("{} removed, {tagged} referrers tagged", removed.len());
             print(&match self.mode() {

@@ -11,9 +11,10 @@ use crate::oci::{Descriptor, Digest, ReferrersList, TagOrDigest};
 
 /// How many manifests of one list are asked for at a time.
 const CONCURRENCY: usize = 4;
-/// How long after a 404 a manifest that somebody listed is asked for again. One is no proof: registries lag behind their
+/// How long after a 404 a manifest is asked for again. One is no proof: registries lag behind their
 /// own 201, and one bad node answers it for a moment.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
+const ABSENT: &str = "is not there";
 
 /// Brings a list level with the index and with what the registry has.
 pub(super) struct Merge<'a> {
@@ -58,6 +59,12 @@ impl<'a> Merge<'a> {
         self.read.iter().filter(move |(_, verdict)| is_about(verdict)).map(|(digest, _)| digest)
     }
 
+    /// How many the index knows and the registry does not have.
+    pub(super) fn absent(&self) -> usize {
+        let is_absent = |digest: &&Digest| matches!(self.read.get(*digest), Some(Verdict::Not(ABSENT)));
+        self.ours.iter().filter(is_absent).count()
+    }
+
     /// What could not be read, so that it is not known whether it is to be listed.
     pub(super) fn unread(&self) -> impl Iterator<Item = String> {
         self.read.values().filter_map(|verdict| match verdict {
@@ -69,18 +76,18 @@ impl<'a> Merge<'a> {
     /// What of ours the registry has, and somebody does not list.
     pub(super) async fn lacks(&mut self, lists: impl Fn(&Digest) -> bool) -> Vec<Digest> {
         let unlisted: Vec<Digest> = self.ours.iter().filter(|digest| !lists(digest)).cloned().collect();
-        self.read(&unlisted, false).await;
+        self.read(&unlisted).await;
         let is_about = |digest: &Digest| matches!(self.read.get(digest), Some(Verdict::About(_)));
         unlisted.into_iter().filter(is_about).collect()
     }
 
     /// Reads those that were not read yet.
-    async fn read(&mut self, digests: &[Digest], are_listed: bool) {
+    async fn read(&mut self, digests: &[Digest]) {
         let unread: BTreeSet<Digest> =
             digests.iter().filter(|digest| !self.read.contains_key(*digest)).cloned().collect();
         let (place, subject) = (self.place, self.subject);
         let reads = unread.into_iter().map(|digest| async move {
-            let verdict = verdict(place, subject, &digest, are_listed).await;
+            let verdict = verdict(place, subject, &digest).await;
             (digest, verdict)
         });
         let reads: Vec<_> = reads.collect();
@@ -93,7 +100,7 @@ impl ListChange for Merge<'_> {
     async fn apply(&mut self, list: &mut ReferrersList) -> Result<()> {
         let listed: Vec<Descriptor> = list.descriptors().cloned().collect();
         let digests: Vec<Digest> = listed.iter().map(|entry| entry.digest.clone()).collect();
-        self.read(&digests, true).await;
+        self.read(&digests).await;
         for entry in &listed {
             match self.read.get(&entry.digest) {
                 Some(Verdict::About(descriptor)) => {
@@ -111,7 +118,7 @@ impl ListChange for Merge<'_> {
             }
         }
         let unlisted: Vec<Digest> = self.ours.iter().filter(|digest| !list.has(digest)).cloned().collect();
-        self.read(&unlisted, false).await;
+        self.read(&unlisted).await;
         for digest in unlisted {
             if let Some(Verdict::About(descriptor)) = self.read.get(&digest) {
                 list.put(descriptor);
@@ -122,10 +129,10 @@ impl ListChange for Merge<'_> {
     }
 }
 
-async fn verdict(place: &Place, subject: &Digest, digest: &Digest, is_listed: bool) -> Verdict {
+async fn verdict(place: &Place, subject: &Digest, digest: &Digest) -> Verdict {
     let named = TagOrDigest::Digest(digest.clone());
     let mut found = place.find_manifest(&named).await;
-    if is_listed && matches!(found, Ok(None)) {
+    if matches!(found, Ok(None)) {
         sleep(SECOND_LOOK).await;
         found = place.find_manifest(&named).await;
     }
@@ -135,7 +142,7 @@ async fn verdict(place: &Place, subject: &Digest, digest: &Digest, is_listed: bo
         }
         Ok(Some(manifest)) if manifest.subject().is_some() => Verdict::Not("is about another manifest"),
         Ok(Some(_)) => Verdict::Not("does not say that it is about that manifest"),
-        Ok(None) => Verdict::Not("is not there"),
+        Ok(None) => Verdict::Not(ABSENT),
         Err(error) => Verdict::Unread(error.to_string()),
     }
 }

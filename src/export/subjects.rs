@@ -1,5 +1,7 @@
 //! What is done about the list of one subject.
 
+use std::collections::HashSet;
+
 use super::merge::{Made, Merge};
 use super::{Export, Mode, add};
 use crate::backfill::Reason;
@@ -32,6 +34,7 @@ impl Subjects<'_> {
         let mode = self.run.plan.mode;
         if let Some(listed) = api {
             let _turn = self.run.turns.acquire().await.ok();
+            let listed: HashSet<Digest> = listed.into_iter().collect();
             let lacks = merge.lacks(|digest| listed.contains(digest)).await;
             self.told_missing(what, lacks, "the registry has it, but its referrers API does not list it");
         } else if mode == Mode::Write {
@@ -106,6 +109,7 @@ impl Subjects<'_> {
     }
 
     fn unread(&self, what: &str, merge: &Merge<'_>) {
+        add(&self.run.counts.absent, merge.absent() as u64);
         let told = |reason| Reason { what: what.to_owned(), reason };
         self.run.findings().failed.extend(merge.unread().map(told));
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::Collection;
-use crate::client::{Manifest, Repository as Place, Result};
+use crate::client::{ErrorKind, Manifest, Repository as Place, Result};
 use crate::oci::{Digest, Tag, TagOrDigest, TagScheme, media_type};
 
 /// How deep indexes may lie in each other.
@@ -40,7 +40,11 @@ impl Collection {
     pub(super) async fn keepers(&self, place: &Place) -> Result<Keepers> {
         let tags = {
             let _turn = self.turns.acquire().await.ok();
-            place.tags().await?
+            match place.tags().await {
+                // So docker-registry says where nothing was ever tagged. The candidates were shown to the same user.
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Keepers::default()),
+                tags => tags?,
+            }
         };
         let reads: Vec<_> = tags
             .into_iter()

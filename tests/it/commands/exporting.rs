@@ -255,6 +255,7 @@ async fn referrers_with_a_tag_survive_a_garbage_collection_of_what_has_none() {
     assert_eq!(there(&registry, &signatures).await, [false; 3]);
     let done = report(shell.export(&registry.url(), other.path(), &[]));
     assert_eq!((&done["written"], &done["failed"]), (&json!(0), &json!([])), "what is lost is not listed");
+    assert_eq!(done["absent"], json!(3));
 }
 
 /// Else no old image would ever be removed.
