@@ -19,7 +19,7 @@ use crate::backfill::{self, Backfill, Repositories};
 use crate::client::{Client, Error, ErrorKind, Result};
 use crate::config::UpstreamConfig;
 use crate::export::{self, Export};
-use crate::garbage::{self, Collection};
+use crate::garbage::{self, Collection, Garbage};
 use crate::index::{Index, Repository};
 use crate::oci::{Digest, RepositoryName};
 use crate::registry::reader::ManifestReader;
@@ -254,14 +254,21 @@ impl Job {
             return Err(self.spec.task.error(ErrorKind::Failed, "it was begun before"));
         };
         let mut garbage = collection.find(names).await;
+        let mut kept = BTreeSet::new();
         if let Some(delete) = delete {
-            // Found again: what was tagged since somebody was asked is kept.
+            // Found again: what was tagged since somebody was asked is kept, or whose subject came back.
             garbage.retain(|it| delete.contains(&it.key()));
+            let still: BTreeSet<_> = garbage.iter().map(Garbage::key).collect();
+            kept.extend(delete.difference(&still).map(|(name, digest)| backfill::Reason {
+                what: format!("{name}@{digest}"),
+                reason: "is tagged, or about something that is there, by now; it is kept".to_owned(),
+            }));
             collection.delete(garbage.clone()).await;
         }
         let deleted = collection.counts.deleted.load(Ordering::Relaxed);
         let garbage = garbage.into_iter().map(|it| it.found).collect();
-        Ok(Collected { garbage, deleted, failed: collection.failed() })
+        kept.extend(collection.failed());
+        Ok(Collected { garbage, deleted, failed: kept })
     }
 
     async fn keep_list(&self, place: &Place) -> Result<Vec<String>> {

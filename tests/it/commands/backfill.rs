@@ -303,7 +303,7 @@ async fn a_directory_that_is_served_from_is_left_alone() {
     let (registry, data, shell) = (Registry::start(), tempfile::tempdir().unwrap(), Shell::new());
     let _refshim = Refshim::start(registry.address, data.path()).await;
     let ended = shell.backfill(&registry.url(), data.path(), &[]);
-    ended.failed(1, &["backfilling", "stopped first"]);
+    ended.failed(1, &["backfilling", "does it itself"]);
 }
 
 #[tokio::test]
