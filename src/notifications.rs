@@ -12,6 +12,7 @@ mod bodies;
 mod event;
 mod proof;
 mod queue;
+mod refusal;
 mod store;
 mod worker;
 
@@ -20,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -38,6 +39,7 @@ use bodies::Told;
 use event::{Action, Event};
 use proof::Proof;
 use queue::NotQueued;
+use refusal::Refusal;
 use worker::Worker;
 
 /// Where notifications are sent to, before the name of the source.
@@ -47,8 +49,6 @@ const MOST_BYTES: usize = 4 << 20;
 const MOST_EVENTS: usize = 10_000;
 /// How many bodies are held at a time.
 const BODIES: usize = 16;
-/// What a sender that is refused for now is told to wait.
-const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
 /// Takes notifications, and works off what they tell.
 #[derive(Debug)]
@@ -74,22 +74,6 @@ pub enum NotificationsError {
     /// The client of the upstream cannot be set up.
     #[error("the upstream {0}, of which notifications tell: {1}")]
     Client(UpstreamName, crate::client::Error),
-}
-
-/// Why a notification is refused.
-#[derive(Debug)]
-enum Refusal {
-    Method,
-    Unauthorized,
-    /// The file with the secret cannot be read.
-    Proof,
-    Slow,
-    Broken,
-    TooLong,
-    TooMany(usize),
-    Malformed(String),
-    Full,
-    NotWritten,
 }
 
 impl Notifications {
@@ -137,7 +121,7 @@ impl Notifications {
             Ok(Proof::Wrong) => return Err(Refusal::Unauthorized),
             Err(problem) => {
                 tracing::error!(source = %source.name, problem, "cannot check who sends notifications");
-                return Err(Refusal::Proof);
+                return Err(Refusal::Unchecked);
             }
         }
         let (head, body) = request.into_parts();
@@ -149,14 +133,14 @@ impl Notifications {
         if told.count() > MOST_EVENTS {
             return Err(Refusal::TooMany(told.count()));
         }
-        if let (true, Some(problem)) = (told.events.is_empty(), &told.malformed.first()) {
-            return Err(Refusal::Malformed((*problem).clone()));
+        if let (true, Some(problem)) = (told.events.is_empty(), told.malformed.first()) {
+            return Err(Refusal::Malformed(problem.clone()));
         }
         for problem in &told.malformed {
             tracing::warn!(source = %source.name, problem, "an event of a notification is malformed");
         }
         let worker = self.workers.iter().find(|worker| *worker.upstream() == source.upstream);
-        let queued = worker.ok_or(Refusal::Proof)?.queue().add(told.events.clone()).await;
+        let queued = worker.ok_or(Refusal::Unchecked)?.queue().add(told.events.clone()).await;
         queued.map_err(|error| match error {
             NotQueued::Full => Refusal::Full,
             NotQueued::NotWritten => Refusal::NotWritten,
@@ -168,13 +152,10 @@ impl Notifications {
     async fn whole(&self, body: Incoming) -> Result<Bytes, Refusal> {
         let whole = Limited::new(body, MOST_BYTES).collect();
         let whole = timeout(self.patience, whole).await.map_err(|_| Refusal::Slow)?;
-        let whole =
-            whole.map_err(
-                |error| {
-                    if error.is::<LengthLimitError>() { Refusal::TooLong } else { Refusal::Broken }
-                },
-            )?;
-        Ok(whole.to_bytes())
+        let refusal = |error: Box<dyn std::error::Error + Send + Sync>| {
+            if error.is::<LengthLimitError>() { Refusal::TooLong } else { Refusal::Broken }
+        };
+        Ok(whole.map_err(refusal)?.to_bytes())
     }
 
     fn count(&self, source: &NotificationSource, told: &Told) {
@@ -192,57 +173,11 @@ impl Notifications {
     }
 
     fn refuse(&self, source: &NotificationSource, refusal: &Refusal) -> Response<Body> {
-        let (status, counted, message) = match refusal {
-            Refusal::Method => (StatusCode::METHOD_NOT_ALLOWED, None, "only POST".to_owned()),
-            Refusal::Unauthorized => (
-                StatusCode::UNAUTHORIZED,
-                Some(Notified::Unauthorized),
-                format!("not the credentials of notifications.{}", source.name),
-            ),
-            Refusal::Proof => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                None,
-                "the credentials cannot be checked; refshim's log says why".to_owned(),
-            ),
-            Refusal::Slow => (StatusCode::REQUEST_TIMEOUT, None, "the body did not come in time".to_owned()),
-            Refusal::Broken => (StatusCode::BAD_REQUEST, None, "the body broke off".to_owned()),
-            Refusal::TooLong => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                Some(Notified::TooLong),
-                format!("longer than {MOST_BYTES} bytes"),
-            ),
-            Refusal::TooMany(count) => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                Some(Notified::TooLong),
-                format!("{count} events at once are more than {MOST_EVENTS}"),
-            ),
-            Refusal::Malformed(problem) => {
-                (StatusCode::BAD_REQUEST, Some(Notified::Malformed), problem.clone())
-            }
-            Refusal::Full => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                Some(Notified::Full),
-                "too many events wait (notifications.queue)".to_owned(),
-            ),
-            Refusal::NotWritten => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                Some(Notified::NotWritten),
-                "the events cannot be written to disk; refshim's log says why".to_owned(),
-            ),
-        };
-        if let Some(counted) = counted {
+        if let Some(counted) = refusal.counted() {
             self.metrics.notified(&source.name, counted, 1);
-            tracing::warn!(source = %source.name, reason = message, "a notification is refused");
+            tracing::warn!(source = %source.name, reason = %refusal, "a notification is refused");
         }
-        let mut response = text(status, message + "\n");
-        if status == StatusCode::UNAUTHORIZED {
-            let challenge = HeaderValue::from_static("Basic realm=\"notifications\"");
-            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-        }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
-        }
-        response
+        refusal.to_response()
     }
 }
 

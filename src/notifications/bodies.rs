@@ -145,7 +145,7 @@ fn harbor(body: &[u8]) -> Result<Told, String> {
     let (Some(HarborRepository { repo_full_name }), resources) =
         data.map_or((None, Vec::new()), |data| (data.repository, data.resources))
     else {
-        return Err(format!("not a webhook of Harbor's: a {} without a repository", r#type));
+        return Err(format!("not a webhook of Harbor's: a {type} without a repository"));
     };
     let told = |HarborResource { digest, tag }| {
         Event::told(action, &repo_full_name, digest.as_deref(), tag.as_deref())
@@ -201,7 +201,7 @@ struct QuayEvent {
 #[serde(untagged)]
 enum QuayTags {
     List(Vec<String>),
-    Map(std::collections::BTreeMap<String, serde::de::IgnoredAny>),
+    Map(serde_json::Map<String, serde_json::Value>),
 }
 
 fn quay(body: &[u8]) -> Result<Told, String> {
@@ -209,7 +209,7 @@ fn quay(body: &[u8]) -> Result<Told, String> {
     let tags = match updated_tags {
         None => return Ok(Told::ignored()),
         Some(QuayTags::List(tags)) => tags,
-        Some(QuayTags::Map(tags)) => tags.into_keys().collect(),
+        Some(QuayTags::Map(tags)) => tags.into_iter().map(|(tag, _)| tag).collect(),
     };
     Ok(tags.into_iter().map(|tag| Event::told(Action::Push, &repository, None, Some(&tag))).collect())
 }

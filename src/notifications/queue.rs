@@ -165,7 +165,9 @@ impl Queue {
         }
         let shared = Arc::clone(&self.shared);
         let removed = tokio::task::spawn_blocking(move || {
-            finished.into_iter().for_each(|number| shared.store.remove(number));
+            for number in finished {
+                shared.store.remove(number);
+            }
         });
         // Only cancelled with the runtime; the file is then read once more.
         let _removed = removed.await;

@@ -47,14 +47,13 @@ impl Store {
                 fs::remove_file(&path)?;
             }
             let Some(number) = number_of(&path) else { continue };
-            match fs::read(&path).map(|bytes| parsed(number, &bytes))? {
-                Some(batch) => batches.push(batch),
-                None => {
-                    let aside = path.with_extension(DAMAGED);
-                    fs::rename(&path, &aside)?;
-                    tracing::error!(file = %aside.display(),
-                        "queued notifications are damaged and set aside; what they told of is found by a backfill");
-                }
+            if let Some(batch) = parsed(number, &fs::read(&path)?) {
+                batches.push(batch);
+            } else {
+                let aside = path.with_extension(DAMAGED);
+                fs::rename(&path, &aside)?;
+                tracing::error!(file = %aside.display(),
+                    "queued notifications are damaged and set aside; what they told of is found by a backfill");
             }
         }
         batches.sort_by_key(|batch| batch.number);

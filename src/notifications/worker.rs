@@ -17,7 +17,7 @@ use super::queue::{Job, Queue};
 use crate::client::{Client, ErrorKind, Location, Pace, Repository as Place};
 use crate::config::{Config, UpstreamConfig, UpstreamName};
 use crate::index::{Index, Repository};
-use crate::oci::{Digest, LinkKind, Tag, TagOrDigest};
+use crate::oci::{Digest, LinkKind, Tag, TagOrDigest, TagScheme};
 use crate::recording::found::{Found, NotRecorded, record};
 use crate::registry::reader::ManifestReader;
 use crate::telemetry::{EventFailure, LinkOutcome, Metrics};
@@ -48,6 +48,15 @@ pub(super) struct Worker {
 struct Failure {
     reason: EventFailure,
     told: String,
+}
+
+/// What came of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Worked {
+    Whole,
+    /// What is there is recorded, but its tag, which says what it is about, is not where the event says. distribution
+    /// sends the event of a push before it moves the tag.
+    BeforeItsTag,
 }
 
 /// A manifest to read. With its tag, if that says what the manifest is about.
@@ -114,10 +123,17 @@ impl Worker {
         let repository = Repository { upstream: self.number, name: job.event.repository.clone() };
         let worked = match job.event.action {
             Action::Push => self.push(&repository, &job.event).await,
-            Action::Delete => self.delete(&repository, &job.event).await,
+            Action::Delete => self.delete(&repository, &job.event).await.map(|()| Worked::Whole),
         };
         let Failure { reason, told } = match worked {
-            Ok(()) => return self.queue.done(job).await,
+            Ok(Worked::Whole) => return self.queue.done(job).await,
+            Ok(Worked::BeforeItsTag) => {
+                return match retry::pause_for_tag(job.tried, age(job.received)) {
+                    Some(pause) => self.queue.again(job, pause),
+                    // The tag has moved on, and an event of its own told where to.
+                    None => self.queue.done(job).await,
+                };
+            }
             Err(failure) => failure,
         };
         let pause = retry::pause(reason, job.tried, age(job.received), self.give_up_after);
@@ -143,11 +159,12 @@ impl Worker {
         doubted.map_err(|error| Failure { reason: EventFailure::Index, told: error.to_string() })
     }
 
-    async fn push(&self, repository: &Repository, event: &Event) -> Result<(), Failure> {
+    async fn push(&self, repository: &Repository, event: &Event) -> Result<Worked, Failure> {
         let location = Location::Registry { host: self.host.clone(), name: repository.name.clone() };
         let place = self.client.open(&location)?;
-        let mut items = self.items(&place, event).await?;
-        let (mut seen, mut kinds, mut is_missing) = (HashSet::new(), Vec::new(), items.is_empty());
+        let (mut items, worked) = self.items(&place, event).await?;
+        let is_nowhere = items.is_empty() && worked == Worked::Whole;
+        let (mut seen, mut kinds, mut is_missing) = (HashSet::new(), Vec::new(), is_nowhere);
         while let Some(Item { digest, tag, depth }) = items.pop() {
             if !seen.insert((digest.clone(), tag.is_some())) || seen.len() > MOST_MANIFESTS {
                 continue;
@@ -167,23 +184,27 @@ impl Worker {
         self.metrics.links(kinds, LinkOutcome::Learnt);
         // Registries lag behind their own events.
         let missing = "the registry does not have it".to_owned();
-        if is_missing { Err(Failure { reason: EventFailure::Missing, told: missing }) } else { Ok(()) }
+        if is_missing { Err(Failure { reason: EventFailure::Missing, told: missing }) } else { Ok(worked) }
     }
 
-    /// The manifests that an event tells of.
-    async fn items(&self, place: &Place, event: &Event) -> Result<Vec<Item>, Failure> {
-        let told = event.digest.iter().map(|digest| (digest.clone(), None));
-        let mut items: Vec<(Digest, Option<Tag>)> = told.collect();
-        let tag = event.tag.as_ref().filter(|tag| tag.scheme().is_some() || event.digest.is_none());
-        if let Some(tag) = tag {
-            // Where the tag is now, not where it was: the event may be late.
-            let current = place.digest(&TagOrDigest::Tag(tag.clone())).await?;
-            if let Some(digest) = current {
-                items.retain(|(told, _)| *told != digest);
-                items.push((digest, tag.scheme().is_some().then(|| tag.clone())));
-            }
+    /// The manifests that an event tells of, and whether its tag is where it says.
+    async fn items(&self, place: &Place, event: &Event) -> Result<(Vec<Item>, Worked), Failure> {
+        let item = |digest: &Digest, tag| Item { digest: digest.clone(), tag, depth: 0 };
+        let scheme = event.tag.as_ref().and_then(Tag::scheme);
+        let tag = event.tag.as_ref().filter(|_| scheme.is_some() || event.digest.is_none());
+        let Some(tag) = tag else {
+            return Ok((event.digest.iter().map(|digest| item(digest, None)).collect(), Worked::Whole));
+        };
+        // Where the tag is now, not where the event says: it may be late, or early.
+        let current = place.digest(&TagOrDigest::Tag(tag.clone())).await?;
+        let is_there = event.digest.is_none() || event.digest == current;
+        let mut items: Vec<Item> =
+            current.iter().map(|digest| item(digest, scheme.is_some().then(|| tag.clone()))).collect();
+        // An index that was at a referrers tag is no parent of what it lists, and says nothing else.
+        if !is_there && scheme != Some(TagScheme::Referrers) {
+            items.extend(event.digest.iter().map(|digest| item(digest, None)));
         }
-        Ok(items.into_iter().map(|(digest, tag)| Item { digest, tag, depth: 0 }).collect())
+        Ok((items, if is_there { Worked::Whole } else { Worked::BeforeItsTag }))
     }
 
     /// Fetches a manifest and records its links; gives their kinds and what it lists, or nothing if it is not there.

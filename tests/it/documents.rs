@@ -15,7 +15,15 @@ const README: &str = "README.md";
 const API: &str = "deploy/API.md";
 const MANUAL: &str = "deploy/MANUAL.md";
 const CONTRIBUTING: &str = ".github/CONTRIBUTING.md";
-const DOCUMENTS: [&str; 6] = [README, API, MANUAL, "deploy/CHANGES.md", CONTRIBUTING, ".github/SECURITY.md"];
+const DOCUMENTS: [&str; 7] = [
+    README,
+    API,
+    MANUAL,
+    "deploy/CHANGES.md",
+    "deploy/notifications/README.md",
+    CONTRIBUTING,
+    ".github/SECURITY.md",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -183,7 +191,9 @@ async fn configurations_of_the_documents_load() {
         fs::copy(&identity.key, directory.join(format!("{name}.key"))).unwrap();
     }
     fs::copy(authority.certificate(), directory.join("registry-ca.crt")).unwrap();
-    fs::write(directory.join("password"), "secret").unwrap();
+    for name in ["password", "notifications-secret"] {
+        fs::write(directory.join(name), "secret").unwrap();
+    }
     let mut loaded = 0;
     for document in DOCUMENTS {
         for block in blocks(&read(document), "toml") {
@@ -202,7 +212,7 @@ async fn configurations_of_the_documents_load() {
             loaded += 1;
         }
     }
-    assert_eq!(loaded, 4);
+    assert_eq!(loaded, 6);
 }
 
 /// The settings of the example file and their defaults, as the manual writes them.
@@ -210,10 +220,10 @@ fn settings() -> Vec<(String, String)> {
     let (header, setting) =
         (Regex::new(r"^#? ?\[([\w.]+)\]$").unwrap(), Regex::new(r"^(#? ?)([a-z_0-9]+) = (.*)$"));
     let (setting, mut table, mut found) = (setting.unwrap(), String::new(), Vec::new());
-    let (upstream, mut seen) = (Regex::new(r"^upstreams\.\w+").unwrap(), BTreeSet::new());
+    let (named, mut seen) = (Regex::new(r"^(upstreams|notifications)\.\w+").unwrap(), BTreeSet::new());
     for line in read("config/refshim.toml").lines() {
         if let Some(header) = header.captures(line) {
-            table = upstream.replace(&header[1], "upstreams.<name>").into_owned() + ".";
+            table = named.replace(&header[1], "$1.<name>").into_owned() + ".";
         } else if let Some(line) = setting.captures(line) {
             let value = line[3].trim_matches('"');
             // What stands behind "# " is an example, but for these.

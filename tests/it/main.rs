@@ -34,6 +34,7 @@ mod limits;
 mod maintenance;
 mod many_clients;
 mod modules;
+mod notifications;
 mod odd_registries;
 mod odd_requests;
 mod operation;

@@ -25,7 +25,7 @@ pub(crate) use content::{
 pub(crate) use faces::{AnyBody, Face, Scene, Stream};
 pub(crate) use filled::{Filled, Links, fill, listed};
 pub(crate) use pattern::Pattern;
-pub(crate) use process::{Refshim, binary};
+pub(crate) use process::{Refshim, Start, binary};
 pub(crate) use random::Random;
 pub(crate) use raw::{RawAnswer, exchange};
 pub(crate) use registry::{Registry, USER, Variant};

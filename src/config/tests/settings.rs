@@ -121,21 +121,6 @@ fn every_setting_reaches_its_field() {
         answer_bytes = "17MiB"
         questions = 14
         repository_referrers = 15
-        [notifications]
-        queue = 16
-        rate = 17
-        give_up_after = "1h"
-        [notifications.registry]
-        kind = "distribution"
-        user = "registry"
-        password_file = "password"
-        [notifications.harbor]
-        kind = "harbor"
-        upstream = "default"
-        secret_file = "secret"
-        [notifications.zot]
-        kind = "zot"
-        allow_anonymous = true
         [index]
         cache_bytes = "1GiB"
         flush_interval = "10ms"
@@ -192,23 +177,7 @@ fn every_setting_reaches_its_field() {
             questions: 14,
             repository_referrers: 15,
         },
-        notifications: NotificationsConfig {
-            sources: vec![
-                source("harbor", SourceKind::Harbor, SourceCredentials::Secret("secret".into())),
-                source(
-                    "registry",
-                    SourceKind::Distribution,
-                    SourceCredentials::Password {
-                        user: "registry".to_owned(),
-                        password_file: "password".into(),
-                    },
-                ),
-                source("zot", SourceKind::Zot, SourceCredentials::Anybody),
-            ],
-            queue: 16,
-            rate: 17,
-            give_up_after: Duration::from_secs(3600),
-        },
+        notifications: NotificationsConfig::default(),
         index: IndexConfig {
             cache_bytes: 1 << 30,
             flush_interval: Duration::from_millis(10),
@@ -224,6 +193,50 @@ fn every_setting_reaches_its_field() {
 fn source(name: &str, kind: SourceKind, credentials: SourceCredentials) -> NotificationSource {
     let upstream = UpstreamName::default_upstream();
     NotificationSource { name: name.parse().unwrap(), kind, upstream, credentials }
+}
+
+#[test]
+fn every_setting_of_notifications_reaches_its_field() {
+    let text = r#"
+        upstream = "http://10.0.0.5"
+        [notifications]
+        queue = 16
+        rate = 17
+        give_up_after = "1h"
+        [notifications.registry]
+        kind = "distribution"
+        user = "registry"
+        password_file = "password"
+        [notifications.harbor]
+        kind = "harbor"
+        upstream = "default"
+        secret_file = "secret"
+        [notifications.zot]
+        kind = "zot"
+        allow_anonymous = true
+    "#;
+    let expected = NotificationsConfig {
+        sources: vec![
+            source("harbor", SourceKind::Harbor, SourceCredentials::Secret("secret".into())),
+            source(
+                "registry",
+                SourceKind::Distribution,
+                SourceCredentials::Password { user: "registry".to_owned(), password_file: "password".into() },
+            ),
+            source("zot", SourceKind::Zot, SourceCredentials::Anybody),
+        ],
+        queue: 16,
+        rate: 17,
+        give_up_after: Duration::from_secs(3600),
+    };
+    let mut sources = from_file(text);
+    assert_eq!(sources.load().unwrap().notifications, expected);
+    sources.variables = vec![
+        ("REFSHIM_NOTIFICATIONS_RATE".into(), "18".into()),
+        ("REFSHIM_NOTIFICATIONS_HARBOR_KIND".into(), "zot".into()),
+    ];
+    let found = sources.load().unwrap().notifications;
+    assert_eq!((found.rate, found.sources[0].kind), (18, SourceKind::Zot));
 }
 
 #[test]

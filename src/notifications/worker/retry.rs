@@ -9,6 +9,10 @@ use crate::telemetry::EventFailure;
 const MISSING_FOR: Duration = Duration::from_secs(120);
 const FIRST_WHILE_MISSING: Duration = Duration::from_millis(250);
 const LONGEST_WHILE_MISSING: Duration = Duration::from_secs(30);
+/// How long after its event a tag may still be moved.
+const TAG_SETTLES: Duration = Duration::from_secs(30);
+const FIRST_FOR_TAG: Duration = Duration::from_millis(50);
+const LONGEST_FOR_TAG: Duration = Duration::from_secs(10);
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(300);
 
@@ -28,6 +32,12 @@ pub(super) fn pause(
     };
     let pause = first.saturating_mul(2_u32.saturating_pow(tried)).min(longest);
     (age < until).then_some(pause)
+}
+
+/// The pause until it is looked again where the tag of an event is; nothing if that will not change any more.
+pub(super) fn pause_for_tag(tried: u32, age: Duration) -> Option<Duration> {
+    let pause = FIRST_FOR_TAG.saturating_mul(2_u32.saturating_pow(tried)).min(LONGEST_FOR_TAG);
+    (age < TAG_SETTLES).then_some(pause)
 }
 
 #[cfg(test)]
@@ -55,6 +65,9 @@ mod tests {
             check(reason, 9, 86_400, None);
         }
         check(EventFailure::Unreadable, 0, 0, None);
+        let for_tag =
+            |tried, age| pause_for_tag(tried, Duration::from_secs(age)).map(|pause| pause.as_millis());
+        assert_eq!((for_tag(0, 0), for_tag(9, 29), for_tag(9, 30)), (Some(50), Some(10_000), None));
         let found = pause(EventFailure::Missing, 0, Duration::from_secs(2), Duration::from_secs(1));
         assert_eq!(found, None, "a day is not the longest for it");
     }
