@@ -81,6 +81,9 @@ impl Admin {
             "/readyz" => self.readiness().await,
             "/metrics" => {
                 self.notifications.measure();
+                for upstream in self.jobs.desk.upstreams() {
+                    self.metrics.covered(&upstream.name, upstream.number(), &self.index);
+                }
                 metrics(self.metrics.render(&self.index.statistics(), &self.index.state()))
             }
             _ => text(StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n".to_owned()),

@@ -61,11 +61,14 @@ pub enum Mode {
 
 /// The repositories of a run.
 #[derive(Clone, Debug)]
-pub enum Repositories {
-    /// All that the registry has.
-    All(Vec<RepositoryName>),
-    /// Some.
-    Some(Vec<RepositoryName>),
+pub struct Repositories {
+    /// Their names.
+    pub names: Vec<RepositoryName>,
+    /// Whether the registry's catalog has them. Then one that is unknown when it is asked for its tags has none;
+    /// otherwise its name may be wrong, or hidden from this user.
+    pub are_catalogued: bool,
+    /// Whether that is all that the registry has.
+    pub are_all: bool,
 }
 
 /// One run.
@@ -191,26 +194,23 @@ impl Backfill {
 
     /// Walks these repositories. What could be read whole is known from then on.
     pub async fn run(&self, repositories: Repositories) -> Report {
-        let (is_all, names) = match repositories {
-            Repositories::All(names) => (true, names),
-            Repositories::Some(names) => (false, names),
-        };
+        let Repositories { names, are_catalogued, are_all } = repositories;
         self.counts.repositories.store(names.len() as u64, Ordering::Relaxed);
-        let walks = stream::iter(names).map(|name| self.walk(name));
+        let walks = stream::iter(names).map(|name| self.walk(name, are_catalogued));
         walks.buffer_unordered(self.plan.jobs).for_each(async |()| self.counts.walked.add(1)).await;
-        if is_all && self.gaps().unreadable.is_empty() {
+        if are_all && self.gaps().unreadable.is_empty() {
             // Repositories that come later come past refshim, or are told of.
             self.cover(None);
         }
         self.report()
     }
 
-    async fn walk(&self, name: RepositoryName) {
+    async fn walk(&self, name: RepositoryName, is_catalogued: bool) {
         let location = Location::Registry { host: self.plan.host.clone(), name: name.clone() };
         match self.client.open(&location) {
             Ok(place) => {
                 let repository = Repository { upstream: self.plan.upstream, name: name.clone() };
-                if Walk::new(self, place, repository).whole().await {
+                if Walk::new(self, place, repository).whole(is_catalogued).await {
                     self.cover(Some(name));
                 }
             }

@@ -70,6 +70,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Notifications of what was pushed past refshim.
     pub notifications: NotificationsConfig,
+    /// Sweeps of what was pushed past refshim.
+    pub sweep: SweepConfig,
     /// The index.
     pub index: IndexConfig,
     /// The log.
@@ -97,6 +99,15 @@ pub enum ClientAuth {
     Required,
     /// A client may have none; one that is sent must be valid.
     Optional,
+}
+
+/// Sweeps: the registry is gone through again and again for what was pushed past refshim, and for what vanished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SweepConfig {
+    /// From the beginning of one to the next; zero for none. Default zero.
+    pub interval: Duration,
+    /// Requests to one upstream a second at most. Default 20.
+    pub rate: usize,
 }
 
 /// Time-outs. Only manifests have one for a whole body; a blob may take as long as it keeps moving.
@@ -212,6 +223,12 @@ pub enum LogFormat {
     Text,
     /// For machines: one JSON object per line.
     Json,
+}
+
+impl Default for SweepConfig {
+    fn default() -> Self {
+        Self { interval: Duration::ZERO, rate: 20 }
+    }
 }
 
 impl Default for TimeoutsConfig {

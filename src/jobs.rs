@@ -3,6 +3,7 @@
 
 mod coverage;
 mod desk;
+mod sweeper;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -26,6 +27,7 @@ use crate::registry::reader::ManifestReader;
 
 pub use coverage::{Known, UpstreamCoverage, coverage};
 pub use desk::{Desk, Refused, State};
+pub use sweeper::sweep;
 
 /// The longest list of what is to be kept that a serving refshim makes, in lines.
 const KEEP_LIST_LINES: usize = 500_000;
@@ -218,7 +220,8 @@ impl Job {
         let Doing::Backfill(run) = self.begin(Doing::Backfill(run)) else {
             return Err(self.spec.task.error(ErrorKind::Failed, "it was begun before"));
         };
-        let is_all = listed.is_none() && self.globs.is_empty();
+        let are_catalogued = listed.is_none();
+        let are_all = are_catalogued && self.globs.is_empty();
         let names = match listed {
             Some(listed) => listed.to_vec(),
             None => run.catalog().await?,
@@ -230,7 +233,7 @@ impl Job {
             since.is_some_and(|since| last >= Some(since))
         };
         let names = names.into_iter().filter(|name| self.is_wanted(name) && !was_read(name)).collect();
-        Ok(run.run(if is_all { Repositories::All(names) } else { Repositories::Some(names) }).await)
+        Ok(run.run(Repositories { names, are_catalogued, are_all }).await)
     }
 
     async fn collect(

@@ -26,11 +26,11 @@ use tokio_util::task::TaskTracker;
 
 use self::connection::Connection;
 use crate::admin::Admin;
-use crate::config::{self, Config, RegistryUrl, TimeoutsConfig, UpstreamName};
+use crate::config::{self, Config, RegistryUrl, SweepConfig, TimeoutsConfig, UpstreamName};
 use crate::http::body::Body;
 use crate::http::limits::{Connections, Load, Place};
 use crate::index::{Index, IndexSettings, OpenError};
-use crate::jobs::Desk;
+use crate::jobs::{Desk, sweep};
 use crate::notifications::{Notifications, NotificationsError};
 use crate::proxy::forward::{Clients, Peer};
 use crate::proxy::upstream::{Upstream, Upstreams};
@@ -82,6 +82,8 @@ pub struct Server {
     app: Arc<App>,
     admin: Arc<Admin>,
     desk: Arc<Desk>,
+    sweeps: SweepConfig,
+    metrics: Arc<Metrics>,
     notifications: Arc<Notifications>,
     index: Index,
     tasks: TaskTracker,
@@ -151,8 +153,13 @@ impl Server {
         let app = App::new(config, &upstreams, &index, Arc::clone(&metrics), load, tasks.clone());
         let notifications = Arc::new(Notifications::open(config, &index, &metrics)?);
         let desk = Arc::new(Desk::new(config, &index, &metrics));
-        let admin =
-            Admin::new(index.clone(), &upstreams, Arc::clone(&notifications), Arc::clone(&desk), metrics);
+        let admin = Admin::new(
+            index.clone(),
+            &upstreams,
+            Arc::clone(&notifications),
+            Arc::clone(&desk),
+            Arc::clone(&metrics),
+        );
         Ok(Self {
             clients,
             admins,
@@ -167,6 +174,8 @@ impl Server {
             admin: Arc::new(admin),
             notifications,
             desk,
+            sweeps: config.sweep.clone(),
+            metrics,
             index,
             tasks,
             timeouts: config.timeouts.clone(),
@@ -211,6 +220,11 @@ impl Server {
             })
         });
         self.notifications.work(&self.tasks, &ending);
+        for upstream in self.desk.upstreams().cloned() {
+            let (desk, index, sweeps) = (Arc::clone(&self.desk), self.index.clone(), self.sweeps.clone());
+            let metrics = self.metrics.of_upstream(&upstream.name);
+            self.tasks.spawn(sweep(desk, index, upstream, sweeps, metrics, ending.clone()));
+        }
         let first_look = async {
             admin.look_at_upstreams().await;
             // The first of these futures to end ends serving.

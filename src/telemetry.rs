@@ -2,6 +2,7 @@
 //!
 //! Labels are closed enums, so that clients cannot make the number of time series grow.
 
+mod coverage;
 mod labels;
 mod logging;
 
@@ -22,7 +23,8 @@ use crate::http::route::RouteClass;
 use crate::index::{IndexState, Statistics};
 use crate::oci::LinkKind;
 
-pub use labels::{EventFailure, LinkOutcome, Notified, QueryRefused, Stale, Unrecorded};
+use coverage::CoverageMetrics;
+pub use labels::{EventFailure, LinkOutcome, Notified, QueryRefused, Stale, Swept, Unrecorded};
 pub use logging::{Described, start_logging, within_request, within_this_request};
 
 const SECONDS: [f64; 14] =
@@ -54,6 +56,7 @@ struct All {
     event_failures: Family<EventLabels, Counter>,
     events_waiting: Family<UpstreamLabels, Gauge>,
     events_oldest: Family<UpstreamLabels, Gauge>,
+    coverage: CoverageMetrics,
     index: IndexGauges,
 }
 
@@ -164,6 +167,7 @@ impl All {
                 "notifications_oldest_seconds",
                 "How long the oldest of them has waited",
             ),
+            coverage: CoverageMetrics::new(all),
             index: IndexGauges::new(all),
             registry,
         }

@@ -14,8 +14,8 @@ const PAGE: usize = 1_000;
 
 impl Walk<'_> {
     /// All that the tags lead to and, in a sweep, all that is listed; whether all of it could be read.
-    pub(super) async fn whole(&self) -> bool {
-        let is_read = self.tags().await;
+    pub(super) async fn whole(&self, is_catalogued: bool) -> bool {
+        let is_read = self.tags(is_catalogued).await;
         if self.run.plan.mode == Mode::Sweep { self.verify().await && is_read } else { is_read }
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::{StreamExt as _, stream};
 
 use super::{Add as _, Backfill, Failed, Mode};
-use crate::client::{Manifest, ReferrersApi, Repository as Place, Result};
+use crate::client::{ErrorKind, Manifest, ReferrersApi, Repository as Place, Result};
 use crate::index::Repository;
 use crate::oci::{Digest, Tag, TagOrDigest};
 use crate::recording::found::{Found, Recorded, record};
@@ -41,9 +41,11 @@ impl<'a> Walk<'a> {
     }
 
     /// Everything that the tags lead to; whether all of it could be read.
-    pub(super) async fn tags(&self) -> bool {
+    pub(super) async fn tags(&self, is_catalogued: bool) -> bool {
         let tags = match self.asking(self.place.tags()).await {
             Ok(tags) => tags,
+            // distribution says so of a repository in which nothing has a tag, or nothing is left.
+            Err(error) if is_catalogued && error.kind() == ErrorKind::NotFound => Vec::new(),
             Err(error) => {
                 let _told = self.run.fail(self.repository.name.to_string(), &error);
                 return false;

@@ -20,7 +20,7 @@ use super::value::{
 };
 use super::{
     ClientAuth, Config, IndexConfig, LimitsConfig, LogConfig, ManifestsConfig, NotificationsConfig,
-    ReferencesConfig, ReferrersConfig, RegistryUrl, TimeoutsConfig, TlsConfig, UpstreamConfig,
+    ReferencesConfig, ReferrersConfig, RegistryUrl, SweepConfig, TimeoutsConfig, TlsConfig, UpstreamConfig,
 };
 use crate::oci::LinkKinds;
 
@@ -71,6 +71,7 @@ pub(super) struct Draft {
     referrers: ReferrersConfig,
     limits: LimitsConfig,
     notifications: NotificationsConfig,
+    sweep: SweepConfig,
     sources: BTreeMap<SourceName, SourceDraft>,
     index: IndexConfig,
     log: LogConfig,
@@ -155,6 +156,10 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     setting("notifications.give_up_after", One, |to, text| {
         put(&mut to.notifications.give_up_after, duration(text, 1_000..=30 * 24 * HOUR))
     }),
+    setting("sweep.interval", One, |to, text| {
+        put(&mut to.sweep.interval, duration(text, 0..=366 * 24 * HOUR))
+    }),
+    setting("sweep.rate", One, |to, text| put(&mut to.sweep.rate, count(text, 1..=100_000))),
     setting("index.cache_bytes", One, |to, text| put(&mut to.index.cache_bytes, size(text, MIB..=256 * GIB))),
     setting("index.flush_interval", One, |to, text| {
         put(&mut to.index.flush_interval, duration(text, 1..=MINUTE))
@@ -318,6 +323,7 @@ impl Default for Draft {
             referrers: ReferrersConfig::default(),
             limits: LimitsConfig::default(),
             notifications: NotificationsConfig::default(),
+            sweep: SweepConfig::default(),
             sources: BTreeMap::new(),
             index: IndexConfig::default(),
             log: LogConfig::default(),
@@ -375,6 +381,7 @@ impl Draft {
             referrers: self.referrers,
             limits: self.limits,
             notifications: NotificationsConfig { sources, ..self.notifications },
+            sweep: self.sweep,
             index: self.index,
             log: self.log,
         })

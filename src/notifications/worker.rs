@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::NotificationsError;
@@ -16,7 +17,7 @@ use super::event::{Action, Event};
 use super::queue::{Job, Queue};
 use crate::client::{Client, ErrorKind, Location, Pace, Repository as Place};
 use crate::config::{Config, UpstreamConfig, UpstreamName};
-use crate::index::{Index, Repository};
+use crate::index::{Covered, Index, Repository};
 use crate::oci::{Digest, LinkKind, Tag, TagOrDigest, TagScheme};
 use crate::recording::found::{Found, NotRecorded, record};
 use crate::registry::reader::ManifestReader;
@@ -126,7 +127,12 @@ impl Worker {
             Action::Delete => self.delete(&repository, &job.event).await.map(|()| Worked::Whole),
         };
         let Failure { reason, told } = match worked {
-            Ok(Worked::Whole) => return self.queue.done(job).await,
+            Ok(Worked::Whole) => {
+                let notified = Some(Timestamp::now());
+                let name = Some(repository.name);
+                self.index.cover(self.number, name, Covered { notified, ..Covered::default() });
+                return self.queue.done(job).await;
+            }
             Ok(Worked::BeforeItsTag) => {
                 return match retry::pause_for_tag(job.tried, age(job.received)) {
                     Some(pause) => self.queue.again(job, pause),

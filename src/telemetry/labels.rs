@@ -35,6 +35,17 @@ pub enum Unrecorded {
     RepositoryFull,
 }
 
+/// What came of a sweep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Swept {
+    /// All of the registry was read.
+    Complete,
+    /// Some of it could not be read.
+    Incomplete,
+    /// It could not be begun.
+    Failed,
+}
+
 /// Why a query was answered with an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum QueryRefused {
@@ -128,6 +139,17 @@ impl EncodeLabelValue for Notified {
             Self::NotWritten => "not_written",
         };
         word.encode(encoder)
+    }
+}
+
+impl EncodeLabelValue for Swept {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        let outcome = match self {
+            Self::Complete => "complete",
+            Self::Incomplete => "incomplete",
+            Self::Failed => "failed",
+        };
+        outcome.encode(encoder)
     }
 }
 

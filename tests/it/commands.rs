@@ -22,6 +22,7 @@ mod listing;
 mod pages;
 mod proxies;
 mod redirects;
+mod serving;
 mod terminal;
 
 const SBOM: &str = "application/spdx+json";

@@ -10,8 +10,8 @@ use super::super::settings::{KnownSetting, SETTINGS, Setting};
 use super::super::upstream::UPSTREAM_SETTINGS;
 use super::super::{
     ClientAuth, CommandLine, Config, Http2, IndexConfig, LimitsConfig, LogConfig, LogFormat, ManifestsConfig,
-    ReferencesConfig, ReferrersConfig, ServiceConfig, TimeoutsConfig, TlsConfig, UpstreamConfig, UpstreamTls,
-    file,
+    ReferencesConfig, ReferrersConfig, ServiceConfig, SweepConfig, TimeoutsConfig, TlsConfig, UpstreamConfig,
+    UpstreamTls, file,
 };
 use super::{EXAMPLE, defaults, from_file, upstream};
 use crate::config::{NotificationSource, NotificationsConfig, SourceCredentials, SourceKind, UpstreamName};
@@ -121,6 +121,9 @@ fn every_setting_reaches_its_field() {
         answer_bytes = "17MiB"
         questions = 14
         repository_referrers = 15
+        [sweep]
+        interval = "24h"
+        rate = 21
         [index]
         cache_bytes = "1GiB"
         flush_interval = "10ms"
@@ -178,6 +181,7 @@ fn every_setting_reaches_its_field() {
             repository_referrers: 15,
         },
         notifications: NotificationsConfig::default(),
+        sweep: SweepConfig { interval: Duration::from_secs(24 * 3600), rate: 21 },
         index: IndexConfig {
             cache_bytes: 1 << 30,
             flush_interval: Duration::from_millis(10),
