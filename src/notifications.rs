@@ -1,7 +1,7 @@
 //! Notifications of registries: what was pushed past refshim is recorded soon after.
 //!
-//! - A registry proves who it is and sends what happened. Each event is on disk ([`queue`]) before it is answered; what
-//!   is refused, the registry sends again.
+//! - A registry proves who it is and sends what happened. Each event is on disk before it is answered; what is refused,
+//!   the registry sends again.
 //! - Events are worked off in the background, for each upstream by itself: the manifest is fetched with refshim's own
 //!   credentials and recorded as a backfill does. What an event says is never believed, it only says where to look; so
 //!   events may be lost, doubled, late and in any order, and what is recorded is what the registry serves.
