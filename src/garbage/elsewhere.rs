@@ -26,7 +26,8 @@ impl Collection {
                 None
             })
             .collect();
-        stream::iter(looks).buffer_unordered(self.plan.jobs).filter_map(async |found| found).collect().await
+        let found = stream::iter(looks).buffer_unordered(self.plan.jobs);
+        found.filter_map(std::future::ready).collect().await
     }
 
     async fn is_absent(&self, name: &RepositoryName, digest: &Digest) -> bool {

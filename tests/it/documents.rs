@@ -212,7 +212,7 @@ async fn configurations_of_the_documents_load() {
             loaded += 1;
         }
     }
-    assert_eq!(loaded, 6);
+    assert_eq!(loaded, 7);
 }
 
 /// The settings of the example file and their defaults, as the manual writes them.
