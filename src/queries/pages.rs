@@ -16,6 +16,7 @@ mod entries;
 use std::fmt;
 use std::sync::Arc;
 
+use http::HeaderValue;
 use jiff::Timestamp;
 
 use crate::config;
@@ -27,6 +28,7 @@ use crate::registry::{Answer, Merger, Question, Registry, Verdict, Visit};
 
 pub use across::{Beyond, REPOSITORY_ANNOTATION};
 use across::{Elsewhere, merge};
+use answer::MayMiss;
 pub use answer::render;
 
 /// Entries of a page that may be claims the registry never confirmed. Each costs a request, and a client can make
@@ -43,6 +45,7 @@ pub struct ReferrerPages {
     page_bytes: usize,
     concurrency: usize,
     elsewhere: Elsewhere,
+    may_miss: MayMiss,
 }
 
 /// The filter of a query.
@@ -83,8 +86,8 @@ pub struct ReferrerPage {
     pub descriptors: Vec<String>,
     /// The start of the next page, if there is one.
     pub next: Option<Next>,
-    /// How far the index knows where it looked.
-    pub coverage: Coverage,
+    /// Says that the list may miss something, if it may.
+    pub warning: Option<HeaderValue>,
 }
 
 /// The start of a page.
@@ -135,7 +138,16 @@ impl ReferrerPages {
     ) -> Self {
         let config::ReferencesConfig { page_bytes, concurrency, scope_repositories, .. } = *settings;
         let elsewhere = Elsewhere::new(scope_repositories, concurrency, page_bytes);
-        Self { registry, merger, reader, index, page_bytes, concurrency, elsewhere }
+        Self {
+            registry,
+            merger,
+            reader,
+            index,
+            page_bytes,
+            concurrency,
+            elsewhere,
+            may_miss: MayMiss::default(),
+        }
     }
 
     /// One page. May be cancelled at any point: whatever was merged or settled until then stays.
@@ -179,7 +191,8 @@ impl ReferrerPages {
             QueryScope::Repository => self.index.coverage(&visit.repository),
             QueryScope::Registry(_) => self.index.coverage_of_all(visit.repository.upstream),
         };
-        Ok(ReferrerPage { subject, descriptors, next, coverage })
+        let warning = self.may_miss.header(coverage)?;
+        Ok(ReferrerPage { subject, descriptors, next, warning })
     }
 
     /// Resolves a tag to its digest, and checks the caller's rights as far as that goes.

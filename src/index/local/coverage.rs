@@ -36,11 +36,13 @@ struct State {
     upstreams: BTreeMap<u32, Upstream>,
 }
 
-/// One upstream. Under no name, all of its repositories.
+/// One upstream.
 #[derive(Clone, Debug)]
 struct Upstream {
     began: Timestamp,
-    covered: BTreeMap<Option<RepositoryName>, Covered>,
+    /// All of its repositories together.
+    whole: Covered,
+    repositories: BTreeMap<RepositoryName, Covered>,
 }
 
 /// A line of the file.
@@ -86,7 +88,7 @@ impl CoverageFile {
             return;
         }
         let began = Timestamp::now();
-        state.upstreams.insert(upstream, Upstream { began, covered: BTreeMap::new() });
+        state.upstreams.insert(upstream, Upstream::new(began));
         self.append(&mut state, &Line::Began { upstream, at: began.to_string() });
     }
 
@@ -106,7 +108,7 @@ impl CoverageFile {
     pub(crate) fn add(&self, upstream: u32, name: Option<RepositoryName>, covered: Covered) {
         let mut state = self.lock();
         let Some(known) = state.upstreams.get_mut(&upstream) else { return };
-        let before = known.covered.entry(name.clone()).or_default();
+        let before = known.covered(name.clone());
         let after = before.and(covered);
         let is_later = |after: Option<Timestamp>, before: Option<Timestamp>| {
             after.zip(before).is_none_or(|(after, before)| after.duration_since(before) >= NOTIFIED_EVERY)
@@ -121,18 +123,21 @@ impl CoverageFile {
     }
 
     pub(crate) fn of(&self, repository: &Repository) -> Coverage {
-        self.of_names(repository.upstream, &[None, Some(repository.name.clone())])
+        let state = self.lock();
+        let Some(known) = state.upstreams.get(&repository.upstream) else {
+            return Coverage::Since(Timestamp::now());
+        };
+        let own = || known.repositories.get(&repository.name).is_some_and(Covered::is_complete);
+        known.coverage(known.whole.is_complete() || own())
     }
 
     pub(crate) fn of_all(&self, upstream: u32) -> Coverage {
-        self.of_names(upstream, &[None])
-    }
-
-    fn of_names(&self, upstream: u32, names: &[Option<RepositoryName>]) -> Coverage {
         let state = self.lock();
-        let Some(known) = state.upstreams.get(&upstream) else { return Coverage::Since(Timestamp::now()) };
-        let mut covered = names.iter().filter_map(|name| known.covered.get(name));
-        if covered.any(Covered::is_complete) { Coverage::Complete } else { Coverage::Since(known.began) }
+        let known = state.upstreams.get(&upstream);
+        known.map_or_else(
+            || Coverage::Since(Timestamp::now()),
+            |known| known.coverage(known.whole.is_complete()),
+        )
     }
 
     /// Since when an upstream is recorded, and what is known of all of it and of its repositories, by name.
@@ -141,7 +146,9 @@ impl CoverageFile {
         upstream: u32,
     ) -> Option<(Timestamp, BTreeMap<Option<RepositoryName>, Covered>)> {
         let state = self.lock();
-        state.upstreams.get(&upstream).map(|known| (known.began, known.covered.clone()))
+        let known = state.upstreams.get(&upstream)?;
+        let repositories = known.repositories.iter().map(|(name, covered)| (Some(name.clone()), *covered));
+        Some((known.began, std::iter::once((None, known.whole)).chain(repositories).collect()))
     }
 
     fn append(&self, state: &mut State, line: &Line) {
@@ -156,6 +163,24 @@ impl CoverageFile {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Upstream {
+    fn new(began: Timestamp) -> Self {
+        Self { began, whole: Covered::default(), repositories: BTreeMap::new() }
+    }
+
+    /// What is known of a repository, or of all.
+    fn covered(&mut self, name: Option<RepositoryName>) -> &mut Covered {
+        match name {
+            None => &mut self.whole,
+            Some(name) => self.repositories.entry(name).or_default(),
+        }
+    }
+
+    fn coverage(&self, is_complete: bool) -> Coverage {
+        if is_complete { Coverage::Complete } else { Coverage::Since(self.began) }
     }
 }
 
@@ -186,7 +211,7 @@ fn take(upstreams: &mut BTreeMap<u32, Upstream>, line: Line) -> Option<()> {
         Line::Journal(_) => return None,
         Line::Began { upstream, at } => {
             let began = at.parse().ok()?;
-            upstreams.insert(upstream, Upstream { began, covered: BTreeMap::new() });
+            upstreams.insert(upstream, Upstream::new(began));
         }
         Line::Void { upstream } => {
             upstreams.remove(&upstream);
@@ -196,7 +221,7 @@ fn take(upstreams: &mut BTreeMap<u32, Upstream>, line: Line) -> Option<()> {
             let time = |text: Option<String>| text.map(|text| text.parse()).transpose().ok();
             let (backfilled, swept, notified) = (time(backfilled)?, time(swept)?, time(notified)?);
             let known = upstreams.get_mut(&upstream)?;
-            known.covered.insert(name, Covered { backfilled, swept, notified });
+            *known.covered(name) = Covered { backfilled, swept, notified };
         }
     }
     Some(())
@@ -208,8 +233,9 @@ fn write(path: &Path, journal: &str, upstreams: &BTreeMap<u32, Upstream>) -> io:
     let mut bytes = to_bytes(&Line::Journal(journal.to_owned()))?;
     for (upstream, known) in upstreams {
         bytes.extend(to_bytes(&Line::Began { upstream: *upstream, at: known.began.to_string() })?);
-        for (name, covered) in &known.covered {
-            bytes.extend(to_bytes(&line(*upstream, name.as_ref(), covered))?);
+        bytes.extend(to_bytes(&line(*upstream, None, &known.whole))?);
+        for (name, covered) in &known.repositories {
+            bytes.extend(to_bytes(&line(*upstream, Some(name), covered))?);
         }
     }
     std::fs::write(&unfinished, bytes)?;

@@ -1,9 +1,12 @@
 //! The response to a query: an image index, with inlined manifests where the query wants them.
 
+use std::sync::{Mutex, PoisonError};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{CONTENT_TYPE, LINK, WARNING};
 use http::{HeaderValue, Response};
+use jiff::Timestamp;
 
 use super::{Placed, REPOSITORY_ANNOTATION, ReferrerPage};
 use crate::http::body::Body;
@@ -28,8 +31,10 @@ pub fn render(
     // Exactly this, without a charset: two client libraries compare the text.
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type::IMAGE_INDEX));
     let link = next.map(|next| format!("<{next}>; rel=\"next\""));
-    let warning = may_miss(page.coverage);
-    for (name, value) in [(OCI_FILTERS_APPLIED, filters_applied), (LINK, link), (WARNING, warning)] {
+    if let Some(warning) = &page.warning {
+        headers.insert(WARNING, warning.clone());
+    }
+    for (name, value) in [(OCI_FILTERS_APPLIED, filters_applied), (LINK, link)] {
         if let Some(value) = value {
             headers.insert(name, HeaderValue::try_from(value).map_err(|_| Error::Handler)?);
         }
@@ -37,15 +42,27 @@ pub fn render(
     Ok(response)
 }
 
-/// A `Warning` (RFC 9111, section 5.5; distribution-spec, "Warnings") if the list may miss something: "nothing known
-/// yet" must not read as "unsigned".
-fn may_miss(coverage: Coverage) -> Option<String> {
-    match coverage {
-        Coverage::Complete => None,
-        Coverage::Since(since) => {
-            let since = since.strftime("%FT%TZ");
-            Some(format!("299 - \"refshim: links pushed before {since} may be missing (refshim backfill)\""))
+/// The `Warning` (RFC 9111, section 5.5; distribution-spec, "Warnings") of lists that may miss something: "nothing known
+/// yet" must not read as "unsigned". Made once: its time hardly ever changes, and to write it costs as much as a short
+/// list.
+#[derive(Debug, Default)]
+pub(super) struct MayMiss(Mutex<Option<(Timestamp, HeaderValue)>>);
+
+impl MayMiss {
+    /// The header of a list that is known that far.
+    pub(super) fn header(&self, coverage: Coverage) -> Result<Option<HeaderValue>, Error> {
+        let Coverage::Since(since) = coverage else { return Ok(None) };
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, header)) = &*last
+            && *of == since
+        {
+            return Ok(Some(header.clone()));
         }
+        let time = since.strftime("%FT%TZ");
+        let text = format!("299 - \"refshim: links pushed before {time} may be missing (refshim backfill)\"");
+        let header = HeaderValue::try_from(text).map_err(|_| Error::Handler)?;
+        *last = Some((since, header.clone()));
+        Ok(Some(header))
     }
 }
 
