@@ -16,7 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
-use crate::config::{SourceName, UpstreamName};
+use crate::config::{Mode, SourceName, UpstreamName};
 use crate::http::limits::Limit;
 use crate::http::route::RouteClass;
 use crate::index::{IndexState, Statistics};
@@ -54,6 +54,7 @@ struct All {
     event_failures: Family<EventLabels, Counter>,
     events_waiting: Family<UpstreamLabels, Gauge>,
     events_oldest: Family<UpstreamLabels, Gauge>,
+    modes: Family<ModeLabels, Gauge>,
     index: IndexGauges,
 }
 
@@ -72,6 +73,12 @@ struct IndexGauges {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct UpstreamLabels {
     upstream: UpstreamName,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModeLabels {
+    upstream: UpstreamName,
+    mode: Mode,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -164,6 +171,7 @@ impl All {
                 "notifications_oldest_seconds",
                 "How long the oldest of them has waited",
             ),
+            modes: registered(all, "upstream_mode", "1 for the mode that an upstream is in"),
             index: IndexGauges::new(all),
             registry,
         }
@@ -221,6 +229,11 @@ impl Metrics {
         };
         let (upstream_seconds, query_seconds) = (seconds(&all.upstream_seconds), seconds(&all.query_seconds));
         Self { upstream, upstream_seconds, query_seconds, all }
+    }
+
+    /// Sets the mode of an upstream.
+    pub fn mode(&self, upstream: &UpstreamName, mode: Mode) {
+        self.all.modes.get_or_create(&ModeLabels { upstream: upstream.clone(), mode }).set(1);
     }
 
     /// Counts an answered request.
