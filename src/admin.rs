@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::config::Mode;
 use crate::http::body::Body;
 use crate::index::{Index, IndexState};
 use crate::jobs::Desk;
@@ -101,14 +102,17 @@ impl Admin {
         let upstreams = join_all(self.upstreams.iter().map(Readiness::look));
         let (index, upstreams) = tokio::join!(self.index_works(), upstreams);
         let ready = index.is_ok() && upstreams.iter().any(Result::is_ok);
-        let line = |part: &str, state: Result<(), String>| match state {
-            Ok(()) => format!("{part}: ok\n"),
-            Err(reason) => format!("{part}: {reason}\n"),
+        let line = |part: &str, state: Result<(), String>| {
+            format!("{part}: {}\n", state.err().unwrap_or_else(|| "ok".to_owned()))
         };
         let mut lines = line("index", index);
         for (upstream, state) in self.upstreams.iter().zip(upstreams) {
             let name = upstream.upstream.name();
             let part = if name.is_default() { "upstream".to_owned() } else { format!("upstream {name}") };
+            let part = match upstream.upstream.mode() {
+                Mode::Full => part,
+                mode @ (Mode::Learn | Mode::Pass) => format!("{part} (mode {mode})"),
+            };
             lines += &line(&part, state);
         }
         text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, lines)

@@ -7,6 +7,7 @@ mod file;
 pub(crate) mod fuzzing;
 mod load;
 mod mistake;
+mod mode;
 mod notifications;
 mod registry_url;
 mod service;
@@ -28,6 +29,7 @@ use crate::oci::LinkKinds;
 
 pub use load::CommandLine;
 pub use mistake::{Mistake, Mistakes};
+pub use mode::Mode;
 pub use notifications::{
     InvalidSourceName, NotificationSource, NotificationsConfig, SourceCredentials, SourceKind, SourceName,
 };

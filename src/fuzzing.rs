@@ -51,7 +51,12 @@ pub fn route(bytes: &[u8]) {
             Some(format!("/v2/{repository}/manifests/{manifest}"))
         }
         Route::HeadManifest { repository, digest } => Some(format!("/v2/{repository}/manifests/{digest}")),
-        Route::QueryMethod(_) | Route::QueryPath(..) | Route::Pass(_) => None,
+        // The last two are no results of parsing.
+        Route::QueryMethod(_)
+        | Route::QueryPath(..)
+        | Route::Pass(_)
+        | Route::WatchPut { .. }
+        | Route::PassWrite { .. } => None,
     };
     if let Some(canonical) = canonical {
         assert_eq!(Route::parse(method, &canonical), route);

@@ -351,6 +351,11 @@ impl Index {
         self.engine.coverage.void(upstream);
     }
 
+    /// Something that was pushed to this upstream until now is not recorded: what was known of its coverage is void.
+    pub fn restart_coverage(&self, upstream: u32) {
+        self.engine.coverage.restart(upstream);
+    }
+
     /// Adds to what is known of a repository's coverage; without a name, of all in the upstream. Without effect before
     /// [`Index::begin_coverage`].
     pub fn cover(&self, upstream: u32, name: Option<RepositoryName>, covered: Covered) {

@@ -66,7 +66,8 @@ const WITNESSES: usize = 3;
 pub struct Registry {
     upstream: Arc<Upstream>,
     callers: Callers,
-    memory: Memory,
+    /// Shared with whoever stands before the same registry.
+    memory: Arc<Memory>,
     flights: Flights<Asked, Answer<FoundManifest>>,
     questions: Budget,
     metrics: Metrics,
@@ -91,7 +92,7 @@ impl Registry {
     pub fn new(upstream: Arc<Upstream>, config: &Config, metrics: Metrics) -> Self {
         let (references, referrers) = (&config.references, &config.referrers);
         Self {
-            memory: Memory::new(references.access_ttl, referrers.upstream_ttl, referrers.stale_for),
+            memory: Arc::new(Memory::new(references.access_ttl, referrers.upstream_ttl, referrers.stale_for)),
             callers: Callers::default(),
             flights: Flights::default(),
             metrics,
@@ -102,6 +103,13 @@ impl Registry {
             manifest_limit: config.manifests.max_bytes,
             upstream,
         }
+    }
+
+    /// Remembers together with `other`, which is the same registry: a write through one expires what the other
+    /// remembers. Rights are not shared by that: each salts the keys of its callers otherwise.
+    #[must_use]
+    pub fn sharing(self, other: &Self) -> Self {
+        Self { memory: Arc::clone(&other.memory), ..self }
     }
 
     /// The caller of a request for `uri` with these headers.

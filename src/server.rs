@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use self::connection::Connection;
 use crate::admin::Admin;
-use crate::config::{self, Config, RegistryUrl, SweepConfig, TimeoutsConfig, UpstreamName};
+use crate::config::{self, Config, Mode, RegistryUrl, SweepConfig, TimeoutsConfig, UpstreamName};
 use crate::http::body::Body;
 use crate::http::limits::{Connections, Load, Place};
 use crate::index::{Index, IndexSettings, OpenError};
@@ -148,7 +148,7 @@ impl Server {
         };
         let acceptor = config.tls.as_ref().map(Acceptor::new).transpose().map_err(StartError::ServerTls)?;
         let index = Index::open(IndexSettings::of(config))?;
-        upstreams.iter().for_each(|upstream| index.begin_coverage(upstream.number()));
+        begin(config, &index, &metrics);
         let tasks = TaskTracker::new();
         let app = App::new(config, &upstreams, &index, Arc::clone(&metrics), load, tasks.clone());
         let notifications = Arc::new(Notifications::open(config, &index, &metrics)?);
@@ -220,7 +220,9 @@ impl Server {
             })
         });
         self.notifications.work(&self.tasks, &ending);
-        for upstream in self.desk.upstreams().cloned() {
+        // Each registry once, and none that may be told nothing of.
+        let swept = |it: &&config::UpstreamConfig| it.shares.is_none() && it.mode != Mode::Pass;
+        for upstream in self.desk.upstreams().filter(swept).cloned() {
             let (desk, index, sweeps) = (Arc::clone(&self.desk), self.index.clone(), self.sweeps.clone());
             let metrics = self.metrics.of_upstream(&upstream.name);
             self.tasks.spawn(sweep(desk, index, upstream, sweeps, metrics, ending.clone()));
@@ -255,6 +257,26 @@ impl Server {
             tracing::warn!("the index did not close within the limit; the next start replays its journal");
         }
         tracing::info!("stopped");
+    }
+}
+
+/// Says in which mode each upstream is, and begins its coverage, or ends it where not all that passes is recorded.
+fn begin(config: &Config, index: &Index, metrics: &Metrics) {
+    for upstream in config.upstreams() {
+        let (name, mode, shares) = (&upstream.name, upstream.mode, upstream.shares.as_ref());
+        metrics.mode(name, mode);
+        if mode != Mode::Full || shares.is_some() {
+            let shares = shares.map(tracing::field::display);
+            tracing::info!(upstream = %name, %mode, shares, "the upstream {name} is in mode {mode}");
+        }
+        if config.is_recorded(upstream.number()) {
+            index.begin_coverage(upstream.number());
+        } else {
+            index.void_coverage(upstream.number());
+        }
+    }
+    for table in config.without_effect() {
+        tracing::warn!(table, "the settings of [{table}] have no effect in the modes of the upstreams");
     }
 }
 

@@ -17,7 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
-use crate::config::{SourceName, UpstreamName};
+use crate::config::{Mode, SourceName, UpstreamName};
 use crate::http::limits::Limit;
 use crate::http::route::RouteClass;
 use crate::index::{IndexState, Statistics};
@@ -57,6 +57,7 @@ struct All {
     events_waiting: Family<UpstreamLabels, Gauge>,
     events_oldest: Family<UpstreamLabels, Gauge>,
     coverage: CoverageMetrics,
+    modes: Family<ModeLabels, Gauge>,
     index: IndexGauges,
 }
 
@@ -75,6 +76,12 @@ struct IndexGauges {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct UpstreamLabels {
     upstream: UpstreamName,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModeLabels {
+    upstream: UpstreamName,
+    mode: Mode,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -168,6 +175,7 @@ impl All {
                 "How long the oldest of them has waited",
             ),
             coverage: CoverageMetrics::new(all),
+            modes: registered(all, "upstream_mode", "1 for the mode that an upstream is in"),
             index: IndexGauges::new(all),
             registry,
         }
@@ -225,6 +233,11 @@ impl Metrics {
         };
         let (upstream_seconds, query_seconds) = (seconds(&all.upstream_seconds), seconds(&all.query_seconds));
         Self { upstream, upstream_seconds, query_seconds, all }
+    }
+
+    /// Sets the mode of an upstream.
+    pub fn mode(&self, upstream: &UpstreamName, mode: Mode) {
+        self.all.modes.get_or_create(&ModeLabels { upstream: upstream.clone(), mode }).set(1);
     }
 
     /// Counts an answered request.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::mistake::Mistake;
+use super::mode::unshareable;
 use super::notifications::{SOURCE_SETTINGS, SourceDraft, SourceName};
 use super::tls_files::{Places, TlsChecks, TlsFiles};
 use super::upstream::{UPSTREAM_SETTINGS, UpstreamDraft, UpstreamName};
@@ -361,6 +362,7 @@ impl Draft {
             sources.extend(draft.finish(&name, &names, problem));
         }
         mistakes.extend(clashes(&upstreams));
+        mistakes.extend(unshareable(&upstreams));
         mistakes.extend(unpaired(&self.tls));
         mistakes.extend(no_room(&self.limits, &self.manifests));
         let default = upstreams.iter().position(|upstream| upstream.name.is_default());
@@ -415,7 +417,9 @@ fn clashes(upstreams: &[UpstreamConfig]) -> Vec<Mistake> {
         let namespaces = upstream.namespaces.iter().map(|namespace| format!("namespace {namespace}"));
         let prefixes = upstream.prefixes.iter().map(|prefix| format!("prefix {prefix}"));
         let number = format!("index number {} (computed from the name)", upstream.number());
-        for claim in hosts.chain(namespaces).chain(prefixes).chain([number]) {
+        // Of one that shares, the number is another's with intent.
+        let number = Some(number).filter(|_| upstream.shares.is_none());
+        for claim in hosts.chain(namespaces).chain(prefixes).chain(number) {
             if let Some(other) = owners.insert(claim.clone(), &upstream.name) {
                 let place = format!("upstreams.{}", upstream.name);
                 mistakes

@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
-use super::{CommandLine, Config, Http2, TimeoutsConfig, UpstreamConfig, UpstreamTls};
+use super::{CommandLine, Config, Http2, Mode, TimeoutsConfig, UpstreamConfig, UpstreamTls};
 
 mod mistakes;
+mod modes;
 mod settings;
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/refshim.toml");
@@ -55,6 +56,8 @@ fn upstream(name: &str, url: &str, timeouts: &TimeoutsConfig) -> UpstreamConfig 
         namespaces: Vec::new(),
         prefixes: Vec::new(),
         strip_prefix: false,
+        mode: Mode::Full,
+        shares: None,
         tls: UpstreamTls::default(),
         service: None,
         http2: Http2::Never,

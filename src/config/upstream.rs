@@ -11,8 +11,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::service::{ServiceConfig, ServiceDraft};
 use super::settings::{LIMIT, Setting, SettingForm, put, setting};
-use super::value::{duration, file, host, http2, list, server_name, text, yes_or_no};
-use super::{RegistryUrl, TimeoutsConfig};
+use super::value::{duration, file, host, http2, list, mode, server_name, text, upstream_name, yes_or_no};
+use super::{Mode, RegistryUrl, TimeoutsConfig};
 use crate::oci::RepositoryName;
 
 /// A registry behind refshim.
@@ -22,6 +22,10 @@ pub struct UpstreamConfig {
     pub name: UpstreamName,
     /// Its URL.
     pub url: RegistryUrl,
+    /// What refshim does with the requests for it. Default full.
+    pub mode: Mode,
+    /// The upstream that is the same registry, so that what is recorded of either counts for both.
+    pub shares: Option<UpstreamName>,
     /// The `Host` names that select it, in lower case; without a port, any port.
     pub hosts: Vec<String>,
     /// The values of `ns=` that select it.
@@ -85,6 +89,8 @@ pub struct InvalidUpstreamName;
 #[derive(Debug, Default)]
 pub(super) struct UpstreamDraft {
     pub(super) url: Option<RegistryUrl>,
+    mode: Mode,
+    shares: Option<UpstreamName>,
     hosts: Vec<String>,
     namespaces: Vec<String>,
     prefixes: Vec<RepositoryName>,
@@ -108,6 +114,7 @@ pub(super) static UPSTREAM_SETTINGS: &[Setting<UpstreamDraft>] = &[
         put(&mut to.prefixes, list(text, RepositoryName::from_str))
     }),
     setting("strip_prefix", SettingForm::YesOrNo, |to, text| put(&mut to.strip_prefix, yes_or_no(text))),
+    setting("mode", SettingForm::One, |to, text| put(&mut to.mode, mode(text))),
     setting("ca", SettingForm::One, |to, text| put(&mut to.tls.ca, file(text).map(Some))),
     setting("certificate", SettingForm::One, |to, text| put(&mut to.tls.certificate, file(text).map(Some))),
     setting("key", SettingForm::One, |to, text| put(&mut to.tls.key, file(text).map(Some))),
@@ -137,14 +144,17 @@ pub(super) static UPSTREAM_SETTINGS: &[Setting<UpstreamDraft>] = &[
     setting("service.docker_config", SettingForm::One, |to, text| {
         put(&mut to.service.docker_config, file(text).map(Some))
     }),
+    setting("shares", SettingForm::One, |to, text| put(&mut to.shares, upstream_name(text).map(Some))),
 ];
 
 impl UpstreamConfig {
-    /// The upstream's number in the index: 0 for the default one, else the first bytes of a hash of the name.
+    /// The upstream's number in the index: 0 for the default one, else the first bytes of a hash of the name; of one
+    /// that shares, the other's.
     #[must_use]
     pub fn number(&self) -> u32 {
-        let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(self.name.as_str()).into();
-        if self.name.is_default() { 0 } else { u32::from_be_bytes([a, b, c, d]) }
+        let name = self.shares.as_ref().unwrap_or(&self.name);
+        let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(name.as_str()).into();
+        if name.is_default() { 0 } else { u32::from_be_bytes([a, b, c, d]) }
     }
 }
 
@@ -184,6 +194,8 @@ impl UpstreamDraft {
         Some(UpstreamConfig {
             name: name.clone(),
             url,
+            mode: self.mode,
+            shares: self.shares,
             hosts: self.hosts,
             namespaces: self.namespaces,
             prefixes: self.prefixes,

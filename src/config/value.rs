@@ -10,7 +10,7 @@ use http::uri::Authority;
 use ipnet::IpNet;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 
-use super::{ClientAuth, Http2, InvalidRegistryUrl, LogFormat, SourceKind, UpstreamName};
+use super::{ClientAuth, Http2, InvalidRegistryUrl, LogFormat, Mode, SourceKind, UpstreamName};
 use crate::oci::{InvalidName, LinkKind, UnknownLinkKind};
 
 pub(super) const KIB: u64 = 1 << 10;
@@ -173,6 +173,12 @@ pub(super) fn http2(text: &str) -> Result<Http2, Invalid> {
         "always" => Ok(Http2::Always),
         _ => Err(form("a use of HTTP/2", text, "never, auto or always")),
     }
+}
+
+/// What refshim does with the requests for an upstream.
+pub(super) fn mode(text: &str) -> Result<Mode, Invalid> {
+    let known = [Mode::Full, Mode::Learn, Mode::Pass].into_iter().find(|mode| mode.as_str() == text);
+    known.ok_or_else(|| form("a mode", text, "full, learn or pass"))
 }
 
 /// The registry that sends notifications.

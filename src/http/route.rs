@@ -1,6 +1,7 @@
 //! Parses method and path into a typed route, and makes the paths of the API. Pure, and the only room that knows
 //! their grammar. What it does not recognise is passed on unchanged.
 
+mod mode;
 mod path;
 
 use http::Method;
@@ -33,6 +34,10 @@ pub enum Route {
     HeadManifest { repository: RepositoryName, digest: Digest },
     /// `DELETE /v2/<name>/manifests/<ref>`
     DeleteManifest { repository: RepositoryName, manifest: TagOrDigest },
+    /// The PUT of a manifest that nothing may change or delay: recorded from a copy.
+    WatchPut { repository: RepositoryName, manifest: TagOrDigest },
+    /// A write of a manifest that is not recorded.
+    PassWrite { repository: RepositoryName },
     /// Everything else.
     Pass(RouteClass),
 }
@@ -116,7 +121,9 @@ impl Route {
             Self::GetManifest { .. }
             | Self::HeadManifest { .. }
             | Self::PutManifest { .. }
-            | Self::DeleteManifest { .. } => RouteClass::Manifests,
+            | Self::DeleteManifest { .. }
+            | Self::WatchPut { .. }
+            | Self::PassWrite { .. } => RouteClass::Manifests,
             Self::QueryMethod(class) | Self::QueryPath(class, _) | Self::Pass(class) => *class,
         }
     }
@@ -130,7 +137,9 @@ impl Route {
             | Self::GetManifest { repository, .. }
             | Self::HeadManifest { repository, .. }
             | Self::PutManifest { repository, .. }
-            | Self::DeleteManifest { repository, .. } => Some(repository),
+            | Self::DeleteManifest { repository, .. }
+            | Self::WatchPut { repository, .. }
+            | Self::PassWrite { repository } => Some(repository),
             Self::QueryMethod(_) | Self::QueryPath(..) | Self::Pass(_) => None,
         }
     }

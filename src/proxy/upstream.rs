@@ -27,7 +27,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
-use crate::config::{self, Http2, RegistryUrl};
+use crate::config::{self, Http2, Mode, RegistryUrl};
 use crate::http::body::Body;
 use crate::http::limits::Load;
 use crate::http::route::is_api;
@@ -147,6 +147,12 @@ impl Upstream {
     #[must_use]
     pub fn name(&self) -> &config::UpstreamName {
         &self.name
+    }
+
+    /// What refshim does with the requests for it.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.settings.mode
     }
 
     /// The values of `ns=` that select it.

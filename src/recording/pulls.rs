@@ -106,6 +106,13 @@ impl PullRecorder {
         }
     }
 
+    /// Remembers together with `other`, which records the same registry: what was deleted through one is recorded
+    /// anew by both.
+    #[must_use]
+    pub fn sharing(self, other: &Self) -> Self {
+        Self { read: other.read.clone(), ..self }
+    }
+
     /// `GET /v2/<name>/manifests/<ref>`: passes it on and records the manifest.
     pub async fn get(
         &self,

@@ -36,6 +36,7 @@ use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Origin};
 use crate::proxy::upstream::{Upstream, UpstreamError};
 use crate::recording::pulls::PullRecorder;
+use crate::recording::write::{Writing, is_refusal, is_taken};
 use crate::registry::reader::{ManifestReader, ReadManifest};
 use crate::registry::{Registry, content_digest};
 use crate::telemetry::{LinkOutcome, Metrics, within_this_request};
@@ -50,45 +51,6 @@ pub struct PushRecorder {
     reader: ManifestReader,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
-}
-
-/// A write in progress. When it ends, what is cached of the repository expires, on drop so that cancellation does
-/// it as well. Not if the registry rejected the write: a client without the right to write could otherwise keep the
-/// cache empty.
-struct Writing<'a> {
-    registry: &'a Registry,
-    repository: &'a Repository,
-    was_refused: bool,
-}
-
-impl Writing<'_> {
-    fn ends(mut self, answer: &Result<Response<Body>, Error>) {
-        self.was_refused = match answer {
-            Ok(response) => is_refusal(response.status()),
-            Err(Error::Upstream(UpstreamError::Unreachable(_))) => true,
-            Err(_) => false,
-        };
-    }
-}
-
-impl Drop for Writing<'_> {
-    fn drop(&mut self) {
-        if !self.was_refused {
-            self.registry.forget(self.repository);
-        }
-    }
-}
-
-/// Whether the registry rejected a write. A redirect is a rejection too: it leads to a login page.
-fn is_refusal(status: StatusCode) -> bool {
-    status.is_client_error() || status.is_redirection()
-}
-
-/// Whether the registry accepted a manifest: 201 (distribution-spec, "Pushing Manifests"), or another 2xx with the
-/// digest, as Quay answered for years. A 200 alone may be a login page.
-fn is_taken(response: &Response<Body>, pushed: &Digest) -> bool {
-    let is_named = || content_digest(response.headers()).as_ref() == Some(pushed);
-    response.status() == StatusCode::CREATED || (response.status().is_success() && is_named())
 }
 
 /// Whether the registry deleted a manifest: 202 (distribution-spec, "Deleting Manifests"), or 204 as some answer. A
@@ -162,6 +124,19 @@ impl PushRecorder {
         Ok(warned(response, warning.as_deref()))
     }
 
+    /// Passes on a write that is not recorded, as it comes.
+    pub async fn pass(
+        &self,
+        repository: Repository,
+        origin: &Origin,
+        request: Request<Incoming>,
+        in_progress: &RequestGuard,
+    ) -> Result<Response<Body>, Error> {
+        let idle = self.upstream.body_idle();
+        let request = request.map(|body| Body::from_client(body, idle, in_progress.clone()));
+        self.send(&repository, origin, request).await
+    }
+
     /// Passes on a write of which nothing is recorded.
     async fn send(
         &self,
@@ -169,7 +144,7 @@ impl PushRecorder {
         origin: &Origin,
         request: Request<Body>,
     ) -> Result<Response<Body>, Error> {
-        let write = Writing { registry: &self.registry, repository, was_refused: false };
+        let write = Writing::begin(&self.registry, repository);
         let answer = forward::send(&self.upstream, origin, request).await;
         write.ends(&answer);
         answer
@@ -242,7 +217,7 @@ impl PushRecorder {
         let ReadManifest { referrer, claims, subject, .. } = manifest;
         let kinds: Vec<LinkKind> = referrer.links.iter().map(|link| link.kind).collect();
         let watch = self.index.begin_read(repository.clone());
-        let write = Writing { registry: &self.registry, repository: &repository, was_refused: false };
+        let write = Writing::begin(&self.registry, &repository);
         // Durable before the request is sent: should the process die now, the next start finds the pending links.
         let put = self.index.begin(repository.clone(), referrer.clone()).await.map_err(Error::Record)?;
         let mut answer = forward::send(&self.upstream, &origin, request).await;

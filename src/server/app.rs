@@ -19,7 +19,7 @@ use tower::Service;
 
 use super::handlers::Handlers;
 use super::request_log::{RequestIds, RequestLog};
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::http::body::Body;
 use crate::http::framing;
 use crate::http::header::X_REQUEST_ID;
@@ -58,11 +58,20 @@ impl App {
         load: Load,
         tasks: TaskTracker,
     ) -> Self {
-        let handlers = |upstream: &Arc<Upstream>| Handlers::new(config, upstream, index, &metrics, &tasks);
+        let new = |upstream: &Arc<Upstream>, same: Option<&Handlers>| {
+            Handlers::new(config, upstream, same, (index, &metrics, &tasks))
+        };
+        let default = new(&upstreams.default, None);
+        let mut further: Vec<Handlers> = Vec::with_capacity(upstreams.further.len());
+        for upstream in &upstreams.further {
+            let is_same = |other: &&Handlers| other.upstream.number() == upstream.number();
+            let same = std::iter::once(&default).chain(&further).find(is_same);
+            further.push(new(upstream, same));
+        }
         Self {
             selection: Selection::new(config),
-            default: handlers(&upstreams.default),
-            further: upstreams.further.iter().map(handlers).collect(),
+            default,
+            further,
             metrics,
             tasks,
             requests: Requests::new(config.limits.requests_per_client, load),
@@ -102,20 +111,20 @@ impl App {
         let id = self.request_ids.identify(&mut request);
         // HEAD, outside of what counts bodies: theirs is given up before it counts.
         let is_head = *request.method() == Method::HEAD;
-        let mut response = match self.admit(&origin, place, &mut request) {
+        let (mut response, mode) = match self.admit(&origin, place, &mut request) {
             Ok(in_progress) => {
-                let mut response = self.answer(origin, request, &in_progress).await;
+                let (mut response, mode) = self.answer(origin, request, &in_progress).await;
                 // To the last byte: until then the client's share counts it, and its connection is not idle.
                 response.body_mut().keep(in_progress);
-                response
+                (response, mode)
             }
-            Err(error) => self.reject(&request, &error),
+            Err(error) => (self.reject(&request, &error), Mode::Full),
         };
         if is_head {
             leave_body_out(&mut response);
         }
-        // The client can quote the id, whoever answered.
-        if let Some(id) = id {
+        // The client can quote the id, whoever answered; unless it is not to see that refshim is there.
+        if let (Some(id), Mode::Full) = (id, mode) {
             response.headers_mut().entry(X_REQUEST_ID).or_insert(id);
         }
         response
@@ -141,20 +150,21 @@ impl App {
         Ok(self.requests.begin(origin.client(), busy)?)
     }
 
-    /// Selects the upstream of an accepted request and parses its route, and says both in each of its log lines.
+    /// Selects the upstream of an accepted request and parses its route, as far as its mode has one, and says both in each of its log lines.
     async fn answer(
         &self,
         origin: Origin,
         mut request: Request<Incoming>,
         in_progress: &RequestGuard,
-    ) -> Response<Body> {
+    ) -> (Response<Body>, Mode) {
         let log = RequestLog::of(&request);
         let (handlers, origin) = self.select(origin, &mut request);
-        let route = Route::parse(request.method(), request.uri().path());
+        let mode = handlers.upstream.mode();
+        let route = Route::parse(request.method(), request.uri().path()).within(mode);
         let log = Arc::new(log.selected(&handlers.upstream, request.uri()));
         // Boxed: the futures around it have room for the request as well, and each is moved once.
         let answer = Box::pin(self.finish(handlers, route, origin, request, in_progress, Arc::clone(&log)));
-        within_request(log, answer).await
+        (within_request(log, answer).await, mode)
     }
 
     /// The layers that every answer passes: errors become answers, which are counted and logged, and
@@ -169,7 +179,7 @@ impl App {
         log: Arc<RequestLog>,
     ) -> Response<Body> {
         let class = route.class();
-        let is_query = matches!(class, RouteClass::References | RouteClass::Referrers);
+        let is_query = route.is_query();
         let mut caller = None;
         let result = self.dispatch(handlers, route, &origin, request, in_progress, &mut caller).await;
         // Before it is counted: an answer for which there is no room is an error.
@@ -229,6 +239,15 @@ impl App {
                 let deletion =
                     handlers.pushes.delete(at(repository), manifest, origin.clone(), request, in_progress);
                 Box::pin(deletion).await
+            }
+            Route::WatchPut { repository, manifest } => {
+                let in_progress = in_progress.clone();
+                let push =
+                    handlers.watched.put(at(repository), manifest, origin.clone(), request, in_progress);
+                Box::pin(push).await
+            }
+            Route::PassWrite { repository } => {
+                Box::pin(handlers.pushes.pass(at(repository), origin, request, in_progress)).await
             }
             Route::References { repository, manifest } => {
                 let visit = handlers.visit(repository, origin, &request);

@@ -20,6 +20,7 @@ use crate::queries::references::ReferencesHandler;
 use crate::queries::referrers::ReferrersHandler;
 use crate::recording::pulls::PullRecorder;
 use crate::recording::pushes::PushRecorder;
+use crate::recording::watched::PushWatcher;
 use crate::registry::reader::ManifestReader;
 use crate::registry::{Caller, Merger, Registry, Visit};
 use crate::telemetry::Metrics;
@@ -30,6 +31,7 @@ pub(super) struct Handlers {
     pub(super) upstream: Arc<Upstream>,
     pub(super) registry: Arc<Registry>,
     pub(super) pushes: PushRecorder,
+    pub(super) watched: PushWatcher,
     pub(super) pulls: Arc<PullRecorder>,
     pub(super) references: ReferencesHandler,
     pub(super) referrers: ReferrersHandler,
@@ -37,15 +39,19 @@ pub(super) struct Handlers {
 }
 
 impl Handlers {
+    /// Handlers that remember together with those of the `same` registry, if there are any.
     pub(super) fn new(
         config: &Config,
         upstream: &Arc<Upstream>,
-        index: &Index,
-        metrics: &Metrics,
-        tasks: &TaskTracker,
+        same: Option<&Self>,
+        (index, metrics, tasks): (&Index, &Metrics, &TaskTracker),
     ) -> Self {
         let metrics = Arc::new(metrics.of_upstream(upstream.name()));
-        let registry = Arc::new(Registry::new(Arc::clone(upstream), config, (*metrics).clone()));
+        let registry = Registry::new(Arc::clone(upstream), config, (*metrics).clone());
+        let registry = Arc::new(match same {
+            Some(other) => registry.sharing(&other.registry),
+            None => registry,
+        });
         let pushed = PushLimits {
             bytes: config.manifests.max_bytes,
             idle: upstream.body_idle(),
@@ -53,14 +59,26 @@ impl Handlers {
             pushes: Pushes::new(config.limits.manifest_bytes),
         };
         let reader = ManifestReader::new(Arc::clone(&metrics), config.manifests.max_links_bytes, pushed);
-        let pulls = Arc::new(PullRecorder::new(
+        let pulls = PullRecorder::new(
             Arc::clone(&registry),
             index.clone(),
             reader.clone(),
             Arc::clone(&metrics),
             tasks.clone(),
             config.manifests.learn_bytes,
-        ));
+        );
+        let pulls = Arc::new(match same {
+            Some(other) => pulls.sharing(&other.pulls),
+            None => pulls,
+        });
+        let watched = PushWatcher::new(
+            Arc::clone(&registry),
+            index.clone(),
+            reader.clone(),
+            Arc::clone(&metrics),
+            tasks.clone(),
+            config.limits.manifest_bytes,
+        );
         let merger = Merger::new(Arc::clone(&registry), index.clone(), reader.clone(), config);
         let merger = Arc::new(merger);
         let pages = Arc::new(ReferrerPages::new(
@@ -79,6 +97,7 @@ impl Handlers {
                 Arc::clone(&metrics),
                 tasks.clone(),
             ),
+            watched,
             pulls,
             references: ReferencesHandler::new(Arc::clone(&pages)),
             referrers: ReferrersHandler::new(pages, &config.referrers),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use prometheus_client::encoding::{EncodeLabelValue, LabelValueEncoder};
 
-use crate::config::{SourceName, UpstreamName};
+use crate::config::{Mode, SourceName, UpstreamName};
 use crate::http::limits::Limit;
 use crate::http::route::RouteClass;
 use crate::oci::LinkKind;
@@ -33,6 +33,8 @@ pub enum Unrecorded {
     TooMany,
     /// Its repository has reached its limit of referrers.
     RepositoryFull,
+    /// A push that was only watched could not be recorded.
+    Missed,
 }
 
 /// What came of a sweep.
@@ -166,6 +168,12 @@ impl EncodeLabelValue for EventFailure {
     }
 }
 
+impl EncodeLabelValue for Mode {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.as_str().encode(encoder)
+    }
+}
+
 impl EncodeLabelValue for UpstreamName {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         self.as_str().encode(encoder)
@@ -246,6 +254,7 @@ impl EncodeLabelValue for Unrecorded {
             Self::Malformed => "malformed",
             Self::TooMany => "too_many",
             Self::RepositoryFull => "repository_full",
+            Self::Missed => "missed",
         };
         reason.encode(encoder)
     }

@@ -33,6 +33,7 @@ mod large;
 mod limits;
 mod maintenance;
 mod many_clients;
+mod modes;
 mod modules;
 mod notifications;
 mod odd_registries;

@@ -124,6 +124,37 @@ fn what_does_not_go_together_is_told_with_its_table() {
 }
 
 #[test]
+fn an_upstream_shares_with_another_one_of_the_same_registry() {
+    let own = "url = \"https://registry.example\"\nhosts = [\"x\"]\n";
+    check_file(
+        &format!("[upstreams.a]\n{own}shares = \"b\"\nmode = \"shadow\""),
+        &["refshim.toml:6: upstreams.a.mode: not a mode: \"shadow\" (write full, learn or pass)"],
+    );
+    check_file(
+        &format!("[upstreams.a]\n{own}shares = \"b\""),
+        &["upstreams.a: shares: there is no upstream b"],
+    );
+    check_file(
+        &format!("[upstreams.a]\n{own}shares = \"a\""),
+        &["upstreams.a: shares: this is itself (name another upstream of the same url)"],
+    );
+    check_file(
+        "[upstreams.a]\nurl = \"https://registry.example/b\"\nhosts = [\"x\"]\nshares = \"default\"",
+        &[
+            "upstreams.a: shares: default has another url (https://registry.example); only one registry can be \
+           shared",
+        ],
+    );
+    check_file(
+        &format!(
+            "[upstreams.a]\n{own}shares = \"default\"\n[upstreams.b]\n{}shares = \"a\"",
+            own.replace('x', "y").replace("eyample", "example")
+        ),
+        &["upstreams.b: shares: a itself shares with default (write shares = \"default\")"],
+    );
+}
+
+#[test]
 fn a_missing_upstream_names_every_way_of_giving_it() {
     check_mistakes(&Sources::default(), &[NO_UPSTREAM]);
     check_mistakes(&from_file(""), &[NO_UPSTREAM]);

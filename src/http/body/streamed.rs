@@ -84,7 +84,10 @@ impl Streamed {
             Poll::Ready(Some(Ok(frame))) => {
                 self.pauses.moved();
                 self.copy_data(frame.data_ref());
-                if self.incoming.as_ref().is_some_and(Incoming::is_end_stream) {
+                // By its length, too: HTTP/2 may say only in a frame of its own that this was all, and hyper does not ask
+                // for one more frame than the other side's Content-Length needs.
+                let is_whole = |rest: &Incoming| rest.is_end_stream() || rest.size_hint().exact() == Some(0);
+                if self.incoming.as_ref().is_some_and(is_whole) {
                     self.hand_copy_over();
                 }
                 Poll::Ready(Some(Ok(self.counted(frame))))
@@ -162,7 +165,8 @@ impl Drop for Streamed {
                 broken: self.broken.take(),
                 pauses: PauseLimit::new(self.pauses.idle),
                 progress: None,
-                copy: None,
+                // What was taken is in it already, and is not copied again when it is sent again.
+                copy: self.copy.take(),
                 request: self.request.take(),
                 way_home: None,
             });

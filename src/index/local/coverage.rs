@@ -98,8 +98,23 @@ impl CoverageFile {
         if state.upstreams.remove(&upstream).is_some() {
             self.append(&mut state, &Line::Void { upstream });
             // Or a power cut could take it back.
-            let synced = state.file.as_ref().map_or(Ok(()), File::sync_data);
-            synced.unwrap_or_else(|error| complain(&self.path, &error));
+            let synced = state.file.as_ref().map(File::sync_data);
+            if !matches!(synced, Some(Ok(()))) {
+                // What cannot be taken back in the file must not be read from it again.
+                state.file = None;
+                match std::fs::remove_file(&self.path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => complain(&self.path, &error),
+                    Ok(()) | Err(_) => {}
+                }
+            }
+        }
+    }
+
+    /// Something that was pushed until now is not recorded. Without effect before [`CoverageFile::begin`].
+    pub(crate) fn restart(&self, upstream: u32) {
+        if self.lock().upstreams.contains_key(&upstream) {
+            self.void(upstream);
+            self.begin(upstream);
         }
     }
 
@@ -312,6 +327,24 @@ mod tests {
         file.begin(0);
         assert!(!is_complete(&file, 0, "a"));
         assert_ne!(file.of(&repository(0, "a")), Coverage::Since(began));
+    }
+
+    #[test]
+    fn what_was_missed_voids_only_what_was_begun_and_also_if_it_cannot_be_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = CoverageFile::open(directory.path(), JOURNAL);
+        file.restart(0);
+        assert_eq!(file.list(0), None);
+        for is_writable in [true, false] {
+            file.begin(0);
+            file.add(0, None, backfilled());
+            assert!(is_complete(&CoverageFile::open(directory.path(), JOURNAL), 0, "a") == is_writable);
+            file.restart(0);
+            let known = CoverageFile::open(directory.path(), JOURNAL).list(0);
+            assert!(known.is_none_or(|(_, covered)| covered.values().all(|it| *it == Covered::default())));
+            assert!(!is_complete(&file, 0, "a") && file.list(0).is_some());
+            file.lock().file = None;
+        }
     }
 
     #[test]

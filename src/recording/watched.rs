@@ -1,0 +1,179 @@
+//! Pushes that are recorded while nothing about them changes (`upstreams.<name>.mode = "learn"`).
+//!
+//! The manifest streams to the registry as it comes, and is copied on the way. Once the registry has accepted it, its
+//! links are recorded, and only then the client gets the registry's answer: what a client was told is stored is recorded
+//! as well. If that fails, the client gets the answer all the same, and the coverage of the registry begins anew: lists
+//! say from then on that they may miss something.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Response};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio_util::task::TaskTracker;
+
+use crate::http::body::Body;
+use crate::http::limits::RequestGuard;
+use crate::index::{Index, Repository, UpstreamRead};
+use crate::oci::TagOrDigest;
+use crate::proxy::error::Error;
+use crate::proxy::forward::{self, Origin};
+use crate::recording::learnt::{Learnt, learn};
+use crate::recording::write::{Writing, is_taken};
+use crate::registry::reader::ManifestReader;
+use crate::registry::{Registry, content_digest};
+use crate::telemetry::{LinkOutcome, Metrics, Unrecorded, within_this_request};
+
+/// Passes pushes on as they come, and records them from copies.
+#[derive(Clone, Debug)]
+pub struct PushWatcher {
+    registry: Arc<Registry>,
+    index: Index,
+    reader: ManifestReader,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+    budget: Arc<Semaphore>,
+}
+
+/// A push on its way.
+struct Push {
+    repository: Repository,
+    manifest: TagOrDigest,
+    content_type: Option<HeaderValue>,
+    watch: UpstreamRead,
+}
+
+/// The copy of a push's manifest.
+enum Copy {
+    /// There is no body.
+    Nothing,
+    Coming(oneshot::Receiver<Bytes>, OwnedSemaphorePermit),
+    TooLong,
+    NoRoom,
+}
+
+impl PushWatcher {
+    /// A watcher that holds at most `budget` bytes of manifests at a time.
+    #[must_use]
+    pub fn new(
+        registry: Arc<Registry>,
+        index: Index,
+        reader: ManifestReader,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+        budget: usize,
+    ) -> Self {
+        let budget = Arc::new(Semaphore::new(budget.min(Semaphore::MAX_PERMITS)));
+        Self { registry, index, reader, metrics, tasks, budget }
+    }
+
+    /// `PUT /v2/<name>/manifests/<ref>`.
+    pub async fn put(
+        &self,
+        repository: Repository,
+        manifest: TagOrDigest,
+        origin: Origin,
+        request: Request<Incoming>,
+        in_progress: RequestGuard,
+    ) -> Result<Response<Body>, Error> {
+        let watcher = self.clone();
+        // A client that goes away once it has sent the manifest does not stop what records it.
+        let task = async move { watcher.pass(repository, manifest, &origin, request, in_progress).await };
+        self.tasks.spawn(within_this_request(task)).await.map_err(|_| Error::Handler)?
+    }
+
+    async fn pass(
+        &self,
+        repository: Repository,
+        manifest: TagOrDigest,
+        origin: &Origin,
+        request: Request<Incoming>,
+        in_progress: RequestGuard,
+    ) -> Result<Response<Body>, Error> {
+        let upstream = self.registry.upstream();
+        // Before the request is sent: a DELETE that overtakes this push makes what it recorded pending.
+        let watch = self.index.begin_read(repository.clone());
+        let content_type = request.headers().get(CONTENT_TYPE).cloned();
+        let idle = upstream.body_idle();
+        let mut request = request.map(|body| Body::from_client(body, idle, in_progress));
+        let copy = self.copy(request.body_mut());
+        let place = repository.clone();
+        let write = Writing::begin(&self.registry, &place);
+        let push = Push { repository, manifest, content_type, watch };
+        let answer = forward::send(&upstream, origin, request).await;
+        if let Ok(response) = &answer
+            && response.status().is_success()
+            && let Err(reason) = self.record(&push, copy, response).await
+        {
+            self.missed(&push, &reason);
+        }
+        write.ends(&answer);
+        answer
+    }
+
+    fn copy(&self, body: &mut Body) -> Copy {
+        let most = self.reader.max_bytes();
+        let length =
+            body.size_hint().upper().map_or(most, |upper| usize::try_from(upper).unwrap_or(usize::MAX));
+        if length > most {
+            return Copy::TooLong;
+        }
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        let Ok(permit) = Arc::clone(&self.budget).try_acquire_many_owned(length) else { return Copy::NoRoom };
+        body.copy(most).map_or(Copy::Nothing, |copy| Copy::Coming(copy, permit))
+    }
+
+    /// Records the links of a push that seems to be accepted.
+    ///
+    /// # Errors
+    /// They could not be recorded, for this reason.
+    async fn record(&self, push: &Push, copy: Copy, response: &Response<Body>) -> Result<(), String> {
+        let Push { repository, manifest, content_type, watch } = push;
+        let too_long = || drop(self.reader.too_long(repository, manifest));
+        let (bytes, _permit) = match copy {
+            Copy::Nothing => return Ok(()),
+            Copy::TooLong => return Ok(too_long()),
+            Copy::NoRoom => return Err("limits.manifest_bytes leaves no room for a copy of it".to_owned()),
+            // Not waited for: who has accepted a manifest has read all of it.
+            Copy::Coming(mut copy, permit) => match copy.try_recv() {
+                Ok(bytes) => (bytes, permit),
+                Err(TryRecvError::Closed) => return Ok(too_long()),
+                Err(TryRecvError::Empty) => {
+                    return Err("the registry answered before it had read it".to_owned());
+                }
+            },
+        };
+        let content_type = content_type.as_ref().and_then(|value| value.to_str().ok());
+        let algorithm = manifest.algorithm();
+        let read = self.reader.read(repository, manifest, algorithm, &bytes, content_type).await;
+        let read = read.map_err(|error| error.to_string())?;
+        if (read.referrer.links.is_empty() && read.claims.is_empty())
+            || !is_taken(response, &read.referrer.digest)
+        {
+            return Ok(());
+        }
+        if content_digest(response.headers()).is_some_and(|named| named != read.referrer.digest) {
+            return Err("the registry named another digest than that of what was pushed".to_owned());
+        }
+        let learnt = learn(&self.reader, &self.index, repository, read, false).await;
+        let (kinds, Learnt { digest, observations, .. }) = (learnt.kinds(), learnt);
+        self.index.observe(watch, observations).await.map_err(|error| error.to_string())?;
+        tracing::info!(repository = %repository.name, %digest, links = kinds.len(), "recorded a manifest's links");
+        self.metrics.links(kinds, LinkOutcome::Recorded);
+        Ok(())
+    }
+
+    /// What was pushed until now is not all recorded.
+    fn missed(&self, push: &Push, reason: &str) {
+        let Push { repository, manifest, .. } = push;
+        tracing::warn!(repository = %repository.name, %manifest, reason,
+            "a push passed, but could not be recorded: lists say that they may miss links pushed before now, until \
+             the next backfill");
+        self.metrics.unrecorded(Unrecorded::Missed, 1);
+        self.index.restart_coverage(repository.upstream);
+    }
+}
