@@ -30,6 +30,7 @@ use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Origin, Peer};
 use crate::proxy::selection::Selection;
 use crate::proxy::upstream::{Upstream, Upstreams};
+use crate::referrers_tags::ReferrersTags;
 use crate::registry::Caller;
 use crate::telemetry::{Metrics, within_request};
 
@@ -54,11 +55,13 @@ impl App {
         config: &Config,
         upstreams: &Upstreams,
         index: &Index,
+        tags: &ReferrersTags,
         metrics: Arc<Metrics>,
         load: Load,
         tasks: TaskTracker,
     ) -> Self {
-        let handlers = |upstream: &Arc<Upstream>| Handlers::new(config, upstream, index, &metrics, &tasks);
+        let handlers =
+            |upstream: &Arc<Upstream>| Handlers::new(config, upstream, index, tags, &metrics, &tasks);
         Self {
             selection: Selection::new(config),
             default: handlers(&upstreams.default),

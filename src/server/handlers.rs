@@ -20,6 +20,8 @@ use crate::queries::references::ReferencesHandler;
 use crate::queries::referrers::ReferrersHandler;
 use crate::recording::pulls::PullRecorder;
 use crate::recording::pushes::PushRecorder;
+use crate::recording::unlisted::UnlistedSubjects;
+use crate::referrers_tags::ReferrersTags;
 use crate::registry::reader::ManifestReader;
 use crate::registry::{Caller, Merger, Registry, Visit};
 use crate::telemetry::Metrics;
@@ -41,10 +43,12 @@ impl Handlers {
         config: &Config,
         upstream: &Arc<Upstream>,
         index: &Index,
+        tags: &ReferrersTags,
         metrics: &Metrics,
         tasks: &TaskTracker,
     ) -> Self {
         let metrics = Arc::new(metrics.of_upstream(upstream.name()));
+        let unlisted = UnlistedSubjects::new(tags.queue(upstream.name()), Arc::clone(&metrics));
         let registry = Arc::new(Registry::new(Arc::clone(upstream), config, (*metrics).clone()));
         let pushed = PushLimits {
             bytes: config.manifests.max_bytes,
@@ -76,7 +80,7 @@ impl Handlers {
                 Arc::clone(&pulls),
                 index.clone(),
                 reader,
-                Arc::clone(&metrics),
+                unlisted,
                 tasks.clone(),
             ),
             pulls,

@@ -56,3 +56,4 @@ mod tls;
 mod tunnels;
 mod upstream_faults;
 mod upstreams;
+mod write_tags;
