@@ -22,6 +22,7 @@ use crate::index::{Index, IndexState};
 use crate::jobs::Desk;
 use crate::notifications::{self, Notifications};
 use crate::proxy::upstream::Upstreams;
+use crate::referrers_tags::ReferrersTags;
 use crate::telemetry::Metrics;
 use jobs::Jobs;
 use readiness::Readiness;
@@ -36,8 +37,17 @@ pub struct Admin {
     upstreams: Vec<Readiness>,
     metrics: Arc<Metrics>,
     wrote: Mutex<Option<Wrote>>,
-    notifications: Arc<Notifications>,
+    background: Background,
     jobs: Jobs,
+}
+
+/// What works in the background, and is measured for `/metrics`.
+#[derive(Clone, Debug)]
+pub struct Background {
+    /// Notifications, which come in here.
+    pub notifications: Arc<Notifications>,
+    /// Referrers tags.
+    pub tags: Arc<ReferrersTags>,
 }
 
 /// A successful write of the index.
@@ -54,13 +64,13 @@ impl Admin {
     pub fn new(
         index: Index,
         upstreams: &Upstreams,
-        notifications: Arc<Notifications>,
+        background: Background,
         desk: Arc<Desk>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let upstreams = upstreams.iter().map(Readiness::of).collect();
         let jobs = Jobs { desk, index: index.clone() };
-        Self { index, upstreams, metrics, wrote: Mutex::new(None), notifications, jobs }
+        Self { index, upstreams, metrics, wrote: Mutex::new(None), background, jobs }
     }
 
     /// The answer to `/healthz`, `/readyz`, `/metrics`, a notification or, from this machine, a job.
@@ -70,7 +80,7 @@ impl Admin {
         }
         if let Some(source) = request.uri().path().strip_prefix(notifications::PATH) {
             let source = source.to_owned();
-            let answer = self.notifications.answer(&source, request).await;
+            let answer = self.background.notifications.answer(&source, request).await;
             let unknown = || text(StatusCode::NOT_FOUND, format!("there is no [notifications.{source}]\n"));
             return answer.unwrap_or_else(unknown);
         }
@@ -81,7 +91,8 @@ impl Admin {
             "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
             "/readyz" => self.readiness().await,
             "/metrics" => {
-                self.notifications.measure();
+                self.background.notifications.measure();
+                self.background.tags.measure();
                 for upstream in self.jobs.desk.upstreams() {
                     self.metrics.covered(&upstream.name, upstream.number(), &self.index);
                 }

@@ -171,6 +171,18 @@ pub struct ReferrersConfig {
     /// How long the last complete list may answer queries while the upstream throttles (429, 503) or fails (5xx); 0
     /// never. Default 60 seconds.
     pub stale_for: Duration,
+    /// When refshim itself writes referrers tags into the registry. Default never.
+    pub write_tags: WriteTags,
+}
+
+/// When refshim itself writes referrers tags into the registry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriteTags {
+    /// Never; `refshim export` writes them all at once.
+    #[default]
+    Never,
+    /// Soon after each push of a referrer.
+    Push,
 }
 
 /// Concurrency and memory limits. Exceeding one is answered with 429 or 503 and `Retry-After`.
@@ -284,6 +296,7 @@ impl Default for ReferrersConfig {
             include: LinkKinds::default(),
             upstream_ttl: Duration::from_secs(2),
             stale_for: Duration::from_secs(60),
+            write_tags: WriteTags::Never,
         }
     }
 }

@@ -10,6 +10,7 @@
 //! - What fails is told with its reason, and all else is done.
 
 mod keep_list;
+mod level;
 mod merge;
 mod subjects;
 
@@ -29,6 +30,7 @@ use crate::oci::{Digest, LinkKind, LinkKinds, RepositoryName, Tag};
 use subjects::Subjects;
 
 pub use keep_list::kept;
+pub use level::{Level, NotLevel, bring_level};
 
 /// Entries that are read from the index at a time.
 const PAGE: usize = 1_000;
@@ -145,6 +147,11 @@ pub async fn repositories(index: &Index, upstream: u32) -> Result<Vec<Repository
     }
 }
 
+/// The kinds of link that are written into lists.
+fn listed() -> LinkKinds {
+    [LinkKind::Subject, LinkKind::Fallback].into_iter().collect()
+}
+
 /// Meets each referrer of a repository.
 ///
 /// # Errors
@@ -213,7 +220,7 @@ impl Export {
 
     /// The subjects in a repository with their referrers, oldest first.
     async fn subjects(&self, repository: &Repository) -> Result<BTreeMap<Digest, Vec<Digest>>, ReadError> {
-        let listed: LinkKinds = [LinkKind::Subject, LinkKind::Fallback].into_iter().collect();
+        let listed = listed();
         let mut subjects: BTreeMap<Digest, Vec<(Order, Digest)>> = BTreeMap::new();
         each_referrer(&self.index, repository, |referrer| {
             for (subject, _) in referrer.links.into_iter().filter(|(_, kinds)| kinds.intersects(listed)) {

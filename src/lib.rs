@@ -29,6 +29,7 @@
 //! | [`config`] | the settings: file, environment, command line, and all mistakes at once |
 //! | [`http`] | what HTTP and the registry's API look like, without a registry: bodies, limits, paths, `Link` |
 //! | [`index`] | which manifest refers to which: the interface, and the engine behind it (journal and sled) |
+//! | [`queue`] | what is to be done in the background, and survives the process |
 //! | [`telemetry`] | logs and metrics |
 //! | [`tls`] | certificates, trust, the acceptor towards clients and the connector towards registries |
 //! | [`client`] | registries and layouts as a client sees them; not by the way of a request |
@@ -38,6 +39,7 @@
 //! | [`notifications`] | what registries tell of: queued on disk, and worked off |
 //! | [`backfill`] | what the registry held before: walks it and records it |
 //! | [`export`] | the way out: writes referrers tags into the registry |
+//! | [`referrers_tags`] | brings the referrers tag of each pushed referrer's subject level, in the background |
 //! | [`garbage`] | referrers whose subjects are gone: finds and deletes them |
 //! | [`jobs`] | what goes through a whole registry, by a command or a serving refshim |
 //! | [`queries`] | `references` and `referrers`, in one repository or across repositories |
@@ -100,7 +102,9 @@ pub mod notifications;
 pub mod oci;
 pub mod proxy;
 pub mod queries;
+pub mod queue;
 pub mod recording;
+pub mod referrers_tags;
 pub mod registry;
 pub mod server;
 pub mod telemetry;

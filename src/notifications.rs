@@ -1,7 +1,7 @@
 //! Notifications of registries: what was pushed past refshim is recorded soon after.
 //!
-//! - A registry proves who it is and sends what happened. Each event is on disk before it is answered; what is refused,
-//!   the registry sends again.
+//! - A registry proves who it is and sends what happened. Each event is on disk ([`crate::queue`]) before it is answered; what
+//!   is refused, the registry sends again.
 //! - Events are worked off in the background, for each upstream by itself: the manifest is fetched with refshim's own
 //!   credentials and recorded as a backfill does. What an event says is never believed, it only says where to look; so
 //!   events may be lost, doubled, late and in any order, and what is recorded is what the registry serves.
@@ -11,9 +11,7 @@
 mod bodies;
 mod event;
 mod proof;
-mod queue;
 mod refusal;
-mod store;
 mod worker;
 
 use std::io;
@@ -33,12 +31,12 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, NotificationSource, UpstreamConfig, UpstreamName};
 use crate::http::body::Body;
 use crate::index::Index;
+use crate::queue::NotQueued;
 use crate::telemetry::{Metrics, Notified};
 use crate::tls::Reload;
 use bodies::Told;
 use event::{Action, Event};
 use proof::Proof;
-use queue::NotQueued;
 use refusal::Refusal;
 use worker::Worker;
 

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::connection::Connection;
-use crate::admin::Admin;
+use crate::admin::{Admin, Background};
 use crate::config::{self, Config, Mode, RegistryUrl, SweepConfig, TimeoutsConfig, UpstreamName};
 use crate::http::body::Body;
 use crate::http::limits::{Connections, Load, Place};
@@ -34,6 +34,7 @@ use crate::jobs::{Desk, sweep};
 use crate::notifications::{Notifications, NotificationsError};
 use crate::proxy::forward::{Clients, Peer};
 use crate::proxy::upstream::{Upstream, Upstreams};
+use crate::referrers_tags::{ReferrersTags, ReferrersTagsError};
 use crate::server::app::App;
 use crate::telemetry::Metrics;
 use crate::tls::{Acceptor, Reload as _, TlsError};
@@ -64,6 +65,9 @@ pub enum StartError {
     /// Notifications cannot be taken.
     #[error("cannot take notifications: {0}")]
     Notifications(#[from] NotificationsError),
+    /// Referrers tags cannot be written.
+    #[error("cannot write referrers tags (referrers.write_tags): {0}")]
+    ReferrersTags(#[from] ReferrersTagsError),
     /// TLS towards clients cannot be set up.
     #[error("cannot set up TLS towards clients: {0}")]
     ServerTls(#[source] TlsError),
@@ -85,6 +89,7 @@ pub struct Server {
     sweeps: SweepConfig,
     metrics: Arc<Metrics>,
     notifications: Arc<Notifications>,
+    tags: Arc<ReferrersTags>,
     index: Index,
     tasks: TaskTracker,
     timeouts: TimeoutsConfig,
@@ -97,6 +102,7 @@ struct ServerTls {
     acceptor: Option<Arc<Acceptor>>,
     upstreams: Upstreams,
     notifications: Arc<Notifications>,
+    tags: Arc<ReferrersTags>,
     interval: Duration,
 }
 
@@ -114,6 +120,7 @@ impl ServerTls {
                 tls.acceptor.iter().for_each(|acceptor| acceptor.reload());
                 tls.upstreams.iter().for_each(|upstream| upstream.reload());
                 tls.notifications.reload();
+                tls.tags.reload();
             });
             if let Err(error) = looked.await {
                 tracing::error!(%error, "the TLS files could not be looked at");
@@ -150,16 +157,13 @@ impl Server {
         let index = Index::open(IndexSettings::of(config))?;
         begin(config, &index, &metrics);
         let tasks = TaskTracker::new();
-        let app = App::new(config, &upstreams, &index, Arc::clone(&metrics), load, tasks.clone());
+        let tags = Arc::new(ReferrersTags::open(config, &index, &metrics)?);
+        let app = App::new(config, &upstreams, &index, &tags, Arc::clone(&metrics), load, tasks.clone());
         let notifications = Arc::new(Notifications::open(config, &index, &metrics)?);
         let desk = Arc::new(Desk::new(config, &index, &metrics));
-        let admin = Admin::new(
-            index.clone(),
-            &upstreams,
-            Arc::clone(&notifications),
-            Arc::clone(&desk),
-            Arc::clone(&metrics),
-        );
+        let background = Background { notifications: Arc::clone(&notifications), tags: Arc::clone(&tags) };
+        let (jobs, counted) = (Arc::clone(&desk), Arc::clone(&metrics));
+        let admin = Admin::new(index.clone(), &upstreams, background, jobs, counted);
         Ok(Self {
             clients,
             admins,
@@ -167,12 +171,14 @@ impl Server {
                 acceptor: acceptor.map(Arc::new),
                 upstreams,
                 notifications: Arc::clone(&notifications),
+                tags: Arc::clone(&tags),
                 interval: config.tls_reload,
             },
             known_clients: Arc::new(Clients::new(config)),
             app: Arc::new(app),
             admin: Arc::new(admin),
             notifications,
+            tags,
             desk,
             sweeps: config.sweep.clone(),
             metrics,
@@ -227,6 +233,7 @@ impl Server {
             let metrics = self.metrics.of_upstream(&upstream.name);
             self.tasks.spawn(sweep(desk, index, upstream, sweeps, metrics, ending.clone()));
         }
+        self.tags.work(&self.tasks, &ending);
         let first_look = async {
             admin.look_at_upstreams().await;
             // The first of these futures to end ends serving.

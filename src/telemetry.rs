@@ -24,7 +24,7 @@ use crate::index::{IndexState, Statistics};
 use crate::oci::LinkKind;
 
 use coverage::CoverageMetrics;
-pub use labels::{EventFailure, LinkOutcome, Notified, QueryRefused, Stale, Swept, Unrecorded};
+pub use labels::{EventFailure, LinkOutcome, Notified, QueryRefused, Stale, Swept, TagFailure, Unrecorded};
 pub use logging::{Described, start_logging, within_request, within_this_request};
 
 const SECONDS: [f64; 14] =
@@ -58,6 +58,10 @@ struct All {
     events_oldest: Family<UpstreamLabels, Gauge>,
     coverage: CoverageMetrics,
     modes: Family<ModeLabels, Gauge>,
+    tags_written: Family<UpstreamLabels, Counter>,
+    tag_failures: Family<TagLabels, Counter>,
+    tags_waiting: Family<UpstreamLabels, Gauge>,
+    tags_oldest: Family<UpstreamLabels, Gauge>,
     index: IndexGauges,
 }
 
@@ -130,6 +134,13 @@ struct EventLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TagLabels {
+    upstream: UpstreamName,
+    reason: TagFailure,
+    dropped: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LimitLabels {
     limit: Limit,
 }
@@ -176,6 +187,22 @@ impl All {
             ),
             coverage: CoverageMetrics::new(all),
             modes: registered(all, "upstream_mode", "1 for the mode that an upstream is in"),
+            tags_written: registered(all, "referrers_tags_written", "Referrers tags written after pushes"),
+            tag_failures: registered(
+                all,
+                "referrers_tag_failures",
+                "Referrers tags that could not be written, to be tried again or dropped",
+            ),
+            tags_waiting: registered(
+                all,
+                "referrers_tags_waiting",
+                "Subjects whose referrers tags are still to be looked at",
+            ),
+            tags_oldest: registered(
+                all,
+                "referrers_tags_oldest_seconds",
+                "How long the oldest of them has waited",
+            ),
             index: IndexGauges::new(all),
             registry,
         }
@@ -300,13 +327,37 @@ impl Metrics {
 
     /// Sets how many events wait, and how long the oldest one has.
     pub fn events_waiting(&self, count: usize, oldest: Duration) {
+        self.waiting([&self.all.events_waiting, &self.all.events_oldest], count, oldest);
+    }
+
+    /// Counts a referrers tag that was written.
+    pub fn tag_written(&self) {
+        if let Some(upstream) = self.upstream.clone() {
+            self.all.tags_written.get_or_create(&UpstreamLabels { upstream }).inc();
+        }
+    }
+
+    /// Counts a referrers tag that could not be written.
+    pub fn tag_failed(&self, reason: TagFailure, is_dropped: bool) {
+        if let Some(upstream) = self.upstream.clone() {
+            let labels = TagLabels { upstream, reason, dropped: is_dropped };
+            self.all.tag_failures.get_or_create(&labels).inc();
+        }
+    }
+
+    /// Sets how many subjects wait for their referrers tags, and how long the oldest one has.
+    pub fn tags_waiting(&self, count: usize, oldest: Duration) {
+        self.waiting([&self.all.tags_waiting, &self.all.tags_oldest], count, oldest);
+    }
+
+    fn waiting(&self, [waiting, since]: [&Family<UpstreamLabels, Gauge>; 2], count: usize, oldest: Duration) {
         if let Some(upstream) = self.upstream.clone() {
             let labels = UpstreamLabels { upstream };
             let set = |gauges: &Family<UpstreamLabels, Gauge>, value: u64| {
                 gauges.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
             };
-            set(&self.all.events_waiting, count as u64);
-            set(&self.all.events_oldest, oldest.as_secs());
+            set(waiting, count as u64);
+            set(since, oldest.as_secs());
         }
     }
 

@@ -17,7 +17,7 @@ use super::tls_files::{Places, TlsChecks, TlsFiles};
 use super::upstream::{UPSTREAM_SETTINGS, UpstreamDraft, UpstreamName};
 use super::value::{
     GIB, HOUR, Invalid, KIB, MIB, MINUTE, address, client_auth, count, directory, duration, file, link_kind,
-    list, log_filter, log_format, network, size,
+    list, log_filter, log_format, network, size, write_tags,
 };
 use super::{
     ClientAuth, Config, IndexConfig, LimitsConfig, LogConfig, ManifestsConfig, NotificationsConfig,
@@ -136,6 +136,7 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     setting("referrers.stale_for", One, |to, text| {
         put(&mut to.referrers.stale_for, duration(text, 0..=HOUR))
     }),
+    setting("referrers.write_tags", One, |to, text| put(&mut to.referrers.write_tags, write_tags(text))),
     setting("limits.connections", One, |to, text| put(&mut to.limits.connections, count(text, 1..=MILLION))),
     setting("limits.requests_per_client", One, |to, text| {
         put(&mut to.limits.requests_per_client, count(text, 1..=MILLION))

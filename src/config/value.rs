@@ -10,7 +10,7 @@ use http::uri::Authority;
 use ipnet::IpNet;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 
-use super::{ClientAuth, Http2, InvalidRegistryUrl, LogFormat, Mode, SourceKind, UpstreamName};
+use super::{ClientAuth, Http2, InvalidRegistryUrl, LogFormat, Mode, SourceKind, UpstreamName, WriteTags};
 use crate::oci::{InvalidName, LinkKind, UnknownLinkKind};
 
 pub(super) const KIB: u64 = 1 << 10;
@@ -162,6 +162,15 @@ pub(super) fn client_auth(text: &str) -> Result<ClientAuth, Invalid> {
         "required" => Ok(ClientAuth::Required),
         "optional" => Ok(ClientAuth::Optional),
         _ => Err(form("a way of client authentication", text, "required or optional")),
+    }
+}
+
+/// When refshim writes referrers tags.
+pub(super) fn write_tags(text: &str) -> Result<WriteTags, Invalid> {
+    match text {
+        "never" => Ok(WriteTags::Never),
+        "push" => Ok(WriteTags::Push),
+        _ => Err(form("a time to write referrers tags", text, "never or push")),
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) struct Merge<'a> {
     subject: &'a Digest,
     /// What the index has, oldest first.
     ours: Vec<Digest>,
+    /// What it says of them, where that is enough.
+    known: Option<HashMap<Digest, Descriptor>>,
     read: HashMap<Digest, Verdict>,
     made: Made,
 }
@@ -46,7 +48,13 @@ enum Verdict {
 
 impl<'a> Merge<'a> {
     pub(super) fn new(place: &'a Place, subject: &'a Digest, ours: Vec<Digest>) -> Self {
-        Self { place, subject, ours, read: HashMap::new(), made: Made::default() }
+        Self { place, subject, ours, known: None, read: HashMap::new(), made: Made::default() }
+    }
+
+    /// The same for a list that is written often, which would be read as often as it is long: what it lists is read only
+    /// if the index says something else of it. Entries that only others know of stay as they are.
+    pub(super) fn knowing(self, known: HashMap<Digest, Descriptor>) -> Self {
+        Self { known: Some(known), ..self }
     }
 
     pub(super) fn made(&self) -> &Made {
@@ -59,10 +67,10 @@ impl<'a> Merge<'a> {
         self.read.iter().filter(move |(_, verdict)| is_about(verdict)).map(|(digest, _)| digest)
     }
 
-    /// How many the index knows and the registry does not have.
-    pub(super) fn absent(&self) -> usize {
+    /// What the index knows and the registry does not have.
+    pub(super) fn absent(&self) -> impl Iterator<Item = &Digest> {
         let is_absent = |digest: &&Digest| matches!(self.read.get(*digest), Some(Verdict::Not(ABSENT)));
-        self.ours.iter().filter(is_absent).count()
+        self.ours.iter().filter(is_absent)
     }
 
     /// What could not be read, so that it is not known whether it is to be listed.
@@ -79,6 +87,12 @@ impl<'a> Merge<'a> {
         self.read(&unlisted).await;
         let is_about = |digest: &Digest| matches!(self.read.get(digest), Some(Verdict::About(_)));
         unlisted.into_iter().filter(is_about).collect()
+    }
+
+    /// Whether an entry of the list may not be as it should be.
+    fn is_doubtful(&self, entry: &Descriptor) -> bool {
+        let Some(known) = &self.known else { return true };
+        known.get(&entry.digest).is_some_and(|known| known != entry)
     }
 
     /// Reads those that were not read yet.
@@ -99,7 +113,8 @@ impl<'a> Merge<'a> {
 impl ListChange for Merge<'_> {
     async fn apply(&mut self, list: &mut ReferrersList) -> Result<()> {
         let listed: Vec<Descriptor> = list.descriptors().cloned().collect();
-        let digests: Vec<Digest> = listed.iter().map(|entry| entry.digest.clone()).collect();
+        let doubtful = listed.iter().filter(|entry| self.is_doubtful(entry));
+        let digests: Vec<Digest> = doubtful.map(|entry| entry.digest.clone()).collect();
         self.read(&digests).await;
         for entry in &listed {
             match self.read.get(&entry.digest) {

@@ -109,7 +109,7 @@ impl Subjects<'_> {
     }
 
     fn unread(&self, what: &str, merge: &Merge<'_>) {
-        add(&self.run.counts.absent, merge.absent() as u64);
+        add(&self.run.counts.absent, merge.absent().count() as u64);
         let told = |reason| Reason { what: what.to_owned(), reason };
         self.run.findings().failed.extend(merge.unread().map(told));
     }

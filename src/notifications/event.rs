@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::oci::{Digest, RepositoryName, Tag};
+use crate::queue;
 
 /// Something happened to a manifest. Equal ones that wait are worked off once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,6 +21,11 @@ pub(super) struct Event {
 pub(super) enum Action {
     Push,
     Delete,
+}
+
+impl queue::Event for Event {
+    const NAMED: &'static str = "notifications";
+    const REMEDY: &'static str = "a backfill";
 }
 
 /// The event on disk.

@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::NotificationsError;
 use super::event::{Action, Event};
-use super::queue::{Job, Queue};
 use crate::client::{Client, ErrorKind, Location, Pace, Repository as Place};
 use crate::config::{Config, UpstreamConfig, UpstreamName};
 use crate::index::{Covered, Index, Repository};
 use crate::oci::{Digest, LinkKind, Tag, TagOrDigest, TagScheme};
+use crate::queue::{Job, Queue};
 use crate::recording::found::{Found, NotRecorded, record};
 use crate::registry::reader::ManifestReader;
 use crate::telemetry::{EventFailure, LinkOutcome, Metrics};
@@ -36,7 +36,7 @@ pub(super) struct Worker {
     upstream: UpstreamName,
     number: u32,
     host: String,
-    queue: Queue,
+    queue: Queue<Event>,
     client: Client,
     index: Index,
     reader: ManifestReader,
@@ -98,7 +98,7 @@ impl Worker {
         &self.upstream
     }
 
-    pub(super) fn queue(&self) -> &Queue {
+    pub(super) fn queue(&self) -> &Queue<Event> {
         &self.queue
     }
 
@@ -120,7 +120,7 @@ impl Worker {
         }
     }
 
-    async fn work(&self, job: Job) {
+    async fn work(&self, job: Job<Event>) {
         let repository = Repository { upstream: self.number, name: job.event.repository.clone() };
         let worked = match job.event.action {
             Action::Push => self.push(&repository, &job.event).await,

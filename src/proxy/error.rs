@@ -15,6 +15,7 @@ use crate::http::route::MalformedPath;
 use crate::index::{ReadError, WriteError};
 use crate::oci::{ErrorBody, ErrorCode};
 use crate::proxy::upstream::UpstreamError;
+use crate::queue::NotQueued;
 use crate::telemetry::{QueryRefused, Stale};
 
 pub use rejection::Rejection;
@@ -65,6 +66,9 @@ pub enum Error {
     /// would ask the referrers API, take its 200 for success, and write no fallback tag, so the link would be lost.
     #[error("the references of this manifest could not be recorded, push it again: {0}")]
     Record(#[source] WriteError),
+    /// The referrers tag that a push is to bring level could not be queued. The client has to push again.
+    #[error("the referrers tag of this manifest cannot be written later, push it again: {0}")]
+    Tag(#[source] NotQueued),
     /// The referrers listed by the upstream could not be recorded, so they cannot be listed either.
     #[error("the referrers listed by the registry could not be recorded: {0}")]
     Gather(#[source] WriteError),
@@ -167,6 +171,7 @@ impl Error {
             Self::Limit(_)
             | Self::RequestBody(BodyError::Limit(_))
             | Self::Record(_)
+            | Self::Tag(_)
             | Self::Gather(_)
             | Self::LookUp(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
             Self::Rejected(rejection) => (rejection.status(), ErrorCode::Unavailable),
@@ -237,6 +242,7 @@ impl Error {
             | Self::TagUnknown
             | Self::RequestBody(_)
             | Self::Record(_)
+            | Self::Tag(_)
             | Self::Gather(_)
             | Self::LookUp(_)
             | Self::Shared(_)
@@ -260,7 +266,9 @@ impl Error {
             }
             Self::Upstream(UpstreamError::Silent(_)) => QueryRefused::Timeout,
             Self::Upstream(_) => QueryRefused::Unreachable,
-            Self::Record(_) | Self::Gather(_) | Self::LookUp(_) | Self::Handler => QueryRefused::Index,
+            Self::Record(_) | Self::Tag(_) | Self::Gather(_) | Self::LookUp(_) | Self::Handler => {
+                QueryRefused::Index
+            }
             Self::Limit(_) => QueryRefused::Limit,
             Self::TagUnknown => QueryRefused::Unknown,
             Self::Path(_)

@@ -6,7 +6,7 @@
 //!    client gets a 5xx and can repeat the push.
 //! 3. The request goes to the registry, with the bytes as they came.
 //! 4. 201 (or another 2xx with the digest): the links are confirmed, and only then the client gets the answer, with
-//!    `OCI-Subject` if there is a subject. 4xx, a redirect, or no connection: the links are dropped. Any other
+//!    `OCI-Subject` if there is a subject; where refshim writes referrers tags, that of the subject is queued before it. 4xx, a redirect, or no connection: the links are dropped. Any other
 //!    failure: they stay pending, since the registry may have stored the manifest.
 //!
 //! `OCI-Subject` is sent only after both the registry's 2xx and the write. Were the write to fail, a 201 without that
@@ -36,6 +36,7 @@ use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Origin};
 use crate::proxy::upstream::{Upstream, UpstreamError};
 use crate::recording::pulls::PullRecorder;
+use crate::recording::unlisted::UnlistedSubjects;
 use crate::recording::write::{Writing, is_refusal, is_taken};
 use crate::registry::reader::{ManifestReader, ReadManifest};
 use crate::registry::{Registry, content_digest};
@@ -49,6 +50,7 @@ pub struct PushRecorder {
     pulls: Arc<PullRecorder>,
     index: Index,
     reader: ManifestReader,
+    unlisted: UnlistedSubjects,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
 }
@@ -77,10 +79,11 @@ impl PushRecorder {
         pulls: Arc<PullRecorder>,
         index: Index,
         reader: ManifestReader,
-        metrics: Arc<Metrics>,
+        unlisted: UnlistedSubjects,
         tasks: TaskTracker,
     ) -> Self {
-        Self { upstream: registry.upstream(), registry, pulls, index, reader, metrics, tasks }
+        let (upstream, metrics) = (registry.upstream(), unlisted.metrics());
+        Self { upstream, registry, pulls, index, reader, unlisted, metrics, tasks }
     }
 
     /// `PUT /v2/<name>/manifests/<ref>`.
@@ -112,12 +115,18 @@ impl PushRecorder {
         let read = self.reader.within(&repository, read, has_room);
         let warning = read.warning.clone();
         let request = Request::from_parts(head, Body::whole(bytes.clone()));
-        let response = if read.referrer.links.is_empty() {
+        let is_list_of = self.unlisted.of_list(&manifest);
+        let response = if read.referrer.links.is_empty() && is_list_of.is_none() {
             self.send(&repository, &origin, request).await?
         } else {
             let recording = Recording { repository, manifest: read, origin, request, bytes, in_progress };
             let manifests = self.clone();
-            let task = async move { manifests.record(recording).await };
+            let task = async move {
+                match is_list_of {
+                    Some(subject) => manifests.pass_list(recording, &subject).await,
+                    None => manifests.record(recording).await,
+                }
+            };
             let task = self.tasks.spawn(within_this_request(task));
             task.await.map_err(|_| Error::Handler)??
         };
@@ -148,6 +157,24 @@ impl PushRecorder {
         let answer = forward::send(&self.upstream, origin, request).await;
         write.ends(&answer);
         answer
+    }
+
+    /// Passes on a client's own write of the list at a referrers tag, which is then looked at again.
+    async fn pass_list(&self, recording: Recording, subject: &Digest) -> Result<Response<Body>, Error> {
+        let repository = recording.repository.clone();
+        let answer = if recording.manifest.referrer.links.is_empty() {
+            let Recording { origin, request, in_progress: _in_progress, .. } = recording;
+            self.send(&repository, &origin, request).await
+        } else {
+            self.record(recording).await
+        };
+        // Unless it certainly was not written.
+        let response = match answer {
+            Ok(response) if !is_refusal(response.status()) => response,
+            _ => return answer,
+        };
+        let warning = self.unlisted.add(&repository, subject).await.map_err(Error::Tag)?;
+        Ok(warned(response, warning.as_deref()))
     }
 
     /// `DELETE /v2/<name>/manifests/<ref>`: removes the links of which the manifest is the referrer.
@@ -227,6 +254,8 @@ impl PushRecorder {
                 self.confirm(put, &repository, referrer, digest).await?;
                 self.claim(&watch, claims).await?;
                 if let Some(subject) = subject {
+                    let warning = self.unlisted.add(&repository, &subject).await.map_err(Error::Tag)?;
+                    warn(response, warning.as_deref());
                     let value = HeaderValue::try_from(subject.to_string()).map_err(|_| Error::Handler)?;
                     response.headers_mut().insert(OCI_SUBJECT, value);
                 }
@@ -244,6 +273,10 @@ impl PushRecorder {
                 tracing::warn!(repository = %repository.name, digest = %referrer.digest,
                     "the registry did not say whether it accepted a manifest; its links stay \
                      pending until a query checks them");
+                if let Some(subject) = &subject {
+                    // The client is told of the registry's failure, whatever becomes of this.
+                    let _failed = self.unlisted.add(&repository, subject).await;
+                }
                 LinkOutcome::Pending
             }
         };
@@ -328,12 +361,16 @@ impl PushRecorder {
 /// Adds a `Warning` that says which links are not recorded (RFC 7234, section 5.5). Only to a success: a failure has
 /// its own message.
 fn warned(mut response: Response<Body>, warning: Option<&str>) -> Response<Body> {
+    warn(&mut response, warning);
+    response
+}
+
+fn warn(response: &mut Response<Body>, warning: Option<&str>) {
     if let Some(warning) = warning.filter(|_| response.status().is_success())
         && let Ok(value) = HeaderValue::try_from(format!("299 - \"refshim: {warning}\""))
     {
         response.headers_mut().append(WARNING, value);
     }
-    response
 }
 
 async fn refuse(put: PutInFlight, repository: &Repository, referrer: &Referrer) -> LinkOutcome {

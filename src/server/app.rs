@@ -30,6 +30,7 @@ use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Origin, Peer};
 use crate::proxy::selection::Selection;
 use crate::proxy::upstream::{Upstream, Upstreams};
+use crate::referrers_tags::ReferrersTags;
 use crate::registry::Caller;
 use crate::telemetry::{Metrics, within_request};
 
@@ -54,12 +55,13 @@ impl App {
         config: &Config,
         upstreams: &Upstreams,
         index: &Index,
+        tags: &ReferrersTags,
         metrics: Arc<Metrics>,
         load: Load,
         tasks: TaskTracker,
     ) -> Self {
         let new = |upstream: &Arc<Upstream>, same: Option<&Handlers>| {
-            Handlers::new(config, upstream, same, (index, &metrics, &tasks))
+            Handlers::new(config, upstream, same, (index, tags, &metrics, &tasks))
         };
         let default = new(&upstreams.default, None);
         let mut further: Vec<Handlers> = Vec::with_capacity(upstreams.further.len());

@@ -20,7 +20,9 @@ use crate::queries::references::ReferencesHandler;
 use crate::queries::referrers::ReferrersHandler;
 use crate::recording::pulls::PullRecorder;
 use crate::recording::pushes::PushRecorder;
+use crate::recording::unlisted::UnlistedSubjects;
 use crate::recording::watched::PushWatcher;
+use crate::referrers_tags::ReferrersTags;
 use crate::registry::reader::ManifestReader;
 use crate::registry::{Caller, Merger, Registry, Visit};
 use crate::telemetry::Metrics;
@@ -44,9 +46,10 @@ impl Handlers {
         config: &Config,
         upstream: &Arc<Upstream>,
         same: Option<&Self>,
-        (index, metrics, tasks): (&Index, &Metrics, &TaskTracker),
+        (index, tags, metrics, tasks): (&Index, &ReferrersTags, &Metrics, &TaskTracker),
     ) -> Self {
         let metrics = Arc::new(metrics.of_upstream(upstream.name()));
+        let unlisted = UnlistedSubjects::new(tags.queue(upstream.name()), Arc::clone(&metrics));
         let registry = Registry::new(Arc::clone(upstream), config, (*metrics).clone());
         let registry = Arc::new(match same {
             Some(other) => registry.sharing(&other.registry),
@@ -94,7 +97,7 @@ impl Handlers {
                 Arc::clone(&pulls),
                 index.clone(),
                 reader,
-                Arc::clone(&metrics),
+                unlisted,
                 tasks.clone(),
             ),
             watched,

@@ -122,6 +122,37 @@ pub enum EventFailure {
     Index,
 }
 
+/// Why a referrers tag was not written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TagFailure {
+    /// The registry denies it to the service credentials.
+    Denied,
+    /// The registry failed, was not reached, or does not take it.
+    Failed,
+    /// The registry does not show what it took.
+    Missing,
+    /// The index could not be read.
+    Index,
+    /// Too many wait.
+    Full,
+    /// The disk did not take it.
+    NotWritten,
+}
+
+impl EncodeLabelValue for TagFailure {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        let reason = match self {
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+            Self::Missing => "missing",
+            Self::Index => "index",
+            Self::Full => "full",
+            Self::NotWritten => "not_written",
+        };
+        reason.encode(encoder)
+    }
+}
+
 impl EncodeLabelValue for SourceName {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         self.as_str().encode(encoder)

@@ -57,3 +57,4 @@ mod tls;
 mod tunnels;
 mod upstream_faults;
 mod upstreams;
+mod write_tags;

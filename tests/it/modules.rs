@@ -3,11 +3,12 @@
 use std::path::Path;
 
 /// Innermost first; a module names only those before it.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 22] = [
     "oci",
     "config",
     "http",
     "index",
+    "queue",
     "telemetry",
     "tls",
     "client",
@@ -17,6 +18,7 @@ const ORDER: [&str; 20] = [
     "notifications",
     "backfill",
     "export",
+    "referrers_tags",
     "garbage",
     "jobs",
     "queries",
@@ -37,7 +39,10 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ("toml::", &["config"]),
     ("docker_credential::", &["client/credentials"]),
     ("http_auth::", &["client/session"]),
-    ("crate::client::", &["admin", "backfill", "cli", "export", "garbage", "jobs", "notifications"]),
+    (
+        "crate::client::",
+        &["admin", "backfill", "cli", "export", "garbage", "jobs", "notifications", "referrers_tags"],
+    ),
 ];
 
 fn sources(directory: &Path, found: &mut Vec<(String, String)>) {

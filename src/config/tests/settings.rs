@@ -11,7 +11,7 @@ use super::super::upstream::UPSTREAM_SETTINGS;
 use super::super::{
     ClientAuth, CommandLine, Config, Http2, IndexConfig, LimitsConfig, LogConfig, LogFormat, ManifestsConfig,
     ReferencesConfig, ReferrersConfig, ServiceConfig, SweepConfig, TimeoutsConfig, TlsConfig, UpstreamConfig,
-    UpstreamTls, file,
+    UpstreamTls, WriteTags, file,
 };
 use super::{EXAMPLE, defaults, from_file, upstream};
 use crate::config::{NotificationSource, NotificationsConfig, SourceCredentials, SourceKind, UpstreamName};
@@ -114,6 +114,7 @@ fn every_setting_reaches_its_field() {
         include = ["cosign", "parent"]
         upstream_ttl = "3s"
         stale_for = "4s"
+        write_tags = "push"
         [limits]
         connections = 11
         requests_per_client = 12
@@ -171,6 +172,7 @@ fn every_setting_reaches_its_field() {
             include: [LinkKind::Cosign, LinkKind::Parent].into_iter().collect(),
             upstream_ttl: Duration::from_secs(3),
             stale_for: Duration::from_secs(4),
+            write_tags: WriteTags::Push,
         },
         limits: LimitsConfig {
             connections: 11,

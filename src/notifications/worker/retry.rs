@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::queue;
 use crate::telemetry::EventFailure;
 
 /// How long the registry may not show what it told of. Quay, and distribution on S3, lag by seconds.
@@ -30,14 +31,12 @@ pub(super) fn pause(
         // It will be no other one.
         EventFailure::Unreadable => return None,
     };
-    let pause = first.saturating_mul(2_u32.saturating_pow(tried)).min(longest);
-    (age < until).then_some(pause)
+    (age < until).then(|| queue::pause(first, longest, tried))
 }
 
 /// The pause until it is looked again where the tag of an event is; nothing if that will not change any more.
 pub(super) fn pause_for_tag(tried: u32, age: Duration) -> Option<Duration> {
-    let pause = FIRST_FOR_TAG.saturating_mul(2_u32.saturating_pow(tried)).min(LONGEST_FOR_TAG);
-    (age < TAG_SETTLES).then_some(pause)
+    (age < TAG_SETTLES).then(|| queue::pause(FIRST_FOR_TAG, LONGEST_FOR_TAG, tried))
 }
 
 #[cfg(test)]

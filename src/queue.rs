@@ -1,42 +1,60 @@
-//! The events of one upstream that are still to be worked off. Bounded; equal ones wait once.
+//! Events that are still to be worked off, in the background: a queue that survives the process. Bounded; equal ones
+//! wait once, and are not worked off by two at a time.
 //!
-//! Whatever is in here is on disk as well ([`Store`]), and stays there until it is worked off or given up. Events that
-//! come at the same time share one file and one sync.
+//! Whatever is in here is on disk as well, and stays there until it is worked off or given up. Events that come at the
+//! same time share one file and one sync.
 
-use std::collections::{BTreeMap, HashMap};
+mod store;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::event::Event;
-use super::store::{Batch, Store};
+use store::{Batch, Store};
 
 /// Requests whose events share a file, at most.
 const GROUP: usize = 256;
 
+/// What can be queued: on disk it is a line of JSON.
+pub trait Event: Clone + Debug + Eq + Hash + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// What such events are, in the log.
+    const NAMED: &'static str;
+    /// What finds out again what they told of, should their file be damaged.
+    const REMEDY: &'static str;
+}
+
+/// A queue of such events.
 #[derive(Debug)]
-pub(super) struct Queue {
-    shared: Arc<Shared>,
-    commits: mpsc::Sender<Commit>,
+pub struct Queue<E: Event> {
+    shared: Arc<Shared<E>>,
+    commits: mpsc::Sender<Commit<E>>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    store: Store,
+struct Shared<E> {
+    store: Store<E>,
     most: usize,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Waiting<E>>,
     changed: Notify,
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    events: HashMap<Event, Entry>,
+#[derive(Debug)]
+struct Waiting<E> {
+    events: HashMap<E, Entry<E>>,
     /// The same events, by when they are due.
-    due: BTreeMap<(Instant, u64), Event>,
+    due: BTreeMap<(Instant, u64), E>,
+    /// Events that are being worked off, and those that came meanwhile and are equal to one of them.
+    taken: HashSet<E>,
+    held: HashMap<E, Job<E>>,
     /// How many events of each file are not worked off.
     files: HashMap<u64, usize>,
     /// Events that are being written, or worked off.
@@ -46,45 +64,54 @@ struct Waiting {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Entry<E> {
     due: (Instant, u64),
-    job: Job,
+    job: Job<E>,
 }
 
 /// An event to be worked off. Dropped, it stays on disk.
 #[derive(Debug)]
-pub(super) struct Job {
-    pub(super) event: Event,
-    /// When it was told last.
-    pub(super) received: SystemTime,
+pub struct Job<E> {
+    /// The event.
+    pub event: E,
+    /// When it came last.
+    pub received: SystemTime,
     /// How often it was tried.
-    pub(super) tried: u32,
+    pub tried: u32,
     /// The files that it stands in.
     files: Vec<u64>,
 }
 
 /// Events that wait to be written.
 #[derive(Debug)]
-struct Commit {
-    events: Vec<Event>,
+struct Commit<E> {
+    events: Vec<E>,
     written: oneshot::Sender<Result<(), NotQueued>>,
 }
 
-/// Events were not queued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NotQueued {
+/// Why events were not queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotQueued {
     /// There are too many.
+    #[error("too much waits already")]
     Full,
     /// The disk did not take them; the log says why.
+    #[error("the disk does not take it")]
     NotWritten,
 }
 
-impl Queue {
+/// How long to wait after so many tries: doubled with each.
+#[must_use]
+pub fn pause(first: Duration, longest: Duration, tried: u32) -> Duration {
+    first.saturating_mul(2_u32.saturating_pow(tried)).min(longest)
+}
+
+impl<E: Event> Queue<E> {
     /// The queue in a directory, for at most so many events; those that are there already come first, however many.
     ///
     /// # Errors
     /// The directory cannot be used.
-    pub(super) fn open(directory: PathBuf, most: usize) -> io::Result<Self> {
+    pub fn open(directory: PathBuf, most: usize) -> io::Result<Self> {
         let (store, batches) = Store::open(directory)?;
         let mut waiting = Waiting::default();
         for batch in batches {
@@ -103,11 +130,11 @@ impl Queue {
     ///
     /// # Errors
     /// None of them is queued.
-    pub(super) async fn add(&self, mut events: Vec<Event>) -> Result<(), NotQueued> {
+    pub async fn add(&self, mut events: Vec<E>) -> Result<(), NotQueued> {
         let count = {
             let mut waiting = self.shared.waiting();
             // One that waits will be looked at after this, and is on disk.
-            events.retain(|event| !waiting.events.contains_key(event));
+            events.retain(|event| !waiting.has(event));
             if waiting.len() + events.len() > self.shared.most {
                 return Err(NotQueued::Full);
             }
@@ -127,7 +154,7 @@ impl Queue {
     }
 
     /// The next event that is due, when there is one.
-    pub(super) async fn next(&self) -> Job {
+    pub async fn next(&self) -> Job<E> {
         loop {
             let changed = self.shared.changed.notified();
             let due = {
@@ -154,12 +181,13 @@ impl Queue {
     }
 
     /// The event was worked off, or given up.
-    pub(super) async fn done(&self, job: Job) {
+    pub async fn done(&self, job: Job<E>) {
         let finished = {
             let mut waiting = self.shared.waiting();
-            waiting.elsewhere -= 1;
+            waiting.release(&job.event);
             waiting.leave(job.files)
         };
+        self.shared.changed.notify_one();
         if finished.is_empty() {
             return;
         }
@@ -174,60 +202,96 @@ impl Queue {
     }
 
     /// The event is to be worked off again, after a pause.
-    pub(super) fn again(&self, job: Job, pause: Duration) {
+    pub fn again(&self, job: Job<E>, pause: Duration) {
         let mut waiting = self.shared.waiting();
-        waiting.elsewhere -= 1;
-        waiting.put(Job { tried: job.tried + 1, ..job }, Instant::now() + pause);
+        let again = Job { event: job.event.clone(), tried: job.tried + 1, ..job };
+        waiting.release(&again.event);
+        waiting.put(again, Instant::now() + pause);
         drop(waiting);
         self.shared.changed.notify_one();
     }
 
     /// How many events are not worked off, and since when the oldest one waits.
-    pub(super) fn measure(&self) -> (usize, Option<SystemTime>) {
+    pub fn measure(&self) -> (usize, Option<SystemTime>) {
         let waiting = self.shared.waiting();
-        (waiting.len(), waiting.events.values().map(|entry| entry.job.received).min())
+        let jobs = waiting.events.values().map(|entry| &entry.job).chain(waiting.held.values());
+        (waiting.len(), jobs.map(|job| job.received).min())
     }
 }
 
-impl Shared {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+impl<E> Shared<E> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting<E>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Waiting {
+impl<E> Default for Waiting<E> {
+    fn default() -> Self {
+        Self {
+            events: HashMap::new(),
+            due: BTreeMap::new(),
+            taken: HashSet::new(),
+            held: HashMap::new(),
+            files: HashMap::new(),
+            elsewhere: 0,
+            next: 0,
+        }
+    }
+}
+
+impl<E: Event> Waiting<E> {
     fn len(&self) -> usize {
-        self.events.len() + self.elsewhere
+        self.events.len() + self.held.len() + self.elsewhere
+    }
+
+    fn has(&self, event: &E) -> bool {
+        self.events.contains_key(event) || self.held.contains_key(event)
     }
 
     /// The events of a file, due at once.
-    fn add(&mut self, Batch { number, received, events }: Batch) {
+    fn add(&mut self, Batch { number, received, events }: Batch<E>) {
         self.files.insert(number, events.len());
         for event in events {
-            self.put(Job { event, received, tried: 0, files: vec![number] }, Instant::now());
+            let job = Job { event, received, tried: 0, files: vec![number] };
+            // Its equal may have looked already at what this one tells of, so it is worked off, too, but after it.
+            if !self.taken.contains(&job.event) {
+                self.put(job, Instant::now());
+            } else if let Some(other) = self.held.get_mut(&job.event) {
+                other.join(job);
+            } else {
+                self.held.insert(job.event.clone(), job);
+            }
         }
     }
 
     /// With an equal one that waits, it is worked off once, and at the earlier time.
-    fn put(&mut self, mut job: Job, at: Instant) {
+    fn put(&mut self, mut job: Job<E>, at: Instant) {
         let mut due = (at, self.next);
         self.next += 1;
         if let Some(Entry { due: other_due, job: other }) = self.events.remove(&job.event) {
             self.due.remove(&other_due);
             due = due.min(other_due);
-            job.files.extend(other.files);
-            job.received = job.received.max(other.received);
-            job.tried = job.tried.min(other.tried);
+            job.join(other);
         }
         self.due.insert(due, job.event.clone());
         self.events.insert(job.event.clone(), Entry { due, job });
     }
 
-    fn take(&mut self) -> Option<Job> {
+    fn take(&mut self) -> Option<Job<E>> {
         let (_, event) = self.due.pop_first()?;
         let Entry { job, .. } = self.events.remove(&event)?;
         self.elsewhere += 1;
+        self.taken.insert(event);
         Some(job)
+    }
+
+    /// An event is not being worked off any more; its equal is due now.
+    fn release(&mut self, event: &E) {
+        self.elsewhere -= 1;
+        self.taken.remove(event);
+        if let Some(held) = self.held.remove(event) {
+            self.put(held, Instant::now());
+        }
     }
 
     /// Takes an event out of its files; gives those that have no other.
@@ -245,13 +309,22 @@ impl Waiting {
     }
 }
 
+impl<E> Job<E> {
+    /// Both are one from now on.
+    fn join(&mut self, other: Self) {
+        self.files.extend(other.files);
+        self.received = self.received.max(other.received);
+        self.tried = self.tried.min(other.tried);
+    }
+}
+
 /// Writes what is to be queued: all that came during one sync with the next one.
-async fn commit(shared: Arc<Shared>, mut commits: mpsc::Receiver<Commit>) {
+async fn commit<E: Event>(shared: Arc<Shared<E>>, mut commits: mpsc::Receiver<Commit<E>>) {
     let mut group = Vec::new();
     while commits.recv_many(&mut group, GROUP).await > 0 {
         let (events, answers): (Vec<_>, Vec<_>) =
             group.drain(..).map(|Commit { events, written }| (events, written)).unzip();
-        let events: Vec<Event> = events.into_iter().flatten().collect();
+        let events: Vec<E> = events.into_iter().flatten().collect();
         let (count, received) = (events.len(), SystemTime::now());
         let number = {
             let mut waiting = shared.waiting();
@@ -269,7 +342,7 @@ async fn commit(shared: Arc<Shared>, mut commits: mpsc::Receiver<Commit>) {
                 Ok(())
             }
             Err(error) => {
-                tracing::error!(%error, events = count, "notifications cannot be written to disk");
+                tracing::error!(%error, events = count, "{} cannot be written to disk", E::NAMED);
                 Err(NotQueued::NotWritten)
             }
         };

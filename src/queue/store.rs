@@ -7,10 +7,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::event::Event;
+use super::Event;
 
 const SUFFIX: &str = "events";
 const UNFINISHED: &str = "unfinished";
@@ -20,24 +21,25 @@ const HEAD: &str = "events-1 ";
 
 /// The files of one queue.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(super) struct Store<E> {
     directory: PathBuf,
+    of: PhantomData<fn(E)>,
 }
 
 /// What one file has.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Batch {
+pub(super) struct Batch<E> {
     pub(super) number: u64,
     pub(super) received: SystemTime,
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<E>,
 }
 
-impl Store {
+impl<E: Event> Store<E> {
     /// The store in a directory, which is made, and what is in it, oldest first.
     ///
     /// # Errors
     /// The directory cannot be made or read.
-    pub(super) fn open(directory: PathBuf) -> io::Result<(Self, Vec<Batch>)> {
+    pub(super) fn open(directory: PathBuf) -> io::Result<(Self, Vec<Batch<E>>)> {
         fs::create_dir_all(&directory)?;
         let mut batches = Vec::new();
         for entry in fs::read_dir(&directory)? {
@@ -53,18 +55,19 @@ impl Store {
                 let aside = path.with_extension(DAMAGED);
                 fs::rename(&path, &aside)?;
                 tracing::error!(file = %aside.display(),
-                    "queued notifications are damaged and set aside; what they told of is found by a backfill");
+                    "a file of queued {} is damaged and set aside; {} finds out what they told of",
+                    E::NAMED, E::REMEDY);
             }
         }
         batches.sort_by_key(|batch| batch.number);
-        Ok((Self { directory }, batches))
+        Ok((Self { directory, of: PhantomData }, batches))
     }
 
     /// Writes events, durably. Blocks.
     ///
     /// # Errors
     /// They are not written.
-    pub(super) fn write(&self, batch: &Batch) -> io::Result<()> {
+    pub(super) fn write(&self, batch: &Batch<E>) -> io::Result<()> {
         let (path, unfinished) = (self.path(batch.number, SUFFIX), self.path(batch.number, UNFINISHED));
         let written = || {
             let mut file = File::create(&unfinished)?;
@@ -88,7 +91,8 @@ impl Store {
     pub(super) fn remove(&self, number: u64) {
         let path = self.path(number, SUFFIX);
         if let Err(error) = fs::remove_file(&path) {
-            tracing::warn!(file = %path.display(), %error, "notifications that are worked off stay on disk");
+            tracing::warn!(file = %path.display(), %error, "{} that are worked off stay on disk",
+                E::NAMED);
         }
     }
 
@@ -102,7 +106,7 @@ fn number_of(path: &Path) -> Option<u64> {
     u64::from_str_radix(path.file_stem()?.to_str()?, 16).ok().filter(|_| is_batch)
 }
 
-fn formatted(batch: &Batch) -> io::Result<Vec<u8>> {
+fn formatted<E: Event>(batch: &Batch<E>) -> io::Result<Vec<u8>> {
     let received = batch.received.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let mut lines = format!("{HEAD}{received}\n").into_bytes();
     for event in &batch.events {
@@ -114,7 +118,7 @@ fn formatted(batch: &Batch) -> io::Result<Vec<u8>> {
     Ok(lines)
 }
 
-fn parsed(number: u64, bytes: &[u8]) -> Option<Batch> {
+fn parsed<E: Event>(number: u64, bytes: &[u8]) -> Option<Batch<E>> {
     let end = bytes.strip_suffix(b"\n")?.iter().rposition(|byte| *byte == b'\n')? + 1;
     let (lines, sum) = bytes.split_at_checked(end)?;
     let sum = std::str::from_utf8(sum).ok()?.trim_end();
@@ -130,11 +134,10 @@ fn parsed(number: u64, bytes: &[u8]) -> Option<Batch> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::event::Action;
     use super::*;
 
-    fn batch(number: u64, tags: &[&str]) -> Batch {
-        let event = |tag: &&str| Event::told(Action::Push, "team/app", None, Some(*tag)).unwrap();
+    fn batch(number: u64, tags: &[&str]) -> Batch<String> {
+        let event = |tag: &&str| (*tag).to_owned();
         let received = UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
         Batch { number, received, events: tags.iter().map(event).collect() }
     }
@@ -150,7 +153,7 @@ mod tests {
         let (store, found) = Store::open(path.clone()).unwrap();
         assert_eq!(found, [batch(2, &["v1", "v2"]), batch(17, &["v3"])]);
         store.remove(2);
-        assert_eq!(Store::open(path).unwrap().1, [batch(17, &["v3"])]);
+        assert_eq!(Store::<String>::open(path).unwrap().1, [batch(17, &["v3"])]);
     }
 
     #[test]
@@ -159,18 +162,18 @@ mod tests {
         let whole = formatted(&batch(1, &["v1", "v2"])).unwrap();
         assert_eq!(parsed(1, &whole), Some(batch(1, &["v1", "v2"])));
         for end in 0..whole.len() {
-            assert_eq!(parsed(1, &whole[..end]), None, "cut at {end}");
+            assert_eq!(parsed::<String>(1, &whole[..end]), None, "cut at {end}");
         }
         for at in 0..whole.len() {
             let mut changed = whole.clone();
             changed[at] ^= 1;
-            assert_eq!(parsed(1, &changed), None, "changed at {at}");
+            assert_eq!(parsed::<String>(1, &changed), None, "changed at {at}");
         }
         let path = directory.path().to_owned();
         fs::write(path.join(format!("{:016x}.events", 1)), &whole[..whole.len() - 9]).unwrap();
         fs::write(path.join(format!("{:016x}.events", 2)), &whole).unwrap();
         fs::write(path.join(format!("{:016x}.unfinished", 3)), &whole).unwrap();
-        let (_, found) = Store::open(path.clone()).unwrap();
+        let (_, found) = Store::<String>::open(path.clone()).unwrap();
         assert_eq!(found, [batch(2, &["v1", "v2"])]);
         let left = |suffix: &str| {
             let all = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());

@@ -2,22 +2,26 @@
 
 use std::path::Path;
 
-use super::super::event::Action;
 use super::*;
 
-fn push(tag: &str) -> Event {
-    Event::told(Action::Push, "team/app", None, Some(tag)).unwrap()
+impl Event for String {
+    const NAMED: &'static str = "words";
+    const REMEDY: &'static str = "a dictionary";
+}
+
+fn push(tag: &str) -> String {
+    tag.to_owned()
 }
 
 fn files(directory: &Path) -> usize {
     std::fs::read_dir(directory).unwrap().count()
 }
 
-fn open(directory: &Path) -> Queue {
+fn open(directory: &Path) -> Queue<String> {
     Queue::open(directory.to_owned(), 4).unwrap()
 }
 
-async fn next(queue: &Queue) -> Job {
+async fn next(queue: &Queue<String>) -> Job<String> {
     tokio::time::timeout(Duration::from_secs(5), queue.next()).await.unwrap()
 }
 
@@ -58,6 +62,28 @@ async fn equal_events_that_wait_are_worked_off_once() {
     assert_eq!((queue.measure().0, job.tried), (1, 0), "the newer one comes first");
     queue.done(job).await;
     assert_eq!((files(directory.path()), queue.measure().0), (0, 0));
+}
+
+#[tokio::test]
+async fn an_event_is_not_worked_off_by_two_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = open(directory.path());
+    queue.add(vec![push("v1")]).await.unwrap();
+    let job = next(&queue).await;
+    for _ in 0..3 {
+        queue.add(vec![push("v1")]).await.unwrap();
+    }
+    assert_eq!(queue.measure().0, 2, "one that is worked off, and one that waits for it");
+    queue.add(vec![push("v2")]).await.unwrap();
+    let other = next(&queue).await;
+    assert_eq!(other.event, push("v2"), "it keeps nobody else waiting");
+    assert!(tokio::time::timeout(Duration::from_millis(50), queue.next()).await.is_err());
+    queue.done(job).await;
+    let job = next(&queue).await;
+    assert_eq!(job.event, push("v1"));
+    // Neither is worked off when the process dies.
+    drop((job, other));
+    assert_eq!(open(directory.path()).measure().0, 2);
 }
 
 #[tokio::test]
