@@ -183,7 +183,7 @@ impl ReferrerPages {
                 (entries, within.or(behind))
             }
         };
-        let descriptors = self.present(&questions, &entries, wanted).await?;
+        let descriptors = self.present(&questions, entries, wanted).await?;
         let Question { visit, subject } = questions.swap_remove(0);
         let coverage = match wanted.scope {
             // Of another namespace's repositories nothing is read.

@@ -154,7 +154,8 @@ impl Callers {
         self.salt.iter().for_each(|salt| hash.update(salt.to_be_bytes()));
         // Each part with its length, so that no two lists of parts read the same.
         let mut update = |part: &[u8]| {
-            hash.update((part.len() as u64).to_be_bytes());
+            // No head is as long as that.
+            hash.update(u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
             hash.update(part);
         };
         update(namespace.unwrap_or_default().as_bytes());

@@ -30,11 +30,11 @@ impl ReferrerPages {
     pub(super) async fn present(
         &self,
         questions: &[Question],
-        entries: &[Placed],
+        entries: Vec<Placed>,
         wanted: &PageRequest,
     ) -> Result<Vec<String>, Error> {
         let inlined = if wanted.inline {
-            answer::what_fits(entries, self.page_bytes)
+            answer::what_fits(&entries, self.page_bytes)
         } else {
             vec![false; entries.len()]
         };
@@ -45,6 +45,10 @@ impl ReferrerPages {
         };
         let asked: Vec<bool> =
             entries.iter().zip(&inlined).map(|(placed, inlined)| is_asked(placed, *inlined)).collect();
+        if !asked.contains(&true) {
+            let shown = entries.into_iter().map(|(place, entry)| listed(questions, place, entry.descriptor));
+            return shown.collect();
+        }
         let looks = entries.iter().zip(inlined).zip(&asked).filter(|(_, asked)| **asked);
         let looks: Vec<_> =
             looks.map(|((placed, inlined), _)| self.look(questions, placed, inlined, wanted)).collect();
@@ -65,15 +69,11 @@ impl ReferrerPages {
             let others = others.into_iter().map(|(entry, _)| &entry.digest);
             self.doubt(question, &hidden, std::iter::once(&question.subject).chain(others)).await;
         }
-        let listed = entries.iter().zip(shown).filter_map(|((place, _), seen)| match seen {
-            Seen::There(descriptor) if *place > 0 => {
-                let name = &questions.get(*place)?.visit.repository.name;
-                Some(answer::with_repository(&descriptor, name))
-            }
-            Seen::There(descriptor) => Some(Ok(descriptor)),
+        let shown = entries.iter().zip(shown).filter_map(|((place, _), seen)| match seen {
+            Seen::There(descriptor) => Some(listed(questions, *place, descriptor)),
             Seen::Hidden | Seen::Unwanted => None,
         });
-        listed.collect()
+        shown.collect()
     }
 
     /// Checks an entry with the registry; if that fails, takes it as it is where that is honest.
@@ -194,6 +194,15 @@ impl ReferrerPages {
             log_unwritten(&visit.repository, entry, written);
         }
     }
+}
+
+/// The descriptor of an entry in the list: with its repository, if that is another one.
+fn listed(questions: &[Question], place: usize, descriptor: String) -> Result<String, Error> {
+    if place == 0 {
+        return Ok(descriptor);
+    }
+    let question = questions.get(place).ok_or(Error::Handler)?;
+    answer::with_repository(&descriptor, &question.visit.repository.name)
 }
 
 fn log_unwritten<T>(repository: &Repository, entry: &Entry, written: Result<T, crate::index::WriteError>) {
