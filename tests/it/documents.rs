@@ -15,10 +15,11 @@ const README: &str = "README.md";
 const API: &str = "deploy/API.md";
 const MANUAL: &str = "deploy/MANUAL.md";
 const CONTRIBUTING: &str = ".github/CONTRIBUTING.md";
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 8] = [
     README,
     API,
     MANUAL,
+    "deploy/ROLLOUT.md",
     "deploy/CHANGES.md",
     "deploy/notifications/README.md",
     CONTRIBUTING,

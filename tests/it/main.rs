@@ -48,6 +48,7 @@ mod references;
 mod referrers;
 mod registry_lists;
 mod request_log;
+mod rollout;
 mod self_signed;
 mod serve_command;
 mod silent_clients;
