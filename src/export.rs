@@ -29,6 +29,7 @@ use crate::oci::{Digest, LinkKind, LinkKinds, RepositoryName, Tag};
 use subjects::Subjects;
 
 pub use keep_list::kept;
+pub(crate) use merge::{Verdict, verdict};
 
 /// Entries that are read from the index at a time.
 const PAGE: usize = 1_000;

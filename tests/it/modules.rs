@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Innermost first; a module names only those before it.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 21] = [
     "oci",
     "config",
     "http",
@@ -18,6 +18,7 @@ const ORDER: [&str; 20] = [
     "backfill",
     "export",
     "garbage",
+    "compare",
     "jobs",
     "queries",
     "admin",
@@ -37,7 +38,10 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ("toml::", &["config"]),
     ("docker_credential::", &["client/credentials"]),
     ("http_auth::", &["client/session"]),
-    ("crate::client::", &["admin", "backfill", "cli", "export", "garbage", "jobs", "notifications"]),
+    (
+        "crate::client::",
+        &["admin", "backfill", "cli", "compare", "export", "garbage", "jobs", "notifications"],
+    ),
 ];
 
 fn sources(directory: &Path, found: &mut Vec<(String, String)>) {
