@@ -2,6 +2,7 @@
 
 mod attach;
 mod backfill;
+mod compare;
 mod connection;
 mod copy;
 mod coverage;
@@ -55,6 +56,7 @@ enum Command {
     Export(export::ExportCommand),
     Gc(gc::Gc),
     Coverage(coverage::Coverage),
+    Compare(compare::CompareCommand),
     Ref(reference::Ref),
     Attach(attach::Attach),
     References(references::References),
@@ -98,6 +100,7 @@ impl Cli {
             Command::Export(command) => run(command.run()),
             Command::Gc(command) => run(command.run()),
             Command::Coverage(command) => run(command.run()),
+            Command::Compare(command) => run(command.run()),
             Command::Ref(command) => run(command.run()),
             Command::Attach(command) => run(command.run()),
             Command::References(command) => run(command.run()),

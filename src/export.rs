@@ -31,6 +31,7 @@ use subjects::Subjects;
 
 pub use keep_list::kept;
 pub use level::{Level, NotLevel, bring_level};
+pub(crate) use merge::{Verdict, verdict};
 
 /// Entries that are read from the index at a time.
 const PAGE: usize = 1_000;

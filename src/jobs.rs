@@ -1,4 +1,4 @@
-//! What goes through a whole registry: the backfill, the export, the collection of garbage. A job is the same whether a
+//! What goes through a whole registry: the backfill, the export, the collection of garbage, the comparison. A job is the same whether a
 //! command does it by itself, with the data directory to itself, or a serving refshim does it for the command.
 
 mod coverage;
@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::backfill::{self, Backfill, Repositories};
 use crate::client::{Client, Error, ErrorKind, Result};
+use crate::compare::{self, Comparison};
 use crate::config::UpstreamConfig;
 use crate::export::{self, Export};
 use crate::garbage::{self, Collection, Garbage};
@@ -78,6 +79,13 @@ pub enum Task {
         /// What of it to delete.
         delete: Option<BTreeSet<(RepositoryName, Digest)>>,
     },
+    /// See [`Comparison`].
+    Compare {
+        /// The subjects.
+        listed: Option<BTreeSet<(RepositoryName, Digest)>>,
+        /// Without them, how many of the index.
+        sample: usize,
+    },
 }
 
 /// Where a job works, and with what.
@@ -131,6 +139,7 @@ enum Doing {
     Backfill(Backfill),
     Export(Export),
     Collect(Box<Collection>),
+    Compare(Comparison),
 }
 
 impl Job {
@@ -172,6 +181,9 @@ impl Job {
                 let collected = self.collect(place, *older_than, listed.as_deref(), delete.as_ref());
                 serde_json::to_value(collected.await?)
             }
+            Task::Compare { listed, sample } => {
+                serde_json::to_value(self.compare(place, listed.as_ref(), *sample).await?)
+            }
         };
         report.map_err(|error| failed(&error))
     }
@@ -191,6 +203,11 @@ impl Job {
                 done: told(&counts.done),
                 all: told(&counts.repositories),
                 text: format!("{} subjects, {} lists written", told(&counts.subjects), told(&counts.written)),
+            },
+            Some(Doing::Compare(Comparison { counts, .. })) => Progress {
+                done: told(&counts.done),
+                all: told(&counts.repositories),
+                text: format!("{} subjects compared", told(&counts.subjects)),
             },
             Some(Doing::Collect(collection)) => Progress {
                 done: told(&collection.counts.done),
@@ -274,6 +291,31 @@ impl Job {
         Ok(Collected { garbage, deleted, failed: kept })
     }
 
+    async fn compare(
+        &self,
+        place: Place,
+        listed: Option<&BTreeSet<(RepositoryName, Digest)>>,
+        sample: usize,
+    ) -> Result<compare::Report> {
+        let number = place.upstream.number();
+        let mut subjects = compare::Subjects::new();
+        if let Some(listed) = listed {
+            for (name, subject) in listed.iter().filter(|(name, _)| self.is_wanted(name)) {
+                subjects.entry(name.clone()).or_default().insert(subject.clone());
+            }
+        } else {
+            let names = self.referring(&place).await?;
+            let chosen = compare::sample(&place.index, number, names, sample).await;
+            subjects = chosen.map_err(|error| self.spec.task.error(ErrorKind::Failed, error.to_string()))?;
+        }
+        let plan = compare::Plan { upstream: number, host: host(&place), jobs: self.spec.jobs };
+        let comparison = Comparison::new(plan, place.client, place.index);
+        let Doing::Compare(comparison) = self.begin(Doing::Compare(comparison)) else {
+            return Err(self.spec.task.error(ErrorKind::Failed, "it was begun before"));
+        };
+        Ok(comparison.run(subjects).await)
+    }
+
     async fn keep_list(&self, place: &Place) -> Result<Vec<String>> {
         let mut lines = Vec::new();
         for name in self.referring(place).await? {
@@ -315,6 +357,7 @@ impl Task {
             Self::Backfill { .. } => "backfilling",
             Self::Export { .. } | Self::KeepList => "exporting",
             Self::Collect { .. } => "collecting garbage",
+            Self::Compare { .. } => "comparing",
         }
     }
 

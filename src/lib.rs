@@ -41,6 +41,7 @@
 //! | [`export`] | the way out: writes referrers tags into the registry |
 //! | [`referrers_tags`] | brings the referrers tag of each pushed referrer's subject level, in the background |
 //! | [`garbage`] | referrers whose subjects are gone: finds and deletes them |
+//! | [`compare`] | what refshim knows, beside what the registry lists by itself |
 //! | [`jobs`] | what goes through a whole registry, by a command or a serving refshim |
 //! | [`queries`] | `references` and `referrers`, in one repository or across repositories |
 //! | [`admin`] | health, readiness, metrics |
@@ -89,6 +90,7 @@ pub mod admin;
 pub mod backfill;
 pub mod cli;
 pub mod client;
+pub mod compare;
 pub mod config;
 pub mod export;
 #[doc(hidden)]

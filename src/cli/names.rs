@@ -1,14 +1,31 @@
-//! Names of repositories in a file.
+//! Lists in a file: of repositories, or of images by digest.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::io::{self, Read as _};
 use std::path::Path;
+use std::str::FromStr;
 
 use crate::client::{Error, ErrorKind, Result};
-use crate::oci::RepositoryName;
+use crate::oci::{Digest, RepositoryName};
 
-/// The names in a file, each once. Empty lines and `#` comments are skipped.
+/// The names of repositories in a file, each once. Empty lines and `#` comments are skipped.
 pub(super) fn listed(file: &Path) -> Result<Vec<RepositoryName>> {
+    Ok(lines(file, |line| RepositoryName::from_str(line).map_err(|error| error.to_string()))?
+        .into_iter()
+        .collect())
+}
+
+/// The images in a file, `repository@digest` a line, like [`listed`].
+pub(super) fn images(file: &Path) -> Result<BTreeSet<(RepositoryName, Digest)>> {
+    lines(file, |line| {
+        let (name, digest) = line.split_once('@').ok_or("not repository@digest")?;
+        let told = |error: &dyn Display| error.to_string();
+        Ok((name.parse().map_err(|error| told(&error))?, digest.parse().map_err(|error| told(&error))?))
+    })
+}
+
+fn lines<T: Ord>(file: &Path, parse: impl Fn(&str) -> std::result::Result<T, String>) -> Result<BTreeSet<T>> {
     let reading = || format!("reading {}", file.display());
     let mut text = String::new();
     let read = if file == Path::new("-") {
@@ -17,16 +34,15 @@ pub(super) fn listed(file: &Path) -> Result<Vec<RepositoryName>> {
         std::fs::File::open(file).and_then(|mut file| file.read_to_string(&mut text))
     };
     read.map_err(|error| Error::io(reading(), &error))?;
-    let mut names = BTreeSet::new();
+    let mut found = BTreeSet::new();
     for (number, line) in text.lines().enumerate() {
-        let name = line.split('#').next().unwrap_or_default().trim();
-        if name.is_empty() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
             continue;
         }
-        let name: RepositoryName = name.parse().map_err(|error| {
-            Error::new(ErrorKind::Usage, reading(), format!("line {}: {name:?}: {error}", number + 1))
-        })?;
-        names.insert(name);
+        found.insert(parse(line).map_err(|error| {
+            Error::new(ErrorKind::Usage, reading(), format!("line {}: {line:?}: {error}", number + 1))
+        })?);
     }
-    Ok(names.into_iter().collect())
+    Ok(found)
 }

@@ -37,12 +37,14 @@ pub(super) struct Made {
     pub(super) removed: BTreeMap<Digest, &'static str>,
 }
 
-/// What the registry says of a manifest.
-enum Verdict {
+/// What the registry says of a manifest that somebody lists.
+#[derive(Debug)]
+pub(crate) enum Verdict {
     /// It is about the subject.
     About(Box<Descriptor>),
     /// It has no business on the list.
     Not(&'static str),
+    /// It could not be read now.
     Unread(String),
 }
 
@@ -144,7 +146,8 @@ impl ListChange for Merge<'_> {
     }
 }
 
-async fn verdict(place: &Place, subject: &Digest, digest: &Digest) -> Verdict {
+/// Reads a manifest and says whether it is about the subject.
+pub(crate) async fn verdict(place: &Place, subject: &Digest, digest: &Digest) -> Verdict {
     let named = TagOrDigest::Digest(digest.clone());
     let mut found = place.find_manifest(&named).await;
     if matches!(found, Ok(None)) {

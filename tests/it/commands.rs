@@ -14,6 +14,7 @@ mod attaching;
 mod attestations;
 mod backfill;
 mod collecting;
+mod comparing;
 mod copying;
 mod credentials;
 mod exporting;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Innermost first; a module names only those before it.
-const ORDER: [&str; 22] = [
+const ORDER: [&str; 23] = [
     "oci",
     "config",
     "http",
@@ -20,6 +20,7 @@ const ORDER: [&str; 22] = [
     "export",
     "referrers_tags",
     "garbage",
+    "compare",
     "jobs",
     "queries",
     "admin",
@@ -41,7 +42,17 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ("http_auth::", &["client/session"]),
     (
         "crate::client::",
-        &["admin", "backfill", "cli", "export", "garbage", "jobs", "notifications", "referrers_tags"],
+        &[
+            "admin",
+            "backfill",
+            "cli",
+            "compare",
+            "export",
+            "garbage",
+            "jobs",
+            "notifications",
+            "referrers_tags",
+        ],
     ),
 ];
 

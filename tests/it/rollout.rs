@@ -42,7 +42,10 @@ async fn every_step_of_the_guide_works_and_leads_back() {
     let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
     let command = move || {
         let mut bash = Command::new("bash");
-        bash.args(["-c", &script]).current_dir(directory.path()).env("HOME", directory.path()).env("PATH", path);
+        bash.args(["-c", &script])
+            .current_dir(directory.path())
+            .env("HOME", directory.path())
+            .env("PATH", path);
         let ended = bash.output().unwrap();
         drop(directory);
         ended
@@ -50,5 +53,10 @@ async fn every_step_of_the_guide_works_and_leads_back() {
     let ended = tokio::task::spawn_blocking(command).await.unwrap();
     let told = [ended.stdout, ended.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     assert!(ended.status.success(), "{}", told.join("\n"));
-    assert_eq!(told[0].matches(&sbom.digest).count(), 3, "in the cluster, everywhere, and after it: {}", told[0]);
+    assert_eq!(
+        told[0].matches(&sbom.digest).count(),
+        3,
+        "in the cluster, everywhere, and after it: {}",
+        told[0]
+    );
 }
