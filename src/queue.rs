@@ -212,6 +212,7 @@ impl<E: Event> Queue<E> {
     }
 
     /// How many events are not worked off, and since when the oldest one waits.
+    #[must_use]
     pub fn measure(&self) -> (usize, Option<SystemTime>) {
         let waiting = self.shared.waiting();
         let jobs = waiting.events.values().map(|entry| &entry.job).chain(waiting.held.values());

@@ -105,16 +105,12 @@ fn every_setting_reaches_its_field() {
         timeouts.manifest = "7s"
         timeouts.index = "6s"
         manifests = { max_bytes = 1, max_links_bytes = "2KiB", learn_bytes = 0 }
+        referrers = { include = ["cosign", "parent"], upstream_ttl = "3s", stale_for = "4s", write_tags = "push" }
         [references]
         page_bytes = 0x1_0000
         access_ttl = "0s"
         concurrency = "9"
         scope_repositories = 7
-        [referrers]
-        include = ["cosign", "parent"]
-        upstream_ttl = "3s"
-        stale_for = "4s"
-        write_tags = "push"
         [limits]
         connections = 11
         requests_per_client = 12
