@@ -22,7 +22,7 @@ use crate::backfill::Reason;
 use crate::client::{Client, Location, ReferrersApi, Repository as Place, Result};
 use crate::export::{Verdict, verdict};
 use crate::index::{Entry, Index, ReadError, Repository, Scan};
-use crate::oci::{Digest, LinkKind, LinkKinds, RepositoryName};
+use crate::oci::{Digest, LinkKind, LinkKinds, ReferrersList, RepositoryName};
 
 pub use sample::sample;
 
@@ -176,7 +176,7 @@ impl Comparison {
         let asked = async {
             let tag = place.tagged_list(subject).await?;
             let tag =
-                tag.iter().flat_map(|list| list.descriptors()).map(|entry| entry.digest.clone()).collect();
+                tag.iter().flat_map(ReferrersList::descriptors).map(|entry| entry.digest.clone()).collect();
             Result::Ok((api.listed(place, subject).await?, tag))
         };
         let (api, tag) = asked.await.map_err(|error| error.to_string())?;

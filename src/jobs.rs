@@ -182,7 +182,7 @@ impl Job {
                 serde_json::to_value(collected.await?)
             }
             Task::Compare { listed, sample } => {
-                serde_json::to_value(self.compare(place, listed.as_ref(), *sample).await?)
+                serde_json::to_value(Box::pin(self.compare(place, listed.as_ref(), *sample)).await?)
             }
         };
         report.map_err(|error| failed(&error))

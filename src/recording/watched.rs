@@ -133,15 +133,18 @@ impl PushWatcher {
     /// They could not be recorded, for this reason.
     async fn record(&self, push: &Push, copy: Copy, response: &Response<Body>) -> Result<(), String> {
         let Push { repository, manifest, content_type, watch } = push;
-        let too_long = || drop(self.reader.too_long(repository, manifest));
+        let too_long = || {
+            let _told = self.reader.too_long(repository, manifest);
+            Ok(())
+        };
         let (bytes, _permit) = match copy {
             Copy::Nothing => return Ok(()),
-            Copy::TooLong => return Ok(too_long()),
+            Copy::TooLong => return too_long(),
             Copy::NoRoom => return Err("limits.manifest_bytes leaves no room for a copy of it".to_owned()),
             // Not waited for: who has accepted a manifest has read all of it.
             Copy::Coming(mut copy, permit) => match copy.try_recv() {
                 Ok(bytes) => (bytes, permit),
-                Err(TryRecvError::Closed) => return Ok(too_long()),
+                Err(TryRecvError::Closed) => return too_long(),
                 Err(TryRecvError::Empty) => {
                     return Err("the registry answered before it had read it".to_owned());
                 }
