@@ -211,7 +211,7 @@ impl Backfill {
             Ok(place) => {
                 let repository = Repository { upstream: self.plan.upstream, name: name.clone() };
                 if Walk::new(self, place, repository).whole(is_catalogued).await {
-                    self.cover(Some(name));
+                    self.cover(Some(&name));
                 }
             }
             Err(error) => {
@@ -220,7 +220,7 @@ impl Backfill {
         }
     }
 
-    fn cover(&self, name: Option<RepositoryName>) {
+    fn cover(&self, name: Option<&RepositoryName>) {
         let began = Some(self.began);
         let covered = match self.plan.mode {
             Mode::DryRun => return,

@@ -358,7 +358,7 @@ impl Index {
 
     /// Adds to what is known of a repository's coverage; without a name, of all in the upstream. Without effect before
     /// [`Index::begin_coverage`].
-    pub fn cover(&self, upstream: u32, name: Option<RepositoryName>, covered: Covered) {
+    pub fn cover(&self, upstream: u32, name: Option<&RepositoryName>, covered: Covered) {
         self.engine.coverage.add(upstream, name, covered);
     }
 

@@ -130,7 +130,7 @@ impl Work {
         let index = opened(&config, asked).await?;
         let reader = ManifestReader::of(&config, &upstream, Arc::new(Metrics::new()));
         let place = Place { upstream, client, index: index.clone(), reader, data_dir: config.data_dir };
-        let outcome = self.watched(job.run(place), || job.progress()).await;
+        let outcome = self.watched(Box::pin(job.run(place)), || job.progress()).await;
         index.close().await;
         outcome
     }

@@ -129,7 +129,7 @@ impl Worker {
         let Failure { reason, told } = match worked {
             Ok(Worked::Whole) => {
                 let notified = Some(Timestamp::now());
-                let name = Some(repository.name);
+                let name = Some(&repository.name);
                 self.index.cover(self.number, name, Covered { notified, ..Covered::default() });
                 return self.queue.done(job).await;
             }

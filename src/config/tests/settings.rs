@@ -86,51 +86,53 @@ fn every_setting_has_a_key_and_a_variable_of_its_own() {
     assert_eq!((keys.len(), variables.len()), (SETTINGS.len(), SETTINGS.len()));
 }
 
+/// Every setting that is not an upstream's, each at another value than its default.
+const EVERY_SETTING: &str = r#"
+    upstream = "http://10.0.0.5"
+    listen = "[::]:0"
+    admin_listen = "0.0.0.0:0"
+    data_dir = "/data"
+    external_url = "https://hub.example.com"
+    trusted_proxies = ["10.0.0.0/8", "::1"]
+    tls = { certificate = ["a.crt", "b.crt"], key = "a.key, b.key", client_ca = "ca", client_auth = "optional", reload = "6s" }
+    timeouts.connect = "1s"
+    timeouts.response = "2s"
+    timeouts.body_idle = "3m"
+    timeouts.client_headers = "4h"
+    timeouts.pool_idle = "5ms"
+    timeouts.shutdown = "0s"
+    timeouts.manifest = "7s"
+    timeouts.index = "6s"
+    manifests = { max_bytes = 1, max_links_bytes = "2KiB", learn_bytes = 0 }
+    referrers = { include = ["cosign", "parent"], upstream_ttl = "3s", stale_for = "4s", write_tags = "push" }
+    [references]
+    page_bytes = 0x1_0000
+    access_ttl = "0s"
+    concurrency = "9"
+    scope_repositories = 7
+    [limits]
+    connections = 11
+    requests_per_client = 12
+    manifest_bytes = "13MiB"
+    answer_bytes = "17MiB"
+    questions = 14
+    repository_referrers = 15
+    [sweep]
+    interval = "24h"
+    rate = 21
+    [index]
+    cache_bytes = "1GiB"
+    flush_interval = "10ms"
+    segment_bytes = "65536"
+    compact_bytes = "3MiB"
+    forget_after = "2h"
+    [log]
+    format = "json"
+    filter = "debug"
+"#;
+
 #[test]
 fn every_setting_reaches_its_field() {
-    let text = r#"
-        upstream = "http://10.0.0.5"
-        listen = "[::]:0"
-        admin_listen = "0.0.0.0:0"
-        data_dir = "/data"
-        external_url = "https://hub.example.com"
-        trusted_proxies = ["10.0.0.0/8", "::1"]
-        tls = { certificate = ["a.crt", "b.crt"], key = "a.key, b.key", client_ca = "ca", client_auth = "optional", reload = "6s" }
-        timeouts.connect = "1s"
-        timeouts.response = "2s"
-        timeouts.body_idle = "3m"
-        timeouts.client_headers = "4h"
-        timeouts.pool_idle = "5ms"
-        timeouts.shutdown = "0s"
-        timeouts.manifest = "7s"
-        timeouts.index = "6s"
-        manifests = { max_bytes = 1, max_links_bytes = "2KiB", learn_bytes = 0 }
-        referrers = { include = ["cosign", "parent"], upstream_ttl = "3s", stale_for = "4s", write_tags = "push" }
-        [references]
-        page_bytes = 0x1_0000
-        access_ttl = "0s"
-        concurrency = "9"
-        scope_repositories = 7
-        [limits]
-        connections = 11
-        requests_per_client = 12
-        manifest_bytes = "13MiB"
-        answer_bytes = "17MiB"
-        questions = 14
-        repository_referrers = 15
-        [sweep]
-        interval = "24h"
-        rate = 21
-        [index]
-        cache_bytes = "1GiB"
-        flush_interval = "10ms"
-        segment_bytes = "65536"
-        compact_bytes = "3MiB"
-        forget_after = "2h"
-        [log]
-        format = "json"
-        filter = "debug"
-    "#;
     let timeouts = TimeoutsConfig {
         connect: Duration::from_secs(1),
         response: Duration::from_secs(2),
@@ -189,7 +191,7 @@ fn every_setting_reaches_its_field() {
         },
         log: LogConfig { format: LogFormat::Json, filter: "debug".to_owned() },
     };
-    assert_eq!(from_file(text).load(), Ok(expected));
+    assert_eq!(from_file(EVERY_SETTING).load(), Ok(expected));
 }
 
 fn source(name: &str, kind: SourceKind, credentials: SourceCredentials) -> NotificationSource {

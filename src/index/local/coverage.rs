@@ -73,7 +73,7 @@ impl CoverageFile {
     /// cannot be written, it is kept in memory.
     pub(crate) fn open(data_dir: &Path, journal: Option<Identity>) -> Self {
         let path = data_dir.join(FILE);
-        let Some(journal) = journal.map(|journal| hex(&journal.0)) else {
+        let Some(journal) = journal.map(|journal| format!("{:032x}", u128::from_be_bytes(journal.0))) else {
             return Self { path, state: Mutex::default() };
         };
         let upstreams = read(&path, &journal);
@@ -120,10 +120,10 @@ impl CoverageFile {
 
     /// Adds to what is known of a repository, or of all. Without effect before [`CoverageFile::begin`]: what is pushed
     /// between then and the reading is not recorded, so it is not known either.
-    pub(crate) fn add(&self, upstream: u32, name: Option<RepositoryName>, covered: Covered) {
+    pub(crate) fn add(&self, upstream: u32, name: Option<&RepositoryName>, covered: Covered) {
         let mut state = self.lock();
         let Some(known) = state.upstreams.get_mut(&upstream) else { return };
-        let before = known.covered(name.clone());
+        let before = known.covered(name.cloned());
         let after = before.and(covered);
         let is_later = |after: Option<Timestamp>, before: Option<Timestamp>| {
             after.zip(before).is_none_or(|(after, before)| after.duration_since(before) >= NOTIFIED_EVERY)
@@ -134,7 +134,7 @@ impl CoverageFile {
             return;
         }
         *before = after;
-        self.append(&mut state, &line(upstream, name.as_ref(), &after));
+        self.append(&mut state, &line(upstream, name, &after));
     }
 
     pub(crate) fn of(&self, repository: &Repository) -> Coverage {
@@ -275,10 +275,6 @@ fn to_bytes(line: &Line) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,10 +299,10 @@ mod tests {
         let file = CoverageFile::open(directory.path(), JOURNAL);
         file.begin(0);
         file.begin(1);
-        file.add(0, Some("a".parse().unwrap()), backfilled());
+        file.add(0, Some(&"a".parse().unwrap()), backfilled());
         file.add(
             0,
-            Some("b".parse().unwrap()),
+            Some(&"b".parse().unwrap()),
             Covered { notified: Some(Timestamp::now()), ..Covered::default() },
         );
         file.add(1, None, backfilled());
@@ -368,10 +364,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = CoverageFile::open(directory.path(), JOURNAL);
         file.begin(0);
-        file.add(0, Some("a".parse().unwrap()), backfilled());
+        file.add(0, Some(&"a".parse().unwrap()), backfilled());
         file.void(0);
         file.begin(0);
-        file.add(0, Some("b".parse().unwrap()), backfilled());
+        file.add(0, Some(&"b".parse().unwrap()), backfilled());
         let path = directory.path().join(FILE);
         let whole = std::fs::read(&path).unwrap();
         for length in 0..whole.len() {

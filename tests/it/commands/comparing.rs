@@ -22,8 +22,10 @@ impl Shell {
     }
 }
 
-/// The differences in a report as (referrer, refshim, API, tag, note).
-fn differences(report: &Value) -> Vec<(String, bool, Option<bool>, bool, Option<String>)> {
+/// A difference as (referrer, refshim, API, tag, note).
+type Row = (String, bool, Option<bool>, bool, Option<String>);
+
+fn differences(report: &Value) -> Vec<Row> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let row = |it: &Value| {
         let lists = |name: &str| it[name].as_bool().unwrap();
