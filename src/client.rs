@@ -33,7 +33,7 @@ pub use access::UpstreamAccess;
 pub use admin::AdminClient;
 pub use artifact::{Artifact, Field, FileToAttach, referring_copy};
 pub use blob::{BlobStream, write_file};
-pub use copy::{Copy, Report};
+pub use copy::{CopiedTag, Copy, CopyTags, FailedTag, Report, TagsReport};
 pub use credentials::Credential;
 pub use error::{Error, ErrorKind, Result};
 pub use graph::{Node, walk};

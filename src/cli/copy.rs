@@ -5,9 +5,10 @@ use indicatif::DecimalBytes;
 use serde::Serialize;
 
 use super::connection::Connection;
-use super::output::{print, print_json};
+use super::output::{print, print_json, tell};
 use crate::client::{
-    Copy, Error, ErrorKind, ImageName, Node, Platform, Report, Repository, Result, Target, walk,
+    CopiedTag, Copy, CopyTags, Error, ErrorKind, FailedTag, ImageName, Node, Platform, Progress, Report,
+    Repository, Result, TagsReport, Target, walk,
 };
 use crate::oci::{Digest, Tag, TagOrDigest};
 
@@ -29,7 +30,8 @@ pub(super) struct CopyImage {
     /// Of an index, the image for this platform alone.
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", conflicts_with = "all_tags")]
     platform: Option<Platform>,
-    /// Everything that has a tag.
+    /// Everything that has a tag, one tag after the other. What fails is told at the end, and makes the exit code 1; all
+    /// else is copied. The same command again does the rest.
     #[arg(long)]
     all_tags: bool,
     /// How many blobs are under way at a time.
@@ -44,7 +46,7 @@ const UNLIMITED: &str = "4294967295";
 
 #[derive(Serialize)]
 struct Copied<'a> {
-    images: Vec<CopiedImage<'a>>,
+    images: [CopiedImage<'a>; 1],
     #[serde(flatten)]
     report: Report,
 }
@@ -67,17 +69,20 @@ impl CopyImage {
     pub(super) async fn run(self) -> Result<()> {
         let client = self.connection.client(&self.destination.location)?;
         let (from, to) = (client.open(&self.source.location)?, client.open(&self.destination.location)?);
-        let images =
-            if self.all_tags { self.every_tag(&from).await? } else { vec![self.image(&from).await?] };
-        for (node, _) in &images {
-            self.connection.warn_of_vanished(node);
-        }
         let progress = self.connection.progress();
         let copy = Copy { from: &from, to: &to, jobs: self.jobs, progress: &progress };
-        let report = copy.run(&images).await?;
+        if self.all_tags {
+            let report = self.every_tag(copy).await?;
+            return self.report_tags(&progress, report);
+        }
+        let image = self.image(&from).await?;
+        self.connection.warn_of_vanished(&image.0);
+        let image = [image];
+        let report = copy.run(&image).await?;
         // Before the result: a bar would be drawn over it.
         progress.finish();
-        self.report(&images, report)
+        let [(node, tag)] = image;
+        self.report(&node, tag.as_ref(), report)
     }
 
     async fn image(&self, from: &Repository) -> Result<(Node, Option<Tag>)> {
@@ -97,39 +102,56 @@ impl CopyImage {
         Ok((walk(from, image, self.references.unwrap_or_default()).await?, tag))
     }
 
-    async fn every_tag(&self, from: &Repository) -> Result<Vec<(Node, Option<Tag>)>> {
+    async fn every_tag(&self, copy: Copy<'_>) -> Result<TagsReport> {
         if (&self.source.target, &self.destination.target) != (&Target::Unnamed, &Target::Unnamed) {
             let answer = "--all-tags goes with names without a tag";
             return Err(Error::new(ErrorKind::Usage, format!("copying {}", self.source), answer));
         }
-        let mut images = Vec::new();
-        for tag in from.tags().await? {
-            let image = from.manifest(&TagOrDigest::Tag(tag.clone())).await?;
-            images.push((walk(from, image, self.references.unwrap_or_default()).await?, Some(tag)));
-        }
-        Ok(images)
+        let tags = copy.from.tags().await?;
+        let meet = |node: &Node| self.connection.warn_of_vanished(node);
+        let depth = self.references.unwrap_or_default();
+        Ok(CopyTags { copy, depth, meet: &meet }.run(tags).await)
     }
 
-    fn report(&self, images: &[(Node, Option<Tag>)], report: Report) -> Result<()> {
-        let copied = images.iter().map(|(node, tag)| CopiedImage {
-            digest: &node.manifest.digest,
-            tag: tag.as_ref().map(ToString::to_string),
-        });
+    fn report(&self, node: &Node, tag: Option<&Tag>, report: Report) -> Result<()> {
+        let digest = &node.manifest.digest;
         if self.connection.output.json {
-            return print_json(&Copied { images: copied.collect(), report });
+            let image = CopiedImage { digest, tag: tag.map(ToString::to_string) };
+            return print_json(&Copied { images: [image], report });
         }
-        let Report { manifests, manifests_already, blobs, blobs_mounted, blobs_already, bytes } = report;
-        self.connection.tell(&format!(
-            "sent {blobs} blobs ({}) and {manifests} manifests; mounted {blobs_mounted} blobs; already there: \
-             {blobs_already} blobs, {manifests_already} manifests",
-            DecimalBytes(bytes)
-        ));
-        for CopiedImage { digest, tag } in copied {
-            match tag.filter(|_| self.all_tags) {
-                Some(tag) => print(&format!("{digest} {tag}"))?,
-                None => print(&digest.to_string())?,
+        self.connection.tell(&sent(&report));
+        print(&digest.to_string())
+    }
+
+    fn report_tags(&self, progress: &Progress, told: TagsReport) -> Result<()> {
+        progress.finish();
+        let TagsReport { images, copied, skipped, failed, report } = &told;
+        if self.connection.output.json {
+            print_json(&told)?;
+        } else {
+            let tags = format!("{copied} tags copied, {skipped} were there, {} failed", failed.len());
+            self.connection.tell(&format!("{tags}; {}", sent(report)));
+            for CopiedTag { digest, tag } in images {
+                print(&format!("{digest} {tag}"))?;
             }
         }
-        Ok(())
+        for FailedTag { tag, reason } in failed {
+            tell(&format!("{tag}: {reason}"));
+        }
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let answer = format!("{} tags failed; all else is copied", failed.len());
+        Err(Error::failed(format!("copying {}", self.source), answer)
+            .advise("the same command again does the rest, and only that"))
     }
+}
+
+fn sent(report: &Report) -> String {
+    let Report { manifests, manifests_already, blobs, blobs_mounted, blobs_already, bytes, .. } = report;
+    format!(
+        "sent {blobs} blobs ({}) and {manifests} manifests; mounted {blobs_mounted} blobs; already there: \
+         {blobs_already} blobs, {manifests_already} manifests",
+        DecimalBytes(*bytes)
+    )
 }

@@ -4,6 +4,8 @@
 //! The order is blobs, then each manifest after those that it names, then the tags: whoever sees a tag finds
 //! everything. Nothing that is there already is sent, so a copy that broke off resumes when it is repeated.
 
+mod tags;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -12,6 +14,8 @@ use serde::Serialize;
 use super::repository::Arrival;
 use super::{Error, ErrorKind, Manifest, Node, Part, Progress, Repository, Result};
 use crate::oci::{Digest, Tag, TagOrDigest};
+
+pub use tags::{CopiedTag, CopyTags, FailedTag, TagsReport};
 
 /// A copy: from where to where, and how.
 #[derive(Debug)]
@@ -41,6 +45,25 @@ pub struct Report {
     pub blobs_already: usize,
     /// Bytes of blobs that were sent.
     pub bytes: u64,
+    /// Tags that were set.
+    pub tags: usize,
+}
+
+impl Report {
+    /// Whether anything was done.
+    fn is_change(&self) -> bool {
+        self.manifests + self.blobs + self.blobs_mounted + self.tags > 0
+    }
+
+    /// Counts what another one counted, but for the bytes, which are counted for all.
+    fn add(&mut self, other: &Self) {
+        self.manifests += other.manifests;
+        self.manifests_already += other.manifests_already;
+        self.blobs += other.blobs;
+        self.blobs_mounted += other.blobs_mounted;
+        self.blobs_already += other.blobs_already;
+        self.tags += other.tags;
+    }
 }
 
 impl Copy<'_> {
@@ -65,7 +88,7 @@ impl Copy<'_> {
         for (manifest, tag) in
             tags.chain(images.iter().filter_map(|(node, tag)| Some((&node.manifest, tag.as_ref()?))))
         {
-            self.tag(manifest, tag).await?;
+            report.tags += usize::from(self.tag(manifest, tag).await?);
         }
         Ok(report)
     }
@@ -122,12 +145,13 @@ impl Copy<'_> {
         Ok(true)
     }
 
-    async fn tag(&self, manifest: &Manifest, tag: &Tag) -> Result<()> {
+    /// Whether it had to be set.
+    async fn tag(&self, manifest: &Manifest, tag: &Tag) -> Result<bool> {
         let tag = TagOrDigest::Tag(tag.clone());
         if self.to.digest(&tag).await?.as_ref() == Some(&manifest.digest) {
-            return Ok(());
+            return Ok(false);
         }
-        self.to.put_manifest(&tag, manifest).await
+        self.to.put_manifest(&tag, manifest).await.map(|()| true)
     }
 }
 

@@ -10,6 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::{BlobStream, Part};
 
 const BLOB: &str = "{prefix:19} {bar:30} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>4}";
+const STEPS: &str = "{prefix:19} {bar:30.green} {pos:>11} of {len:<11}";
 const ALL: &str = "{prefix:19} {bar:30.green} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>4}";
 
 /// The bars of one command: one for each blob in transfer, and one for all. Dropping it removes them.
@@ -28,6 +29,12 @@ pub(super) struct Bar {
     sent: Arc<AtomicU64>,
 }
 
+/// The bar of what is done one after the other. Dropping it removes the bar.
+#[derive(Debug)]
+pub struct Steps {
+    bar: ProgressBar,
+}
+
 impl Progress {
     /// Bars on standard error, or none at all.
     #[must_use]
@@ -36,6 +43,12 @@ impl Progress {
         let bars = MultiProgress::with_draw_target(target);
         let all = bars.add(bar(0, ALL, "all"));
         Self { bars, all, sent: Arc::default() }
+    }
+
+    /// A bar for so many steps.
+    #[must_use]
+    pub fn steps(&self, count: usize, name: &'static str) -> Steps {
+        Steps { bar: self.bars.add(bar(count as u64, STEPS, name)) }
     }
 
     /// Adds bytes to the expected total.
@@ -76,6 +89,13 @@ impl Progress {
     }
 }
 
+impl Steps {
+    /// One is done.
+    pub fn step(&self) {
+        self.bar.inc(1);
+    }
+}
+
 impl Bar {
     pub(super) fn advance(&self, bytes: u64) {
         self.blob.inc(bytes);
@@ -96,6 +116,12 @@ impl Bar {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.finish();
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
     }
 }
 

@@ -1,5 +1,7 @@
 //! `copy`: between registries and OCI layouts, with all that hangs on an image.
 
+mod tags;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
