@@ -2,8 +2,9 @@
 //!
 //! The manifest streams to the registry as it comes, and is copied on the way. Once the registry has accepted it, its
 //! links are recorded, and only then the client gets the registry's answer: what a client was told is stored is recorded
-//! as well. If that fails, the client gets the answer all the same, and the coverage of the registry begins anew: lists
-//! say from then on that they may miss something.
+//! as well. If the registry may have stored it, but did not say so, they are recorded as claims, and a query asks. If they
+//! cannot be recorded, the client gets the answer all the same, and the coverage of the registry begins anew: lists say
+//! from then on that they may miss something.
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use crate::oci::TagOrDigest;
 use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Origin};
 use crate::recording::learnt::{Learnt, learn};
-use crate::recording::write::{Writing, is_taken};
+use crate::recording::write::{Writing, is_taken, was_refused};
 use crate::registry::reader::ManifestReader;
 use crate::registry::{Registry, content_digest};
 use crate::telemetry::{LinkOutcome, Metrics, Unrecorded, within_this_request};
@@ -105,9 +106,8 @@ impl PushWatcher {
         let write = Writing::begin(&self.registry, &place);
         let push = Push { repository, manifest, content_type, watch };
         let answer = forward::send(&upstream, origin, request).await;
-        if let Ok(response) = &answer
-            && response.status().is_success()
-            && let Err(reason) = self.record(&push, copy, response).await
+        if !was_refused(&answer)
+            && let Err(reason) = self.record(&push, copy, answer.as_ref().ok()).await
         {
             self.missed(&push, &reason);
         }
@@ -127,16 +127,17 @@ impl PushWatcher {
         body.copy(most).map_or(Copy::Nothing, |copy| Copy::Coming(copy, permit))
     }
 
-    /// Records the links of a push that seems to be accepted.
+    /// Records the links of a push that was not refused.
     ///
     /// # Errors
     /// They could not be recorded, for this reason.
-    async fn record(&self, push: &Push, copy: Copy, response: &Response<Body>) -> Result<(), String> {
+    async fn record(&self, push: &Push, copy: Copy, response: Option<&Response<Body>>) -> Result<(), String> {
         let Push { repository, manifest, content_type, watch } = push;
         let too_long = || {
             let _told = self.reader.too_long(repository, manifest);
             Ok(())
         };
+        let is_success = response.is_some_and(|response| response.status().is_success());
         let (bytes, _permit) = match copy {
             Copy::Nothing => return Ok(()),
             Copy::TooLong => return too_long(),
@@ -144,6 +145,8 @@ impl PushWatcher {
             // Not waited for: who has accepted a manifest has read all of it.
             Copy::Coming(mut copy, permit) => match copy.try_recv() {
                 Ok(bytes) => (bytes, permit),
+                // Then the registry did not get all of it, either.
+                Err(_) if !is_success => return Ok(()),
                 Err(TryRecvError::Closed) => return too_long(),
                 Err(TryRecvError::Empty) => {
                     return Err("the registry answered before it had read it".to_owned());
@@ -154,19 +157,20 @@ impl PushWatcher {
         let algorithm = manifest.algorithm();
         let read = self.reader.read(repository, manifest, algorithm, &bytes, content_type).await;
         let read = read.map_err(|error| error.to_string())?;
-        if (read.referrer.links.is_empty() && read.claims.is_empty())
-            || !is_taken(response, &read.referrer.digest)
-        {
+        if read.referrer.links.is_empty() && read.claims.is_empty() {
             return Ok(());
         }
-        if content_digest(response.headers()).is_some_and(|named| named != read.referrer.digest) {
+        let taken = response.filter(|response| is_taken(response, &read.referrer.digest));
+        let named = taken.and_then(|response| content_digest(response.headers()));
+        if named.is_some_and(|named| named != read.referrer.digest) {
             return Err("the registry named another digest than that of what was pushed".to_owned());
         }
-        let learnt = learn(&self.reader, &self.index, repository, read, false).await;
+        let outcome = if taken.is_some() { LinkOutcome::Recorded } else { LinkOutcome::Pending };
+        let learnt = learn(&self.reader, &self.index, repository, read, taken.is_none()).await;
         let (kinds, Learnt { digest, observations, .. }) = (learnt.kinds(), learnt);
         self.index.observe(watch, observations).await.map_err(|error| error.to_string())?;
         tracing::info!(repository = %repository.name, %digest, links = kinds.len(), "recorded a manifest's links");
-        self.metrics.links(kinds, LinkOutcome::Recorded);
+        self.metrics.links(kinds, outcome);
         Ok(())
     }
 

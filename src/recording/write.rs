@@ -27,11 +27,16 @@ impl<'a> Writing<'a> {
 
     /// What came of it.
     pub(super) fn ends(mut self, answer: &Result<Response<Body>, Error>) {
-        self.was_refused = match answer {
-            Ok(response) => is_refusal(response.status()),
-            Err(Error::Upstream(UpstreamError::Unreachable(_))) => true,
-            Err(_) => false,
-        };
+        self.was_refused = was_refused(answer);
+    }
+}
+
+/// Whether the registry certainly did nothing: it rejected the write, or did not get it.
+pub(super) fn was_refused(answer: &Result<Response<Body>, Error>) -> bool {
+    match answer {
+        Ok(response) => is_refusal(response.status()),
+        Err(Error::Upstream(UpstreamError::Unreachable(_))) => true,
+        Err(_) => false,
     }
 }
 

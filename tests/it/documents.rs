@@ -205,6 +205,8 @@ async fn configurations_of_the_documents_load() {
             }
             let (file, data) = (directory.join("refshim.toml"), tempfile::tempdir().unwrap());
             let settings = block.replace("/etc/refshim/", &format!("{}/", directory.display()));
+            // Upstreams that share have one URL, also here.
+            let settings = settings.replace("\"https://registry.example\"", "\"http://127.0.0.1:9\"");
             fs::write(&file, settings).unwrap();
             // With another upstream, of which nobody is asked here.
             let with_file = format!(r#"exec "$0" "$@" --config {}"#, file.display());
@@ -213,7 +215,7 @@ async fn configurations_of_the_documents_load() {
             loaded += 1;
         }
     }
-    assert_eq!(loaded, 7);
+    assert_eq!(loaded, 8);
 }
 
 /// The settings of the example file and their defaults, as the manual writes them.
@@ -228,7 +230,7 @@ fn settings() -> Vec<(String, String)> {
         } else if let Some(line) = setting.captures(line) {
             let value = line[3].trim_matches('"');
             // What stands behind "# " is an example, but for these.
-            let is_default = &line[1] == "#" || ["false", "never"].contains(&value);
+            let is_default = &line[1] == "#" || ["false", "never", "full"].contains(&value);
             let default = if is_default && value != "[]" { format!("`{value}`") } else { String::new() };
             let key = format!("{table}{}", &line[2]);
             // Settings that exclude each other are shown at several upstreams.

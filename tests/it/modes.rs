@@ -4,11 +4,15 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use reqwest::{Method, StatusCode};
 
 use crate::referrers::{digests, referrers_tag, signature};
-use crate::support::{Answer, Client, Content, Refshim, Registry, binary};
+use crate::support::put as put_on;
+use crate::support::{
+    Answer, Client, Content, IMAGE_MANIFEST, Refshim, Registry, Said, Shelf, binary, shelf_registry,
+};
 
 const MODE: &str = "UPSTREAMS_DEFAULT_MODE";
 
@@ -341,6 +345,36 @@ async fn a_shadow_passes_what_it_cannot_record_and_lists_say_so() {
     refshim.stop();
     let refshim = self::start(&registry, "full", directory.path()).await;
     assert_eq!(listed(&refshim.client(), &image).await, (vec![signed("recorded").digest], true));
+}
+
+#[tokio::test]
+async fn what_the_registry_may_have_taken_is_asked_for() {
+    let shelf = Shelf::default();
+    let kept = Arc::clone(&shelf);
+    // It fails after it has stored one, and before it stores the other.
+    let upstream = shelf_registry(&shelf, move |turn| {
+        let body = String::from_utf8_lossy(&turn.request.body);
+        if turn.is_read() || !body.contains("subject") {
+            return Some(turn.right.clone());
+        }
+        if body.contains("stored") {
+            let value = serde_json::from_slice(&turn.request.body).unwrap();
+            put_on(&kept, "a", &[], &Content::new(IMAGE_MANIFEST, &value));
+        }
+        Some(Said::status("500 Internal Server Error"))
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::prepare(upstream.address, directory.path()).with(MODE, "learn").launch().await;
+    let image = Content::image("{}", "layer");
+    refshim.client().push_as("a", "latest", &image).await;
+    let signed = |name| signature(&image, &image, "application/x.signature", name);
+    for name in ["stored", "lost"] {
+        let answer = refshim.client().put_manifest("a", &signed(name).digest, &signed(name)).await;
+        assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    refshim.stop();
+    let refshim = Refshim::start(upstream.address, directory.path()).await;
+    assert_eq!(digests(&refshim.client(), "a", &image.digest, "").await, [signed("stored").digest]);
 }
 
 #[tokio::test]
