@@ -5,8 +5,8 @@
 //! same time share one file and one sync.
 
 mod store;
+mod waiting;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::io;
@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use store::{Batch, Store};
+use waiting::Waiting;
 
 /// Requests whose events share a file, at most.
 const GROUP: usize = 256;
@@ -45,28 +46,6 @@ struct Shared<E> {
     most: usize,
     waiting: Mutex<Waiting<E>>,
     changed: Notify,
-}
-
-#[derive(Debug)]
-struct Waiting<E> {
-    events: HashMap<E, Entry<E>>,
-    /// The same events, by when they are due.
-    due: BTreeMap<(Instant, u64), E>,
-    /// Events that are being worked off, and those that came meanwhile and are equal to one of them.
-    taken: HashSet<E>,
-    held: HashMap<E, Job<E>>,
-    /// How many events of each file are not worked off.
-    files: HashMap<u64, usize>,
-    /// Events that are being written, or worked off.
-    elsewhere: usize,
-    /// The number of the next entry, and of the next file.
-    next: u64,
-}
-
-#[derive(Debug)]
-struct Entry<E> {
-    due: (Instant, u64),
-    job: Job<E>,
 }
 
 /// An event to be worked off. Dropped, it stays on disk.
@@ -159,7 +138,7 @@ impl<E: Event> Queue<E> {
             let changed = self.shared.changed.notified();
             let due = {
                 let mut waiting = self.shared.waiting();
-                match waiting.due.first_key_value().map(|((due, _), _)| *due) {
+                match waiting.next_due() {
                     Some(due) if due <= Instant::now() => match waiting.take() {
                         Some(job) => return job,
                         None => None,
@@ -215,107 +194,13 @@ impl<E: Event> Queue<E> {
     #[must_use]
     pub fn measure(&self) -> (usize, Option<SystemTime>) {
         let waiting = self.shared.waiting();
-        let jobs = waiting.events.values().map(|entry| &entry.job).chain(waiting.held.values());
-        (waiting.len(), jobs.map(|job| job.received).min())
+        (waiting.len(), waiting.oldest())
     }
 }
 
 impl<E> Shared<E> {
     fn waiting(&self) -> MutexGuard<'_, Waiting<E>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<E> Default for Waiting<E> {
-    fn default() -> Self {
-        Self {
-            events: HashMap::new(),
-            due: BTreeMap::new(),
-            taken: HashSet::new(),
-            held: HashMap::new(),
-            files: HashMap::new(),
-            elsewhere: 0,
-            next: 0,
-        }
-    }
-}
-
-impl<E: Event> Waiting<E> {
-    fn len(&self) -> usize {
-        self.events.len() + self.held.len() + self.elsewhere
-    }
-
-    fn has(&self, event: &E) -> bool {
-        self.events.contains_key(event) || self.held.contains_key(event)
-    }
-
-    /// The events of a file, due at once.
-    fn add(&mut self, Batch { number, received, events }: Batch<E>) {
-        self.files.insert(number, events.len());
-        for event in events {
-            let job = Job { event, received, tried: 0, files: vec![number] };
-            // Its equal may have looked already at what this one tells of, so it is worked off, too, but after it.
-            if !self.taken.contains(&job.event) {
-                self.put(job, Instant::now());
-            } else if let Some(other) = self.held.get_mut(&job.event) {
-                other.join(job);
-            } else {
-                self.held.insert(job.event.clone(), job);
-            }
-        }
-    }
-
-    /// With an equal one that waits, it is worked off once, and at the earlier time.
-    fn put(&mut self, mut job: Job<E>, at: Instant) {
-        let mut due = (at, self.next);
-        self.next += 1;
-        if let Some(Entry { due: other_due, job: other }) = self.events.remove(&job.event) {
-            self.due.remove(&other_due);
-            due = due.min(other_due);
-            job.join(other);
-        }
-        self.due.insert(due, job.event.clone());
-        self.events.insert(job.event.clone(), Entry { due, job });
-    }
-
-    fn take(&mut self) -> Option<Job<E>> {
-        let (_, event) = self.due.pop_first()?;
-        let Entry { job, .. } = self.events.remove(&event)?;
-        self.elsewhere += 1;
-        self.taken.insert(event);
-        Some(job)
-    }
-
-    /// An event is not being worked off any more; its equal is due now.
-    fn release(&mut self, event: &E) {
-        self.elsewhere -= 1;
-        self.taken.remove(event);
-        if let Some(held) = self.held.remove(event) {
-            self.put(held, Instant::now());
-        }
-    }
-
-    /// Takes an event out of its files; gives those that have no other.
-    fn leave(&mut self, files: Vec<u64>) -> Vec<u64> {
-        let mut finished = Vec::new();
-        for number in files {
-            let Some(left) = self.files.get_mut(&number) else { continue };
-            *left = left.saturating_sub(1);
-            if *left == 0 {
-                self.files.remove(&number);
-                finished.push(number);
-            }
-        }
-        finished
-    }
-}
-
-impl<E> Job<E> {
-    /// Both are one from now on.
-    fn join(&mut self, other: Self) {
-        self.files.extend(other.files);
-        self.received = self.received.max(other.received);
-        self.tried = self.tried.min(other.tried);
     }
 }
 

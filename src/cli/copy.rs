@@ -73,7 +73,7 @@ impl CopyImage {
         let copy = Copy { from: &from, to: &to, jobs: self.jobs, progress: &progress };
         if self.all_tags {
             let report = self.every_tag(copy).await?;
-            return self.report_tags(&progress, report);
+            return self.report_tags(&progress, &report);
         }
         let image = self.image(&from).await?;
         self.connection.warn_of_vanished(&image.0);
@@ -123,11 +123,11 @@ impl CopyImage {
         print(&digest.to_string())
     }
 
-    fn report_tags(&self, progress: &Progress, told: TagsReport) -> Result<()> {
+    fn report_tags(&self, progress: &Progress, told: &TagsReport) -> Result<()> {
         progress.finish();
-        let TagsReport { images, copied, skipped, failed, report } = &told;
+        let TagsReport { images, copied, skipped, failed, report } = told;
         if self.connection.output.json {
-            print_json(&told)?;
+            print_json(told)?;
         } else {
             let tags = format!("{copied} tags copied, {skipped} were there, {} failed", failed.len());
             self.connection.tell(&format!("{tags}; {}", sent(report)));
