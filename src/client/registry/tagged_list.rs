@@ -30,6 +30,11 @@ const FAILURES: usize = 5;
 /// How long after a write the list is read again, and at random up to as long once more, so that two that meet once do
 /// not meet again and again.
 const SETTLING: Duration = Duration::from_millis(300);
+/// How often a list that was written may be read as it was before: a registry may take seconds to show what it took
+/// (Quay, distribution on S3). Every third time it is written again, since somebody may have put the old one back; in the
+/// end the registry's word counts, which took it.
+const STALE: u32 = 6;
+
 /// A change of a list of referrers. It is made again whenever the list turns out to be another than it was made to.
 pub trait ListChange: Send {
     /// Changes the list; not at all, if it is as it should be.
@@ -40,6 +45,9 @@ pub trait ListChange: Send {
 #[derive(Default)]
 struct Draft {
     is_written: bool,
+    /// What the last write replaced, and how often that was read since.
+    replaced: Option<State>,
+    stale: u32,
     /// As it was to be written last.
     wanted: Option<ReferrersList>,
     /// Entries that the registry does not take, since it does not have their manifests.
@@ -101,6 +109,15 @@ impl Registry {
         if draft.is_written && before.state == State::Subject {
             return Ok(None);
         }
+        if draft.replaced.as_ref() == Some(&before.state) {
+            draft.stale += 1;
+            if draft.stale >= STALE {
+                return Ok(None);
+            }
+            if !draft.stale.is_multiple_of(3) {
+                return Ok(Some(Outcome::Overtaken));
+            }
+        }
         let mut wanted = before.list.clone();
         self.restore(draft, &mut wanted).await;
         change.apply(&mut wanted).await?;
@@ -133,7 +150,10 @@ impl Registry {
                 draft.misjudged = is_same.then_some(before.state);
                 Ok(Some(Outcome::Overtaken))
             }
-            Outcome::Written => Ok(Some(outcome)),
+            Outcome::Written => {
+                draft.replaced = Some(before.state);
+                Ok(Some(outcome))
+            }
         }
     }
 

@@ -265,6 +265,7 @@ async fn json_and_quiet_leave_nothing_but_the_result() {
         json!({
             "images": [{"digest": image.digest, "tag": "v1"}],
             "manifests": 0, "manifests_already": 1, "blobs": 0, "blobs_mounted": 0, "blobs_already": 2, "bytes": 0,
+            "tags": 0,
         })
     );
 }
