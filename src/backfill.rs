@@ -5,7 +5,8 @@
 //! - A tag costs a HEAD; a manifest is fetched only if the ledger does not have it. So a second run, or one after a
 //!   kill, fetches what is new.
 //! - A manifest is in the ledger (a file) only when its links are durable and all that it leads to was read as well.
-//!   Whatever ends a run, the next one comes by everything that this one missed.
+//!   Whatever ends a run, the next one comes by everything that this one missed. The ledger is of one journal, and counts
+//!   for a referrer only while the index has it: what was forgotten and comes back is read again.
 //! - What cannot be read is told with its reason, and all else is read.
 //! - A sweep is a backfill that comes again and again, and asks for all that is listed besides.
 
@@ -167,9 +168,8 @@ impl Backfill {
         reader: ManifestReader,
         data_dir: &Path,
     ) -> Result<Self, LedgerError> {
-        // Without links there is nothing that could have been read before: the index is another one.
-        let is_anew = plan.mode == Mode::ReadAgain || index.statistics().links == 0;
-        let ledger = Ledger::open(data_dir, plan.upstream, is_anew && plan.mode != Mode::DryRun)?;
+        let journal = index.journal().unwrap_or_default();
+        let ledger = Ledger::open(data_dir, plan.upstream, &journal, plan.mode == Mode::ReadAgain)?;
         let requests = Semaphore::new(plan.jobs);
         let (counts, gaps, began) = (Counts::default(), Mutex::default(), Timestamp::now());
         Ok(Self { plan, client, index, reader, ledger, requests, counts, gaps, began })

@@ -139,10 +139,26 @@ impl Collection {
 
     /// Deletes garbage, as far as it is still garbage.
     pub async fn delete(&self, garbage: Vec<Garbage>) {
-        let all: BTreeSet<(RepositoryName, Digest)> = garbage.iter().map(Garbage::key).collect();
-        let all = &all;
-        let deletions = stream::iter(garbage).map(|garbage| self.delete_one(garbage, all));
-        deletions.buffer_unordered(self.plan.jobs).count().await;
+        let mut rest = garbage;
+        while !rest.is_empty() {
+            let left: BTreeSet<(RepositoryName, Digest)> = rest.iter().map(Garbage::key).collect();
+            let waits = |garbage: &Garbage| {
+                let name = &garbage.found.repository;
+                garbage.found.subjects.iter().any(|subject| left.contains(&(name.clone(), subject.clone())))
+            };
+            // A subject before what refers to it: if it is kept after all, so is that.
+            let (later, now): (Vec<_>, Vec<_>) = rest.into_iter().partition(waits);
+            if now.is_empty() {
+                for garbage in later {
+                    let (name, digest) = garbage.key();
+                    self.fail(format!("{name}@{digest}"), &"refers to itself in a circle; it is kept");
+                }
+                return;
+            }
+            let deletions = stream::iter(now).map(|garbage| self.delete_one(garbage));
+            deletions.buffer_unordered(self.plan.jobs).count().await;
+            rest = later;
+        }
     }
 
     /// What failed so far, with the reasons.

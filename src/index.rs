@@ -36,6 +36,7 @@ use crate::config::Config;
 use crate::oci::{Digest, Link, RepositoryName};
 use local::Local;
 use local::in_progress::ReadMark;
+use local::journal::format::Identity;
 use local::record::ReferrerKey;
 use local::sled::Store;
 use local::write::{Put, Write};
@@ -339,6 +340,12 @@ impl Index {
         max: usize,
     ) -> Result<RepositoryPage, ReadError> {
         self.engine.read(move |store| store.referrers_by_digest(&repository, after, max)).await
+    }
+
+    /// The name of its journal, which another one (a dump that was loaded) does not have. `None` if it is damaged.
+    #[must_use]
+    pub fn journal(&self) -> Option<String> {
+        self.engine.journal.map(Identity::name)
     }
 
     /// From now on, what is pushed to this upstream is recorded; nothing changes if it was already.

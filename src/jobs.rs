@@ -33,6 +33,9 @@ pub use sweeper::sweep;
 /// The longest list of what is to be kept that a serving refshim makes, in lines.
 const KEEP_LIST_LINES: usize = 500_000;
 
+/// The most that is worked on at a time.
+const MOST_AT_A_TIME: usize = 1_000;
+
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobSpec {
@@ -153,6 +156,10 @@ impl Job {
                 .map_err(|error| spec.task.error(ErrorKind::Usage, format!("{text:?}: {error}")))
         };
         let globs = spec.repositories.iter().map(glob).collect::<Result<_>>()?;
+        if !(1..=MOST_AT_A_TIME).contains(&spec.jobs) {
+            let answer = format!("{} at a time: write 1 to {MOST_AT_A_TIME} (--jobs)", spec.jobs);
+            return Err(spec.task.error(ErrorKind::Usage, answer));
+        }
         Ok(Self { spec, globs, doing: OnceLock::new() })
     }
 
@@ -232,17 +239,27 @@ impl Job {
         let plan =
             backfill::Plan { upstream: upstream.number(), host: host(&place), jobs: self.spec.jobs, mode };
         let (number, index, data_dir) = (upstream.number(), index.clone(), place.data_dir);
+        // What was read before counts for one journal only.
+        index.opened().await;
+        if let Some(failure) = index.write_failure() {
+            return Err(self.spec.task.error(ErrorKind::Failed, failure));
+        }
         let run = Backfill::new(plan, place.client, index.clone(), place.reader, &data_dir);
         let run = run.map_err(|error| self.spec.task.error(ErrorKind::Failed, error.to_string()))?;
         let Doing::Backfill(run) = self.begin(Doing::Backfill(run)) else {
             return Err(self.spec.task.error(ErrorKind::Failed, "it was begun before"));
         };
         let are_catalogued = listed.is_none();
-        let are_all = are_catalogued && self.globs.is_empty();
         let names = match listed {
             Some(listed) => listed.to_vec(),
             None => run.catalog().await?,
         };
+        // A catalog may be of what this user sees, or empty: it is not of all if it lacks what is known.
+        let known = export::repositories(&index, number).await;
+        let known = known.map_err(|error| self.spec.task.error(ErrorKind::Failed, error.to_string()))?;
+        let catalog: BTreeSet<&RepositoryName> = names.iter().collect();
+        let is_whole = !names.is_empty() && known.iter().all(|name| catalog.contains(name));
+        let are_all = are_catalogued && self.globs.is_empty() && is_whole;
         let covered = index.covered(number).map(|(_, covered)| covered).unwrap_or_default();
         let was_read = |name: &RepositoryName| {
             let covered = covered.get(&Some(name.clone())).copied().unwrap_or_default();
@@ -267,6 +284,13 @@ impl Job {
             None => place.client.catalog(&host).await?.iter().filter_map(|name| name.parse().ok()).collect(),
         };
         let names = self.referring(&place).await?;
+        let catalog: BTreeSet<&RepositoryName> = all.iter().collect();
+        if let Some(unseen) = names.iter().find(|name| !catalog.contains(name)) {
+            let answer = format!("the registry's catalog lacks {unseen}, so it is not of all repositories");
+            let advice = "an image may be in another repository than its signatures: let refshim's user see all of \
+                          them, or name them with --repositories-from";
+            return Err(self.spec.task.error(ErrorKind::Failed, answer).advise(advice));
+        }
         let plan =
             garbage::Plan { upstream: place.upstream.number(), host, jobs: self.spec.jobs, older_than, all };
         let collection = Box::new(Collection::new(plan, place.client, place.index));

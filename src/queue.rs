@@ -112,8 +112,9 @@ impl<E: Event> Queue<E> {
     pub async fn add(&self, mut events: Vec<E>) -> Result<(), NotQueued> {
         let count = {
             let mut waiting = self.shared.waiting();
-            // One that waits will be looked at after this, and is on disk.
-            events.retain(|event| !waiting.has(event));
+            // One that waits will be looked at after this, and is on disk. Not one that failed: it is on its way to be
+            // given up, and waits for long.
+            events.retain(|event| !waiting.has_untried(event));
             if waiting.len() + events.len() > self.shared.most {
                 return Err(NotQueued::Full);
             }

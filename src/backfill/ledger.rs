@@ -1,9 +1,10 @@
 //! What was read: a file of lines, `repository digest` or `repository digest tag`, to which each manifest is added when
-//! it and all that it leads to are recorded.
+//! it and all that it leads to are recorded; with `+` before the digest if it is a referrer. The first line names the
+//! journal that has the links: for another one, nothing was read.
 //!
 //! It is not synced: what a power cut takes from it is read once more. Half a line at its end is what a kill left.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,9 @@ use std::sync::{Mutex, PoisonError};
 
 use super::walk::Item;
 use crate::oci::RepositoryName;
+
+/// Before the name of the journal, in the first line.
+const TITLE: &str = "journal ";
 
 #[derive(Debug)]
 pub(super) struct Ledger {
@@ -21,7 +25,8 @@ pub(super) struct Ledger {
 #[derive(Debug)]
 struct Read {
     file: File,
-    items: HashMap<String, HashSet<String>>,
+    /// By repository, and whether they are referrers.
+    items: HashMap<String, HashMap<String, bool>>,
 }
 
 /// The ledger cannot be read or written.
@@ -34,19 +39,33 @@ pub struct LedgerError {
 
 impl Ledger {
     /// The ledger of an upstream; `anew` forgets what was read.
-    pub(super) fn open(data_dir: &Path, upstream: u32, anew: bool) -> Result<Self, LedgerError> {
+    pub(super) fn open(
+        data_dir: &Path,
+        upstream: u32,
+        journal: &str,
+        anew: bool,
+    ) -> Result<Self, LedgerError> {
         let directory = data_dir.join("backfill");
         let path = directory.join(format!("{upstream:08x}.read"));
         let opened = || {
             fs::create_dir_all(&directory)?;
-            let text = if anew { Vec::new() } else { read(&path)? };
+            let title = format!("{TITLE}{journal}\n");
+            let mut text = read(&path)?;
+            if anew || !text.starts_with(title.as_bytes()) {
+                text.clear();
+            }
             let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-            let file = OpenOptions::new().create(true).append(true).open(&path)?;
+            let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
             file.set_len(whole as u64)?;
+            if whole == 0 {
+                file.write_all(title.as_bytes())?;
+            }
             let text = String::from_utf8_lossy(text.get(..whole).unwrap_or_default()).into_owned();
-            let mut items: HashMap<String, HashSet<String>> = HashMap::new();
-            for (name, item) in text.lines().filter_map(|line| line.split_once(' ')) {
-                items.entry(name.to_owned()).or_default().insert(item.to_owned());
+            let mut items: HashMap<String, HashMap<String, bool>> = HashMap::new();
+            for (name, item) in text.lines().skip(1).filter_map(|line| line.split_once(' ')) {
+                let referrer = item.strip_prefix('+');
+                let item = referrer.unwrap_or(item).to_owned();
+                items.entry(name.to_owned()).or_default().insert(item, referrer.is_some());
             }
             Ok(Read { file, items })
         };
@@ -56,18 +75,25 @@ impl Ledger {
         }
     }
 
-    pub(super) fn has(&self, name: &RepositoryName, item: &Item) -> bool {
+    /// Whether it was read, and if so, whether it is a referrer.
+    pub(super) fn read(&self, name: &RepositoryName, item: &Item) -> Option<bool> {
         let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        read.items.get(name.as_str()).is_some_and(|items| items.contains(&item.to_string()))
+        read.items.get(name.as_str())?.get(&item.to_string()).copied()
     }
 
-    pub(super) fn add(&self, name: &RepositoryName, item: &Item) -> Result<(), LedgerError> {
+    pub(super) fn add(
+        &self,
+        name: &RepositoryName,
+        item: &Item,
+        is_referrer: bool,
+    ) -> Result<(), LedgerError> {
+        let mark = if is_referrer { "+" } else { "" };
         let item = item.to_string();
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         // In one write, so that a kill leaves a line or a part of one, and never parts of two.
-        let written = read.file.write_all(format!("{name} {item}\n").as_bytes());
+        let written = read.file.write_all(format!("{name} {mark}{item}\n").as_bytes());
         written.map_err(|source| LedgerError { path: self.path.clone(), source })?;
-        read.items.entry(name.as_str().to_owned()).or_default().insert(item);
+        read.items.entry(name.as_str().to_owned()).or_default().insert(item, is_referrer);
         Ok(())
     }
 }
@@ -101,23 +127,31 @@ mod tests {
     fn what_was_read_is_known_to_the_next_run_whatever_ended_this_one() {
         let data_dir = tempfile::tempdir().unwrap();
         let (one, other): (RepositoryName, RepositoryName) = ("a/b".parse().unwrap(), "a".parse().unwrap());
-        let ledger = Ledger::open(data_dir.path(), 7, false).unwrap();
-        ledger.add(&one, &item("a", None)).unwrap();
-        ledger.add(&one, &item("b", Some("x.sig"))).unwrap();
+        let open = |upstream, journal, anew| Ledger::open(data_dir.path(), upstream, journal, anew).unwrap();
+        let ledger = open(7, "j", false);
+        ledger.add(&one, &item("a", None), false).unwrap();
+        ledger.add(&one, &item("b", Some("x.sig")), true).unwrap();
         let path = data_dir.path().join("backfill/00000007.read");
         let whole = fs::read(&path).unwrap();
         for length in 0..=whole.len() {
             fs::write(&path, &whole[..length]).unwrap();
-            let ledger = Ledger::open(data_dir.path(), 7, false).unwrap();
+            let ledger = open(7, "j", false);
             let lines = whole[..length].split(|byte| *byte == b'\n').count() - 1;
-            assert_eq!(ledger.has(&one, &item("a", None)), lines > 0);
-            assert_eq!(ledger.has(&one, &item("b", Some("x.sig"))), lines > 1);
-            assert!(!ledger.has(&one, &item("b", None)), "its tag tells of links that its bytes do not");
-            assert!(!ledger.has(&other, &item("a", None)));
-            ledger.add(&other, &item("c", None)).unwrap();
-            assert!(Ledger::open(data_dir.path(), 7, false).unwrap().has(&other, &item("c", None)));
+            assert_eq!(ledger.read(&one, &item("a", None)), (lines > 1).then_some(false));
+            assert_eq!(ledger.read(&one, &item("b", Some("x.sig"))), (lines > 2).then_some(true));
+            assert_eq!(
+                ledger.read(&one, &item("b", None)),
+                None,
+                "its tag tells of links that its bytes do not"
+            );
+            assert_eq!(ledger.read(&other, &item("a", None)), None);
+            ledger.add(&other, &item("c", None), false).unwrap();
+            assert_eq!(open(7, "j", false).read(&other, &item("c", None)), Some(false));
         }
-        assert!(!Ledger::open(data_dir.path(), 8, false).unwrap().has(&one, &item("a", None)));
-        assert!(!Ledger::open(data_dir.path(), 7, true).unwrap().has(&one, &item("a", None)));
+        assert_eq!(open(8, "j", false).read(&one, &item("a", None)), None);
+        assert_eq!(open(7, "k", false).read(&one, &item("a", None)), None, "of another journal");
+        assert_eq!(open(7, "j", false).read(&one, &item("a", None)), None, "it began anew for that one");
+        open(7, "j", false).add(&one, &item("a", None), true).unwrap();
+        assert_eq!(open(7, "j", true).read(&one, &item("a", None)), None);
     }
 }

@@ -45,21 +45,22 @@ impl Walk<'_> {
         counts.verified.add(1);
         let KnownReferrer { digest, version, .. } = known;
         let repository = self.repository.clone();
-        let written = match self.asking(self.place.digest(&TagOrDigest::Digest(digest.clone()))).await {
-            Ok(Some(_)) => {
-                self.has_shown.store(true, Ordering::Relaxed);
-                return true;
-            }
-            // A registry that shows nothing at all may have lost its storage, or hide it.
-            Ok(None) if !self.has_shown.load(Ordering::Relaxed) => {
-                self.run.index.doubt(repository, digest.clone()).await
-            }
-            Ok(None) => self.run.index.absent(repository, digest.clone(), version).await.map(drop),
-            Err(error) => {
-                let _told = self.run.fail(format!("{}@{digest}", self.repository.name), &error);
-                return false;
-            }
-        };
+        let written =
+            match self.asking(self.place.digest_for_sure(&TagOrDigest::Digest(digest.clone()))).await {
+                Ok(Some(_)) => {
+                    self.has_shown.store(true, Ordering::Relaxed);
+                    return true;
+                }
+                // A registry that shows nothing at all may have lost its storage, or hide it.
+                Ok(None) if !self.has_shown.load(Ordering::Relaxed) => {
+                    self.run.index.doubt(repository, digest.clone()).await
+                }
+                Ok(None) => self.run.index.absent(repository, digest.clone(), version).await.map(drop),
+                Err(error) => {
+                    let _told = self.run.fail(format!("{}@{digest}", self.repository.name), &error);
+                    return false;
+                }
+            };
         counts.vanished.add(1);
         let told = |error| self.run.fail(format!("{}@{digest}", self.repository.name), &error);
         written.map_err(told).is_ok()

@@ -1,8 +1,9 @@
 //! The walk of one repository.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt as _, stream};
 
@@ -21,8 +22,8 @@ pub(super) struct Walk<'a> {
     pub(super) repository: Repository,
     /// Whether the registry served anything of this repository.
     pub(super) has_shown: AtomicBool,
-    /// What this run has come by. Whoever came first reads it, and leaves what led there out of the ledger until then.
-    met: Mutex<HashSet<Item>>,
+    /// What this run has come by. Whoever came first reads it; until it has, it counts as read.
+    met: Mutex<HashMap<Item, Outcome>>,
     api: ReferrersApi,
 }
 
@@ -32,6 +33,23 @@ pub(super) struct Walk<'a> {
 pub(super) struct Item {
     pub(super) digest: Digest,
     pub(super) tag: Option<Tag>,
+}
+
+/// What came of a manifest and all that it leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    /// All is read.
+    Whole,
+    /// Something is not there, or failed elsewhere: it is to be looked for again.
+    Lacking,
+    /// Something could not be read.
+    Failed,
+}
+
+/// What a manifest holds.
+struct Contents {
+    children: Vec<Digest>,
+    is_referrer: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -57,11 +75,12 @@ impl<'a> Walk<'a> {
 
     async fn tag(&self, tag: Tag) -> bool {
         self.run.counts.tags.add(1);
-        match self.asking(self.place.digest(&TagOrDigest::Tag(tag.clone()))).await {
+        match self.asking(self.place.digest_for_sure(&TagOrDigest::Tag(tag.clone()))).await {
             Ok(Some(digest)) => {
                 self.has_shown.store(true, Ordering::Relaxed);
                 let is_telling = tag.scheme().is_some();
-                self.manifest(Item { digest, tag: is_telling.then_some(tag) }, 0).await
+                let item = Item { digest, tag: is_telling.then_some(tag) };
+                self.manifest(item, 0).await != Outcome::Failed
             }
             // It was deleted since it was listed.
             Ok(None) => true,
@@ -72,57 +91,84 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Reads a manifest and what it leads to; false if not all of that could be read.
-    async fn manifest(&self, item: Item, depth: usize) -> bool {
-        if !self.met.lock().unwrap_or_else(PoisonError::into_inner).insert(item.clone()) {
-            return true;
-        }
+    /// Reads a manifest and what it leads to.
+    async fn manifest(&self, item: Item, depth: usize) -> Outcome {
+        match self.met().entry(item.clone()) {
+            // Told where it failed. What led there now is left out of the ledger, too.
+            Entry::Occupied(met) if *met.get() == Outcome::Failed => return Outcome::Lacking,
+            Entry::Occupied(met) => return *met.get(),
+            Entry::Vacant(entry) => entry.insert(Outcome::Whole),
+        };
+        let outcome = self.manifest_once(&item, depth).await;
+        self.met().insert(item, outcome);
+        outcome
+    }
+
+    async fn manifest_once(&self, item: &Item, depth: usize) -> Outcome {
         if depth > DEEPEST {
-            let _told = self.fail(&item, format!("is more than {DEEPEST} levels below a tag"));
-            return false;
+            let _told = self.fail(item, format!("is more than {DEEPEST} levels below a tag"));
+            return Outcome::Failed;
         }
         let is_dry = self.run.plan.mode == Mode::DryRun;
-        let is_known = self.run.ledger.has(&self.repository.name, &item);
-        let mut next = Vec::new();
+        let (mut next, mut is_referrer) = (Vec::new(), false);
+        let is_known = self.is_known(item).await;
         if is_known {
             self.run.counts.known.add(1);
         } else if is_dry {
             self.run.counts.read.add(1);
         } else {
-            match self.read(&item).await {
-                Ok(Some(children)) => next.extend(children),
+            match self.read(item).await {
+                Ok(Some(read)) => {
+                    next.extend(read.children);
+                    is_referrer = read.is_referrer;
+                }
                 // Usual for an index of which only some platforms were copied; if it comes, it was not read.
                 Ok(None) => {
                     self.run.counts.missing.add(1);
-                    return true;
+                    return Outcome::Lacking;
                 }
-                Err(Failed) => return false,
+                Err(Failed) => return Outcome::Failed,
             }
         }
         // Also of what is known: nothing else leads to a referrer that came later and has no tag.
-        let mut is_complete = match self.native_referrers(&item).await {
+        let mut outcome = match self.native_referrers(item).await {
             Ok(referrers) => {
                 next.extend(referrers);
-                true
+                Outcome::Whole
             }
-            Err(Failed) => false,
+            Err(Failed) => Outcome::Failed,
         };
         for digest in next {
             // Boxed: it is the same future once more.
-            is_complete &= Box::pin(self.manifest(Item { digest, tag: None }, depth + 1)).await;
+            outcome = outcome.max(Box::pin(self.manifest(Item { digest, tag: None }, depth + 1)).await);
         }
-        if is_complete
+        if outcome == Outcome::Whole
             && !is_known
             && !is_dry
-            && let Err(error) = self.run.ledger.add(&self.repository.name, &item)
+            && let Err(error) = self.run.ledger.add(&self.repository.name, item, is_referrer)
         {
-            let _told = self.fail(&item, error);
+            let _told = self.fail(item, error);
         }
-        is_complete
+        outcome
     }
 
-    /// Fetches a manifest and records its links; gives the manifests that it lists, or nothing if it is not there.
-    async fn read(&self, item: &Item) -> std::result::Result<Option<Vec<Digest>>, Failed> {
+    /// Whether it was read, and the index still has what came of it.
+    async fn is_known(&self, item: &Item) -> bool {
+        match self.run.ledger.read(&self.repository.name, item) {
+            None => false,
+            Some(false) => true,
+            Some(true) => {
+                matches!(self.run.index.version(&self.repository, &item.digest).await, Ok(Some(_)))
+            }
+        }
+    }
+
+    fn met(&self) -> MutexGuard<'_, HashMap<Item, Outcome>> {
+        self.met.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fetches a manifest and records its links; gives what it holds, or nothing if it is not there.
+    async fn read(&self, item: &Item) -> std::result::Result<Option<Contents>, Failed> {
         // Before it is fetched: a deletion that comes in between must not be overlooked.
         let watch = self.run.index.begin_read(self.repository.clone());
         // By its digest also where a tag led to it: the bytes are verified, and the ledger says that these were read.
@@ -136,9 +182,9 @@ impl<'a> Walk<'a> {
         counts.read.add(1);
         counts.bytes.add(manifest.bytes.len() as u64);
         let target = item.tag.clone().map_or(digest, TagOrDigest::Tag);
-        self.record(item, &target, &watch, &manifest).await?;
-        let children = manifest.children().iter();
-        Ok(Some(children.map(|child| child.descriptor.digest.clone()).collect()))
+        let is_referrer = self.record(item, &target, &watch, &manifest).await?;
+        let children = manifest.children().iter().map(|child| child.descriptor.digest.clone()).collect();
+        Ok(Some(Contents { children, is_referrer }))
     }
 
     async fn record(
@@ -147,7 +193,7 @@ impl<'a> Walk<'a> {
         target: &TagOrDigest,
         watch: &crate::index::UpstreamRead,
         manifest: &Manifest,
-    ) -> std::result::Result<(), Failed> {
+    ) -> std::result::Result<bool, Failed> {
         let Backfill { reader, index, counts, .. } = self.run;
         let found = Found {
             repository: &self.repository,
@@ -157,7 +203,8 @@ impl<'a> Walk<'a> {
             media_type: &manifest.media_type,
         };
         let recorded = record(reader, index, watch, found).await;
-        let Recorded { kinds, warning, is_full } = recorded.map_err(|error| self.fail(item, error))?;
+        let recorded = recorded.map_err(|error| self.fail(item, error))?;
+        let Recorded { kinds, is_referrer, warning, is_full } = recorded;
         counts.links.add(kinds.len() as u64);
         match warning {
             // The limit may be raised, and then it is to be read again.
@@ -165,7 +212,7 @@ impl<'a> Walk<'a> {
             Some(warning) => self.run.warn(self.told(item), warning),
             None => {}
         }
-        Ok(())
+        Ok(is_referrer)
     }
 
     /// What the registry's own API lists, if it has one.

@@ -67,6 +67,15 @@ impl Registry {
         manifest.map(Some).map_err(|error| error.at(self))
     }
 
+    /// The same, also where something in front of the registry answers HEAD with 404 and GET with the manifest. For
+    /// those who conclude something from its absence.
+    pub(super) async fn digest_for_sure(&self, target: &TagOrDigest) -> Result<Option<Digest>> {
+        match self.digest(target).await? {
+            Some(digest) => Ok(Some(digest)),
+            None => Ok(self.manifest(target).await?.map(|manifest| manifest.digest)),
+        }
+    }
+
     pub(super) async fn digest(&self, target: &TagOrDigest) -> Result<Option<Digest>> {
         let asked = format!("looking for {target} in {self}");
         let request = accepting(Method::HEAD, self.url(&format!("manifests/{target}"))?);

@@ -100,6 +100,14 @@ impl Repository {
         }
     }
 
+    /// The same, asked by GET as well before it is taken for absent: some proxies answer every HEAD with 404.
+    pub async fn digest_for_sure(&self, target: &TagOrDigest) -> Result<Option<Digest>> {
+        match self {
+            Self::Registry(registry) => registry.digest_for_sure(target).await,
+            Self::Layout(_) => self.digest(target).await,
+        }
+    }
+
     /// Whether a manifest is there and can be found: in a layout, its file alone is not enough.
     pub async fn has_manifest(&self, digest: &Digest) -> Result<bool> {
         match self {

@@ -1,16 +1,13 @@
 //! Deletes a referrer: from the registry, from the list at its subject's referrers tag, from the index.
 
-use std::collections::BTreeSet;
-
 use super::{Collection, Garbage, add};
 use crate::client::{ErrorKind, Result};
-use crate::oci::{Digest, RepositoryName, TagOrDigest};
+use crate::oci::TagOrDigest;
 
 impl Collection {
-    /// `all` is what is deleted with it: what refers to that goes too.
-    pub(super) async fn delete_one(&self, garbage: Garbage, all: &BTreeSet<(RepositoryName, Digest)>) {
+    pub(super) async fn delete_one(&self, garbage: Garbage) {
         let what = format!("{}@{}", garbage.found.repository, garbage.found.digest);
-        match self.try_delete(&garbage, all).await {
+        match self.try_delete(&garbage).await {
             Ok(None) => add(&self.counts.deleted, 1),
             Ok(Some(reason)) => self.fail(what, &reason),
             Err(error) => self.fail(what, &error),
@@ -18,21 +15,13 @@ impl Collection {
     }
 
     /// Deletes it; gives the reason why not.
-    async fn try_delete(
-        &self,
-        garbage: &Garbage,
-        all: &BTreeSet<(RepositoryName, Digest)>,
-    ) -> Result<Option<String>> {
+    async fn try_delete(&self, garbage: &Garbage) -> Result<Option<String>> {
         let place = self.place(&garbage.found.repository)?;
         let repository = self.repository(garbage.found.repository.clone());
         let _turn = self.turns.acquire().await.ok();
         for subject in &garbage.found.subjects {
-            // Whether it was deleted already, or will be.
-            if all.contains(&(garbage.found.repository.clone(), subject.clone())) {
-                continue;
-            }
-            if place.digest(&TagOrDigest::Digest(subject.clone())).await?.is_some() {
-                return Ok(Some(format!("{subject} is there again; it is kept")));
+            if place.digest_for_sure(&TagOrDigest::Digest(subject.clone())).await?.is_some() {
+                return Ok(Some(format!("{subject} is there; it is kept")));
             }
         }
         match self.index.version(&repository, &garbage.found.digest).await {

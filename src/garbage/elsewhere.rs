@@ -32,7 +32,7 @@ impl Collection {
 
     async fn is_absent(&self, name: &RepositoryName, digest: &Digest) -> bool {
         let _turn = self.turns.acquire().await.ok();
-        let look = async { self.place(name)?.digest(&TagOrDigest::Digest(digest.clone())).await };
+        let look = async { self.place(name)?.digest_for_sure(&TagOrDigest::Digest(digest.clone())).await };
         match look.await {
             Ok(found) => found.is_none(),
             Err(error) => {

@@ -139,7 +139,7 @@ impl Look<'_> {
             .into_iter()
             .map(|digest| async move {
                 let _turn = run.turns.acquire().await.ok();
-                match place.digest(&TagOrDigest::Digest(digest.clone())).await {
+                match place.digest_for_sure(&TagOrDigest::Digest(digest.clone())).await {
                     Ok(found) => (digest, found.is_none()),
                     Err(error) => {
                         run.fail(format!("{name}@{digest}"), &error);

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::Collection;
-use crate::client::{ErrorKind, Manifest, Repository as Place, Result};
+use crate::client::{Error, ErrorKind, Manifest, Repository as Place, Result};
 use crate::oci::{Digest, Tag, TagOrDigest, TagScheme, media_type};
 
 /// How deep indexes may lie in each other.
@@ -66,8 +66,16 @@ impl Collection {
             let mut below = Vec::new();
             for named in level {
                 let _turn = self.turns.acquire().await.ok();
-                // A tag that was deleted since it was listed, or a platform that was not copied.
-                let Some(manifest) = place.find_manifest(&named).await? else { continue };
+                let manifest = match place.find_manifest(&named).await? {
+                    Some(manifest) => manifest,
+                    // Deleted since it was listed, or shown late: what it keeps is not known.
+                    None if matches!(named, TagOrDigest::Tag(_)) => {
+                        let asked = format!("reading {named}, which is listed");
+                        return Err(Error::failed(asked, "it is not there"));
+                    }
+                    // A platform that was not copied.
+                    None => continue,
+                };
                 below.extend(indexes_in(&manifest));
                 kept.extend(manifest.children().iter().map(|part| part.descriptor.digest.clone()));
                 kept.insert(manifest.digest);

@@ -56,6 +56,7 @@ use committer::Committer;
 use coverage::CoverageFile;
 use data_dir::{JOURNAL, SLED};
 use in_progress::ReadMark;
+use journal::format::Identity;
 use journal::{Damage, Journal, JournalError};
 use opening::{Opener, OpeningError};
 use record::ReferrerKey;
@@ -78,6 +79,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct Local {
     pub(super) shared: Arc<SharedState>,
     pub(super) coverage: CoverageFile,
+    /// `None` if the journal is damaged.
+    pub(super) journal: Option<Identity>,
     commands: mpsc::Sender<EngineCommand>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     repository_referrers: u64,
@@ -137,6 +140,7 @@ impl Local {
         Ok(Self {
             shared,
             coverage,
+            journal: identity,
             commands,
             threads: Mutex::new(threads),
             repository_referrers,

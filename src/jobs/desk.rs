@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -33,10 +33,14 @@ pub struct Desk {
 struct Given {
     id: u64,
     spec: JobSpec,
-    job: Arc<Job>,
-    outcome: Arc<Mutex<Option<Result<Value>>>>,
+    /// Gone when it has ended, with all that it held.
+    job: Weak<Job>,
+    ended: Arc<Mutex<Option<Ended>>>,
     task: JoinHandle<()>,
 }
+
+/// What is left of a job.
+type Ended = (Progress, Result<Value>);
 
 /// How it stands with a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,15 +115,16 @@ impl Desk {
             reader: reader.clone(),
             data_dir: self.data_dir.clone(),
         };
-        let job = Arc::new(Job::new(spec.clone())?);
-        let outcome = Arc::new(Mutex::new(None));
-        let (doing, done) = (Arc::clone(&job), Arc::clone(&outcome));
+        let doing = Arc::new(Job::new(spec.clone())?);
+        let (job, ended) = (Arc::downgrade(&doing), Arc::default());
+        let left = Arc::clone(&ended);
         let task = tokio::spawn(async move {
-            let came_of_it = doing.run(place).await;
-            *done.lock().unwrap_or_else(PoisonError::into_inner) = Some(came_of_it);
+            let outcome = doing.run(place).await;
+            let left: &Mutex<Option<Ended>> = &left;
+            *left.lock().unwrap_or_else(PoisonError::into_inner) = Some((doing.progress(), outcome));
         });
         let id = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
-        let given = Given { id, spec, job, outcome, task };
+        let given = Given { id, spec, job, ended, task };
         let state = given.state();
         jobs.insert(upstream.number(), given);
         Ok(state)
@@ -175,12 +180,16 @@ impl Given {
     fn state(&self) -> State {
         // Before the outcome: a job that ends in between is asked for once more.
         let has_ended = !self.is_going_on();
-        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (progress, outcome) = match ended {
+            Some((progress, outcome)) => (progress, Some(outcome)),
+            None => (self.job.upgrade().map(|job| job.progress()).unwrap_or_default(), None),
+        };
         let stopped = || has_ended.then(|| Err(Error::failed(self.spec.task.words(), "it was stopped")));
         State {
             id: self.id,
             doing: self.spec.task.words().to_owned(),
-            progress: self.job.progress(),
+            progress,
             outcome: outcome.or_else(stopped),
         }
     }

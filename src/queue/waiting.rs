@@ -49,8 +49,9 @@ impl<E: Event> Waiting<E> {
         self.events.len() + self.held.len() + self.elsewhere
     }
 
-    pub(super) fn has(&self, event: &E) -> bool {
-        self.events.contains_key(event) || self.held.contains_key(event)
+    /// Whether its equal waits that was not tried yet.
+    pub(super) fn has_untried(&self, event: &E) -> bool {
+        self.events.get(event).is_some_and(|entry| entry.job.tried == 0) || self.held.contains_key(event)
     }
 
     /// When the next one is due.

@@ -29,6 +29,8 @@ pub struct Found<'a> {
 pub struct Recorded {
     /// The kinds of all links.
     pub kinds: Vec<LinkKind>,
+    /// Whether it is a referrer itself, and so in the index.
+    pub is_referrer: bool,
     /// Why links are left out.
     pub warning: Option<String>,
     /// Whether they are left out because the repository is full, which may change.
@@ -66,6 +68,7 @@ pub async fn record(
     let read = reader.read(repository, target, algorithm, bytes, Some(media_type)).await?;
     let learnt = learn(reader, index, repository, read, false).await;
     let (kinds, Learnt { observations, warning, is_full, .. }) = (learnt.kinds(), learnt);
+    let is_referrer = observations.first().is_some_and(|own| !own.referrer.links.is_empty());
     index.observe(watch, observations).await?;
-    Ok(Recorded { kinds, warning, is_full })
+    Ok(Recorded { kinds, is_referrer, warning, is_full })
 }

@@ -171,7 +171,12 @@ impl PushRecorder {
         // Unless it certainly was not written.
         let response = match answer {
             Ok(response) if !is_refusal(response.status()) => response,
-            _ => return answer,
+            Ok(_) => return answer,
+            Err(error) => {
+                // The failure is told anyway.
+                self.unlisted.add(&repository, subject).await.ok();
+                return Err(error);
+            }
         };
         let warning = self.unlisted.add(&repository, subject).await.map_err(Error::Tag)?;
         Ok(warned(response, warning.as_deref()))

@@ -133,10 +133,7 @@ impl PushWatcher {
     /// They could not be recorded, for this reason.
     async fn record(&self, push: &Push, copy: Copy, response: Option<&Response<Body>>) -> Result<(), String> {
         let Push { repository, manifest, content_type, watch } = push;
-        let too_long = || {
-            let _told = self.reader.too_long(repository, manifest);
-            Ok(())
-        };
+        let too_long = || Err(self.reader.too_long(repository, manifest));
         let is_success = response.is_some_and(|response| response.status().is_success());
         let (bytes, _permit) = match copy {
             Copy::Nothing => return Ok(()),
@@ -167,7 +164,10 @@ impl PushWatcher {
         }
         let outcome = if taken.is_some() { LinkOutcome::Recorded } else { LinkOutcome::Pending };
         let learnt = learn(&self.reader, &self.index, repository, read, taken.is_none()).await;
-        let (kinds, Learnt { digest, observations, .. }) = (learnt.kinds(), learnt);
+        let (kinds, Learnt { digest, observations, is_full, warning, .. }) = (learnt.kinds(), learnt);
+        if is_full {
+            return Err(warning.unwrap_or_default());
+        }
         self.index.observe(watch, observations).await.map_err(|error| error.to_string())?;
         tracing::info!(repository = %repository.name, %digest, links = kinds.len(), "recorded a manifest's links");
         self.metrics.links(kinds, outcome);

@@ -99,7 +99,7 @@ impl CopyTags<'_> {
         let named = TagOrDigest::Tag(tag.clone());
         let manifest = self.copy.from.manifest(&named).await?;
         let digest = manifest.digest.clone();
-        let is_list = tag.scheme() == Some(TagScheme::Referrers) && !manifest.children().is_empty();
+        let is_list = tag.scheme() == Some(TagScheme::Referrers) && manifest.is_index();
         let there = if self.depth == 0 || is_list { self.copy.to.digest(&named).await? } else { None };
         // A tag is set last. What refers to it may be newer, though, and is looked for, if it is wanted.
         let report = if there.as_ref() == Some(&digest) {
@@ -127,6 +127,9 @@ impl CopyTags<'_> {
             }
         }
         let mut report = self.copy.run(&nodes).await?;
+        // Looked at again: copying what it lists may have taken long, and a list that others began stays.
+        let named = TagOrDigest::Tag(tag.clone());
+        is_whole &= to.digest_for_sure(&named).await?.is_none();
         if is_whole {
             to.put_manifest(&TagOrDigest::Tag(tag.clone()), &list).await?;
             report.tags += 1;

@@ -128,6 +128,10 @@ impl Registry {
         draft.wanted = Some(wanted.clone());
         // The change may have taken long. What others write from here on is lost, unless the registry honours
         // `If-Match`.
+        if before.state == State::Absent && !draft.is_written {
+            // One 404 is no proof: a registry may show late what others wrote.
+            sleep(SETTLING).await;
+        }
         if self.tagged(subject).await?.state != before.state {
             return Ok(Some(Outcome::Overtaken));
         }
@@ -164,7 +168,7 @@ impl Registry {
         for entry in taken {
             // A manifest is deleted before it is taken from the list.
             let is_gone = match entry.digest() {
-                Some(digest) => matches!(self.digest(&by_digest(digest)).await, Ok(None)),
+                Some(digest) => matches!(self.digest_for_sure(&by_digest(digest)).await, Ok(None)),
                 None => false,
             };
             if !is_gone {
@@ -176,8 +180,9 @@ impl Registry {
     /// The entries whose manifests are not there.
     async fn absent(&self, list: &ReferrersList) -> Vec<Digest> {
         let mut absent = Vec::new();
+        sleep(SETTLING).await;
         for descriptor in list.descriptors() {
-            if matches!(self.digest(&by_digest(&descriptor.digest)).await, Ok(None)) {
+            if matches!(self.digest_for_sure(&by_digest(&descriptor.digest)).await, Ok(None)) {
                 absent.push(descriptor.digest.clone());
             }
         }

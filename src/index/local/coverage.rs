@@ -73,7 +73,7 @@ impl CoverageFile {
     /// cannot be written, it is kept in memory.
     pub(crate) fn open(data_dir: &Path, journal: Option<Identity>) -> Self {
         let path = data_dir.join(FILE);
-        let Some(journal) = journal.map(|journal| format!("{:032x}", u128::from_be_bytes(journal.0))) else {
+        let Some(journal) = journal.map(Identity::name) else {
             return Self { path, state: Mutex::default() };
         };
         let upstreams = read(&path, &journal);
@@ -123,6 +123,13 @@ impl CoverageFile {
     pub(crate) fn add(&self, upstream: u32, name: Option<&RepositoryName>, covered: Covered) {
         let mut state = self.lock();
         let Some(known) = state.upstreams.get_mut(&upstream) else { return };
+        // What was begun before something was missed does not know of that.
+        let is_valid = |time: &Timestamp| *time >= known.began;
+        let covered = Covered {
+            backfilled: covered.backfilled.filter(is_valid),
+            swept: covered.swept.filter(is_valid),
+            ..covered
+        };
         let before = known.covered(name.cloned());
         let after = before.and(covered);
         let is_later = |after: Option<Timestamp>, before: Option<Timestamp>| {
@@ -208,15 +215,20 @@ fn read(path: &Path, journal: &str) -> BTreeMap<u32, Upstream> {
     let mut upstreams = BTreeMap::new();
     let Ok(file) = File::open(path) else { return upstreams };
     let lines = BufReader::new(file).lines().map_while(Result::ok);
-    // A line that cannot be read, and all behind it, says nothing.
-    let mut lines = lines.map_while(|line| serde_json::from_str(&line).ok());
-    if !matches!(lines.next(), Some(Line::Journal(of)) if of == journal) {
+    let mut lines = lines.map(|line| serde_json::from_str(&line).ok());
+    if !matches!(lines.next(), Some(Some(Line::Journal(of))) if of == journal) {
         return upstreams;
     }
-    for line in lines {
-        if take(&mut upstreams, line).is_none() {
-            break;
+    while let Some(line) = lines.next() {
+        let line: Option<Line> = line;
+        if line.and_then(|line| take(&mut upstreams, line)).is_some() {
+            continue;
         }
+        // Half a line at the end is what a crash left. Anywhere else, it may be the one that took back all before it.
+        if lines.next().is_some() {
+            upstreams.clear();
+        }
+        break;
     }
     upstreams
 }
