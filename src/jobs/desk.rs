@@ -25,10 +25,14 @@ pub struct Desk {
     index: Index,
     data_dir: PathBuf,
     begun: AtomicU64,
-    jobs: Mutex<BTreeMap<u32, Given>>,
+    jobs: Mutex<BTreeMap<Slot, Given>>,
 }
 
-/// The last job of an upstream.
+/// An upstream's number in the index, and whether it is for sweeps: one of those must not take the place of a job that a
+/// command has not yet seen the end of.
+type Slot = (u32, bool);
+
+/// The last job of its kind of an upstream.
 #[derive(Debug)]
 struct Given {
     id: u64,
@@ -99,14 +103,15 @@ impl Desk {
     pub fn begin(&self, spec: JobSpec) -> std::result::Result<State, Refused> {
         let (upstream, reader) = self.upstream(spec.upstream.as_deref())?;
         let mut jobs = self.lock();
-        if let Some(given) = jobs.get(&upstream.number()).filter(|given| given.is_going_on()) {
-            if given.spec == spec {
-                return Ok(given.state());
+        let slot = (upstream.number(), is_sweep(&spec));
+        for is_sweep in [false, true] {
+            let going_on = jobs.get(&(upstream.number(), is_sweep)).filter(|given| given.is_going_on());
+            match going_on {
+                Some(given) if given.spec == spec => return Ok(given.state()),
+                Some(sweep) if is_sweep && !slot.1 => sweep.task.abort(),
+                Some(given) => return Err(Refused::Busy(given.spec.task.words())),
+                None => {}
             }
-            if !is_sweep(&given.spec) || is_sweep(&spec) {
-                return Err(Refused::Busy(given.spec.task.words()));
-            }
-            given.task.abort();
         }
         let place = Place {
             client: Client::of_upstream(upstream, Some(Arc::new(Pace::new(spec.rate))))?,
@@ -126,17 +131,23 @@ impl Desk {
         let id = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
         let given = Given { id, spec, job, ended, task };
         let state = given.state();
-        jobs.insert(upstream.number(), given);
+        jobs.insert(slot, given);
         Ok(state)
     }
 
-    /// The last job of an upstream.
+    /// The last job of an upstream that a command began.
     ///
     /// # Errors
     /// There is no such upstream.
     pub fn state(&self, upstream: Option<&str>) -> std::result::Result<Option<State>, Refused> {
         let number = self.upstream(upstream)?.0.number();
-        Ok(self.lock().get(&number).map(Given::state))
+        Ok(self.lock().get(&(number, false)).map(Given::state))
+    }
+
+    /// The last sweep of an upstream, unless it was stopped.
+    pub(super) fn sweep(&self, upstream: &UpstreamConfig) -> Option<State> {
+        let jobs = self.lock();
+        jobs.get(&(upstream.number(), true)).filter(|sweep| !sweep.was_stopped()).map(Given::state)
     }
 
     /// Ends the job of an upstream; whether there was one. What it did stays done.
@@ -146,8 +157,8 @@ impl Desk {
     pub fn stop(&self, upstream: Option<&str>) -> std::result::Result<bool, Refused> {
         let number = self.upstream(upstream)?.0.number();
         let jobs = self.lock();
-        let going_on = jobs.get(&number).filter(|given| given.is_going_on());
-        Ok(going_on.map(|given| given.task.abort()).is_some())
+        let mut all = [false, true].into_iter().filter_map(|is_sweep| jobs.get(&(number, is_sweep)));
+        Ok(all.find(|given| given.is_going_on()).map(|given| given.task.abort()).is_some())
     }
 
     /// Ends all jobs.
@@ -167,7 +178,7 @@ impl Desk {
         found.ok_or_else(|| Refused::Upstream(name.unwrap_or("default").to_owned()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Given>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Slot, Given>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -175,6 +186,11 @@ impl Desk {
 impl Given {
     fn is_going_on(&self) -> bool {
         !self.task.is_finished()
+    }
+
+    fn was_stopped(&self) -> bool {
+        // In this order: what came of it is kept before the task has ended.
+        !self.is_going_on() && self.ended.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     fn state(&self) -> State {

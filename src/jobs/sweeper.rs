@@ -58,9 +58,8 @@ pub async fn sweep(
 
 /// One sweep; nothing if something else is being done, or took its place.
 async fn one(desk: &Desk, upstream: &UpstreamConfig, settings: &SweepConfig) -> Option<Result<Report>> {
-    let name = Some(upstream.name.to_string());
     let spec = JobSpec {
-        upstream: name.clone(),
+        upstream: Some(upstream.name.to_string()),
         repositories: Vec::new(),
         // A repository and a request at a time: nobody waits for it.
         jobs: 1,
@@ -73,7 +72,7 @@ async fn one(desk: &Desk, upstream: &UpstreamConfig, settings: &SweepConfig) -> 
         Err(Refused::Busy(_) | Refused::Upstream(_)) => return None,
     };
     loop {
-        let State { id, outcome, .. } = desk.state(name.as_deref()).ok().flatten()?;
+        let State { id, outcome, .. } = desk.sweep(upstream)?;
         if id != begun.id {
             return None;
         }

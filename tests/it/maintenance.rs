@@ -214,7 +214,8 @@ async fn a_dump_of_what_is_damaged_is_an_error_and_is_not_loaded() {
         }
         std::fs::write(&path, &bytes).unwrap();
     }
-    assert!(refused >= damages.len() * 3, "{refused}");
+    // The snapshot and what came after it; more, if the last compaction had not yet removed what came before.
+    assert!(refused >= damages.len() * 2, "{refused}");
     assert_eq!(succeed(&data, &["dump", "-"]), whole);
 }
 
