@@ -1,6 +1,6 @@
 //! The admin listener: `/healthz` (the process is up), `/readyz` (it can do its work) and `/metrics`, for which it asks
-//! for no credentials, so it is never on the clients' port; and `/notifications/…`, where registries tell what was pushed
-//! past refshim.
+//! for no credentials, so it is never on the clients' port; and `/notifications/…`, where registries tell what was
+//! pushed past refshim.
 
 mod jobs;
 mod readiness;

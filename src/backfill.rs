@@ -5,8 +5,8 @@
 //! - A tag costs a HEAD; a manifest is fetched only if the ledger does not have it. So a second run, or one after a
 //!   kill, fetches what is new.
 //! - A manifest is in the ledger (a file) only when its links are durable and all that it leads to was read as well.
-//!   Whatever ends a run, the next one comes by everything that this one missed. The ledger is of one journal, and counts
-//!   for a referrer only while the index has it: what was forgotten and comes back is read again.
+//!   Whatever ends a run, the next one comes by everything that this one missed. The ledger is of one journal, and
+//!   counts for a referrer only while the index has it: what was forgotten and comes back is read again.
 //! - What cannot be read is told with its reason, and all else is read.
 //! - A sweep is a backfill that comes again and again, and asks for all that is listed besides.
 

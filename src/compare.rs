@@ -1,8 +1,8 @@
 //! The comparison: what refshim knows of referrers, beside what the registry's own referrers API and the referrers tag
 //! list. Before clients are answered, it shows what they would miss, and what they would gain.
 //!
-//! - refshim's side is the index, whatever the mode of the upstream: what it knows without asking. In mode `full` a query
-//!   merges the other two into it.
+//! - refshim's side is the index, whatever the mode of the upstream: what it knows without asking. In mode `full` a
+//!   query merges the other two into it.
 //! - Whatever not all of them list is read: an entry whose manifest is gone, or is about something else, is on a list
 //!   without right. It is told, and nobody misses it.
 //! - Nothing is changed, neither in the index nor in the registry.

@@ -2,6 +2,7 @@
 //! mistakes are reported at once, each with its place. This module checks how a setting is written and must not know
 //! what it is used for.
 
+mod consistency;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;

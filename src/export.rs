@@ -1,6 +1,6 @@
 //! The way out: writes what the index knows into the registry, as the lists at referrers tags by which clients find
-//! referrers in a registry without the API. Who removes refshim then loses nothing, and a garbage collection of what has
-//! no tag spares what such a list names.
+//! referrers in a registry without the API. Who removes refshim then loses nothing, and a garbage collection of what
+//! has no tag spares what such a list names.
 //!
 //! - Only what `/referrers` lists by default is written, and only what the registry shows: the tag is OCI's.
 //! - Entries of others stay if their manifests name the subject. What names another, or is not there, goes; what cannot

@@ -1,12 +1,13 @@
-//! Referrers whose subjects are gone: signatures, SBOMs and attestations that nobody can find any more, and what refers to
-//! those in turn. Finds them, and deletes them if it is told to.
+//! Referrers whose subjects are gone: signatures, SBOMs and attestations that nobody can find any more, and what refers
+//! to those in turn. Finds them, and deletes them if it is told to.
 //!
 //! Deleting cannot be taken back, so whatever is in doubt is kept:
-//! - A subject is gone if the registry answers 404 for it twice, with a pause between, and shows its referrer both times to
-//!   the same user, and if it is in no other repository either. All subjects of a referrer must be gone, those that only
-//!   its bytes name included.
-//! - What has a tag is kept, and what is listed by an index that has one, or that is there. Only the tags that are links
-//!   themselves (cosign's, the referrers tag, those of `refshim export`) keep nothing for their own subject's sake.
+//! - A subject is gone if the registry answers 404 for it twice, with a pause between, and shows its referrer both
+//!   times to the same user, and if it is in no other repository either. All subjects of a referrer must be gone, those
+//!   that only its bytes name included.
+//! - What has a tag is kept, and what is listed by an index that has one, or that is there. Only the tags that are
+//!   links themselves (cosign's, the referrers tag, those of `refshim export`) keep nothing for their own subject's
+//!   sake.
 //! - What cannot be read is kept and told.
 
 mod delete;
@@ -14,7 +15,7 @@ mod elsewhere;
 mod find;
 mod keepers;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -155,8 +156,13 @@ impl Collection {
                 }
                 return;
             }
-            let deletions = stream::iter(now).map(|garbage| self.delete_one(garbage));
-            deletions.buffer_unordered(self.plan.jobs).count().await;
+            let mut by_repository: BTreeMap<RepositoryName, Vec<Garbage>> = BTreeMap::new();
+            for garbage in now {
+                by_repository.entry(garbage.found.repository.clone()).or_default().push(garbage);
+            }
+            for (name, garbage) in by_repository {
+                self.delete_in(&name, garbage).await;
+            }
             rest = later;
         }
     }

@@ -13,7 +13,6 @@
 //! There is one engine, `local`. Its operations are the variants of `local::write::Write` and the reads of its
 //! store; an engine for several replicas would stand beside it and make [`Index`] an enum.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +28,6 @@ pub use error::{OpenError, ProbeError, ReadError, WriteError};
 pub(crate) use local::fuzzing;
 pub use local::maintenance;
 pub use page::{Entry, InvalidOrder, KnownReferrer, Order, Page, RepositoryPage, Scan, Version};
-
-use jiff::Timestamp;
 
 use crate::config::Config;
 use crate::oci::{Digest, Link, RepositoryName};
@@ -346,45 +343,6 @@ impl Index {
     #[must_use]
     pub fn journal(&self) -> Option<String> {
         self.engine.journal.map(Identity::name)
-    }
-
-    /// From now on, what is pushed to this upstream is recorded; nothing changes if it was already.
-    pub fn begin_coverage(&self, upstream: u32) {
-        self.engine.coverage.begin(upstream);
-    }
-
-    /// What is pushed to this upstream is not recorded any more: whatever is known of its coverage is void.
-    pub fn void_coverage(&self, upstream: u32) {
-        self.engine.coverage.void(upstream);
-    }
-
-    /// Something that was pushed to this upstream until now is not recorded: what was known of its coverage is void.
-    pub fn restart_coverage(&self, upstream: u32) {
-        self.engine.coverage.restart(upstream);
-    }
-
-    /// Adds to what is known of a repository's coverage; without a name, of all in the upstream. Without effect before
-    /// [`Index::begin_coverage`].
-    pub fn cover(&self, upstream: u32, name: Option<&RepositoryName>, covered: Covered) {
-        self.engine.coverage.add(upstream, name, covered);
-    }
-
-    /// How far a repository is known.
-    #[must_use]
-    pub fn coverage(&self, repository: &Repository) -> Coverage {
-        self.engine.coverage.of(repository)
-    }
-
-    /// How far all repositories of an upstream are known, also those that nothing is known of.
-    #[must_use]
-    pub fn coverage_of_all(&self, upstream: u32) -> Coverage {
-        self.engine.coverage.of_all(upstream)
-    }
-
-    /// Since when an upstream is recorded, and what is known of all of it (under no name) and of its repositories.
-    #[must_use]
-    pub fn covered(&self, upstream: u32) -> Option<(Timestamp, BTreeMap<Option<RepositoryName>, Covered>)> {
-        self.engine.coverage.list(upstream)
     }
 
     /// Proves that the index can be read and the journal written and synced. Costs a sync.

@@ -1,5 +1,6 @@
-//! What goes through a whole registry: the backfill, the export, the collection of garbage, the comparison. A job is the same whether a
-//! command does it by itself, with the data directory to itself, or a serving refshim does it for the command.
+//! What goes through a whole registry: the backfill, the export, the collection of garbage, the comparison. A job is
+//! the same whether a command does it by itself, with the data directory to itself, or a serving refshim does it for
+//! the command.
 
 mod coverage;
 mod desk;
@@ -8,8 +9,8 @@ mod sweeper;
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use glob::Pattern;
 use jiff::{SignedDuration, Timestamp};
@@ -139,10 +140,10 @@ pub struct Job {
 /// What there is to watch.
 #[derive(Debug)]
 enum Doing {
-    Backfill(Backfill),
-    Export(Export),
-    Collect(Box<Collection>),
-    Compare(Comparison),
+    Backfill(Arc<Backfill>),
+    Export(Arc<Export>),
+    Collect(Arc<Collection>),
+    Compare(Arc<Comparison>),
 }
 
 impl Job {
@@ -168,20 +169,12 @@ impl Job {
     /// # Errors
     /// It could not be begun. What failed on the way is in the report.
     pub async fn run(&self, place: Place) -> Result<Value> {
-        let failed =
-            |error: &dyn std::fmt::Display| self.spec.task.error(ErrorKind::Failed, error.to_string());
         let report = match &self.spec.task {
             Task::Backfill { listed, since, mode } => {
                 serde_json::to_value(self.backfill(place, listed.as_deref(), *since, *mode).await?)
             }
             Task::Export { mode, tags_each } => {
-                let names = self.referring(&place).await?;
-                let (upstream, host) = (place.upstream.number(), host(&place));
-                let plan =
-                    export::Plan { upstream, host, jobs: self.spec.jobs, mode: *mode, tags_each: *tags_each };
-                let export = self.begin(Doing::Export(Export::new(plan, place.client, place.index)));
-                let Doing::Export(export) = export else { return Err(failed(&"it was begun before")) };
-                serde_json::to_value(export.run(names).await)
+                serde_json::to_value(self.export(place, *mode, *tags_each).await?)
             }
             Task::KeepList => serde_json::to_value(self.keep_list(&place).await?),
             Task::Collect { older_than, listed, delete } => {
@@ -192,40 +185,33 @@ impl Job {
                 serde_json::to_value(Box::pin(self.compare(place, listed.as_ref(), *sample)).await?)
             }
         };
-        report.map_err(|error| failed(&error))
+        report.map_err(|error| self.failed(&error))
     }
 
     /// How far it is.
     #[must_use]
     pub fn progress(&self) -> Progress {
         let told = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        match self.doing.get() {
-            None => Progress::default(),
-            Some(Doing::Backfill(Backfill { counts, .. })) => Progress {
-                done: told(&counts.walked),
-                all: told(&counts.repositories),
-                text: format!("{} manifests read, {} known", told(&counts.read), told(&counts.known)),
-            },
-            Some(Doing::Export(Export { counts, .. })) => Progress {
-                done: told(&counts.done),
-                all: told(&counts.repositories),
-                text: format!("{} subjects, {} lists written", told(&counts.subjects), told(&counts.written)),
-            },
-            Some(Doing::Compare(Comparison { counts, .. })) => Progress {
-                done: told(&counts.done),
-                all: told(&counts.repositories),
-                text: format!("{} subjects compared", told(&counts.subjects)),
-            },
-            Some(Doing::Collect(collection)) => Progress {
-                done: told(&collection.counts.done),
-                all: told(&collection.counts.repositories),
-                text: format!(
-                    "{} subjects, {} found",
-                    told(&collection.counts.subjects),
-                    told(&collection.counts.found)
-                ),
-            },
-        }
+        let (done, all, text) = match self.doing.get() {
+            None => return Progress::default(),
+            Some(Doing::Backfill(run)) => {
+                let backfill::Counts { walked, repositories, read, known, .. } = &run.counts;
+                (walked, repositories, format!("{} manifests read, {} known", told(read), told(known)))
+            }
+            Some(Doing::Export(run)) => {
+                let export::Counts { done, repositories, subjects, written, .. } = &run.counts;
+                (done, repositories, format!("{} subjects, {} lists written", told(subjects), told(written)))
+            }
+            Some(Doing::Collect(run)) => {
+                let garbage::Counts { done, repositories, subjects, found, .. } = &run.counts;
+                (done, repositories, format!("{} subjects, {} found", told(subjects), told(found)))
+            }
+            Some(Doing::Compare(run)) => {
+                let compare::Counts { done, repositories, subjects, .. } = &run.counts;
+                (done, repositories, format!("{} subjects compared", told(subjects)))
+            }
+        };
+        Progress { done: told(done), all: told(all), text }
     }
 
     async fn backfill(
@@ -242,13 +228,11 @@ impl Job {
         // What was read before counts for one journal only.
         index.opened().await;
         if let Some(failure) = index.write_failure() {
-            return Err(self.spec.task.error(ErrorKind::Failed, failure));
+            return Err(self.failed(&failure));
         }
         let run = Backfill::new(plan, place.client, index.clone(), place.reader, &data_dir);
-        let run = run.map_err(|error| self.spec.task.error(ErrorKind::Failed, error.to_string()))?;
-        let Doing::Backfill(run) = self.begin(Doing::Backfill(run)) else {
-            return Err(self.spec.task.error(ErrorKind::Failed, "it was begun before"));
-        };
+        let run = Arc::new(run.map_err(|error| self.failed(&error))?);
+        self.shows(Doing::Backfill(Arc::clone(&run)));
         let are_catalogued = listed.is_none();
         let names = match listed {
             Some(listed) => listed.to_vec(),
@@ -256,7 +240,7 @@ impl Job {
         };
         // A catalog may be of what this user sees, or empty: it is not of all if it lacks what is known.
         let known = export::repositories(&index, number).await;
-        let known = known.map_err(|error| self.spec.task.error(ErrorKind::Failed, error.to_string()))?;
+        let known = known.map_err(|error| self.failed(&error))?;
         let catalog: BTreeSet<&RepositoryName> = names.iter().collect();
         let is_whole = !names.is_empty() && known.iter().all(|name| catalog.contains(name));
         let are_all = are_catalogued && self.globs.is_empty() && is_whole;
@@ -268,6 +252,15 @@ impl Job {
         };
         let names = names.into_iter().filter(|name| self.is_wanted(name) && !was_read(name)).collect();
         Ok(run.run(Repositories { names, are_catalogued, are_all }).await)
+    }
+
+    async fn export(&self, place: Place, mode: export::Mode, tags_each: bool) -> Result<export::Report> {
+        let names = self.referring(&place).await?;
+        let (upstream, host, jobs) = (place.upstream.number(), host(&place), self.spec.jobs);
+        let plan = export::Plan { upstream, host, jobs, mode, tags_each };
+        let export = Arc::new(Export::new(plan, place.client, place.index));
+        self.shows(Doing::Export(Arc::clone(&export)));
+        Ok(export.run(names).await)
     }
 
     async fn collect(
@@ -289,14 +282,12 @@ impl Job {
             let answer = format!("the registry's catalog lacks {unseen}, so it is not of all repositories");
             let advice = "an image may be in another repository than its signatures: let refshim's user see all of \
                           them, or name them with --repositories-from";
-            return Err(self.spec.task.error(ErrorKind::Failed, answer).advise(advice));
+            return Err(self.failed(&answer).advise(advice));
         }
         let plan =
             garbage::Plan { upstream: place.upstream.number(), host, jobs: self.spec.jobs, older_than, all };
-        let collection = Box::new(Collection::new(plan, place.client, place.index));
-        let Doing::Collect(collection) = self.begin(Doing::Collect(collection)) else {
-            return Err(self.spec.task.error(ErrorKind::Failed, "it was begun before"));
-        };
+        let collection = Arc::new(Collection::new(plan, place.client, place.index));
+        self.shows(Doing::Collect(Arc::clone(&collection)));
         let mut garbage = collection.find(names).await;
         let mut kept = BTreeSet::new();
         if let Some(delete) = delete {
@@ -330,13 +321,11 @@ impl Job {
         } else {
             let names = self.referring(&place).await?;
             let chosen = compare::sample(&place.index, number, names, sample).await;
-            subjects = chosen.map_err(|error| self.spec.task.error(ErrorKind::Failed, error.to_string()))?;
+            subjects = chosen.map_err(|error| self.failed(&error))?;
         }
         let plan = compare::Plan { upstream: number, host: host(&place), jobs: self.spec.jobs };
-        let comparison = Comparison::new(plan, place.client, place.index);
-        let Doing::Compare(comparison) = self.begin(Doing::Compare(comparison)) else {
-            return Err(self.spec.task.error(ErrorKind::Failed, "it was begun before"));
-        };
+        let comparison = Arc::new(Comparison::new(plan, place.client, place.index));
+        self.shows(Doing::Compare(Arc::clone(&comparison)));
         Ok(comparison.run(subjects).await)
     }
 
@@ -345,12 +334,12 @@ impl Job {
         for name in self.referring(place).await? {
             let repository = Repository { upstream: place.upstream.number(), name };
             let kept = export::kept(&place.index, &repository).await;
-            let kept = kept.map_err(|error| self.spec.task.error(ErrorKind::Failed, error.to_string()))?;
+            let kept = kept.map_err(|error| self.failed(&error))?;
             lines.extend(kept.iter().map(|digest| format!("{}@{digest}", repository.name)));
             if lines.len() > KEEP_LIST_LINES {
                 let answer = format!("there are more than {KEEP_LIST_LINES} lines");
                 let advice = "take some of the repositories at a time (--repository)";
-                return Err(self.spec.task.error(ErrorKind::Failed, answer).advise(advice));
+                return Err(self.failed(&answer).advise(advice));
             }
         }
         Ok(lines)
@@ -359,7 +348,7 @@ impl Job {
     /// The repositories with referrers, of those that are wanted.
     async fn referring(&self, place: &Place) -> Result<Vec<RepositoryName>> {
         let names = export::repositories(&place.index, place.upstream.number()).await;
-        let names = names.map_err(|error| self.spec.task.error(ErrorKind::Failed, error.to_string()))?;
+        let names = names.map_err(|error| self.failed(&error))?;
         Ok(names.into_iter().filter(|name| self.is_wanted(name)).collect())
     }
 
@@ -367,8 +356,14 @@ impl Job {
         self.globs.is_empty() || self.globs.iter().any(|glob| glob.matches(name.as_str()))
     }
 
-    fn begin(&self, doing: Doing) -> &Doing {
-        self.doing.get_or_init(|| doing)
+    /// From now on, this is what there is to watch.
+    fn shows(&self, doing: Doing) {
+        // A job is done once.
+        let _shown_before = self.doing.set(doing);
+    }
+
+    fn failed(&self, answer: &dyn std::fmt::Display) -> Error {
+        self.spec.task.error(ErrorKind::Failed, answer.to_string())
     }
 }
 

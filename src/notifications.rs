@@ -1,7 +1,7 @@
 //! Notifications of registries: what was pushed past refshim is recorded soon after.
 //!
-//! - A registry proves who it is and sends what happened. Each event is on disk ([`crate::queue`]) before it is answered; what
-//!   is refused, the registry sends again.
+//! - A registry proves who it is and sends what happened. Each event is on disk ([`crate::queue`]) before it is
+//!   answered; what is refused, the registry sends again.
 //! - Events are worked off in the background, for each upstream by itself: the manifest is fetched with refshim's own
 //!   credentials and recorded as a backfill does. What an event says is never believed, it only says where to look; so
 //!   events may be lost, doubled, late and in any order, and what is recorded is what the registry serves.
@@ -81,11 +81,10 @@ impl Notifications {
     /// A queue, or a client, cannot be set up.
     pub fn open(config: &Config, index: &Index, metrics: &Arc<Metrics>) -> Result<Self, NotificationsError> {
         let sources = config.notifications.sources.clone();
-        let upstreams = std::iter::once(&config.upstream).chain(&config.further_upstreams);
         let is_told_of =
             |upstream: &&UpstreamConfig| sources.iter().any(|source| source.upstream == upstream.name);
         let worker = |upstream| Worker::new(config, upstream, index, metrics).map(Arc::new);
-        let workers = upstreams.filter(is_told_of).map(worker).collect::<Result<_, _>>()?;
+        let workers = config.upstreams().filter(is_told_of).map(worker).collect::<Result<_, _>>()?;
         let (bodies, metrics) = (Semaphore::new(BODIES), Arc::clone(metrics));
         Ok(Self { sources, workers, metrics, bodies, patience: config.timeouts.body_idle })
     }

@@ -14,10 +14,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use store::{Batch, Store};
 use waiting::Waiting;
@@ -133,8 +136,27 @@ impl<E: Event> Queue<E> {
         answer.await.unwrap_or(Err(NotQueued::NotWritten))
     }
 
+    /// Works events off as they come due, so many at a time, until `ending`. What is under way then is dropped: it is
+    /// on disk. Each is to be [`Queue::done`] or to come [`Queue::again`] in the end.
+    pub async fn work_off<W: Future<Output = ()>>(
+        &self,
+        at_a_time: usize,
+        ending: &CancellationToken,
+        work: impl Fn(Job<E>) -> W,
+    ) {
+        let mut running = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = ending.cancelled() => return,
+                Some(()) = running.next(), if !running.is_empty() => {}
+                job = self.next(), if running.len() < at_a_time => running.push(work(job)),
+            }
+        }
+    }
+
     /// The next event that is due, when there is one.
-    pub async fn next(&self) -> Job<E> {
+    async fn next(&self) -> Job<E> {
         loop {
             let changed = self.shared.changed.notified();
             let due = {

@@ -1,8 +1,8 @@
-//! Brings the referrers tags in the registry level with what is pushed (`referrers.write_tags = "push"`), so that clients
-//! that do not come through refshim find it, too.
+//! Brings the referrers tags in the registry level with what is pushed (`referrers.write_tags = "push"`), so that
+//! clients that do not come through refshim find it, too.
 //!
-//! - A push leaves word of its subject on disk before it is answered ([`crate::recording::unlisted`]); so does a client's
-//!   own write of a referrers tag, which may have taken an entry away.
+//! - A push leaves word of its subject on disk before it is answered ([`crate::recording::unlisted`]); so does a
+//!   client's own write of a referrers tag, which may have taken an entry away.
 //! - Each subject is worked off in the background, by one writer at a time, as an export does it: what is on the list
 //!   stays there. What comes meanwhile is looked at once more.
 //! - It is done with refshim's own credentials for the upstream, and tried again, with pauses, while that fails.
@@ -55,7 +55,7 @@ impl ReferrersTags {
     pub fn open(config: &Config, index: &Index, metrics: &Metrics) -> Result<Self, ReferrersTagsError> {
         let upstreams = match config.referrers.write_tags {
             WriteTags::Never => Vec::new(),
-            WriteTags::Push => std::iter::once(&config.upstream).chain(&config.further_upstreams).collect(),
+            WriteTags::Push => config.upstreams().collect(),
         };
         let worker = |upstream| Worker::new(config, upstream, index, metrics).map(Arc::new);
         Ok(Self { workers: upstreams.into_iter().map(worker).collect::<Result<_, _>>()? })

@@ -1,5 +1,5 @@
-//! `/jobs` and `/coverage` of the admin listener: what `refshim backfill`, `export`, `gc` and `coverage` have done by the
-//! refshim that serves.
+//! `/jobs` and `/coverage` of the admin listener: what `refshim backfill`, `export`, `gc` and `coverage` have done by
+//! the refshim that serves.
 //!
 //! Jobs write to registries with refshim's own credentials, and whoever reaches this listener needs none. So they are
 //! taken from this machine alone (in a container: from its own processes, `kubectl exec`), and not from web pages in a

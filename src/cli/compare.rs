@@ -16,16 +16,16 @@ use crate::jobs::Task;
 
 const ASKED: &str = "comparing";
 
-/// Compares what refshim knows to refer to images with what the registry's own referrers API and the referrers tags list,
-/// and prints what is not on all lists. The exit code is 1 if the registry lists what refshim does not know, or if
-/// something could not be compared. Nothing is changed.
+/// Compares what refshim knows to refer to images with what the registry's own referrers API and the referrers tags
+/// list, and prints what is not on all lists. The exit code is 1 if the registry lists what refshim does not know, or
+/// if something could not be compared. Nothing is changed.
 #[derive(Debug, Args)]
 pub(super) struct CompareCommand {
     /// The images, repository@digest a line; - is standard input.
     #[arg(long, value_name = "FILE", conflicts_with = "sample")]
     subjects: Option<PathBuf>,
-    /// Without --subjects: how many of the images that refshim knows to be referred to; half of them those that were last
-    /// referred to, the others at random.
+    /// Without --subjects: how many of the images that refshim knows to be referred to; half of them those that were
+    /// last referred to, the others at random.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = at_least_one)]
     sample: usize,
     #[command(flatten)]

@@ -30,8 +30,8 @@ pub(super) struct CopyImage {
     /// Of an index, the image for this platform alone.
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", conflicts_with = "all_tags")]
     platform: Option<Platform>,
-    /// Everything that has a tag, one tag after the other. What fails is told at the end, and makes the exit code 1; all
-    /// else is copied. The same command again does the rest.
+    /// Everything that has a tag, one tag after the other. What fails is told at the end, and makes the exit code 1;
+    /// all else is copied. The same command again does the rest.
     #[arg(long)]
     all_tags: bool,
     /// How many blobs are under way at a time.

@@ -34,8 +34,8 @@ pub(super) struct Gc {
     /// Only what is older, `30d` or `12h`: since it was created, if it says so, else since refshim first knew of it.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     older_than: Option<SignedDuration>,
-    /// All repositories of the registry in place of its catalog, one a line; - is standard input. An image may be in another
-    /// one than what refers to it.
+    /// All repositories of the registry in place of its catalog, one a line; - is standard input. An image may be in
+    /// another one than what refers to it.
     #[arg(long, value_name = "FILE")]
     repositories_from: Option<PathBuf>,
     #[command(flatten)]

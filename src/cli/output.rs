@@ -88,7 +88,7 @@ pub(super) fn fail(code: u8, message: &str) -> ExitCode {
 /// Prints an error and the advice for it; gives the exit code.
 pub(super) fn failed(error: &Error) -> ExitCode {
     let code = match error.kind() {
-        ErrorKind::Failed => FAILURE,
+        ErrorKind::Failed | ErrorKind::Malformed => FAILURE,
         ErrorKind::Usage => USAGE,
         ErrorKind::NotFound => NOT_FOUND,
         ErrorKind::Denied => DENIED,

@@ -16,8 +16,8 @@ use crate::tls;
 const ADMIN: &str = "http://127.0.0.1:5001";
 pub(super) const NO_BODY: Option<&()> = None;
 
-/// Where refshim is. The refshim that serves is asked, unless --config, --data-dir or the URL of a registry says that the
-/// command is to work by itself.
+/// Where refshim is. The refshim that serves is asked, unless --config, --data-dir or the URL of a registry says that
+/// the command is to work by itself.
 #[derive(Debug, Args)]
 pub(super) struct Reach {
     /// The name of an upstream in the configuration [default: the default one]; or the registry itself,
@@ -62,7 +62,7 @@ impl Reach {
         let upstreams: Vec<&UpstreamConfig> = if self.upstream.is_some() {
             vec![self.upstream_of(&config, ASKED)?]
         } else {
-            std::iter::once(&config.upstream).chain(&config.further_upstreams).collect()
+            config.upstreams().collect()
         };
         let index = opened(&config, ASKED).await?;
         let mut all = Vec::new();
@@ -89,8 +89,7 @@ impl Reach {
         let Some(name) = self.upstream.as_ref().filter(|_| !self.names_registry()) else {
             return Ok(&config.upstream);
         };
-        let mut all = std::iter::once(&config.upstream).chain(&config.further_upstreams);
-        let found = all.find(|upstream| upstream.name.as_str() == name);
+        let found = config.upstreams().find(|upstream| upstream.name.as_str() == name);
         found.ok_or_else(|| usage(asked, format!("there is no upstream {name:?} in the configuration")))
     }
 

@@ -1,5 +1,5 @@
-//! What the commands have in common that go through a whole registry: which one, how fast, who does it (the refshim that
-//! serves, or the command by itself, with the data directory to itself), and how their progress is shown.
+//! What the commands have in common that go through a whole registry: which one, how fast, who does it (the refshim
+//! that serves, or the command by itself, with the data directory to itself), and how their progress is shown.
 
 use std::io::{self, IsTerminal as _};
 use std::num::NonZeroU32;
@@ -32,8 +32,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const JOBS: &str = "/jobs";
 
-/// Which registry, which of its repositories, and how fast. The work is done by the refshim that serves, unless --config,
-/// --data-dir or the URL of a registry says that the command is to do it by itself.
+/// Which registry, which of its repositories, and how fast. The work is done by the refshim that serves, unless
+/// --config, --data-dir or the URL of a registry says that the command is to do it by itself.
 #[derive(Debug, Args)]
 pub(super) struct Work {
     #[command(flatten)]

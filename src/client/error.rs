@@ -23,6 +23,8 @@ pub enum ErrorKind {
     Usage,
     /// There is no such image, tag or referrer.
     NotFound,
+    /// What the registry gave is not what it is said to be, and will not be another time.
+    Malformed,
     /// The credentials were rejected.
     Denied,
 }

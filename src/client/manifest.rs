@@ -7,7 +7,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Error, Result};
+use super::{Error, ErrorKind, Result};
 use crate::oci::{Algorithm, Descriptor, Digest, ManifestLinks, Tag, links_of, media_type};
 
 /// The annotation for the time of creation (image-spec, `annotations.md`).
@@ -94,8 +94,9 @@ impl Manifest {
 
     fn with_algorithm(algorithm: Algorithm, bytes: Bytes, content_type: Option<&str>) -> Result<Self> {
         let digest = Digest::of(algorithm, &bytes);
-        let members: Members = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::failed(format!("reading the manifest {digest}"), error.to_string()))?;
+        let members: Members = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::new(ErrorKind::Malformed, format!("reading the manifest {digest}"), error.to_string())
+        })?;
         let own =
             if members.manifests.is_empty() { media_type::IMAGE_MANIFEST } else { media_type::IMAGE_INDEX };
         let stated = members.media_type.as_deref().unwrap_or(own);

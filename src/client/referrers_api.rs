@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use super::{Error, Repository, Result};
 use crate::oci::Digest;
 
-/// Whether a repository has the API, once that was asked. Not all repositories of a registry are alike: Quay turns it on
-/// by organization, and behind a virtual registry stand several.
+/// Whether a repository has the API, once that was asked. Not all repositories of a registry are alike: Quay turns it
+/// on by organization, and behind a virtual registry stand several.
 #[derive(Debug, Default)]
 pub struct ReferrersApi {
     is_there: OnceLock<bool>,

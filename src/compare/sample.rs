@@ -1,5 +1,5 @@
-//! Which subjects to compare where nobody names any: half of them those that were last referred to, since those are what
-//! clients ask for now, and the others at random.
+//! Which subjects to compare where nobody names any: half of them those that were last referred to, since those are
+//! what clients ask for now, and the others at random.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -11,7 +11,8 @@ use crate::oci::{Digest, LinkKinds, RepositoryName};
 
 type Subject = (RepositoryName, Digest);
 
-/// Those with the highest ranks of all that were met; holds at most twice as many as are wanted, however many there are.
+/// Those with the highest ranks of all that were met; holds at most twice as many as are wanted, however many there
+/// are.
 struct Highest<R> {
     wanted: usize,
     met: HashMap<Subject, R>,

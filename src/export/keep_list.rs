@@ -9,8 +9,8 @@ use crate::oci::{Digest, LinkKind, LinkKinds};
 /// What is attached to something in a repository, and what belongs to it: for a cleaner that removes what has no tag.
 /// Errs on the side of keeping: what the registry may not have any more is among it.
 ///
-/// An image index is not kept for its children's sake, or no old one would ever be removed; but an index that is attached
-/// to something is kept with its children.
+/// An image index is not kept for its children's sake, or no old one would ever be removed; but an index that is
+/// attached to something is kept with its children.
 ///
 /// # Errors
 /// The index cannot be read.

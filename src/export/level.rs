@@ -35,8 +35,8 @@ pub enum NotLevel {
     Registry(#[from] Error),
 }
 
-/// Writes what the index knows of a subject into the list at its referrers tag, as an export does, but without a look at
-/// what only others know of. `turns` limits the requests of all who do so. Where the registry has the referrers API,
+/// Writes what the index knows of a subject into the list at its referrers tag, as an export does, but without a look
+/// at what only others know of. `turns` limits the requests of all who do so. Where the registry has the referrers API,
 /// nothing is written.
 ///
 /// # Errors

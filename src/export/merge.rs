@@ -53,8 +53,8 @@ impl<'a> Merge<'a> {
         Self { place, subject, ours, known: None, read: HashMap::new(), made: Made::default() }
     }
 
-    /// The same for a list that is written often, which would be read as often as it is long: what it lists is read only
-    /// if the index says something else of it. Entries that only others know of stay as they are.
+    /// The same for a list that is written often, which would be read as often as it is long: what it lists is read
+    /// only if the index says something else of it. Entries that only others know of stay as they are.
     pub(super) fn knowing(self, known: HashMap<Digest, Descriptor>) -> Self {
         Self { known: Some(known), ..self }
     }

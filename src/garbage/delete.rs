@@ -1,11 +1,30 @@
 //! Deletes a referrer: from the registry, from the list at its subject's referrers tag, from the index.
 
+use futures_util::{StreamExt as _, stream};
+
 use super::{Collection, Garbage, add};
 use crate::client::{ErrorKind, Result};
-use crate::oci::TagOrDigest;
+use crate::oci::{RepositoryName, TagOrDigest};
 
 impl Collection {
-    pub(super) async fn delete_one(&self, garbage: Garbage) {
+    /// Deletes garbage of one repository, except for what was tagged meanwhile: all repositories are looked through
+    /// before the first deletion.
+    pub(super) async fn delete_in(&self, name: &RepositoryName, garbage: Vec<Garbage>) {
+        let keepers = async { self.keepers(&self.place(name)?).await };
+        let keepers = match keepers.await {
+            Ok(keepers) => keepers,
+            Err(error) => return self.fail(name.to_string(), &error),
+        };
+        let is_kept = |it: &Garbage| keepers.keep(&it.found.digest, &it.found.subjects);
+        let (kept, garbage): (Vec<_>, Vec<_>) = garbage.into_iter().partition(is_kept);
+        for it in kept {
+            self.fail(format!("{name}@{}", it.found.digest), &"has a tag by now; it is kept");
+        }
+        let deletions = stream::iter(garbage).map(|garbage| self.delete_one(garbage));
+        deletions.buffer_unordered(self.plan.jobs).count().await;
+    }
+
+    async fn delete_one(&self, garbage: Garbage) {
         let what = format!("{}@{}", garbage.found.repository, garbage.found.digest);
         match self.try_delete(&garbage).await {
             Ok(None) => add(&self.counts.deleted, 1),

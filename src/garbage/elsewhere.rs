@@ -1,5 +1,5 @@
-//! Whether a manifest is in another repository than what refers to it: signatures may be kept in a repository of their own
-//! (cosign's `COSIGN_REPOSITORY`, and the examples of the 2021 proposal).
+//! Whether a manifest is in another repository than what refers to it: signatures may be kept in a repository of their
+//! own (cosign's `COSIGN_REPOSITORY`, and the examples of the 2021 proposal).
 
 use std::collections::BTreeSet;
 

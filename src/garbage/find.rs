@@ -165,8 +165,8 @@ impl Look<'_> {
         subjects.filter(|subject| self.gone.get(*subject) == Some(&true)).cloned().collect()
     }
 
-    /// Asks once more for all that is taken to be gone, and for what referred to it: by GET, since there are proxies that
-    /// answer a HEAD otherwise.
+    /// Asks once more for all that is taken to be gone, and for what referred to it: by GET, since there are proxies
+    /// that answer a HEAD otherwise.
     async fn look_again(&mut self) {
         for (digest, found) in self.get(self.gone_subjects()).await {
             self.gone.insert(digest, matches!(found, Ok(None)));

@@ -53,7 +53,7 @@ pub(super) mod write;
 use self::sled::{Store, StoreError};
 use super::{IndexSettings, IndexState, OpenError, ReadError, Repository, Version, WriteError};
 use committer::Committer;
-use coverage::CoverageFile;
+use coverage::Coverages;
 use data_dir::{JOURNAL, SLED};
 use in_progress::ReadMark;
 use journal::format::Identity;
@@ -78,7 +78,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Local {
     pub(super) shared: Arc<SharedState>,
-    pub(super) coverage: CoverageFile,
+    pub(super) coverage: Coverages,
     /// `None` if the journal is damaged.
     pub(super) journal: Option<Identity>,
     commands: mpsc::Sender<EngineCommand>,
@@ -125,7 +125,7 @@ impl Local {
         let (commands, receiver) = mpsc::channel(QUEUE);
         let journal = open_journal(&settings);
         let identity = journal.as_ref().ok().map(|journal| journal.reader().identity());
-        let coverage = CoverageFile::open(&settings.data_dir, identity);
+        let coverage = Coverages::open(&settings.data_dir, identity);
         let threads = match journal {
             Ok(journal) => start(&shared, journal, (&commands, receiver), settings)?,
             // The process starts all the same: a proxy whose clients cannot pull because signatures cannot be listed

@@ -28,8 +28,8 @@ pub struct Desk {
     jobs: Mutex<BTreeMap<Slot, Given>>,
 }
 
-/// An upstream's number in the index, and whether it is for sweeps: one of those must not take the place of a job that a
-/// command has not yet seen the end of.
+/// An upstream's number in the index, and whether it is for sweeps: one of those must not take the place of a job that
+/// a command has not yet seen the end of.
 type Slot = (u32, bool);
 
 /// The last job of its kind of an upstream.
@@ -77,13 +77,12 @@ impl Desk {
     /// For all upstreams of a configuration.
     #[must_use]
     pub fn new(config: &Config, index: &Index, metrics: &Metrics) -> Self {
-        let upstreams = std::iter::once(&config.upstream).chain(&config.further_upstreams);
         let with_reader = |upstream: &UpstreamConfig| {
             let metrics = Arc::new(metrics.of_upstream(&upstream.name));
             (upstream.clone(), ManifestReader::of(config, upstream, metrics))
         };
         Self {
-            upstreams: upstreams.map(with_reader).collect(),
+            upstreams: config.upstreams().map(with_reader).collect(),
             index: index.clone(),
             data_dir: config.data_dir.clone(),
             begun: AtomicU64::new(0),

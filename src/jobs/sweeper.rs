@@ -1,5 +1,5 @@
-//! Sweeps each upstream again and again: finds what was pushed past refshim, and doubts what vanished. One at a time for an
-//! upstream, and after everything that an operator wants of it.
+//! Sweeps each upstream again and again: finds what was pushed past refshim, and doubts what vanished. One at a time
+//! for an upstream, and after everything that an operator wants of it.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

@@ -7,8 +7,6 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -107,17 +105,8 @@ impl Worker {
         self.metrics.events_waiting(count, oldest.map(age).unwrap_or_default());
     }
 
-    /// Works until the end. What is under way then is dropped: it is on disk.
     pub(super) async fn run(self: Arc<Self>, ending: CancellationToken) {
-        let mut running = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                biased;
-                () = ending.cancelled() => return,
-                Some(()) = running.next(), if !running.is_empty() => {}
-                job = self.queue.next(), if running.len() < JOBS => running.push(self.work(job)),
-            }
-        }
+        self.queue.work_off(JOBS, &ending, |job| self.work(job)).await;
     }
 
     async fn work(&self, job: Job<Event>) {
@@ -253,6 +242,7 @@ impl From<crate::client::Error> for Failure {
         let reason = match error.kind() {
             ErrorKind::Denied => EventFailure::Denied,
             ErrorKind::NotFound => EventFailure::Missing,
+            ErrorKind::Malformed => EventFailure::Unreadable,
             ErrorKind::Failed | ErrorKind::Usage => EventFailure::Failed,
         };
         let advice = match reason {

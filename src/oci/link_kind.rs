@@ -37,8 +37,8 @@ impl LinkKind {
     const ALL: [Self; 6] =
         [Self::Reference, Self::Subject, Self::Parent, Self::Attestation, Self::Cosign, Self::Fallback];
 
-    /// The kinds by which something is attached to a manifest, and is copied or kept with it: all but `parent`, the indexes
-    /// that list it.
+    /// The kinds by which something is attached to a manifest, and is copied or kept with it: all but `parent`, the
+    /// indexes that list it.
     pub const ATTACHED: [Self; 5] =
         [Self::Reference, Self::Subject, Self::Attestation, Self::Cosign, Self::Fallback];
 

@@ -51,8 +51,7 @@ impl Selection {
     /// The rules of a configuration.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let upstreams = std::iter::once(&config.upstream).chain(&config.further_upstreams);
-        let rules: Vec<Rules> = upstreams.map(Rules::of).collect();
+        let rules: Vec<Rules> = config.upstreams().map(Rules::of).collect();
         let is_needed = rules.len() > 1 || rules.iter().any(|rules| rules.strip_prefix);
         Self { rules, is_needed }
     }

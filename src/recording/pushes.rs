@@ -6,8 +6,9 @@
 //!    client gets a 5xx and can repeat the push.
 //! 3. The request goes to the registry, with the bytes as they came.
 //! 4. 201 (or another 2xx with the digest): the links are confirmed, and only then the client gets the answer, with
-//!    `OCI-Subject` if there is a subject; where refshim writes referrers tags, that of the subject is queued before it. 4xx, a redirect, or no connection: the links are dropped. Any other
-//!    failure: they stay pending, since the registry may have stored the manifest.
+//!    `OCI-Subject` if there is a subject; where refshim writes referrers tags, that of the subject is queued before
+//!    it. 4xx, a redirect, or no connection: the links are dropped. Any other failure: they stay pending, since the
+//!    registry may have stored the manifest.
 //!
 //! `OCI-Subject` is sent only after both the registry's 2xx and the write. Were the write to fail, a 201 without that
 //! header would lose the link: crane and cosign ignore the header, see 200 from `/referrers`, and write no referrers

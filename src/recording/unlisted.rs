@@ -1,5 +1,6 @@
 //! Subjects whose list in the registry, at the referrers tag, may lack what was just pushed. With
-//! `referrers.write_tags`, each is queued on disk before the push is answered, for [`crate::referrers_tags`] to look at.
+//! `referrers.write_tags`, each is queued on disk before the push is answered, for [`crate::referrers_tags`] to look
+//! at.
 
 use std::sync::Arc;
 
@@ -44,8 +45,8 @@ impl UnlistedSubjects {
         Arc::clone(&self.metrics)
     }
 
-    /// The subject whose list a client writes itself with a PUT to here. It may have read that list before refshim wrote
-    /// it, and take away what it did not see: so it is looked at again.
+    /// The subject whose list a client writes itself with a PUT to here. It may have read that list before refshim
+    /// wrote it, and take away what it did not see: so it is looked at again.
     #[must_use]
     pub fn of_list(&self, target: &TagOrDigest) -> Option<Digest> {
         self.queue.as_ref()?;
@@ -55,8 +56,8 @@ impl UnlistedSubjects {
         }
     }
 
-    /// Leaves word of a subject; on disk, when this returns. Gives the warning for the client if too much waits already:
-    /// its push is recorded and listed all the same, and an export writes the tag.
+    /// Leaves word of a subject; on disk, when this returns. Gives the warning for the client if too much waits
+    /// already: its push is recorded and listed all the same, and an export writes the tag.
     ///
     /// # Errors
     /// The disk does not take it. Then the index will not for long, either.

@@ -1,10 +1,10 @@
 //! Pushes that are recorded while nothing about them changes (`upstreams.<name>.mode = "learn"`).
 //!
 //! The manifest streams to the registry as it comes, and is copied on the way. Once the registry has accepted it, its
-//! links are recorded, and only then the client gets the registry's answer: what a client was told is stored is recorded
-//! as well. If the registry may have stored it, but did not say so, they are recorded as claims, and a query asks. If they
-//! cannot be recorded, the client gets the answer all the same, and the coverage of the registry begins anew: lists say
-//! from then on that they may miss something.
+//! links are recorded, and only then the client gets the registry's answer: what a client was told is stored is
+//! recorded as well. If the registry may have stored it, but did not say so, they are recorded as claims, and a query
+//! asks. If they cannot be recorded, the client gets the answer all the same, and the coverage of the registry begins
+//! anew: lists say from then on that they may miss something.
 
 use std::sync::Arc;
 
@@ -109,7 +109,7 @@ impl PushWatcher {
         if !was_refused(&answer)
             && let Err(reason) = self.record(&push, copy, answer.as_ref().ok()).await
         {
-            self.missed(&push, &reason);
+            self.missed(&push, &reason).await;
         }
         write.ends(&answer);
         answer
@@ -175,12 +175,12 @@ impl PushWatcher {
     }
 
     /// What was pushed until now is not all recorded.
-    fn missed(&self, push: &Push, reason: &str) {
+    async fn missed(&self, push: &Push, reason: &str) {
         let Push { repository, manifest, .. } = push;
         tracing::warn!(repository = %repository.name, %manifest, reason,
             "a push passed, but could not be recorded: lists say that they may miss links pushed before now, until \
              the next backfill");
         self.metrics.unrecorded(Unrecorded::Missed, 1);
-        self.index.restart_coverage(repository.upstream);
+        self.index.restart_coverage(repository.upstream).await;
     }
 }

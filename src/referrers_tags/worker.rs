@@ -3,8 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use moka::sync::Cache;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -101,22 +99,13 @@ impl Worker {
         self.metrics.tags_waiting(count, oldest.map(age).unwrap_or_default());
     }
 
-    /// Works until the end. What is under way then is dropped: it is on disk.
     pub(super) async fn run(self: Arc<Self>, ending: CancellationToken) {
         tokio::select! {
             () = ending.cancelled() => return,
             // What there was before the start is known only then.
             () = self.index.opened() => {}
         }
-        let mut running = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                biased;
-                () = ending.cancelled() => return,
-                Some(()) = running.next(), if !running.is_empty() => {}
-                job = self.queue.next(), if running.len() < LISTS => running.push(self.work(job)),
-            }
-        }
+        self.queue.work_off(LISTS, &ending, |job| self.work(job)).await;
     }
 
     async fn work(&self, job: Job<Unlisted>) {

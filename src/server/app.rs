@@ -152,7 +152,8 @@ impl App {
         Ok(self.requests.begin(origin.client(), busy)?)
     }
 
-    /// Selects the upstream of an accepted request and parses its route, as far as its mode has one, and says both in each of its log lines.
+    /// Selects the upstream of an accepted request and parses its route, as far as its mode has one, and says both in
+    /// each of its log lines.
     async fn answer(
         &self,
         origin: Origin,
@@ -278,7 +279,7 @@ impl App {
 
     fn reject(&self, request: &Request<Incoming>, error: &Error) -> Response<Body> {
         let log = RequestLog::of(request);
-        // The id here, since there is no span yet.
+        // The id by hand: the request's context, which names it in each line, begins behind this.
         log.failure(error, Some(log.request_id()));
         self.count_rejected(error);
         let response = error.to_response();

@@ -92,6 +92,11 @@ impl<'a> Reader<'a> {
                 self.take(rest, self.steps.len() - 1);
             }
         }
+        for (call, began) in std::mem::take(&mut self.unfinished).into_values() {
+            if let Some(acknowledgement @ Step::Acknowledge { .. }) = self.step(call, began) {
+                self.steps[began] = acknowledgement;
+            }
+        }
         self.steps
     }
 
@@ -107,10 +112,14 @@ impl<'a> Reader<'a> {
 
     fn step(&self, call: &str, began: usize) -> Option<Step> {
         let (name, rest) = call.split_once('(')?;
-        let (arguments, result) = rest.rsplit_once(" = ")?;
-        let result: u64 = result.split(['<', ' ']).next()?.parse().ok()?;
+        let (arguments, result) = rest.rsplit_once(" = ").unwrap_or((rest, "?"));
         let descriptor = self.below(&between(arguments, '<', '>').next().unwrap_or_default());
         let mut strings = between(arguments, '"', '"');
+        if descriptor.is_none() && ["write", "writev", "sendto"].contains(&name) {
+            // Also one that a kill ended before it returned: the client may have it.
+            return acknowledgement(&strings.collect::<Vec<_>>().concat());
+        }
+        let result: u64 = result.split(['<', ' ']).next()?.parse().ok()?;
         let number = |place: usize| {
             let words = arguments.trim_end().trim_end_matches(')').rsplit(", ");
             words.into_iter().nth(place).and_then(|word| word.parse::<u64>().ok())
@@ -129,14 +138,13 @@ impl<'a> Reader<'a> {
             }
             "ftruncate" => Some(Step::SetLength { path: descriptor?, length: number(0)? }),
             "fsync" | "fdatasync" => Some(Step::Sync { path: descriptor?, began }),
-            "write" | "pwrite64" if descriptor.is_some() => {
+            "write" | "pwrite64" => {
                 assert!(!arguments.contains("\"..."), "strace left something out");
                 let mut bytes = strings.next()?;
                 bytes.truncate(usize::try_from(result).unwrap());
                 let offset = if name == "pwrite64" { number(0) } else { None };
                 Some(Step::Write { path: descriptor?, offset, bytes })
             }
-            "write" | "writev" | "sendto" => acknowledgement(&strings.collect::<Vec<_>>().concat()),
             _ => {
                 assert!(descriptor.is_none(), "nobody knows what this does: {call}");
                 None

@@ -1,12 +1,12 @@
-//! Copies every tag of a repository with what refers to it, one tag after the other, so that only one graph is held at a
-//! time. Two tags at once would often send the layers that they share twice.
+//! Copies every tag of a repository with what refers to it, one tag after the other, so that only one graph is held at
+//! a time. Two tags at once would often send the layers that they share twice.
 //!
 //! What fails is told, and all else is copied. Since a tag comes last, and nothing is sent that is there, the same copy
 //! once more goes on where one ended.
 //!
-//! Tags that only say what refers to what are copied after what they are about: cosign's as the manifests that they lead
-//! to, and lists of referrers as lists. A list that the destination has already gets what it lacks, so that its own
-//! entries stay.
+//! Tags that only say what refers to what are copied after what they are about: cosign's as the manifests that they
+//! lead to, and lists of referrers as lists. A list that the destination has already gets what it lacks, so that its
+//! own entries stay.
 
 use serde::Serialize;
 

@@ -28,7 +28,9 @@ pub(in crate::client) async fn catalog(session: &Session) -> Result<BTreeSet<Str
         ErrorKind::Denied => {
             error.advise(format!("log in (docker login) as somebody who may, or {NAME_THEM}"))
         }
-        ErrorKind::Failed | ErrorKind::NotFound | ErrorKind::Usage => error.advise(NAME_THEM),
+        ErrorKind::Failed | ErrorKind::NotFound | ErrorKind::Malformed | ErrorKind::Usage => {
+            error.advise(NAME_THEM)
+        }
     };
     loop {
         let response = match pages.answer().await {

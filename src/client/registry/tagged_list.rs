@@ -1,9 +1,10 @@
-//! The list at a subject's referrers tag (distribution-spec, "Referrers Tag Schema"), changed while others change it too.
+//! The list at a subject's referrers tag (distribution-spec, "Referrers Tag Schema"), changed while others change it
+//! too.
 //!
 //! The specification has no conditional PUT, so of two clients that read, change and write the list at the same time,
 //! one undoes the other's change (go-containerregistry #2205). Therefore:
-//! - It is written only if it is still as it was read, a moment before; with `If-Match` where the registry has an `ETag`,
-//!   for the registries that honour it.
+//! - It is written only if it is still as it was read, a moment before; with `If-Match` where the registry has an
+//!   `ETag`, for the registries that honour it.
 //! - After a while it is read again, and written again if an entry is missing: one of ours, or one of others that was
 //!   there before and whose manifest is there still. So whoever writes like this is undone by nobody whose own change
 //!   takes less than that while.
@@ -31,8 +32,8 @@ const FAILURES: usize = 5;
 /// not meet again and again.
 const SETTLING: Duration = Duration::from_millis(300);
 /// How often a list that was written may be read as it was before: a registry may take seconds to show what it took
-/// (Quay, distribution on S3). Every third time it is written again, since somebody may have put the old one back; in the
-/// end the registry's word counts, which took it.
+/// (Quay, distribution on S3). Every third time it is written again, since somebody may have put the old one back; in
+/// the end the registry's word counts, which took it.
 const STALE: u32 = 6;
 
 /// A change of a list of referrers. It is made again whenever the list turns out to be another than it was made to.

@@ -84,8 +84,8 @@ impl Streamed {
             Poll::Ready(Some(Ok(frame))) => {
                 self.pauses.moved();
                 self.copy_data(frame.data_ref());
-                // By its length, too: HTTP/2 may say only in a frame of its own that this was all, and hyper does not ask
-                // for one more frame than the other side's Content-Length needs.
+                // By its length, too: HTTP/2 may say only in a frame of its own that this was all, and hyper does not
+                // ask for one more frame than the other side's Content-Length needs.
                 let is_whole = |rest: &Incoming| rest.is_end_stream() || rest.size_hint().exact() == Some(0);
                 if self.incoming.as_ref().is_some_and(is_whole) {
                     self.hand_copy_over();

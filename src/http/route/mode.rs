@@ -1,7 +1,7 @@
 //! What `upstreams.<name>.mode` leaves of a route: the one place that decides what a mode changes.
 //!
-//! - `learn` is a shadow, there to be compared with what was before it: pushes, pulls and deletions are recorded, and no
-//!   answer differs from the registry's. So queries are passed on like anything else, also malformed ones. A push is
+//! - `learn` is a shadow, there to be compared with what was before it: pushes, pulls and deletions are recorded, and
+//!   no answer differs from the registry's. So queries are passed on like anything else, also malformed ones. A push is
 //!   neither held nor confirmed first: held, it would lose its `Expect` and its framing, and could fail for reasons of
 //!   refshim's own, a full disk for instance. Its answer has no `OCI-Subject` and no `Warning`, and waits for the index
 //!   as long as recording takes and no longer than `timeouts.index`.

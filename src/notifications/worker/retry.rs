@@ -1,5 +1,5 @@
-//! Whether and when an event is tried again. The client waits for a registry that throttles or fails, too; these are the
-//! pauses after it gave up.
+//! Whether and when an event is tried again. The client waits for a registry that throttles or fails, too; these are
+//! the pauses after it gave up.
 
 use std::time::Duration;
 

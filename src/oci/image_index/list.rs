@@ -1,5 +1,5 @@
-//! The list at a referrers tag (distribution-spec, "Referrers Tag Schema"), read to be written again: what nobody changes
-//! in it stays as its writer had it, with members that no specification knows.
+//! The list at a referrers tag (distribution-spec, "Referrers Tag Schema"), read to be written again: what nobody
+//! changes in it stays as its writer had it, with members that no specification knows.
 
 use serde_json::{Map, Value, json};
 

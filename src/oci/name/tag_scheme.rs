@@ -41,8 +41,8 @@ impl Tag {
         self.0.replacen('-', ":", 1).parse().ok()
     }
 
-    /// The tag of its own that `refshim export` gives a referrer where it is asked to: for collectors of garbage that do
-    /// not look into lists.
+    /// The tag of its own that `refshim export` gives a referrer where it is asked to: for collectors of garbage that
+    /// do not look into lists.
     #[must_use]
     pub fn of_kept(referrer: &Digest) -> Self {
         Self(format!("{}{KEPT_SUFFIX}", Self::of_referrers(referrer)).into())

@@ -42,9 +42,9 @@ pub fn render(
     Ok(response)
 }
 
-/// The `Warning` (RFC 9111, section 5.5; distribution-spec, "Warnings") of lists that may miss something: "nothing known
-/// yet" must not read as "unsigned". Made once: its time hardly ever changes, and to write it costs as much as a short
-/// list.
+/// The `Warning` (RFC 9111, section 5.5; distribution-spec, "Warnings") of lists that may miss something: "nothing
+/// known yet" must not read as "unsigned". Made once: its time hardly ever changes, and to write it costs as much as a
+/// short list.
 #[derive(Debug, Default)]
 pub(super) struct MayMiss(Mutex<Option<(Timestamp, HeaderValue)>>);
 

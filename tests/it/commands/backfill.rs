@@ -145,7 +145,8 @@ async fn a_registry_that_asks_for_patience_is_waited_for() {
     let sbom = about(&image, &image, "sbom");
     put(&content, "a/b", &["v1"], &image);
     put(&content, "a/b", &["sbom"], &sbom);
-    // Of each three requests, the first is throttled, the second breaks off and the third fails; again they are answered.
+    // Of each three requests, the first is throttled, the second breaks off and the third fails; again they are
+    // answered.
     let asked = Mutex::new(Vec::<String>::new());
     let registry = catalogued(&content, move |turn| {
         let mut asked = asked.lock().unwrap();
