@@ -18,9 +18,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod coverage;
+mod decision;
 mod error;
 mod local;
 mod page;
+mod record;
+mod referrer_state;
 
 pub use coverage::{Coverage, Covered};
 pub use error::{OpenError, ProbeError, ReadError, WriteError};
@@ -34,9 +37,9 @@ use crate::oci::{Digest, Link, RepositoryName};
 use local::Local;
 use local::in_progress::ReadMark;
 use local::journal::format::Identity;
-use local::record::ReferrerKey;
 use local::sled::Store;
 use local::write::{Put, Write};
+use record::ReferrerKey;
 
 /// Where the index is kept, and its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -44,13 +44,12 @@ pub(super) mod in_progress;
 pub(super) mod journal;
 pub mod maintenance;
 mod opening;
-pub(super) mod record;
-mod referrer_state;
 pub(super) mod sled;
 pub(super) mod state;
 pub(super) mod write;
 
 use self::sled::{Store, StoreError};
+use super::record::ReferrerKey;
 use super::{IndexSettings, IndexState, OpenError, ReadError, Repository, Version, WriteError};
 use committer::Committer;
 use coverage::Coverages;
@@ -59,7 +58,6 @@ use in_progress::ReadMark;
 use journal::format::Identity;
 use journal::{Damage, Journal, JournalError};
 use opening::{Opener, OpeningError};
-use record::ReferrerKey;
 use state::SharedState;
 use write::{Reply, Write};
 

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use super::record::{Record, ReferrerKey};
-use super::referrer_state::ReferrerState;
 use super::sled::{Changes, Store, StoreError};
 use crate::index::Version;
+use crate::index::decision::{Decision, LookUp};
+use crate::index::record::{Record, ReferrerKey};
+use crate::index::referrer_state::ReferrerState;
 
 /// Of a frame with one push.
 const USUAL_BYTES: usize = 1024;
@@ -22,17 +23,6 @@ pub(crate) struct WriteBatch {
     /// The store and what the records change in it. None while sled is being opened.
     index: Option<(Arc<Store>, Changes)>,
     error: Option<StoreError>,
-}
-
-/// The result of looking up a referrer.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum LookUp<'a> {
-    /// It is in the index, in this state.
-    Found(&'a ReferrerState),
-    /// It is not in the index.
-    Unknown,
-    /// The index cannot be read now: sled is being opened, or it failed.
-    Unavailable,
 }
 
 impl WriteBatch {
@@ -75,18 +65,32 @@ impl WriteBatch {
         version
     }
 
-    /// Adds `record` only if it changes `state` in more than its version; in place of it a plain
-    /// [`Record::Confirmed`] if that has the same effect, because it is far shorter.
-    pub(crate) fn push_change(&mut self, state: &ReferrerState, record: Record, key: ReferrerKey) {
+    /// Adds what was decided of this referrer, and returns the version that it makes, if any.
+    pub(crate) fn record(&mut self, decision: Decision, key: &ReferrerKey) -> Option<Version> {
+        match decision {
+            Decision::Nothing => None,
+            Decision::Record(record) => Some(self.push(record)),
+            Decision::IfNews(record) => self.push_if_news(record, key),
+            Decision::Both(first, second) => {
+                self.push(first);
+                Some(self.push(second))
+            }
+        }
+    }
+
+    /// Adds the record only if it changes more than the version; in place of it a plain [`Record::Confirmed`] if that
+    /// has the same effect, because it is far shorter.
+    fn push_if_news(&mut self, record: Record, key: &ReferrerKey) -> Option<Version> {
+        let LookUp::Found(state) = self.find(key) else { return Some(self.push(record)) };
         let version = Version(state.version.0.saturating_add(1));
         let after = |record| ReferrerState::after(Some(state.clone()), record, version);
         let changed = after(record.clone());
         if changed == Some(ReferrerState { version, ..state.clone() }) {
-            return;
+            return None;
         }
-        let confirmed = Record::Confirmed(key);
+        let confirmed = Record::Confirmed(key.clone());
         let suffices = changed == after(confirmed.clone());
-        self.push(if suffices { confirmed } else { record });
+        Some(self.push(if suffices { confirmed } else { record }))
     }
 
     /// Whether no record was added.

@@ -163,7 +163,7 @@ impl Committer {
         let mut batch = WriteBatch::new(self.journal.end(), self.store.clone());
         let doubts = self.has_doubts().then(|| self.shared.puts.take_doubts());
         for key in doubts.iter().flatten() {
-            self.decisions.doubt(key.clone(), &mut batch);
+            self.decisions.doubt(key, &mut batch);
         }
         let mut must_write = false;
         let mut answers = Vec::with_capacity(writes.len());

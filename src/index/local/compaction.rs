@@ -21,9 +21,9 @@ use super::journal::files::SnapshotWriter;
 use super::journal::files::{self, Snapshot};
 use super::journal::format::Header;
 use super::journal::{Journal, JournalError};
-use super::record::{Record, Recorded};
 use super::sled::{Numbers, Store, StoreError, guarded};
 use super::state::SharedState;
+use crate::index::record::{Record, Recorded};
 
 #[derive(Debug, thiserror::Error)]
 enum CompactionError {

@@ -10,9 +10,9 @@ use std::io::Cursor;
 
 use super::journal::format::Header;
 use super::journal::format::{Frames, NextFrame, next_intact, seal};
-use super::record::{Record, Recorded};
-use super::referrer_state::ReferrerState;
 use crate::index::Version;
+use crate::index::record::{Record, Recorded};
+use crate::index::referrer_state::ReferrerState;
 
 /// A journal's file, or the payload of a frame.
 pub fn records(bytes: &[u8]) {

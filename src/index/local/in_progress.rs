@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::record::ReferrerKey;
+use crate::index::record::ReferrerKey;
 use crate::index::{Repository, Version};
 
 /// How many referrers may wait for their doubt to be written. PUTs whose outcome is unknown are far fewer; clients

@@ -36,7 +36,7 @@ use format::{FORMAT, HEADER_BYTES, Header, Identity};
 use format::{Frames, NextFrame};
 use reader::JournalReader;
 
-use super::record::Record;
+use crate::index::record::Record;
 
 /// Damage: where the journal is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -27,8 +27,8 @@ pub(crate) use changes::Changes;
 pub(crate) use meta::Meta;
 
 use super::journal::format::Identity;
-use super::record::ReferrerKey;
-use super::referrer_state::ReferrerState;
+use crate::index::record::ReferrerKey;
+use crate::index::referrer_state::ReferrerState;
 use crate::index::{Entry, Page, Repository, Scan};
 use crate::oci::{Digest, RepositoryName};
 use layout::Stored;
@@ -312,7 +312,7 @@ fn wait_for_lock(path: &Path) {
 mod tests {
     use super::*;
     use crate::index::Version;
-    use crate::index::local::record::{Record, Recorded};
+    use crate::index::record::{Record, Recorded};
     use crate::oci::{Link, LinkKind};
 
     const IDENTITY: Identity = Identity([7; 16]);

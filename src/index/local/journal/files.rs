@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::format::{self, HEADER_BYTES, Header, Unusable};
 use super::{Damage, JournalError};
-use crate::index::local::record::Record;
+use crate::index::record::Record;
 
 /// Extension of segments.
 const SEGMENT: &str = "journal";

@@ -11,7 +11,7 @@ use super::format::{Frames, NextFrame};
 use super::format::{HEADER_BYTES, Identity};
 use super::{Damage, JournalError};
 use crate::index::Version;
-use crate::index::local::record::Record;
+use crate::index::record::Record;
 
 /// One group commit.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use super::files::{self, JournalFiles, segment_path, snapshot_path};
 use super::format::{self, Frames, NextFrame};
 use super::format::{HEADER_BYTES, Identity};
 use super::reader::Commit;
-use crate::index::local::record::Record;
+use crate::index::record::Record;
 
 /// A part of a file that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -26,8 +26,8 @@ use crate::index::local::journal::files::{self, segment_path, snapshot_path};
 use crate::index::local::journal::format::{self, Frames, NextFrame};
 use crate::index::local::journal::format::{HEADER_BYTES, Header, Identity};
 use crate::index::local::journal::{Damage, Journal, JournalError};
-use crate::index::local::record::{Record, Recorded, ReferrerKey};
 use crate::index::local::sled::Store;
+use crate::index::record::{Record, Recorded, ReferrerKey};
 
 /// The format that this build writes. It also reads format 1, which lacks some kinds of record.
 const FORMAT: u32 = 2;

@@ -21,8 +21,8 @@ use crate::index::local::journal::files::SnapshotWriter;
 use crate::index::local::journal::format::Header;
 use crate::index::local::journal::salvage::{JournalSalvage, Piece};
 use crate::index::local::journal::{create_segment, files, random_identity};
-use crate::index::local::record::{Record, Recorded};
 use crate::index::local::sled::{Changes, Store};
+use crate::index::record::{Record, Recorded};
 
 /// Changed referrers that are written to sled at once.
 const BATCH: usize = 1_000;

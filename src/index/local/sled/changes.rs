@@ -8,8 +8,8 @@ use std::collections::hash_map::Entry;
 
 use super::{Meta, Store, StoreError, guarded, layout};
 use crate::index::Version;
-use crate::index::local::record::{Record, ReferrerKey};
-use crate::index::local::referrer_state::ReferrerState;
+use crate::index::record::{Record, ReferrerKey};
+use crate::index::referrer_state::ReferrerState;
 
 /// Changes that are not written yet.
 #[derive(Debug, Default)]

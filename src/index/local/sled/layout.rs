@@ -23,8 +23,8 @@ use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut};
 
-use crate::index::local::record::ReferrerKey;
-use crate::index::local::referrer_state::ReferrerState;
+use crate::index::record::ReferrerKey;
+use crate::index::referrer_state::ReferrerState;
 use crate::index::{Entry, Order, Repository, Version};
 use crate::oci::{Algorithm, Digest, LinkKinds};
 

@@ -10,7 +10,7 @@ use bytes::{Buf, BufMut};
 use super::StoreError;
 use super::layout::META;
 use crate::index::local::journal::format::Identity;
-use crate::index::local::referrer_state::ReferrerState;
+use crate::index::referrer_state::ReferrerState;
 
 /// The format of keys and values. A sled of another format is rebuilt from the journal.
 const FORMAT: u32 = 4;

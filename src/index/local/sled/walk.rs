@@ -4,7 +4,7 @@
 use std::ops::Bound;
 
 use super::{Store, StoreError, guarded, layout};
-use crate::index::local::record::ReferrerKey;
+use crate::index::record::ReferrerKey;
 use crate::index::{KnownReferrer, Repository, RepositoryPage};
 use crate::oci::{Digest, RepositoryName};
 

@@ -160,7 +160,7 @@ pub(crate) fn is_own(kind: LinkKind) -> bool {
 mod tests {
     use super::*;
     use crate::index::Repository;
-    use crate::index::local::record::ReferrerKey;
+    use crate::index::record::ReferrerKey;
     use crate::oci::LinkKind::{Attestation, Parent, Reference};
 
     fn key() -> ReferrerKey {
