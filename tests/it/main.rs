@@ -53,6 +53,7 @@ mod self_signed;
 mod serve_command;
 mod silent_clients;
 mod support;
+mod test_databases;
 mod test_registries;
 mod tls;
 mod tunnels;

@@ -6,6 +6,8 @@ mod content;
 mod faces;
 mod filled;
 mod pattern;
+#[allow(dead_code, reason = "the index's own tests use the rest")]
+pub(crate) mod postgres;
 mod process;
 #[allow(dead_code, reason = "the other suite uses the rest")]
 pub(crate) mod random;
