@@ -3,6 +3,7 @@
 //! what it is used for.
 
 mod consistency;
+mod draft;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
