@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::consistency::inconsistencies;
+use super::database::DatabaseDraft;
 use super::mistake::Mistake;
 use super::notifications::{SourceDraft, SourceName};
 use super::tls_files::{Places, TlsChecks, TlsFiles};
@@ -37,6 +38,7 @@ pub(super) struct Draft {
     pub(super) sweep: SweepConfig,
     pub(super) sources: BTreeMap<SourceName, SourceDraft>,
     pub(super) index: IndexConfig,
+    pub(super) database: DatabaseDraft,
     pub(super) log: LogConfig,
 }
 
@@ -65,6 +67,7 @@ impl Default for Draft {
             sweep: SweepConfig::default(),
             sources: BTreeMap::new(),
             index: IndexConfig::default(),
+            database: DatabaseDraft::default(),
             log: LogConfig::default(),
         }
     }
@@ -79,10 +82,12 @@ impl Draft {
     pub(super) fn file_mistakes(&self, checks: &TlsChecks, places: &Places) -> Vec<Mistake> {
         let upstreams =
             self.upstreams.iter().map(|(name, draft)| TlsFiles::towards_upstream(name, &draft.tls));
-        let all = std::iter::once(TlsFiles::towards_clients(&self.tls)).chain(upstreams);
+        let database = TlsFiles::towards_database(&self.database.tls);
+        let all = [TlsFiles::towards_clients(&self.tls), database].into_iter().chain(upstreams);
         let services = self.upstreams.iter().flat_map(|(name, draft)| draft.service.mistakes(name, places));
         let sources = self.sources.iter().flat_map(|(name, draft)| draft.mistakes(name, places));
-        all.flat_map(|files| files.mistakes(checks, places)).chain(services).chain(sources).collect()
+        let secrets = services.chain(sources).chain(self.database.mistake(places));
+        all.flat_map(|files| files.mistakes(checks, places)).chain(secrets).collect()
     }
 
     /// The configuration, if it has an upstream and its settings are consistent; else the mistakes.
@@ -99,6 +104,8 @@ impl Draft {
             let problem = |problem| mistakes.push(Mistake::new(format!("notifications.{name}"), problem));
             sources.extend(draft.finish(&name, &names, problem));
         }
+        let problem = |key, problem| mistakes.push(Mistake::new(key, problem));
+        let database = self.database.finish(&self.index, problem);
         mistakes.extend(inconsistencies(&upstreams, &self.tls, &self.limits, &self.manifests));
         let default = upstreams.iter().position(|upstream| upstream.name.is_default());
         let (Some(default), true) = (default, mistakes.is_empty()) else { return Err(mistakes) };
@@ -119,7 +126,7 @@ impl Draft {
             limits: self.limits,
             notifications: NotificationsConfig { sources, ..self.notifications },
             sweep: self.sweep,
-            index: self.index,
+            index: IndexConfig { database, ..self.index },
             log: self.log,
         })
     }

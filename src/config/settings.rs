@@ -10,7 +10,7 @@ use super::notifications::{SOURCE_SETTINGS, SourceDraft, SourceName};
 use super::upstream::{UPSTREAM_SETTINGS, UpstreamDraft, UpstreamName};
 use super::value::{
     GIB, HOUR, Invalid, KIB, MIB, MINUTE, address, client_auth, count, directory, duration, file, link_kind,
-    list, log_filter, log_format, network, size, write_tags,
+    list, log_filter, log_format, network, server_name, size, statements, write_tags, yes_or_no,
 };
 use crate::oci::LinkKinds;
 
@@ -49,7 +49,7 @@ const MILLION: u64 = 1_000_000;
 /// The bounds of a time-out, in milliseconds.
 pub(super) const LIMIT: RangeInclusive<u64> = 1..=24 * HOUR;
 
-use SettingForm::{Many, One};
+use SettingForm::{Many, One, YesOrNo};
 
 /// Every setting but those of an upstream, in the order of the example file.
 pub(super) static SETTINGS: &[Setting<Draft>] = &[
@@ -128,6 +128,12 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
         put(&mut to.sweep.interval, duration(text, 0..=366 * 24 * HOUR))
     }),
     setting("sweep.rate", One, |to, text| put(&mut to.sweep.rate, count(text, 1..=100_000))),
+    setting("index.url", One, |to, text| put(&mut to.database.url, text.parse().map(Some))),
+    setting("index.password_file", One, |to, text| put(&mut to.database.password_file, file(text).map(Some))),
+    setting("index.statements", One, |to, text| put(&mut to.database.statements, statements(text))),
+    setting("index.connections", One, |to, text| put(&mut to.database.connections, count(text, 1..=1_000))),
+    setting("index.migrate", YesOrNo, |to, text| put(&mut to.database.migrate, yes_or_no(text))),
+    setting("index.readiness", YesOrNo, |to, text| put(&mut to.database.readiness, yes_or_no(text))),
     setting("index.cache_bytes", One, |to, text| put(&mut to.index.cache_bytes, size(text, MIB..=256 * GIB))),
     setting("index.flush_interval", One, |to, text| {
         put(&mut to.index.flush_interval, duration(text, 1..=MINUTE))
@@ -140,6 +146,14 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     }),
     setting("index.forget_after", One, |to, text| {
         put(&mut to.index.forget_after, duration(text, 100..=30 * 24 * HOUR))
+    }),
+    setting("index.tls.ca", One, |to, text| put(&mut to.database.tls.ca, file(text).map(Some))),
+    setting("index.tls.certificate", One, |to, text| {
+        put(&mut to.database.tls.certificate, file(text).map(Some))
+    }),
+    setting("index.tls.key", One, |to, text| put(&mut to.database.tls.key, file(text).map(Some))),
+    setting("index.tls.server_name", One, |to, text| {
+        put(&mut to.database.tls.server_name, server_name(text).map(Some))
     }),
     setting("log.format", One, |to, text| put(&mut to.log.format, log_format(text))),
     setting("log.filter", One, |to, text| put(&mut to.log.filter, log_filter(text))),
@@ -174,9 +188,9 @@ impl Setting<Draft> {
         format!("REFSHIM_{}", self.variable_part())
     }
 
-    /// The table of the file that it stands in, `timeouts`; none for the settings at the top.
+    /// The table of the file that it stands in, `timeouts` or `index.tls`; none for the settings at the top.
     pub(super) fn table(&self) -> Option<&'static str> {
-        self.key.split_once('.').map(|(table, _)| table)
+        self.key.rsplit_once('.').map(|(table, _)| table)
     }
 }
 
