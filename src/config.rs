@@ -3,6 +3,9 @@
 //! what it is used for.
 
 mod consistency;
+mod database;
+mod database_url;
+mod draft;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -28,6 +31,8 @@ use ipnet::IpNet;
 
 use crate::oci::LinkKinds;
 
+pub use database::{DatabaseConfig, DatabaseTls, Statements};
+pub use database_url::{DatabaseUrl, InvalidDatabaseUrl};
 pub use load::CommandLine;
 pub use mistake::{Mistake, Mistakes};
 pub use mode::Mode;
@@ -116,7 +121,7 @@ pub struct SweepConfig {
 /// Time-outs. Only manifests have one for a whole body; a blob may take as long as it keeps moving.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimeoutsConfig {
-    /// Connecting to the upstream, TLS included. Default 10 seconds.
+    /// Connecting to the upstream or the index's database, TLS included. Default 10 seconds.
     pub connect: Duration,
     /// The longest wait for the start of the upstream's response. Default 60 seconds.
     pub response: Duration,
@@ -206,6 +211,8 @@ pub struct LimitsConfig {
 /// The index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexConfig {
+    /// The database that it is in. Default: none, it is in [`Config::data_dir`].
+    pub database: Option<DatabaseConfig>,
     /// Bytes of the index's cache. Default 128 MiB.
     pub cache_bytes: u64,
     /// How often the index is flushed to disk. After a crash, the rest is replayed from the journal. Default 500
@@ -305,6 +312,7 @@ impl Default for ReferrersConfig {
 impl Default for IndexConfig {
     fn default() -> Self {
         Self {
+            database: None,
             cache_bytes: 128 << 20,
             flush_interval: Duration::from_millis(500),
             segment_bytes: 64 << 20,

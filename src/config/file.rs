@@ -150,7 +150,8 @@ fn name_in<'a>(key: &'a str, table: &str) -> Option<&'a str> {
 /// The keys and tables that an unknown key may be a misspelling of.
 fn known_beside(key: &str) -> Vec<String> {
     let table = key.rsplit_once('.').map(|(table, _)| table).filter(|table| table.contains('.'));
-    if let Some(table) = table.filter(|table| is_table(table)) {
+    let is_common = |table: &str| SETTINGS.iter().any(|setting| setting.table() == Some(table));
+    if let Some(table) = table.filter(|table| is_table(table) && !is_common(table)) {
         let of_upstream = UPSTREAM_SETTINGS.iter().map(|setting| setting.key);
         let of_source = SOURCE_SETTINGS.iter().map(|setting| setting.key);
         let (table, keys): (_, Vec<&str>) = if source_named(table).is_some() {

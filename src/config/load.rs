@@ -7,9 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Config;
+use super::draft::Draft;
 use super::file::{self, Contents};
 use super::mistake::{Mistake, Mistakes};
-use super::settings::{Draft, KnownSetting, SETTINGS, Setting};
+use super::settings::{KnownSetting, SETTINGS, Setting};
 use super::tls_files::{Places, TlsChecks};
 
 const PREFIX: &str = "REFSHIM_";

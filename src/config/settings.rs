@@ -1,27 +1,16 @@
 //! The table of settings. To add one: a line here (or in the table of an upstream), a field in the parent module, and
 //! a line in the example file `config/refshim.toml`. The file's parser, the variables and the tests follow this table.
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
-use ipnet::IpNet;
-
-use super::consistency::inconsistencies;
-use super::mistake::Mistake;
+use super::RegistryUrl;
+use super::draft::Draft;
 use super::notifications::{SOURCE_SETTINGS, SourceDraft, SourceName};
-use super::tls_files::{Places, TlsChecks, TlsFiles};
 use super::upstream::{UPSTREAM_SETTINGS, UpstreamDraft, UpstreamName};
 use super::value::{
     GIB, HOUR, Invalid, KIB, MIB, MINUTE, address, client_auth, count, directory, duration, file, link_kind,
-    list, log_filter, log_format, network, size, write_tags,
-};
-use super::{
-    ClientAuth, Config, IndexConfig, LimitsConfig, LogConfig, ManifestsConfig, NotificationsConfig,
-    ReferencesConfig, ReferrersConfig, RegistryUrl, SweepConfig, TimeoutsConfig, TlsConfig,
+    list, log_filter, log_format, network, server_name, size, statements, write_tags, yes_or_no,
 };
 use crate::oci::LinkKinds;
 
@@ -55,35 +44,12 @@ pub(super) enum KnownSetting {
     OfSource(SourceName, &'static Setting<SourceDraft>),
 }
 
-/// The configuration while it is parsed: the upstream may still be missing.
-#[derive(Debug)]
-pub(super) struct Draft {
-    upstreams: BTreeMap<UpstreamName, UpstreamDraft>,
-    external_url: Option<RegistryUrl>,
-    trusted_proxies: Vec<IpNet>,
-    listen: SocketAddr,
-    admin_listen: SocketAddr,
-    pub(super) data_dir: PathBuf,
-    tls: TlsConfig,
-    tls_reload: Duration,
-    timeouts: TimeoutsConfig,
-    manifests: ManifestsConfig,
-    references: ReferencesConfig,
-    referrers: ReferrersConfig,
-    limits: LimitsConfig,
-    notifications: NotificationsConfig,
-    sweep: SweepConfig,
-    sources: BTreeMap<SourceName, SourceDraft>,
-    index: IndexConfig,
-    log: LogConfig,
-}
-
 const MILLION: u64 = 1_000_000;
 
 /// The bounds of a time-out, in milliseconds.
 pub(super) const LIMIT: RangeInclusive<u64> = 1..=24 * HOUR;
 
-use SettingForm::{Many, One};
+use SettingForm::{Many, One, YesOrNo};
 
 /// Every setting but those of an upstream, in the order of the example file.
 pub(super) static SETTINGS: &[Setting<Draft>] = &[
@@ -162,6 +128,12 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
         put(&mut to.sweep.interval, duration(text, 0..=366 * 24 * HOUR))
     }),
     setting("sweep.rate", One, |to, text| put(&mut to.sweep.rate, count(text, 1..=100_000))),
+    setting("index.url", One, |to, text| put(&mut to.database.url, text.parse().map(Some))),
+    setting("index.password_file", One, |to, text| put(&mut to.database.password_file, file(text).map(Some))),
+    setting("index.statements", One, |to, text| put(&mut to.database.statements, statements(text))),
+    setting("index.connections", One, |to, text| put(&mut to.database.connections, count(text, 1..=1_000))),
+    setting("index.migrate", YesOrNo, |to, text| put(&mut to.database.migrate, yes_or_no(text))),
+    setting("index.readiness", YesOrNo, |to, text| put(&mut to.database.readiness, yes_or_no(text))),
     setting("index.cache_bytes", One, |to, text| put(&mut to.index.cache_bytes, size(text, MIB..=256 * GIB))),
     setting("index.flush_interval", One, |to, text| {
         put(&mut to.index.flush_interval, duration(text, 1..=MINUTE))
@@ -174,6 +146,14 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     }),
     setting("index.forget_after", One, |to, text| {
         put(&mut to.index.forget_after, duration(text, 100..=30 * 24 * HOUR))
+    }),
+    setting("index.tls.ca", One, |to, text| put(&mut to.database.tls.ca, file(text).map(Some))),
+    setting("index.tls.certificate", One, |to, text| {
+        put(&mut to.database.tls.certificate, file(text).map(Some))
+    }),
+    setting("index.tls.key", One, |to, text| put(&mut to.database.tls.key, file(text).map(Some))),
+    setting("index.tls.server_name", One, |to, text| {
+        put(&mut to.database.tls.server_name, server_name(text).map(Some))
     }),
     setting("log.format", One, |to, text| put(&mut to.log.format, log_format(text))),
     setting("log.filter", One, |to, text| put(&mut to.log.filter, log_filter(text))),
@@ -208,9 +188,9 @@ impl Setting<Draft> {
         format!("REFSHIM_{}", self.variable_part())
     }
 
-    /// The table of the file that it stands in, `timeouts`; none for the settings at the top.
+    /// The table of the file that it stands in, `timeouts` or `index.tls`; none for the settings at the top.
     pub(super) fn table(&self) -> Option<&'static str> {
-        self.key.split_once('.').map(|(table, _)| table)
+        self.key.rsplit_once('.').map(|(table, _)| table)
     }
 }
 
@@ -301,89 +281,4 @@ fn named_setting<N: FromStr, D>(
         let name = name.to_ascii_lowercase().parse().ok().filter(|_| is_upper_case)?;
         Some((name, setting))
     })
-}
-
-impl Default for Draft {
-    fn default() -> Self {
-        Self {
-            upstreams: BTreeMap::new(),
-            external_url: None,
-            trusted_proxies: Vec::new(),
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)),
-            admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5001)),
-            data_dir: PathBuf::from("./refshim-data"),
-            tls: TlsConfig {
-                certificates: Vec::new(),
-                keys: Vec::new(),
-                client_ca: None,
-                client_auth: ClientAuth::Required,
-            },
-            tls_reload: Duration::from_secs(10),
-            timeouts: TimeoutsConfig::default(),
-            manifests: ManifestsConfig::default(),
-            references: ReferencesConfig::default(),
-            referrers: ReferrersConfig::default(),
-            limits: LimitsConfig::default(),
-            notifications: NotificationsConfig::default(),
-            sweep: SweepConfig::default(),
-            sources: BTreeMap::new(),
-            index: IndexConfig::default(),
-            log: LogConfig::default(),
-        }
-    }
-}
-
-impl Draft {
-    fn default_upstream(&mut self) -> &mut UpstreamDraft {
-        self.upstreams.entry(UpstreamName::default_upstream()).or_default()
-    }
-
-    /// The mistakes in the files that the settings name.
-    pub(super) fn file_mistakes(&self, checks: &TlsChecks, places: &Places) -> Vec<Mistake> {
-        let upstreams =
-            self.upstreams.iter().map(|(name, draft)| TlsFiles::towards_upstream(name, &draft.tls));
-        let all = std::iter::once(TlsFiles::towards_clients(&self.tls)).chain(upstreams);
-        let services = self.upstreams.iter().flat_map(|(name, draft)| draft.service.mistakes(name, places));
-        let sources = self.sources.iter().flat_map(|(name, draft)| draft.mistakes(name, places));
-        all.flat_map(|files| files.mistakes(checks, places)).chain(services).chain(sources).collect()
-    }
-
-    /// The configuration, if it has an upstream and its settings are consistent; else the mistakes.
-    pub(super) fn finish(self) -> Result<Config, Vec<Mistake>> {
-        let mut mistakes = Vec::new();
-        let mut upstreams = Vec::new();
-        for (name, draft) in self.upstreams {
-            let problem = |problem| mistakes.push(Mistake::new(format!("upstreams.{name}"), problem));
-            upstreams.extend(draft.finish(&name, &self.timeouts, problem));
-        }
-        let names: Vec<UpstreamName> = upstreams.iter().map(|upstream| upstream.name.clone()).collect();
-        let mut sources = Vec::new();
-        for (name, draft) in self.sources {
-            let problem = |problem| mistakes.push(Mistake::new(format!("notifications.{name}"), problem));
-            sources.extend(draft.finish(&name, &names, problem));
-        }
-        mistakes.extend(inconsistencies(&upstreams, &self.tls, &self.limits, &self.manifests));
-        let default = upstreams.iter().position(|upstream| upstream.name.is_default());
-        let (Some(default), true) = (default, mistakes.is_empty()) else { return Err(mistakes) };
-        Ok(Config {
-            upstream: upstreams.remove(default),
-            further_upstreams: upstreams,
-            external_url: self.external_url,
-            trusted_proxies: self.trusted_proxies,
-            listen: self.listen,
-            admin_listen: self.admin_listen,
-            data_dir: self.data_dir,
-            tls: Some(self.tls).filter(|tls| !tls.certificates.is_empty()),
-            tls_reload: self.tls_reload,
-            timeouts: self.timeouts,
-            manifests: self.manifests,
-            references: self.references,
-            referrers: self.referrers,
-            limits: self.limits,
-            notifications: NotificationsConfig { sources, ..self.notifications },
-            sweep: self.sweep,
-            index: self.index,
-            log: self.log,
-        })
-    }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::{CommandLine, Config, Http2, Mode, TimeoutsConfig, UpstreamConfig, UpstreamTls};
 
+mod database;
 mod mistakes;
 mod modes;
 mod settings;

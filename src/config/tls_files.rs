@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::UpstreamTls;
 use super::mistake::Mistake;
+use super::{DatabaseTls, UpstreamTls};
 
 /// Loads a file, or says what is wrong with it.
 type FileCheck = fn(&Path) -> Result<(), String>;
@@ -26,7 +26,7 @@ pub struct TlsChecks {
 /// The place of each setting's effective value, by key.
 pub(super) type Places = BTreeMap<String, String>;
 
-/// The files of one table, `tls` or `upstreams.<name>`.
+/// The files of one table, `tls`, `index.tls` or `upstreams.<name>`.
 pub(super) struct TlsFiles<'a> {
     table: String,
     certificates: Vec<&'a PathBuf>,
@@ -48,6 +48,15 @@ impl<'a> TlsFiles<'a> {
     pub(super) fn towards_upstream(name: &super::UpstreamName, tls: &'a UpstreamTls) -> Self {
         Self {
             table: format!("upstreams.{name}"),
+            certificates: tls.certificate.iter().collect(),
+            keys: tls.key.iter().collect(),
+            authorities: tls.ca.as_ref().map(|file| ("ca", file)),
+        }
+    }
+
+    pub(super) fn towards_database(tls: &'a DatabaseTls) -> Self {
+        Self {
+            table: "index.tls".to_owned(),
             certificates: tls.certificate.iter().collect(),
             keys: tls.key.iter().collect(),
             authorities: tls.ca.as_ref().map(|file| ("ca", file)),

@@ -10,7 +10,10 @@ use http::uri::Authority;
 use ipnet::IpNet;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 
-use super::{ClientAuth, Http2, InvalidRegistryUrl, LogFormat, Mode, SourceKind, UpstreamName, WriteTags};
+use super::{
+    ClientAuth, Http2, InvalidDatabaseUrl, InvalidRegistryUrl, LogFormat, Mode, SourceKind, Statements,
+    UpstreamName, WriteTags,
+};
 use crate::oci::{InvalidName, LinkKind, UnknownLinkKind};
 
 pub(super) const KIB: u64 = 1 << 10;
@@ -43,6 +46,8 @@ pub(super) enum Invalid {
     Bounds { text: String, least: String, most: String },
     #[error(transparent)]
     Url(#[from] InvalidRegistryUrl),
+    #[error(transparent)]
+    Database(#[from] InvalidDatabaseUrl),
     #[error(transparent)]
     Repository(#[from] InvalidName),
 }
@@ -171,6 +176,15 @@ pub(super) fn write_tags(text: &str) -> Result<WriteTags, Invalid> {
         "never" => Ok(WriteTags::Never),
         "push" => Ok(WriteTags::Push),
         _ => Err(form("a time to write referrers tags", text, "never or push")),
+    }
+}
+
+/// How statements are sent to the database.
+pub(super) fn statements(text: &str) -> Result<Statements, Invalid> {
+    match text {
+        "prepared" => Ok(Statements::Prepared),
+        "unnamed" => Ok(Statements::Unnamed),
+        _ => Err(form("a way of sending statements", text, "prepared or unnamed")),
     }
 }
 

@@ -30,9 +30,10 @@ const ORDER: [&str; 23] = [
 ];
 
 /// What may be named in which rooms only.
-const ROOMS: [(&str, &[&str]); 10] = [
+const ROOMS: [(&str, &[&str]); 11] = [
     ("sled::", &["index/local/sled"]),
     ("rustls::", &["tls"]),
+    ("tokio_postgres::", &["config/database", "config/tests/database", "index/postgres"]),
     ("hyper::client::", &["proxy/upstream"]),
     ("hyper_util::client::legacy;", &["client/transport", "client/error"]),
     ("prometheus_client", &["telemetry"]),

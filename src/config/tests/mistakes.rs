@@ -17,7 +17,7 @@ fn check_mistakes(sources: &Sources, expected: &[&str]) {
 
 /// The mistakes of a file that gives the upstream in its first line.
 #[track_caller]
-fn check_file(text: &str, expected: &[&str]) {
+pub(super) fn check_file(text: &str, expected: &[&str]) {
     check_mistakes(&from_file(&format!("upstream = \"https://registry.example\"\n{text}")), expected);
 }
 

@@ -183,6 +183,7 @@ fn every_setting_reaches_its_field() {
         notifications: NotificationsConfig::default(),
         sweep: SweepConfig { interval: Duration::from_secs(24 * 3600), rate: 21 },
         index: IndexConfig {
+            database: None,
             cache_bytes: 1 << 30,
             flush_interval: Duration::from_millis(10),
             segment_bytes: 1 << 16,
