@@ -1,8 +1,9 @@
 //! A PostgreSQL of a test's own: its server on a free port of 127.0.0.1, a database and a role for refshim, and what
 //! may happen to a server.
 //!
-//! Uses nothing else of the tests, so that the unit tests of the index can include it by path. PostgreSQL refuses to
-//! run as root: for root, its programs run as the user `postgres` of the Debian package.
+//! Uses nothing else of the tests, so that the unit tests of the index can include it by path (with `dead_code` and
+//! `unused_imports` allowed, as far as they do not use it all). PostgreSQL refuses to run as root: for root, its
+//! programs run as the user `postgres` of the Debian package.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -196,7 +197,8 @@ impl Postgres {
         });
     }
 
-    /// Stops all of its processes where they are: connections stay open, and nothing is answered.
+    /// Stops all of its processes where they are: connections stay open, new ones are taken by the kernel, and nothing
+    /// is answered. [`Postgres::kill9`] ends a paused server, the other ends want [`Postgres::resume`] first.
     pub(crate) fn pause(&self) {
         self.process.pause();
     }

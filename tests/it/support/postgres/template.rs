@@ -141,11 +141,14 @@ fn make(template: &Path) {
     fs::rename(&unfinished, template).unwrap();
 }
 
-/// A statement a line, as single-user mode reads them.
+/// A statement a line, as single-user mode reads them. Without `template0` there is a quarter less to copy, and to
+/// sync at the first start after a kill.
 fn statements() -> String {
     format!(
         "CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'\n\
          CREATE DATABASE {ROLE} OWNER {ROLE}\n\
-         ALTER ROLE postgres SET default_transaction_read_only = off\n"
+         ALTER ROLE postgres SET default_transaction_read_only = off\n\
+         ALTER DATABASE template0 IS_TEMPLATE false\n\
+         DROP DATABASE template0\n"
     )
 }
