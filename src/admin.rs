@@ -94,9 +94,9 @@ impl Admin {
                 self.background.notifications.measure();
                 self.background.tags.measure();
                 for upstream in self.jobs.desk.upstreams() {
-                    self.metrics.covered(&upstream.name, upstream.number(), &self.index);
+                    self.metrics.covered(&upstream.name, upstream.number(), &self.index).await;
                 }
-                metrics(self.metrics.render(&self.index.statistics(), &self.index.state()))
+                metrics(self.metrics.render(self.index.statistics().as_ref(), &self.index.state()))
             }
             _ => text(StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n".to_owned()),
         }
@@ -155,7 +155,7 @@ impl Admin {
             IndexState::Ready => Ok(()),
             IndexState::Opening => Err("being opened".to_owned()),
             IndexState::Rebuilding(reason) => Err(format!("being rebuilt from the journal: {reason}")),
-            IndexState::Damaged(reason) => Err(reason),
+            IndexState::Unreachable(reason) | IndexState::Damaged(reason) => Err(reason),
             IndexState::Closed => Err("closed".to_owned()),
         }
     }

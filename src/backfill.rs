@@ -157,21 +157,21 @@ pub struct Reason {
 }
 
 impl Backfill {
-    /// A run that records into `index`; what earlier ones read is in `data_dir`.
+    /// A run that records into `index` and begins now, by the index's time; what earlier ones read is in `data_dir`.
     ///
     /// # Errors
     /// That cannot be read or written.
     pub fn new(
         plan: Plan,
         client: Client,
-        index: Index,
+        (index, began): (Index, Timestamp),
         reader: ManifestReader,
         data_dir: &Path,
     ) -> Result<Self, LedgerError> {
-        let journal = index.journal().unwrap_or_default();
+        let journal = index.identity().unwrap_or_default();
         let ledger = Ledger::open(data_dir, plan.upstream, &journal, plan.mode == Mode::ReadAgain)?;
         let requests = Semaphore::new(plan.jobs);
-        let (counts, gaps, began) = (Counts::default(), Mutex::default(), Timestamp::now());
+        let (counts, gaps) = (Counts::default(), Mutex::default());
         Ok(Self { plan, client, index, reader, ledger, requests, counts, gaps, began })
     }
 
@@ -200,7 +200,7 @@ impl Backfill {
         walks.buffer_unordered(self.plan.jobs).for_each(async |()| self.counts.walked.add(1)).await;
         if are_all && self.gaps().unreadable.is_empty() {
             // Repositories that come later come past refshim, or are told of.
-            self.cover(None);
+            self.cover(None).await;
         }
         self.report()
     }
@@ -211,7 +211,7 @@ impl Backfill {
             Ok(place) => {
                 let repository = Repository { upstream: self.plan.upstream, name: name.clone() };
                 if Walk::new(self, place, repository).whole(is_catalogued).await {
-                    self.cover(Some(&name));
+                    self.cover(Some(&name)).await;
                 }
             }
             Err(error) => {
@@ -220,14 +220,18 @@ impl Backfill {
         }
     }
 
-    fn cover(&self, name: Option<&RepositoryName>) {
+    async fn cover(&self, name: Option<&RepositoryName>) {
         let began = Some(self.began);
         let covered = match self.plan.mode {
             Mode::DryRun => return,
             Mode::Read | Mode::ReadAgain => Covered { backfilled: began, ..Covered::default() },
             Mode::Sweep => Covered { swept: began, ..Covered::default() },
         };
-        self.index.cover(self.plan.upstream, name, covered);
+        if let Err(error) = self.index.cover(self.plan.upstream, name, covered).await {
+            let what =
+                name.map_or_else(|| "the coverage".to_owned(), |name| format!("the coverage of {name}"));
+            let _told = self.fail(what, &error);
+        }
     }
 
     fn fail(&self, what: String, reason: &dyn std::fmt::Display) -> Failed {

@@ -10,211 +10,136 @@
 //!
 //! The index knows neither HTTP nor who may see what.
 //!
-//! There is one engine, `local`. Its operations are the variants of `local::write::Write` and the reads of its
-//! store; an engine for several replicas would stand beside it and make [`Index`] an enum.
+//! There are two engines: [`local`], a journal and sled on this machine's disk, for one process; and [`postgres`], for
+//! several replicas. What a write makes of a referrer is decided in one place for both ([`decision`]), and one suite of
+//! tests runs on both.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 mod coverage;
 mod decision;
 mod error;
+mod lease;
 mod local;
 mod page;
+mod postgres;
+mod put;
 mod record;
+mod referrer;
 mod referrer_state;
+mod settings;
+mod status;
 
-pub use coverage::{Coverage, Covered};
+pub use coverage::{Coverage, CoverageList, Covered};
 pub use error::{OpenError, ProbeError, ReadError, WriteError};
+pub use lease::Lease;
 #[cfg(any(test, fuzzing))]
 pub(crate) use local::fuzzing;
 pub use local::maintenance;
 pub use page::{Entry, InvalidOrder, KnownReferrer, Order, Page, RepositoryPage, Scan, Version};
+pub use put::PutInFlight;
+pub use referrer::{Observation, Referrer, Removed, Repository};
+pub use settings::IndexSettings;
+pub use status::{IndexState, Statistics};
 
-use crate::config::Config;
-use crate::oci::{Digest, Link, RepositoryName};
+use crate::oci::{Digest, RepositoryName};
 use local::Local;
 use local::in_progress::ReadMark;
 use local::journal::format::Identity;
 use local::sled::Store;
-use local::write::{Put, Write};
+use local::write::Write;
+use postgres::Postgres;
+use put::{InFlight, LocalPut};
 use record::ReferrerKey;
-
-/// Where the index is kept, and its limits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IndexSettings {
-    /// The data directory, with the journal and sled.
-    pub data_dir: PathBuf,
-    /// Capacity of sled's cache.
-    pub cache_bytes: u64,
-    /// How often sled writes its changes to disk. After a crash, the journal is read from there on.
-    pub flush_interval: Duration,
-    /// Length at which a segment of the journal is full.
-    pub segment_bytes: u64,
-    /// Bytes by which the journal grows before it is compacted, or twice the length of the last snapshot if that
-    /// is more.
-    pub compact_bytes: u64,
-    /// Maximum number of referrers in a repository; exceeded slightly by writes at the same time.
-    pub repository_referrers: u64,
-    /// Timeout of a read or write, waiting included.
-    pub timeout: Duration,
-    /// How long the upstream must have answered nothing but 404 for a referrer before it is forgotten.
-    pub forget_after: Duration,
-}
-
-impl IndexSettings {
-    /// The settings of a configuration.
-    #[must_use]
-    pub fn of(config: &Config) -> Self {
-        Self {
-            data_dir: config.data_dir.clone(),
-            cache_bytes: config.index.cache_bytes,
-            flush_interval: config.index.flush_interval,
-            segment_bytes: config.index.segment_bytes,
-            compact_bytes: config.index.compact_bytes,
-            repository_referrers: config.limits.repository_referrers as u64,
-            timeout: config.timeouts.index,
-            forget_after: config.index.forget_after,
-        }
-    }
-}
-
-/// A repository of one upstream. Links are scoped to it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Repository {
-    /// The upstream's number in the index.
-    pub upstream: u32,
-    /// Its name in the upstream.
-    pub name: RepositoryName,
-}
-
-/// A manifest that refers to others.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Referrer {
-    /// Its digest.
-    pub digest: Digest,
-    /// Its descriptor as JSON, in the form in which queries send it.
-    pub descriptor: String,
-    /// Its links; each (subject, kind) once.
-    pub links: Vec<Link>,
-}
-
-/// A referrer that was found in the upstream, rather than pushed through refshim.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Observation {
-    /// The referrer. Without links it only says that the upstream has the manifest, and how it serves it.
-    pub referrer: Referrer,
-    /// Whether only another manifest tells of it. Then the upstream has to be asked for it, and its own descriptor
-    /// is preferred once it is known.
-    pub claimed: bool,
-}
-
-/// Whether queries are answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IndexState {
-    /// Not yet: sled is being opened or built. Writes are accepted.
-    Opening,
-    /// Yes.
-    Ready,
-    /// No: sled failed for this reason and is being rebuilt from the journal, with retries. Writes are accepted.
-    Rebuilding(String),
-    /// No, for this reason, until an operator repairs it.
-    Damaged(String),
-    /// No, the index was closed.
-    Closed,
-}
-
-/// The result of a removal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removed {
-    /// The referrer was removed.
-    Gone,
-    /// It is pending instead: it was changed since it was seen, is being PUT, or was not absent for long enough.
-    Doubted,
-    /// It was not in the index.
-    Unknown,
-}
-
-/// The index in numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Statistics {
-    /// Referrers, the pending ones included.
-    pub referrers: u64,
-    /// Links; several kinds from one referrer to one subject count once.
-    pub links: u64,
-    /// Pending referrers.
-    pub pending: u64,
-    /// Referrers that are being PUT.
-    pub in_flight: u64,
-    /// Length of the journal.
-    pub journal_bytes: u64,
-    /// Group commits since the start, each with one sync.
-    pub commits: u64,
-    /// Records written since the start.
-    pub records: u64,
-    /// Compactions since the start.
-    pub compactions: u64,
-}
 
 /// The index. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Index {
-    engine: Arc<Local>,
+    engine: Engine,
 }
 
-/// A PUT that was recorded before its manifest goes upstream. If it is dropped, the outcome is unknown: the referrer
-/// becomes pending, so that the upstream is asked for it before it is listed.
-#[derive(Debug)]
-#[must_use = "dropped, the outcome of the PUT is unknown"]
-pub struct PutInFlight {
-    engine: Arc<Local>,
-    /// None once the outcome is reported.
-    put: Option<Put>,
+#[derive(Clone, Debug)]
+enum Engine {
+    Local(Arc<Local>),
+    Postgres(Arc<Postgres>),
 }
 
 /// A read from the upstream in progress. A deletion during one marks it, and what it read is recorded as pending.
 #[derive(Clone, Debug)]
-pub struct UpstreamRead(Arc<ReadMark>);
+pub struct UpstreamRead(Reading);
+
+#[derive(Clone, Debug)]
+enum Reading {
+    Local(Arc<ReadMark>),
+    Postgres(postgres::Reading),
+}
 
 impl Index {
-    /// Opens the index. Writes are accepted from now on; queries once sled is opened in the background.
+    /// Opens the index. Writes are accepted from now on; queries once sled is opened in the background. A database is
+    /// connected to in the background.
     ///
-    /// A damaged journal is not an error here: [`Index::state`] reports it, and all that does not need the index
-    /// works.
+    /// A damaged journal, or a database that is away, is not an error here: [`Index::state`] reports it, and all that
+    /// does not need the index works.
+    ///
+    /// # Panics
+    /// With a database, outside of a runtime.
     pub fn open(settings: IndexSettings) -> Result<Self, OpenError> {
-        Ok(Self { engine: Arc::new(Local::open(settings)?) })
+        let engine = match &settings.database {
+            None => Engine::Local(Arc::new(Local::open(settings)?)),
+            Some(database) => {
+                let opened = Postgres::open(&settings, database);
+                Engine::Postgres(opened.map_err(|error| OpenError::Database(error.to_string()))?)
+            }
+        };
+        Ok(Self { engine })
     }
 
     /// Whether queries are answered.
     #[must_use]
     pub fn state(&self) -> IndexState {
-        self.engine.shared.state()
+        match &self.engine {
+            Engine::Local(engine) => engine.shared.state(),
+            Engine::Postgres(engine) => engine.state(),
+        }
     }
 
     /// Waits until the index is neither [`IndexState::Opening`] nor [`IndexState::Rebuilding`].
     pub async fn opened(&self) {
-        self.engine.shared.opened().await;
+        match &self.engine {
+            Engine::Local(engine) => engine.shared.opened().await,
+            Engine::Postgres(engine) => engine.opened().await,
+        }
     }
 
-    /// Why writes are rejected, if they are. They are accepted again as soon as the disk takes them, unless the
-    /// journal is damaged or the thread that writes it ended; then this says what to do.
+    /// Why writes are rejected, if they are. They are accepted again as soon as the disk or the database takes them,
+    /// unless the journal is damaged or the thread that writes it ended; then this says what to do.
     #[must_use]
     pub fn write_failure(&self) -> Option<String> {
-        self.engine.shared.write_failure()
+        match &self.engine {
+            Engine::Local(engine) => engine.shared.write_failure(),
+            Engine::Postgres(engine) => engine.write_failure(),
+        }
     }
 
     /// How many failures there were so far. A result of [`Index::probe`] is valid only as long as this is the same.
     #[must_use]
     pub fn failures(&self) -> u64 {
-        self.engine.shared.failures()
+        match &self.engine {
+            Engine::Local(engine) => engine.shared.failures(),
+            Engine::Postgres(engine) => engine.failures(),
+        }
     }
 
     /// Records a PUT before its manifest goes upstream. An unknown referrer becomes pending. Of a confirmed one only
     /// the version changes: whoever PUTs may have no right to.
     pub async fn begin(&self, repository: Repository, referrer: Referrer) -> Result<PutInFlight, WriteError> {
-        let put = self.engine.write(|reply| Write::Begin { repository, referrer, reply }).await?;
-        Ok(PutInFlight { engine: Arc::clone(&self.engine), put: Some(put) })
+        Ok(PutInFlight(match &self.engine {
+            Engine::Local(engine) => {
+                let put = engine.write(|reply| Write::Begin { repository, referrer, reply }).await?;
+                InFlight::Local(LocalPut { engine: Arc::clone(engine), put: Some(put) })
+            }
+            Engine::Postgres(engine) => InFlight::Postgres(engine.begin(repository, referrer).await?),
+        }))
     }
 
     /// The version of a referrer, for [`Index::remove`].
@@ -224,8 +149,13 @@ impl Index {
         referrer: &Digest,
     ) -> Result<Option<Version>, ReadError> {
         let key = ReferrerKey { repository: repository.clone(), digest: referrer.clone() };
-        let state = self.engine.read(move |store| store.referrer_state(&key)).await?;
-        Ok(state.map(|state| state.version))
+        match &self.engine {
+            Engine::Local(engine) => {
+                let state = engine.read(move |store| store.referrer_state(&key)).await?;
+                Ok(state.map(|state| state.version))
+            }
+            Engine::Postgres(engine) => engine.version(&key).await,
+        }
     }
 
     /// Records that the upstream serves the referrer as `found`, as read from its bytes. If the version is still the
@@ -237,7 +167,12 @@ impl Index {
         seen: Version,
         found: Referrer,
     ) -> Result<(), WriteError> {
-        self.engine.write(|reply| Write::Settle { repository, seen, found, reply }).await
+        match &self.engine {
+            Engine::Local(engine) => {
+                engine.write(|reply| Write::Settle { repository, seen, found, reply }).await
+            }
+            Engine::Postgres(engine) => engine.settle(repository, seen, &found).await,
+        }
     }
 
     /// Records that the upstream answered 404 for the referrer to a caller who was shown to be able to read the
@@ -251,19 +186,30 @@ impl Index {
         seen: Version,
     ) -> Result<Removed, WriteError> {
         let key = ReferrerKey { repository, digest: referrer };
-        self.engine.write(|reply| Write::Absent { key, seen, reply }).await
+        match &self.engine {
+            Engine::Local(engine) => engine.write(|reply| Write::Absent { key, seen, reply }).await,
+            Engine::Postgres(engine) => engine.absent(&key, seen).await,
+        }
     }
 
     /// Makes the referrer pending: some client was answered 404 for it, which proves little. Costs only a look-up
     /// if it is pending already, or unknown.
     pub async fn doubt(&self, repository: Repository, referrer: Digest) -> Result<(), WriteError> {
-        self.engine.doubt(ReferrerKey { repository, digest: referrer }).await
+        let key = ReferrerKey { repository, digest: referrer };
+        match &self.engine {
+            Engine::Local(engine) => engine.doubt(key).await,
+            Engine::Postgres(engine) => engine.doubt(&key).await,
+        }
     }
 
     /// Makes the referrer pending and a claim, which is not listed while the upstream cannot be asked: a client that
     /// wanted it deleted was answered 404.
     pub async fn disown(&self, repository: Repository, referrer: Digest) -> Result<(), WriteError> {
-        self.engine.disown(ReferrerKey { repository, digest: referrer }).await
+        let key = ReferrerKey { repository, digest: referrer };
+        match &self.engine {
+            Engine::Local(engine) => engine.disown(key).await,
+            Engine::Postgres(engine) => engine.disown(&key).await,
+        }
     }
 
     /// Removes a referrer that the upstream has deleted, if its version is still `seen` and it is not being PUT;
@@ -275,14 +221,19 @@ impl Index {
         seen: Version,
     ) -> Result<Removed, WriteError> {
         let key = ReferrerKey { repository, digest: referrer };
-        self.engine.write(|reply| Write::Remove { key, seen, reply }).await
+        match &self.engine {
+            Engine::Local(engine) => engine.write(|reply| Write::Remove { key, seen, reply }).await,
+            Engine::Postgres(engine) => engine.remove(&key, seen).await,
+        }
     }
 
     /// Begins a read of the repository from the upstream. Called before the upstream is asked, so that a deletion in
-    /// between is not overlooked.
-    #[must_use]
-    pub fn begin_read(&self, repository: Repository) -> UpstreamRead {
-        UpstreamRead(Arc::new(self.engine.begin_read(repository)))
+    /// between is not overlooked. Never fails: if the database cannot be asked, what is read is recorded as pending.
+    pub async fn begin_read(&self, repository: Repository) -> UpstreamRead {
+        UpstreamRead(match &self.engine {
+            Engine::Local(engine) => Reading::Local(Arc::new(engine.begin_read(repository))),
+            Engine::Postgres(engine) => Reading::Postgres(engine.begin_read(repository).await),
+        })
     }
 
     /// Records what the read found, in this order; what is known already costs no record. All of it becomes pending
@@ -292,13 +243,25 @@ impl Index {
         read: &UpstreamRead,
         observations: Vec<Observation>,
     ) -> Result<(), WriteError> {
-        let read = Arc::clone(&read.0);
-        self.engine.write(|reply| Write::Observe { read, observations, reply }).await
+        match (&self.engine, &read.0) {
+            (Engine::Local(engine), Reading::Local(read)) => {
+                let read = Arc::clone(read);
+                engine.write(|reply| Write::Observe { read, observations, reply }).await
+            }
+            (Engine::Postgres(engine), Reading::Postgres(read)) => engine.observe(read, &observations).await,
+            // The read is another index's: nobody does that.
+            (Engine::Local(_), Reading::Postgres(_)) | (Engine::Postgres(_), Reading::Local(_)) => {
+                Err(WriteError::Failed)
+            }
+        }
     }
 
     /// Whether a repository may have more referrers; also true while they cannot be counted.
     pub async fn has_room(&self, repository: &Repository) -> bool {
-        self.engine.has_room(repository.clone()).await
+        match &self.engine {
+            Engine::Local(engine) => engine.has_room(repository.clone()).await,
+            Engine::Postgres(engine) => engine.has_room(repository).await,
+        }
     }
 
     /// The repositories of an upstream in which something refers to `subject`, by name; pending referrers count.
@@ -307,7 +270,10 @@ impl Index {
         upstream: u32,
         subject: Digest,
     ) -> Result<Vec<RepositoryName>, ReadError> {
-        self.engine.read(move |store| store.repositories(upstream, &subject)).await
+        match &self.engine {
+            Engine::Local(engine) => engine.read(move |store| store.repositories(upstream, &subject)).await,
+            Engine::Postgres(engine) => engine.repositories(upstream, &subject).await,
+        }
     }
 
     /// One page of the referrers of `subject`. Costs as much as the entries looked at, however large the index is.
@@ -317,7 +283,12 @@ impl Index {
         subject: Digest,
         scan: Scan,
     ) -> Result<Page, ReadError> {
-        self.engine.read(move |store| store.referrers(&repository, &subject, &scan)).await
+        match &self.engine {
+            Engine::Local(engine) => {
+                engine.read(move |store| store.referrers(&repository, &subject, &scan)).await
+            }
+            Engine::Postgres(engine) => engine.referrers(&repository, &subject, &scan).await,
+        }
     }
 
     /// At most `max` repositories of an upstream that have referrers, those after `after` in an order that stays the
@@ -328,7 +299,12 @@ impl Index {
         after: Option<RepositoryName>,
         max: usize,
     ) -> Result<Vec<RepositoryName>, ReadError> {
-        self.engine.read(move |store| store.referring_repositories(upstream, after, max)).await
+        match &self.engine {
+            Engine::Local(engine) => {
+                engine.read(move |store| store.referring_repositories(upstream, after, max)).await
+            }
+            Engine::Postgres(engine) => engine.referring_repositories(upstream, after, max).await,
+        }
     }
 
     /// At most `max` referrers in a repository with all their links, by digest, those after `after`. What is recorded
@@ -339,52 +315,50 @@ impl Index {
         after: Option<Digest>,
         max: usize,
     ) -> Result<RepositoryPage, ReadError> {
-        self.engine.read(move |store| store.referrers_by_digest(&repository, after, max)).await
+        match &self.engine {
+            Engine::Local(engine) => {
+                engine.read(move |store| store.referrers_by_digest(&repository, after, max)).await
+            }
+            Engine::Postgres(engine) => engine.referrers_in(&repository, after.as_ref(), max).await,
+        }
     }
 
-    /// The name of its journal, which another one (a dump that was loaded) does not have. `None` if it is damaged.
+    /// A name that no other index has: that of its journal, or one that the database was given with its schema. `None`
+    /// if the journal is damaged, or the database was not reached yet.
     #[must_use]
-    pub fn journal(&self) -> Option<String> {
-        self.engine.journal.map(Identity::name)
+    pub fn identity(&self) -> Option<String> {
+        match &self.engine {
+            Engine::Local(engine) => engine.journal.map(Identity::name),
+            Engine::Postgres(engine) => engine.identity(),
+        }
     }
 
-    /// Proves that the index can be read and the journal written and synced. Costs a sync.
+    /// Proves that the index can be read and written. Costs a sync.
     pub async fn probe(&self) -> Result<(), ProbeError> {
-        self.engine.read(Store::probe).await?;
-        Ok(self.engine.write(|reply| Write::Probe { reply }).await?)
+        match &self.engine {
+            Engine::Local(engine) => {
+                engine.read(Store::probe).await?;
+                engine.write(|reply| Write::Probe { reply }).await?;
+            }
+            Engine::Postgres(engine) => engine.probe().await?,
+        }
+        Ok(())
     }
 
-    /// The index in numbers, from memory.
+    /// The index in numbers, from memory; nothing of one in a database, where counting would cost more than it says.
     #[must_use]
-    pub fn statistics(&self) -> Statistics {
-        self.engine.shared.statistics()
+    pub fn statistics(&self) -> Option<Statistics> {
+        match &self.engine {
+            Engine::Local(engine) => Some(engine.shared.statistics()),
+            Engine::Postgres(_) => None,
+        }
     }
 
     /// Ends reading and writing, flushes sled and ends the threads.
     pub async fn close(&self) {
-        self.engine.close().await;
-    }
-}
-
-impl PutInFlight {
-    /// Records that the upstream accepted the manifest.
-    pub async fn confirm(mut self) -> Result<(), WriteError> {
-        let Some(put) = self.put.take() else { return Ok(()) };
-        self.engine.write(|reply| Write::Confirm { put, reply }).await
-    }
-
-    /// Records that the upstream refused the manifest.
-    pub async fn refuse(mut self) -> Result<(), WriteError> {
-        let Some(put) = self.put.take() else { return Ok(()) };
-        self.engine.write(|reply| Write::Refuse { put, reply }).await
-    }
-}
-
-impl Drop for PutInFlight {
-    fn drop(&mut self) {
-        // Dropping the mark in it asks for a doubt; the committer must be woken to write that.
-        if self.put.take().is_some() {
-            self.engine.wake();
+        match &self.engine {
+            Engine::Local(engine) => engine.close().await,
+            Engine::Postgres(engine) => engine.close().await,
         }
     }
 }

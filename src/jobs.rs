@@ -230,7 +230,8 @@ impl Job {
         if let Some(failure) = index.write_failure() {
             return Err(self.failed(&failure));
         }
-        let run = Backfill::new(plan, place.client, index.clone(), place.reader, &data_dir);
+        let began = index.time().await.map_err(|error| self.failed(&error))?;
+        let run = Backfill::new(plan, place.client, (index.clone(), began), place.reader, &data_dir);
         let run = Arc::new(run.map_err(|error| self.failed(&error))?);
         self.shows(Doing::Backfill(Arc::clone(&run)));
         let are_catalogued = listed.is_none();
@@ -244,7 +245,8 @@ impl Job {
         let catalog: BTreeSet<&RepositoryName> = names.iter().collect();
         let is_whole = !names.is_empty() && known.iter().all(|name| catalog.contains(name));
         let are_all = are_catalogued && self.globs.is_empty() && is_whole;
-        let covered = index.covered(number).map(|(_, covered)| covered).unwrap_or_default();
+        let covered = index.covered(number).await.map_err(|error| self.failed(&error))?;
+        let covered = covered.map(|(_, covered)| covered).unwrap_or_default();
         let was_read = |name: &RepositoryName| {
             let covered = covered.get(&Some(name.clone())).copied().unwrap_or_default();
             let last = covered.backfilled.max(covered.swept);

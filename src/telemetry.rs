@@ -373,14 +373,16 @@ impl Metrics {
 
     /// Renders all metrics in the text format of Prometheus, with the current state of the index.
     #[must_use]
-    pub fn render(&self, index: &Statistics, state: &IndexState) -> String {
+    pub fn render(&self, index: Option<&Statistics>, state: &IndexState) -> String {
         let gauges = &self.all.index;
         let set = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        set(&gauges.referrers, index.referrers);
-        set(&gauges.links, index.links);
-        set(&gauges.pending, index.pending);
-        set(&gauges.journal_bytes, index.journal_bytes);
-        set(&gauges.commits, index.commits);
+        if let Some(index) = index {
+            set(&gauges.referrers, index.referrers);
+            set(&gauges.links, index.links);
+            set(&gauges.pending, index.pending);
+            set(&gauges.journal_bytes, index.journal_bytes);
+            set(&gauges.commits, index.commits);
+        }
         set(&gauges.ready, u64::from(matches!(state, IndexState::Ready)));
         let mut text = String::new();
         // Writing to a String cannot fail.

@@ -170,7 +170,7 @@ impl<'a> Walk<'a> {
     /// Fetches a manifest and records its links; gives what it holds, or nothing if it is not there.
     async fn read(&self, item: &Item) -> std::result::Result<Option<Contents>, Failed> {
         // Before it is fetched: a deletion that comes in between must not be overlooked.
-        let watch = self.run.index.begin_read(self.repository.clone());
+        let watch = self.run.index.begin_read(self.repository.clone()).await;
         // By its digest also where a tag led to it: the bytes are verified, and the ledger says that these were read.
         let digest = TagOrDigest::Digest(item.digest.clone());
         let manifest = match self.asking(self.place.find_manifest(&digest)).await {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 
-use super::{Index, Repository};
+use super::postgres::CoverageChange;
+use super::{Engine, Index, ReadError, Repository, WriteError};
 use crate::oci::RepositoryName;
 
 /// How far the index knows a repository.
@@ -48,45 +49,88 @@ impl Covered {
     }
 }
 
+/// Since when an upstream is recorded, and what is known of all of it (under no name) and of its repositories.
+pub type CoverageList = (Timestamp, BTreeMap<Option<RepositoryName>, Covered>);
+
 impl Index {
+    /// The time by which the coverage is measured: this machine's, or the database's. A backfill asks for it before it
+    /// begins.
+    pub async fn time(&self) -> Result<Timestamp, ReadError> {
+        match &self.engine {
+            Engine::Local(_) => Ok(Timestamp::now()),
+            Engine::Postgres(engine) => engine.time().await,
+        }
+    }
+
     /// From now on, what is pushed to this upstream is recorded; nothing changes if it was already.
     pub fn begin_coverage(&self, upstream: u32) {
-        self.engine.coverage.begin(upstream);
+        match &self.engine {
+            Engine::Local(engine) => engine.coverage.begin(upstream),
+            Engine::Postgres(engine) => engine.change_coverage(CoverageChange::Begin { upstream }),
+        }
     }
 
     /// What is pushed to this upstream is not recorded any more: whatever is known of its coverage is void.
     pub fn void_coverage(&self, upstream: u32) {
-        self.engine.coverage.void(upstream);
+        match &self.engine {
+            Engine::Local(engine) => engine.coverage.void(upstream),
+            Engine::Postgres(engine) => engine.change_coverage(CoverageChange::Void { upstream }),
+        }
     }
 
     /// Something that was pushed to this upstream until now is not recorded: what was known of its coverage is void.
     pub async fn restart_coverage(&self, upstream: u32) {
-        let engine = Arc::clone(&self.engine);
-        // It waits for the disk. Fails only if the runtime ends.
-        let _restarted = spawn_blocking(move || engine.coverage.restart(upstream)).await;
+        match &self.engine {
+            Engine::Local(engine) => {
+                let engine = Arc::clone(engine);
+                // It waits for the disk. Fails only if the runtime ends.
+                let _restarted = spawn_blocking(move || engine.coverage.restart(upstream)).await;
+            }
+            Engine::Postgres(engine) => {
+                engine.change_coverage(CoverageChange::Restart { upstream });
+                engine.work_off().await;
+            }
+        }
     }
 
     /// Adds to what is known of a repository's coverage; without a name, of all in the upstream. Without effect before
     /// [`Index::begin_coverage`].
-    pub fn cover(&self, upstream: u32, name: Option<&RepositoryName>, covered: Covered) {
-        self.engine.coverage.add(upstream, name, covered);
+    pub async fn cover(
+        &self,
+        upstream: u32,
+        name: Option<&RepositoryName>,
+        covered: Covered,
+    ) -> Result<(), WriteError> {
+        match &self.engine {
+            Engine::Local(engine) => {
+                engine.coverage.add(upstream, name, covered);
+                Ok(())
+            }
+            Engine::Postgres(engine) => engine.cover(upstream, name, covered).await,
+        }
     }
 
     /// How far a repository is known.
-    #[must_use]
-    pub fn coverage(&self, repository: &Repository) -> Coverage {
-        self.engine.coverage.of(repository)
+    pub async fn coverage(&self, repository: &Repository) -> Result<Coverage, ReadError> {
+        match &self.engine {
+            Engine::Local(engine) => Ok(engine.coverage.of(repository)),
+            Engine::Postgres(engine) => engine.coverage(repository.upstream, Some(&repository.name)).await,
+        }
     }
 
     /// How far all repositories of an upstream are known, also those that nothing is known of.
-    #[must_use]
-    pub fn coverage_of_all(&self, upstream: u32) -> Coverage {
-        self.engine.coverage.of_all(upstream)
+    pub async fn coverage_of_all(&self, upstream: u32) -> Result<Coverage, ReadError> {
+        match &self.engine {
+            Engine::Local(engine) => Ok(engine.coverage.of_all(upstream)),
+            Engine::Postgres(engine) => engine.coverage(upstream, None).await,
+        }
     }
 
-    /// Since when an upstream is recorded, and what is known of all of it (under no name) and of its repositories.
-    #[must_use]
-    pub fn covered(&self, upstream: u32) -> Option<(Timestamp, BTreeMap<Option<RepositoryName>, Covered>)> {
-        self.engine.coverage.list(upstream)
+    /// What is known of an upstream's coverage; nothing if it is not recorded.
+    pub async fn covered(&self, upstream: u32) -> Result<Option<CoverageList>, ReadError> {
+        match &self.engine {
+            Engine::Local(engine) => Ok(engine.coverage.list(upstream)),
+            Engine::Postgres(engine) => engine.covered(upstream).await,
+        }
     }
 }

@@ -26,6 +26,9 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
+    /// The connection to the database cannot be set up.
+    #[error("the index in the database cannot be opened: {0}")]
+    Database(String),
     /// The system gives no thread.
     #[error("a thread for the index cannot be started: {0}")]
     Thread(#[source] io::Error),
@@ -40,6 +43,9 @@ pub enum ReadError {
     /// It failed and is being rebuilt from the journal; retry later.
     #[error("the index is being rebuilt")]
     Rebuilding,
+    /// The database cannot be used; that is looked at again all the time.
+    #[error("the database of the index cannot be used at the moment")]
+    Unreachable,
     /// The journal is damaged.
     #[error(
         "the index is damaged: the operator of refshim has to restore a backup (refshim index load) or to keep what is \
@@ -63,6 +69,9 @@ pub enum WriteError {
     /// The disk does not take writes at the moment. That is retried in the background.
     #[error("the index cannot be written at the moment")]
     Failed,
+    /// The database cannot be used; that is looked at again all the time.
+    #[error("the database of the index cannot be used at the moment")]
+    Unreachable,
     /// The journal is damaged.
     #[error(
         "the index is damaged: the operator of refshim has to restore a backup (refshim index load) or to keep what is \
@@ -84,6 +93,7 @@ impl From<ReadError> for WriteError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Opening | ReadError::Rebuilding | ReadError::Failed => Self::Failed,
+            ReadError::Unreachable => Self::Unreachable,
             ReadError::Damaged => Self::Damaged,
             ReadError::Slow => Self::Slow,
             ReadError::Closed => Self::Closed,

@@ -239,9 +239,11 @@ impl Local {
     fn ended(&self) -> WriteError {
         match self.shared.state() {
             IndexState::Closed => WriteError::Closed,
-            IndexState::Opening | IndexState::Ready | IndexState::Rebuilding(_) | IndexState::Damaged(_) => {
-                WriteError::Ended
-            }
+            IndexState::Opening
+            | IndexState::Ready
+            | IndexState::Rebuilding(_)
+            | IndexState::Unreachable(_)
+            | IndexState::Damaged(_) => WriteError::Ended,
         }
     }
 
@@ -355,6 +357,7 @@ mod tests {
     async fn a_committer_that_panics_leaves_nobody_waiting() {
         let directory = tempfile::tempdir().unwrap();
         let local = Local::open(IndexSettings {
+            database: None,
             data_dir: directory.path().to_owned(),
             cache_bytes: 1 << 20,
             flush_interval: Duration::from_millis(100),

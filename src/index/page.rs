@@ -37,7 +37,7 @@ pub struct Scan {
     /// Maximum number of claims that the upstream never confirmed: each costs a request to the upstream.
     pub max_claims: usize,
     /// A filter, applied before an entry is counted.
-    pub accepts: Box<dyn Fn(&Entry) -> bool + Send>,
+    pub accepts: Box<dyn Fn(&Entry) -> bool + Send + Sync>,
 }
 
 /// Referrers of a subject, oldest first, the pending ones included.

@@ -1,4 +1,4 @@
-//! The index through its interface alone, on real files.
+//! The index through its interface alone, on real files and in a real PostgreSQL.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
-use crate::oci::{Algorithm, LinkKind};
+use crate::oci::{Algorithm, Link, LinkKind};
 
+mod bench;
 mod claims;
 mod committing;
 mod damage;
@@ -15,95 +16,13 @@ mod history;
 mod maintenance;
 mod model;
 mod racing;
+mod replicas;
+#[allow(dead_code, unused_imports, reason = "the integration tests use the rest")]
+#[path = "../../tests/it/support/postgres.rs"]
+mod server;
 mod walking;
 
-/// An index in a directory of its own that can be closed and opened again.
-struct Bench {
-    directory: tempfile::TempDir,
-    settings: IndexSettings,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let settings = IndexSettings {
-            data_dir: directory.path().join("data"),
-            cache_bytes: 8 << 20,
-            flush_interval: Duration::from_millis(100),
-            segment_bytes: 64 << 20,
-            compact_bytes: 1 << 30,
-            repository_referrers: 1 << 20,
-            timeout: Duration::from_secs(60),
-            forget_after: Duration::from_secs(3600),
-        };
-        Self { directory, settings }
-    }
-
-    /// A copy of all files, as a crash at this moment would leave them.
-    fn after_crash(&self) -> Self {
-        let copy = Self::new();
-        // A compaction may take files away meanwhile.
-        while copy_directory(&self.settings.data_dir, &copy.settings.data_dir).is_err() {
-            fs::remove_dir_all(&copy.settings.data_dir).unwrap();
-        }
-        let settings = IndexSettings { data_dir: copy.settings.data_dir.clone(), ..self.settings.clone() };
-        Self { directory: copy.directory, settings }
-    }
-
-    fn try_open(&self) -> Result<Index, OpenError> {
-        Index::open(self.settings.clone())
-    }
-
-    /// The index, ready.
-    async fn open(&self) -> Index {
-        let index = self.try_open().unwrap();
-        index.opened().await;
-        assert_eq!(index.state(), IndexState::Ready);
-        index
-    }
-
-    fn sled(&self) -> PathBuf {
-        self.settings.data_dir.join("sled")
-    }
-
-    fn journal_files(&self, extension: &str) -> Vec<PathBuf> {
-        let mut files: Vec<_> = files_in(&self.settings.data_dir.join("journal"));
-        files.retain(|path| path.extension().is_some_and(|found| found == extension));
-        files
-    }
-
-    fn last_segment(&self) -> PathBuf {
-        self.journal_files("journal").pop().unwrap()
-    }
-
-    /// How many times sled's directory was set aside, the last time included.
-    fn rebuilds(&self) -> usize {
-        let names = files_in(&self.settings.data_dir);
-        let names = names.iter().filter_map(|path| path.file_name()?.to_str()?.strip_prefix("sled.damaged-"));
-        let numbers: Vec<usize> = names.map(|number| number.parse().unwrap()).collect();
-        assert!(numbers.len() <= 1, "only the newest is kept");
-        numbers.first().copied().unwrap_or(0)
-    }
-}
-
-fn files_in(directory: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    files
-}
-
-fn copy_directory(from: &Path, to: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(to)?;
-    for path in files_in(from) {
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy_directory(&path, &target)?;
-        } else {
-            fs::copy(&path, &target)?;
-        }
-    }
-    Ok(())
-}
+use bench::{Bench, copy_directory, files_in, server_sql};
 
 fn repository(name: &str) -> Repository {
     Repository { upstream: 0, name: name.parse().unwrap() }
@@ -141,6 +60,33 @@ async fn entries(index: &Index, subject: u32) -> Vec<Entry> {
     let page = index.referrers(repository("a"), digest(subject), everything()).await.unwrap();
     assert!(!page.more);
     page.entries
+}
+
+/// All referrers, whatever they refer to.
+async fn everything_known(index: &Index) -> Vec<KnownReferrer> {
+    let mut all = Vec::new();
+    for upstream in 0..3 {
+        for name in index.referring_repositories(upstream, None, 1000).await.unwrap() {
+            let page = index.referrers_in(Repository { upstream, name }, None, 100_000).await.unwrap();
+            all.extend(page.referrers);
+        }
+    }
+    all
+}
+
+/// Numbers of referrers, links and pending referrers.
+async fn counts(index: &Index) -> (usize, usize, usize) {
+    let all = everything_known(index).await;
+    let counts = (
+        all.len(),
+        all.iter().map(|referrer| referrer.links.len()).sum(),
+        all.iter().filter(|referrer| referrer.pending).count(),
+    );
+    if let Some(Statistics { referrers, links, pending, .. }) = index.statistics() {
+        let told = [referrers, links, pending].map(|number| usize::try_from(number).unwrap());
+        assert_eq!(counts, told.into());
+    }
+    counts
 }
 
 /// What a test says of an entry: descriptor, order, pending.
@@ -192,90 +138,97 @@ async fn numbers(index: &Index, subject: u32) -> Vec<(u32, bool)> {
 
 #[tokio::test]
 async fn lists_what_was_put_and_nothing_else() {
-    let bench = Bench::new();
-    let index = bench.open().await;
-    put(&index, 10, &[1, 2]).await;
-    let pending = begin(&index, 11, &[1]).await;
-    index.begin(repository("a/b"), referrer(12, &[1])).await.unwrap().confirm().await.unwrap();
-    let other = Repository { upstream: 1, ..repository("a") };
-    index.begin(other, referrer(13, &[1])).await.unwrap().confirm().await.unwrap();
-    assert_eq!(numbers(&index, 1).await, [(10, false), (11, true)]);
-    assert_eq!(numbers(&index, 2).await, [(10, false)]);
-    assert_eq!(numbers(&index, 3).await, []);
-    let statistics = index.statistics();
-    assert_eq!((statistics.referrers, statistics.links, statistics.pending), (4, 5, 1));
-    assert_eq!(statistics.in_flight, 1);
-    drop(pending);
-    assert_eq!(index.statistics().in_flight, 0);
-    settle(&index, 11, &[1], version(&index, 11).await.unwrap()).await;
-    assert_eq!(numbers(&index, 1).await, [(10, false), (11, false)]);
-    assert_eq!(index.statistics().pending, 0);
+    for bench in Bench::each() {
+        let index = bench.open().await;
+        put(&index, 10, &[1, 2]).await;
+        let pending = begin(&index, 11, &[1]).await;
+        index.begin(repository("a/b"), referrer(12, &[1])).await.unwrap().confirm().await.unwrap();
+        let other = Repository { upstream: 1, ..repository("a") };
+        index.begin(other, referrer(13, &[1])).await.unwrap().confirm().await.unwrap();
+        assert_eq!(numbers(&index, 1).await, [(10, false), (11, true)]);
+        assert_eq!(numbers(&index, 2).await, [(10, false)]);
+        assert_eq!(numbers(&index, 3).await, []);
+        assert_eq!(counts(&index).await, (4, 5, 1));
+        let in_flight = || index.statistics().map(|statistics| statistics.in_flight);
+        assert_eq!(in_flight().unwrap_or(1), 1);
+        drop(pending);
+        assert_eq!(in_flight().unwrap_or(0), 0);
+        index.probe().await.unwrap();
+        settle(&index, 11, &[1], version(&index, 11).await.unwrap()).await;
+        assert_eq!(numbers(&index, 1).await, [(10, false), (11, false)]);
+        assert_eq!(counts(&index).await, (4, 5, 0));
+    }
 }
 
 #[tokio::test]
 async fn tells_the_kinds_of_a_link_and_keeps_what_one_referrer_says_together() {
-    let bench = Bench::new();
-    let index = bench.open().await;
-    let links = vec![link(1, LinkKind::Reference), link(1, LinkKind::Parent), link(2, LinkKind::Parent)];
-    let referrer = Referrer { links, ..referrer(10, &[]) };
-    index.begin(repository("a"), referrer).await.unwrap().confirm().await.unwrap();
-    let of_1 = entries(&index, 1).await;
-    let of_2 = entries(&index, 2).await;
-    assert_eq!(of_1.len(), 1);
-    assert_eq!(of_1[0].kinds.iter().collect::<Vec<_>>(), [LinkKind::Reference, LinkKind::Parent]);
-    assert_eq!(of_1[0].digest, digest(10));
-    assert_eq!(of_2[0], Entry { kinds: LinkKind::Parent.into(), ..of_1[0].clone() });
+    for bench in Bench::each() {
+        let index = bench.open().await;
+        let links = vec![link(1, LinkKind::Reference), link(1, LinkKind::Parent), link(2, LinkKind::Parent)];
+        let referrer = Referrer { links, ..referrer(10, &[]) };
+        index.begin(repository("a"), referrer).await.unwrap().confirm().await.unwrap();
+        let of_1 = entries(&index, 1).await;
+        let of_2 = entries(&index, 2).await;
+        assert_eq!(of_1.len(), 1);
+        assert_eq!(of_1[0].kinds.iter().collect::<Vec<_>>(), [LinkKind::Reference, LinkKind::Parent]);
+        assert_eq!(of_1[0].digest, digest(10));
+        assert_eq!(of_2[0], Entry { kinds: LinkKind::Parent.into(), ..of_1[0].clone() });
+    }
 }
 
 #[tokio::test]
 async fn a_long_descriptor_of_a_manifest_with_many_links_is_listed_as_any_other() {
-    let bench = Bench::new();
-    let index = bench.open().await;
-    let subjects: Vec<u32> = (0..300).collect();
-    let descriptor = format!("\"{}\"", "x".repeat(1 << 20));
-    let long = Referrer { descriptor: descriptor.clone(), ..referrer(1000, &subjects) };
-    index.begin(repository("a"), long).await.unwrap().confirm().await.unwrap();
-    for subject in [0, 299] {
-        assert_eq!(entries(&index, subject).await[0].descriptor, descriptor);
+    for bench in Bench::each() {
+        let index = bench.open().await;
+        let subjects: Vec<u32> = (0..300).collect();
+        let descriptor = format!("\"{}\"", "x".repeat(1 << 20));
+        let long = Referrer { descriptor: descriptor.clone(), ..referrer(1000, &subjects) };
+        index.begin(repository("a"), long).await.unwrap().confirm().await.unwrap();
+        for subject in [0, 299] {
+            assert_eq!(entries(&index, subject).await[0].descriptor, descriptor);
+        }
+        index.close().await;
+        drop(index);
+        assert_eq!(entries(&bench.open().await, 150).await[0].descriptor, descriptor);
+        assert_eq!(bench.rebuilds(), 0);
     }
-    index.close().await;
-    drop(index);
-    assert_eq!(entries(&bench.open().await, 150).await[0].descriptor, descriptor);
-    assert_eq!(bench.rebuilds(), 0);
 }
 
 #[tokio::test]
 async fn pages_end_by_entries_and_by_bytes() {
-    let bench = Bench::new();
-    let index = bench.open().await;
-    for n in 100..110 {
-        put(&index, n, &[1]).await;
-    }
-    let orders: Vec<_> = entries(&index, 1).await.iter().map(|entry| entry.order).collect();
-    assert!(orders.is_sorted());
-    let length = descriptor(100).len() + 1;
-    let check = async |after: Option<usize>, max_entries, max_bytes, expected: std::ops::Range<u32>, more| {
-        let scan = Scan { after: after.map(|place| orders[place]), max_entries, max_bytes, ..everything() };
-        let page = index.referrers(repository("a"), digest(1), scan).await.unwrap();
-        let found: Vec<_> = page.entries.into_iter().map(|entry| entry.descriptor).collect();
-        assert_eq!((found, page.more), (expected.map(descriptor).collect(), more));
-    };
-    check(None, 10, usize::MAX, 100..110, false).await;
-    check(None, 9, usize::MAX, 100..109, true).await;
-    check(Some(8), 9, usize::MAX, 109..110, false).await;
-    check(Some(9), 9, usize::MAX, 0..0, false).await;
-    check(None, 100, 3 * length, 100..103, true).await;
-    check(None, 100, 3 * length - 1, 100..102, true).await;
-    check(Some(6), 100, 3 * length, 107..110, false).await;
-    check(None, 100, 0, 100..101, true).await;
-    check(None, 0, usize::MAX, 0..0, true).await;
+    for bench in Bench::each() {
+        let index = bench.open().await;
+        for n in 100..110 {
+            put(&index, n, &[1]).await;
+        }
+        let orders: Vec<_> = entries(&index, 1).await.iter().map(|entry| entry.order).collect();
+        assert!(orders.is_sorted());
+        let length = descriptor(100).len() + 1;
+        let check =
+            async |after: Option<usize>, max_entries, max_bytes, expected: std::ops::Range<u32>, more| {
+                let scan =
+                    Scan { after: after.map(|place| orders[place]), max_entries, max_bytes, ..everything() };
+                let page = index.referrers(repository("a"), digest(1), scan).await.unwrap();
+                let found: Vec<_> = page.entries.into_iter().map(|entry| entry.descriptor).collect();
+                assert_eq!((found, page.more), (expected.map(descriptor).collect(), more));
+            };
+        check(None, 10, usize::MAX, 100..110, false).await;
+        check(None, 9, usize::MAX, 100..109, true).await;
+        check(Some(8), 9, usize::MAX, 109..110, false).await;
+        check(Some(9), 9, usize::MAX, 0..0, false).await;
+        check(None, 100, 3 * length, 100..103, true).await;
+        check(None, 100, 3 * length - 1, 100..102, true).await;
+        check(Some(6), 100, 3 * length, 107..110, false).await;
+        check(None, 100, 0, 100..101, true).await;
+        check(None, 0, usize::MAX, 0..0, true).await;
 
-    let even = |entry: &Entry| entry.order.0.is_multiple_of(2);
-    let expected: Vec<_> = orders.iter().copied().filter(|order| order.0.is_multiple_of(2)).collect();
-    let scan = Scan { max_entries: expected.len(), accepts: Box::new(even), ..everything() };
-    let page = index.referrers(repository("a"), digest(1), scan).await.unwrap();
-    let found: Vec<_> = page.entries.iter().map(|entry| entry.order).collect();
-    assert_eq!((found, page.more), (expected, false));
+        let even = |entry: &Entry| entry.order.0.is_multiple_of(2);
+        let expected: Vec<_> = orders.iter().copied().filter(|order| order.0.is_multiple_of(2)).collect();
+        let scan = Scan { max_entries: expected.len(), accepts: Box::new(even), ..everything() };
+        let page = index.referrers(repository("a"), digest(1), scan).await.unwrap();
+        let found: Vec<_> = page.entries.iter().map(|entry| entry.order).collect();
+        assert_eq!((found, page.more), (expected, false));
+    }
 }
 
 #[tokio::test]
@@ -295,17 +248,18 @@ async fn a_second_opener_is_refused() {
 
 #[tokio::test]
 async fn a_closed_index_says_so() {
-    let bench = Bench::new();
-    let index = bench.open().await;
-    index.probe().await.unwrap();
-    let pending = begin(&index, 10, &[1]).await;
-    index.close().await;
-    index.close().await;
-    assert_eq!(index.state(), IndexState::Closed);
-    assert_eq!(pending.confirm().await, Err(WriteError::Closed));
-    let read = index.referrers(repository("a"), digest(1), everything()).await;
-    assert_eq!(read, Err(ReadError::Closed));
-    assert_eq!(index.probe().await, Err(ProbeError::Read(ReadError::Closed)));
+    for bench in Bench::each() {
+        let index = bench.open().await;
+        index.probe().await.unwrap();
+        let pending = begin(&index, 10, &[1]).await;
+        index.close().await;
+        index.close().await;
+        assert_eq!(index.state(), IndexState::Closed);
+        assert_eq!(pending.confirm().await, Err(WriteError::Closed));
+        let read = index.referrers(repository("a"), digest(1), everything()).await;
+        assert_eq!(read, Err(ReadError::Closed));
+        assert_eq!(index.probe().await, Err(ProbeError::Read(ReadError::Closed)));
+    }
 }
 
 #[tokio::test]

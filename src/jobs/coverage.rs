@@ -50,8 +50,9 @@ impl Known {
 /// The index cannot be read.
 pub async fn coverage(index: &Index, upstream: &UpstreamConfig) -> Result<UpstreamCoverage, ReadError> {
     let number = upstream.number();
+    let covered = index.covered(number).await?;
     let (since, mut covered) =
-        index.covered(number).map_or((None, BTreeMap::new()), |(since, covered)| (Some(since), covered));
+        covered.map_or((None, BTreeMap::new()), |(since, covered)| (Some(since), covered));
     let whole = Known::of(covered.remove(&None).unwrap_or_default(), false);
     let mut repositories = BTreeMap::new();
     // Also those that hold links and that nobody ever read.

@@ -149,6 +149,13 @@ impl Desk {
         jobs.get(&(upstream.number(), true)).filter(|sweep| !sweep.was_stopped()).map(Given::state)
     }
 
+    /// Ends the sweep of an upstream.
+    pub(super) fn end_sweep(&self, upstream: &UpstreamConfig) {
+        if let Some(sweep) = self.lock().get(&(upstream.number(), true)) {
+            sweep.task.abort();
+        }
+    }
+
     /// Ends the job of an upstream; whether there was one. What it did stays done.
     ///
     /// # Errors

@@ -1,23 +1,25 @@
 //! Sweeps each upstream again and again: finds what was pushed past refshim, and doubts what vanished. One at a time
-//! for an upstream, and after everything that an operator wants of it.
+//! for an upstream, also where several replicas share an index, and after everything that an operator wants of it.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{Desk, JobSpec, Refused, State, Task};
 use crate::backfill::{Mode, Report};
 use crate::client::Result;
 use crate::config::{SweepConfig, UpstreamConfig};
-use crate::index::Index;
+use crate::index::{Index, Lease};
 use crate::telemetry::{Metrics, Swept};
 
 /// How often it is looked whether one has ended, or may begin.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a replica that was killed keeps the others from sweeping.
+const TURN: Duration = Duration::from_secs(30);
 /// After the start: whoever starts refshim has something else to look at first.
 const FIRST: Duration = Duration::from_secs(2);
 
@@ -36,15 +38,36 @@ pub async fn sweep(
     }
     let sweeping = async {
         sleep(FIRST).await;
-        let covered = index.covered(upstream.number()).map(|(_, covered)| covered).unwrap_or_default();
-        let mut last = covered.get(&None).and_then(|whole| whole.swept);
+        let turn = index.lease(format!("sweep of the upstream {}", upstream.number()));
+        let mut last = None;
         loop {
             // By the clock on the wall: a machine that slept has missed what was pushed meanwhile.
-            if last.is_none_or(|last| Timestamp::now().duration_since(last) >= interval) {
-                let began = Timestamp::now();
-                if let Some(outcome) = one(&desk, &upstream, &settings).await {
-                    tell(&upstream, &outcome, &metrics);
-                    last = Some(began);
+            let is_due = |last: Option<Timestamp>| {
+                last.is_none_or(|last| Timestamp::now().duration_since(last) >= interval)
+            };
+            // Only then is asked what other replicas, or this one before it was started, have done.
+            if is_due(last) && turn.take(TURN).await.unwrap_or(false) {
+                last = last_sweep(&index, &upstream).await.max(last);
+                if is_due(last) {
+                    let began = Timestamp::now();
+                    let swept = tokio::select! {
+                        swept = one(&desk, &upstream, &settings) => swept,
+                        () = keep(&turn) => {
+                            desk.end_sweep(&upstream);
+                            None
+                        }
+                    };
+                    if let Some(outcome) = swept {
+                        tell(&upstream, &outcome, &metrics);
+                        last = Some(began);
+                        // The others' turn comes with the next one, also if this one could not read everything.
+                        let rest =
+                            began.saturating_add(interval).unwrap_or(began).duration_since(Timestamp::now());
+                        let rest = Duration::try_from(rest).unwrap_or_default();
+                        turn.take(rest).await.ok();
+                    } else {
+                        turn.give_back().await.ok();
+                    }
                 }
             }
             sleep(LOOK).await;
@@ -53,6 +76,27 @@ pub async fn sweep(
     tokio::select! {
         () = sweeping => {}
         () = ending.cancelled() => {}
+    }
+}
+
+/// When the last sweep that read all of the registry began.
+async fn last_sweep(index: &Index, upstream: &UpstreamConfig) -> Option<Timestamp> {
+    let (_, covered) = index.covered(upstream.number()).await.ok()??;
+    covered.get(&None).and_then(|whole| whole.swept)
+}
+
+/// Renews the lease; ends when it is lost.
+async fn keep(turn: &Lease) {
+    let mut until = Instant::now() + TURN;
+    loop {
+        sleep(TURN / 3).await;
+        match turn.take(TURN).await {
+            Ok(true) => until = Instant::now() + TURN,
+            Ok(false) => return,
+            // Another replica may have it by now.
+            Err(_) if Instant::now() >= until => return,
+            Err(_) => {}
+        }
     }
 }
 

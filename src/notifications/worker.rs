@@ -119,7 +119,11 @@ impl Worker {
             Ok(Worked::Whole) => {
                 let notified = Some(Timestamp::now());
                 let name = Some(&repository.name);
-                self.index.cover(self.number, name, Covered { notified, ..Covered::default() });
+                let covered = Covered { notified, ..Covered::default() };
+                if let Err(error) = self.index.cover(self.number, name, covered).await {
+                    // Only tells when the registry was last heard of.
+                    tracing::debug!(%error, "the time of a notification could not be recorded");
+                }
                 return self.queue.done(job).await;
             }
             Ok(Worked::BeforeItsTag) => {
@@ -211,7 +215,7 @@ impl Worker {
         tag: Option<Tag>,
     ) -> Result<Option<(Vec<LinkKind>, Vec<Digest>)>, Failure> {
         // Before it is fetched: a deletion that comes in between must not be overlooked.
-        let watch = self.index.begin_read(repository.clone());
+        let watch = self.index.begin_read(repository.clone()).await;
         let by_digest = TagOrDigest::Digest(digest.clone());
         let Some(manifest) = place.find_manifest(&by_digest).await? else { return Ok(None) };
         let target = tag.map_or(by_digest, TagOrDigest::Tag);

@@ -188,8 +188,11 @@ impl ReferrerPages {
         let coverage = match wanted.scope {
             // Of another namespace's repositories nothing is read.
             _ if visit.is_foreign => Coverage::Since(Timestamp::now()),
-            QueryScope::Repository => self.index.coverage(&visit.repository),
-            QueryScope::Registry(_) => self.index.coverage_of_all(visit.repository.upstream),
+            QueryScope::Repository => self.index.coverage(&visit.repository).await.map_err(Error::LookUp)?,
+            QueryScope::Registry(_) => {
+                let coverage = self.index.coverage_of_all(visit.repository.upstream).await;
+                coverage.map_err(Error::LookUp)?
+            }
         };
         let warning = self.may_miss.header(coverage)?;
         Ok(ReferrerPage { subject, descriptors, next, warning })

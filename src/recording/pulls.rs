@@ -127,7 +127,7 @@ impl PullRecorder {
             return self.heard(&repository, &manifest, response).await;
         }
         // Before the request is sent: a DELETE that overtakes this pull makes what it recorded pending.
-        let watch = self.index.begin_read(repository.clone());
+        let watch = self.index.begin_read(repository.clone()).await;
         let is_foreign = self.registry.is_foreign(request.uri());
         let asked = (request.headers().clone(), request.uri().clone());
         // refshim's own request that a redirect led back here must not cause another one, or they would loop.

@@ -249,7 +249,7 @@ impl PushRecorder {
         let Recording { repository, manifest, origin, request, bytes, in_progress: _in_progress } = recording;
         let ReadManifest { referrer, claims, subject, .. } = manifest;
         let kinds: Vec<LinkKind> = referrer.links.iter().map(|link| link.kind).collect();
-        let watch = self.index.begin_read(repository.clone());
+        let watch = self.index.begin_read(repository.clone()).await;
         let write = Writing::begin(&self.registry, &repository);
         // Durable before the request is sent: should the process die now, the next start finds the pending links.
         let put = self.index.begin(repository.clone(), referrer.clone()).await.map_err(Error::Record)?;

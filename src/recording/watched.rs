@@ -97,7 +97,7 @@ impl PushWatcher {
     ) -> Result<Response<Body>, Error> {
         let upstream = self.registry.upstream();
         // Before the request is sent: a DELETE that overtakes this push makes what it recorded pending.
-        let watch = self.index.begin_read(repository.clone());
+        let watch = self.index.begin_read(repository.clone()).await;
         let content_type = request.headers().get(CONTENT_TYPE).cloned();
         let idle = upstream.body_idle();
         let mut request = request.map(|body| Body::from_client(body, idle, in_progress));

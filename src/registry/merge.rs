@@ -105,7 +105,7 @@ impl Merger {
         let asked = Instant::now();
         // Before the first request: a manifest that is deleted while the lists are read is then recorded as pending,
         // not as existing.
-        let watch = self.index.begin_read(repository.clone());
+        let watch = self.index.begin_read(repository.clone()).await;
         let without_api = is_proven && memory.is_without_api(epoch, caller);
         let api = async {
             let known = Api::None { is_sure: true };

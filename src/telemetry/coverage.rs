@@ -76,8 +76,9 @@ impl Metrics {
     }
 
     /// Takes over how far an upstream is known.
-    pub fn covered(&self, upstream: &UpstreamName, number: u32, index: &Index) {
-        let Some((_, covered)) = index.covered(number) else { return };
+    pub async fn covered(&self, upstream: &UpstreamName, number: u32, index: &Index) {
+        // Metrics of everything else are told also while the index cannot be read.
+        let Ok(Some((_, covered))) = index.covered(number).await else { return };
         let labels = UpstreamLabels { upstream: upstream.clone() };
         let all = &self.all.coverage;
         let set = |gauges: &Family<UpstreamLabels, Gauge>, value: i64| {

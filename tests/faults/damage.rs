@@ -99,6 +99,7 @@ impl Recorded {
             }
             IndexState::Damaged(_) if may_refuse => {}
             state @ (IndexState::Opening
+            | IndexState::Unreachable(_)
             | IndexState::Rebuilding(_)
             | IndexState::Damaged(_)
             | IndexState::Closed) => {

@@ -100,6 +100,7 @@ async fn runs() -> Vec<Run> {
 
 pub(crate) fn settings(data_dir: &Path) -> IndexSettings {
     IndexSettings {
+        database: None,
         data_dir: data_dir.to_owned(),
         cache_bytes: 8 << 20,
         flush_interval: Duration::from_secs(1),

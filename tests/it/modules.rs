@@ -7,10 +7,10 @@ const ORDER: [&str; 23] = [
     "oci",
     "config",
     "http",
+    "tls",
     "index",
     "queue",
     "telemetry",
-    "tls",
     "client",
     "proxy",
     "registry",
@@ -30,10 +30,11 @@ const ORDER: [&str; 23] = [
 ];
 
 /// What may be named in which rooms only.
-const ROOMS: [(&str, &[&str]); 11] = [
+const ROOMS: [(&str, &[&str]); 12] = [
     ("sled::", &["index/local/sled"]),
     ("rustls::", &["tls"]),
-    ("tokio_postgres::", &["config/database", "config/tests/database", "index/postgres"]),
+    ("deadpool_postgres", &["index/postgres"]),
+    ("tokio_postgres::", &["config/database", "config/tests/database", "index/postgres", "tls/database"]),
     ("hyper::client::", &["proxy/upstream"]),
     ("hyper_util::client::legacy;", &["client/transport", "client/error"]),
     ("prometheus_client", &["telemetry"]),

@@ -44,6 +44,15 @@ struct OverlappingPuts {
     doubted: bool,
 }
 
+/// What was known of a referrer before a PUT of it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// Nothing.
+    Unknown,
+    /// It had this version; none if the index cannot be read now.
+    Known(Option<Version>),
+}
+
 /// How a PUT ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PutOutcome {
@@ -81,11 +90,12 @@ pub(crate) struct ReadMark {
 }
 
 impl PutsInProgress {
-    /// Adds a PUT; `is_first` if the referrer was unknown before, `version` the one its record made, if any.
+    /// Adds a PUT; `before` is the version that the referrer had, if it was known, `version` the one that its record
+    /// made, if any.
     pub(crate) fn begin(
         self: &Arc<Self>,
         key: ReferrerKey,
-        is_first: bool,
+        before: Before,
         version: Option<Version>,
     ) -> PutMark {
         let mut table = self.lock();
@@ -93,7 +103,9 @@ impl PutsInProgress {
             OverlappingPuts { count: 0, created: false, version: None, all_refused: true, doubted: false };
         let puts = table.puts.entry(key.clone()).or_insert(none);
         puts.count += 1;
-        puts.created |= is_first && version.is_some();
+        // What somebody else recorded between two of them is not theirs to take away.
+        puts.created &= before == Before::Known(puts.version);
+        puts.created |= before == Before::Unknown && version.is_some();
         puts.version = version.or(puts.version);
         PutMark { puts: Arc::clone(self), key, outcome: PutOutcome::Unknown }
     }
@@ -228,12 +240,18 @@ mod tests {
     use crate::oci::Digest;
 
     enum Step {
-        Begin { created: bool },
+        Begin {
+            created: bool,
+        },
         Drop,
-        Refuse { all: bool },
+        Refuse {
+            all: bool,
+        },
         Accept,
+        /// Somebody else records something.
+        Tell,
     }
-    use Step::{Accept, Begin, Drop, Refuse};
+    use Step::{Accept, Begin, Drop, Refuse, Tell};
 
     #[track_caller]
     fn check(steps: &[Step]) {
@@ -244,14 +262,17 @@ mod tests {
         for step in steps {
             match step {
                 Begin { created } => {
+                    let before =
+                        if *created { Before::Unknown } else { Before::Known(Some(Version(version))) };
                     version += 1;
-                    marks.push(puts.begin(key.clone(), *created, Some(Version(version))));
+                    marks.push(puts.begin(key.clone(), before, Some(Version(version))));
                 }
                 Drop => drop(marks.pop().unwrap()),
                 Refuse { all } => {
                     let expected = all.then_some(Version(version));
                     assert_eq!(marks.pop().unwrap().refuse(), expected);
                 }
+                Tell => version += 1,
                 Accept => marks.pop().unwrap().end(),
             }
             assert_eq!((puts.doubt(&key), puts.len()), (!marks.is_empty(), marks.len().min(1)));
@@ -274,6 +295,13 @@ mod tests {
         check(&[Begin { created: true }, Begin { created: false }, Drop, Refuse { all: false }]);
         check(&[Begin { created: true }, Drop, Begin { created: false }, Refuse { all: false }]);
         check(&[Begin { created: true }, Begin { created: false }, Accept, Refuse { all: false }]);
+        check(&[
+            Begin { created: true },
+            Tell,
+            Begin { created: false },
+            Refuse { all: false },
+            Refuse { all: false },
+        ]);
     }
 
     #[test]

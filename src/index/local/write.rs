@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::batch::WriteBatch;
 use super::clock::{Clock, micros};
-use super::in_progress::{PutMark, ReadMark};
+use super::in_progress::{Before, PutMark, ReadMark};
 use super::state::SharedState;
 use crate::index::decision::{self, Decision, LookUp};
 use crate::index::record::ReferrerKey;
@@ -160,14 +160,14 @@ impl Decisions {
     fn begin(&mut self, repository: Repository, referrer: Referrer, batch: &mut WriteBatch) -> Put {
         let key = ReferrerKey { repository, digest: referrer.digest.clone() };
         let found = batch.find(&key);
-        let is_unknown = found == LookUp::Unknown;
-        let order = match found {
-            LookUp::Found(state) => state.order,
-            LookUp::Unknown | LookUp::Unavailable => self.clock.next_order(),
+        let (order, before) = match found {
+            LookUp::Found(state) => (state.order, Before::Known(Some(state.version))),
+            LookUp::Unknown => (self.clock.next_order(), Before::Unknown),
+            LookUp::Unavailable => (self.clock.next_order(), Before::Known(None)),
         };
         let decision = decision::begin(found, &key, &referrer, order);
         let version = batch.record(decision, &key);
-        Put { mark: self.shared.puts.begin(key, is_unknown, version), referrer, order }
+        Put { mark: self.shared.puts.begin(key, before, version), referrer, order }
     }
 
     fn remove(&self, key: &ReferrerKey, seen: Version, batch: &mut WriteBatch) -> Removed {

@@ -10,7 +10,7 @@ use crate::index::local::committer::Committer;
 use crate::index::local::journal::Journal;
 use crate::index::local::sled::Store;
 use crate::index::local::state::SharedState;
-use crate::index::local::write::Reply;
+use crate::index::local::write::{Put, Reply};
 use crate::index::local::{EngineCommand, QueuedWrite};
 
 /// A committer that does not run yet, and the store that it has not taken over yet.

@@ -45,9 +45,9 @@ async fn without_sled_the_answers_are_the_same() {
     fs::remove_dir_all(bench.sled()).unwrap();
     let index = bench.open().await;
     assert_eq!(answers(&index, 0..5).await, expected);
-    let before = index.statistics();
+    let before = index.statistics().unwrap();
     put(&index, 200, &[0]).await;
-    assert_eq!(index.statistics().referrers, before.referrers + 1);
+    assert_eq!(index.statistics().unwrap().referrers, before.referrers + 1);
 }
 
 /// Each file of sled, damaged by `damage`: the answers are the same, and no later ones stand before.

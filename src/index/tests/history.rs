@@ -108,7 +108,7 @@ async fn compaction_beside_writers_keeps_everything_and_drops_old_segments() {
         writer.await.unwrap();
     }
     let mut bounded = 0..1000;
-    while index.statistics().compactions == 0 {
+    while index.statistics().unwrap().compactions == 0 {
         bounded.next().expect("a compaction ends");
         index.probe().await.unwrap();
     }
@@ -122,15 +122,15 @@ async fn compaction_beside_writers_keeps_everything_and_drops_old_segments() {
     let index = bench.open().await;
     assert_eq!(answers(&index, 0..5).await, expected);
     assert_eq!(bench.rebuilds(), 0);
-    let statistics = index.statistics();
+    let statistics = index.statistics().unwrap();
     index.close().await;
     drop(index);
 
     fs::remove_dir_all(bench.sled()).unwrap();
     let index = bench.open().await;
     assert_eq!(answers(&index, 0..5).await, expected);
-    assert_eq!(index.statistics().referrers, statistics.referrers);
-    assert_eq!(index.statistics().pending, statistics.pending);
+    assert_eq!(index.statistics().unwrap().referrers, statistics.referrers);
+    assert_eq!(index.statistics().unwrap().pending, statistics.pending);
     index.close().await;
     drop(index);
 

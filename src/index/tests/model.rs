@@ -112,14 +112,13 @@ async fn compare(index: &Index, model: &Model) {
         let expected = if expected.is_empty() { vec![] } else { vec![repository("a").name] };
         assert_eq!(holders, expected, "{subject}");
     }
-    let statistics = index.statistics();
     let state = || model.referrers.values().map(|(_, state)| state);
     let pending = state().filter(|state| state.pending).count();
     let links: usize = state().map(|state| state.own.union(&state.tagged).count()).sum();
-    assert_eq!(
-        (statistics.referrers, statistics.links, statistics.pending, statistics.in_flight),
-        (model.referrers.len() as u64, links as u64, pending as u64, model.puts.len() as u64),
-    );
+    assert_eq!(counts(index).await, (model.referrers.len(), links, pending));
+    if let Some(statistics) = index.statistics() {
+        assert_eq!(statistics.in_flight, model.puts.len() as u64);
+    }
 }
 
 /// A PUT that is under way.
@@ -147,7 +146,9 @@ impl Pair {
     async fn begin(&mut self, said: Said, tagged: Option<u32>) {
         let mut content = described(&said);
         content.links.extend(tagged.map(|tagged| link(tagged, LinkKind::Cosign)));
-        if content.links.is_empty() {
+        // What only a tag tells of is not recorded before the confirmation. Of a deletion meanwhile the database knows
+        // only in which repository it was: there it is pending more often than the model expects.
+        if content.links.is_empty() || (said.subjects.is_empty() && !self.bench.is_local()) {
             return;
         }
         let born = self.model.begin(&said);
@@ -184,7 +185,7 @@ impl Pair {
         let (index, model) = (&self.index, &mut self.model);
         match *step {
             Step::Learn { ref said, claimed, removed } => {
-                let read = index.begin_read(repository("a"));
+                let read = index.begin_read(repository("a")).await;
                 if let Some(removed) = removed {
                     let version = version_if(true, index, removed).await;
                     assert_eq!(remove(index, removed, version).await, model.remove(removed, true));
@@ -215,7 +216,10 @@ impl Pair {
 
     /// Opens the index again, from its files or from what a kill leaves of them.
     async fn reopen(mut self, step: &Step) -> Self {
-        let left = matches!(step, Step::Kill).then(|| self.bench.after_crash());
+        // In a database everything is there after a kill, but the PUTs that were under way count until they expire;
+        // `replicas` has the tests of that.
+        let is_kill = matches!(step, Step::Kill) && self.bench.is_local();
+        let left = is_kill.then(|| self.bench.after_crash());
         let in_flight: HashSet<u32> = self.puts.drain(..).map(|put| put.said.referrer).collect();
         self.index.close().await;
         drop(self.index);
@@ -229,15 +233,14 @@ impl Pair {
             None => in_flight.into_iter().for_each(|referrer| self.model.doubt(referrer)),
         }
         if matches!(step, Step::Rebuild) {
-            fs::remove_dir_all(self.bench.sled()).unwrap();
+            self.bench.lose_sled();
         }
         self.index = self.bench.open().await;
         self
     }
 }
 
-async fn run(steps: Vec<Step>, forgets_at_once: bool) {
-    let mut bench = Bench::new();
+async fn run(mut bench: Bench, steps: Vec<Step>, forgets_at_once: bool) {
     bench.settings.segment_bytes = 1500;
     bench.settings.compact_bytes = 4000;
     bench.settings.forget_after = if forgets_at_once { Duration::ZERO } else { Duration::MAX };
@@ -265,7 +268,9 @@ proptest! {
 
     #[test]
     fn behaves_as_the_model(steps in prop::collection::vec(step(), 1..60), forgets_at_once in any::<bool>()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        runtime.unwrap().block_on(run(steps, forgets_at_once));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for bench in Bench::each() {
+            runtime.block_on(run(bench, steps.clone(), forgets_at_once));
+        }
     }
 }

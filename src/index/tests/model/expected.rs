@@ -104,6 +104,7 @@ impl Model {
     /// Begins a PUT; gives the place in the order that its referrer has, or would have.
     pub(super) fn begin(&mut self, said: &Said) -> u32 {
         let now = self.tick();
+        let before = self.referrers.get(&said.referrer).map(|(at, _)| *at);
         let state = self.get(said.referrer);
         match &state {
             Some(state) if !state.pending => self.set(said.referrer, Some(state.clone())),
@@ -114,6 +115,7 @@ impl Model {
         let fresh = Puts { all_refused: true, ..Puts::default() };
         let puts = self.puts.entry(said.referrer).or_insert(fresh);
         puts.in_flight += 1;
+        puts.made_it &= before.is_some() && before == puts.began;
         puts.made_it |= state.is_none() && recorded;
         puts.began = if recorded { Some(self.time) } else { puts.began };
         state.map_or(now, |state| state.born)

@@ -1,0 +1,218 @@
+//! The engine for several replicas: the index in PostgreSQL, or in what speaks its protocol. refshim then holds no
+//! state of its own.
+//!
+//! # What is where
+//! The tables are described in `postgres/schema/1.sql`. A referrer is one row, which holds its state and lists its
+//! links; each link is a row as well, which repeats all that a query answers, so that a query is one scan of one index
+//! (a join costs two to four times as much from ten entries on).
+//!
+//! # The way of a write
+//! What a write does to the state that it meets is decided by [`crate::index::decision`], as in the local engine. Here
+//! the state is read, and written on the condition that nobody changed it since (its `revision`); if somebody did, it is
+//! read and decided again. Two replicas that change the same referrer therefore never undo each other's work, nothing
+//! is locked while refshim thinks, and a statement that is repeated because its answer was lost does no harm. The
+//! beginning of a PUT is the exception: unknown and confirmed referrers, which are nearly all, are dealt with in one
+//! statement without a look first, and its confirmation is written over what it returned. So a recorded PUT costs two
+//! round trips and two commits.
+//!
+//! # Races between replicas
+//! - A PUT on one, a deletion on another: the PUTs under way are counted in the referrer's row, with a time until when
+//!   they count, since a replica may be killed; a deletion meanwhile makes the referrer pending.
+//! - A deletion while another replica reads from the registry: deletions are counted for each repository, and what was
+//!   read before one is recorded as pending. An old count is as good as a new one, only more careful; so it is
+//!   remembered, and asked for only once for each repository.
+//! - Orders and times are the database's: no clocks are compared. Two referrers of one subject never have the same
+//!   order; the key forbids it, and the statement is repeated.
+//!
+//! # When something fails
+//! See [`keeper`]. Nothing is acknowledged that the database has not committed; whether that survives the loss of the
+//! database's machine is for `synchronous_standby_names` to say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use moka::sync::Cache;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+mod change;
+mod connection;
+mod coverage;
+mod failure;
+mod keeper;
+mod lease;
+mod observe;
+mod put;
+mod read;
+mod rows;
+pub(super) mod schema;
+mod statements;
+mod unique;
+mod write;
+
+use super::{IndexSettings, IndexState, Repository};
+use crate::config::{DatabaseConfig, Statements};
+use crate::tls::TlsError;
+use connection::Session;
+use failure::Failure;
+pub(crate) use keeper::CoverageChange;
+use keeper::{Health, Keeper};
+pub(crate) use observe::Reading;
+pub(crate) use put::Put;
+pub(crate) use unique::unique;
+
+/// How often an operation is tried again when somebody else changes the same rows.
+const TRIES: u32 = 30;
+/// The first pause before that.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Repositories whose count of deletions is remembered.
+const REPOSITORIES_REMEMBERED: u64 = 100_000;
+/// How long the number of referrers in a repository, and the coverage of one, are remembered.
+const REMEMBERED: Duration = Duration::from_secs(5);
+
+/// The database.
+#[derive(Debug)]
+pub(crate) struct Postgres {
+    pool: Pool,
+    statements: Statements,
+    /// Whether to bring the schema to the newest version.
+    migrate: bool,
+    keeper: Keeper,
+    /// How often something was deleted from each repository, as far as this replica knows.
+    removals: Cache<Repository, i64>,
+    room: Cache<Repository, bool>,
+    coverage: coverage::Remembered,
+    repository_referrers: u64,
+    timeout: Duration,
+    /// In microseconds.
+    forget_after: u64,
+    keeping: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Postgres {
+    /// Connects in the background.
+    ///
+    /// # Errors
+    /// The TLS files cannot be used.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub(crate) fn open(settings: &IndexSettings, database: &DatabaseConfig) -> Result<Arc<Self>, TlsError> {
+        let remembered = |entries| Cache::builder().max_capacity(entries).time_to_live(REMEMBERED).build();
+        let engine = Arc::new(Self {
+            pool: connection::pool(database, settings.timeout)?,
+            statements: database.statements,
+            migrate: database.migrate,
+            keeper: Keeper::new(),
+            removals: Cache::new(REPOSITORIES_REMEMBERED),
+            room: Cache::builder()
+                .max_capacity(REPOSITORIES_REMEMBERED)
+                .time_to_live(12 * REMEMBERED)
+                .build(),
+            coverage: remembered(REPOSITORIES_REMEMBERED),
+            repository_referrers: settings.repository_referrers,
+            timeout: settings.timeout,
+            forget_after: u64::try_from(settings.forget_after.as_micros()).unwrap_or(u64::MAX),
+            keeping: std::sync::Mutex::default(),
+        });
+        let kept = Arc::clone(&engine);
+        let keeping = tokio::spawn(async move { kept.keep().await });
+        *engine.keeping.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(keeping);
+        Ok(engine)
+    }
+
+    async fn session(&self) -> Result<Session, Failure> {
+        Session::of(&self.pool, self.statements).await
+    }
+
+    /// Does something with a connection, and again with another one if it broke, or if somebody else changed the same
+    /// rows meanwhile. Everything that is done so may be done twice.
+    async fn run<T, W>(&self, work: impl Fn(Session) -> W) -> Result<T, Failure>
+    where
+        W: Future<Output = Result<T, Failure>>,
+    {
+        let tried = async {
+            self.keeper.admitted().await?;
+            let (mut tries, mut broken) = (0, false);
+            loop {
+                let outcome = match self.session().await {
+                    Ok(session) => {
+                        let outcome = work(session.clone()).await;
+                        if matches!(outcome, Err(Failure::ReadOnly | Failure::Unreachable(_))) {
+                            session.discard();
+                        }
+                        outcome
+                    }
+                    Err(failure) => Err(failure),
+                };
+                match outcome {
+                    Err(Failure::Conflict) if tries < TRIES => {
+                        tries += 1;
+                        // Who comes second must not come second again, so each waits for another time.
+                        sleep(jittered(PAUSE * tries)).await;
+                    }
+                    Err(Failure::Unreachable(_)) if !broken => broken = true,
+                    outcome => return outcome,
+                }
+            }
+        };
+        let outcome = timeout(self.timeout, tried).await.unwrap_or(Err(Failure::Slow));
+        if let Err(failure) = &outcome {
+            self.keeper.failed(failure);
+        }
+        outcome
+    }
+
+    pub(crate) fn state(&self) -> IndexState {
+        match self.keeper.health() {
+            Health::Opening => IndexState::Opening,
+            Health::Up { .. } => IndexState::Ready,
+            Health::Down(failure) => IndexState::Unreachable(failure.to_string()),
+            Health::Closed => IndexState::Closed,
+        }
+    }
+
+    pub(crate) async fn opened(&self) {
+        self.keeper.opened().await;
+    }
+
+    pub(crate) fn write_failure(&self) -> Option<String> {
+        match self.keeper.health() {
+            Health::Up { writes } => writes.map(|failure| failure.to_string()),
+            Health::Down(failure) => Some(failure.to_string()),
+            Health::Opening | Health::Closed => None,
+        }
+    }
+
+    pub(crate) fn failures(&self) -> u64 {
+        self.keeper.failures()
+    }
+
+    pub(crate) fn identity(&self) -> Option<String> {
+        self.keeper.identity()
+    }
+
+    pub(crate) async fn close(&self) {
+        if self.keeper.health() != Health::Closed {
+            // What was put off is lost otherwise.
+            if timeout(self.timeout, self.work_off()).await.is_err() {
+                tracing::warn!("not all doubts could be written before the index was closed");
+            }
+            self.keeper.close();
+            self.pool.close();
+        }
+        let keeping = self.keeping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(keeping) = keeping {
+            // It may wait for a database that does not answer.
+            keeping.abort();
+            let _aborted = keeping.await;
+        }
+    }
+}
+
+/// Between half of it and all of it.
+fn jittered(pause: Duration) -> Duration {
+    let part = u32::try_from(unique::random() % 1024).unwrap_or_default() + 1024;
+    pause * part / 2048
+}

@@ -1,0 +1,230 @@
+//! Connections to the database: a pool, how one is made, and how a statement is run on it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::task::JoinHandle;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Config, NoTls, Row, Socket};
+
+use super::failure::Failure;
+use super::statements::Sql;
+use crate::config::{DatabaseConfig, Statements};
+use crate::tls::DatabaseConnector;
+
+/// The longest wait for a new connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Without an answer to what was sent for so long, a connection is given up by the system.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// Makes the pool; connects to nothing yet.
+pub(super) fn pool(settings: &DatabaseConfig, timeout: Duration) -> Result<Pool, crate::tls::TlsError> {
+    let dialer = Dialer {
+        tls: settings.tls.required.then(|| DatabaseConnector::new(&settings.tls)).transpose()?,
+        settings: settings.clone(),
+        limit: CONNECT.min(timeout),
+        session: (settings.statements == Statements::Prepared).then(|| session_settings(timeout)),
+    };
+    let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = Manager::from_connect(settings.url.config().clone(), dialer, recycling);
+    let wait = Some(timeout);
+    let create = Some(CONNECT.min(timeout));
+    let pool = Pool::builder(manager)
+        .max_size(settings.connections)
+        .timeouts(Timeouts { wait, create, recycle: create })
+        .runtime(Runtime::Tokio1)
+        .build();
+    // Fails only if there is no runtime, and one is given.
+    Ok(pool.unwrap_or_else(|error| unreachable!("{error}")))
+}
+
+/// What each session needs, whatever the role or the database sets. Behind pgbouncer in transaction mode sessions are
+/// shared, so there the role has to set it.
+fn session_settings(timeout: Duration) -> String {
+    let limit = timeout.as_millis().max(1);
+    // Serializable transactions would be right as well, only slower and with more conflicts.
+    format!(
+        "SET statement_timeout = {limit}; SET lock_timeout = {limit}; \
+         SET idle_in_transaction_session_timeout = {limit}; \
+         SET default_transaction_isolation = 'read committed'"
+    )
+}
+
+/// Makes connections.
+#[derive(Debug)]
+struct Dialer {
+    tls: Option<DatabaseConnector>,
+    settings: DatabaseConfig,
+    limit: Duration,
+    session: Option<String>,
+}
+
+impl deadpool_postgres::Connect for Dialer {
+    fn connect(
+        &self,
+        without_password: &Config,
+    ) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
+        // Anew for each connection, so that the password can be changed at any time.
+        let mut config = self.settings.connection().unwrap_or_else(|error| {
+            tracing::error!(error, "index.password_file cannot be read");
+            without_password.clone()
+        });
+        config.connect_timeout(self.limit);
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(SILENCE);
+        }
+        async move {
+            let (client, connection) = match &self.tls {
+                None => open(&config, NoTls).await?,
+                Some(tls) => open(&config, tls.clone()).await?,
+            };
+            if let Some(session) = &self.session {
+                client.batch_execute(session).await?;
+            }
+            Ok((client, connection))
+        }
+        .boxed()
+    }
+}
+
+async fn open<T>(config: &Config, tls: T) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error>
+where
+    T: MakeTlsConnect<Socket> + Send,
+    T::Stream: Send + 'static,
+    T::TlsConnect: Send,
+    <T::TlsConnect as tokio_postgres::tls::TlsConnect<Socket>>::Future: Send,
+{
+    let (client, connection) = config.connect(tls).await?;
+    let driver = tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to the database of the index ended");
+        }
+    });
+    Ok((client, driver))
+}
+
+/// A connection that was lent out; goes back to the pool when the last clone is dropped.
+#[derive(Clone)]
+pub(super) struct Session {
+    lent: Arc<Lent>,
+    statements: Statements,
+}
+
+struct Lent {
+    /// None only while it is dropped.
+    connection: Option<Object>,
+    is_unfit: AtomicBool,
+    is_in_transaction: AtomicBool,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take().filter(|_| self.is_unfit.load(Ordering::Relaxed)) {
+            drop(Object::take(connection));
+        }
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    pub(super) async fn of(pool: &Pool, statements: Statements) -> Result<Self, Failure> {
+        let connection = Some(pool.get().await?);
+        let (is_unfit, is_in_transaction) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { lent: Arc::new(Lent { connection, is_unfit, is_in_transaction }), statements })
+    }
+
+    fn client(&self) -> Result<&Object, Failure> {
+        self.lent.connection.as_ref().ok_or(Failure::Closed)
+    }
+
+    /// The rows of a statement; one round trip.
+    pub(super) async fn rows(
+        &self,
+        sql: &Sql,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Failure> {
+        let client = self.client()?;
+        Ok(match self.statements {
+            Statements::Prepared => {
+                let statement = client.prepare_typed_cached(sql.text, sql.types).await?;
+                client.query(&statement, parameters).await?
+            }
+            Statements::Unnamed => {
+                let typed: Vec<(&(dyn ToSql + Sync), Type)> =
+                    parameters.iter().copied().zip(sql.types.iter().cloned()).collect();
+                client.query_typed(sql.text, &typed).await?
+            }
+        })
+    }
+
+    /// The only row of a statement, if there is one.
+    pub(super) async fn row(
+        &self,
+        sql: &Sql,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>, Failure> {
+        Ok(self.rows(sql, parameters).await?.pop())
+    }
+
+    /// Statements without parameters, one after the other.
+    pub(super) async fn batch(&self, text: &str) -> Result<(), Failure> {
+        Ok(self.client()?.batch_execute(text).await?)
+    }
+
+    /// Begins a transaction, which ends with [`Transaction::commit`]; dropped before, it takes the connection with it.
+    pub(super) async fn transaction(&self) -> Result<Transaction<'_>, Failure> {
+        let transaction = Transaction { session: self, is_ended: false };
+        self.lent.is_in_transaction.store(true, Ordering::Relaxed);
+        self.batch("BEGIN").await?;
+        Ok(transaction)
+    }
+
+    /// The same, if the session is not in one.
+    pub(super) async fn transaction_unless_in_one(&self) -> Result<Option<Transaction<'_>>, Failure> {
+        if self.lent.is_in_transaction.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        self.transaction().await.map(Some)
+    }
+
+    /// Keeps the connection out of the pool from now on: the server that it leads to is not the one that is wanted
+    /// any more, or it is in the middle of something.
+    pub(super) fn discard(&self) {
+        self.lent.is_unfit.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A transaction on a session.
+#[derive(Debug)]
+pub(super) struct Transaction<'s> {
+    session: &'s Session,
+    is_ended: bool,
+}
+
+impl Transaction<'_> {
+    /// Commits it.
+    pub(super) async fn commit(mut self) -> Result<(), Failure> {
+        self.session.batch("COMMIT").await?;
+        self.is_ended = true;
+        Ok(())
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        self.session.lent.is_in_transaction.store(false, Ordering::Relaxed);
+        if !self.is_ended {
+            self.session.discard();
+        }
+    }
+}

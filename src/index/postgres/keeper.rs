@@ -1,0 +1,266 @@
+//! Whether the database works: what operations find out, and a task that looks again while it does not.
+//!
+//! While the database is away, operations fail at once: a client that waited for a time-out with each query would wait
+//! for nothing. One task looks every moment whether it is back; so nobody has to start refshim again.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
+
+use super::failure::Failure;
+use super::{Postgres, schema};
+use crate::index::record::ReferrerKey;
+
+/// How often it is looked whether a database that works still does, and still takes writes.
+const LOOK: Duration = Duration::from_secs(5);
+/// How often it is looked whether one that failed is back.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// The longest pause between two looks at one that failed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// The longest wait for what such a look finds.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How many referrers may wait for their doubt to be written.
+const WAITING_DOUBTS: usize = 100_000;
+
+/// What is known of the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    /// Not yet anything.
+    Opening,
+    /// It works. With a reason why it takes no writes at the moment, if it does not.
+    Up { writes: Option<Failure> },
+    /// It does not.
+    Down(Failure),
+    /// The index was closed.
+    Closed,
+}
+
+/// The database's health, and what waits for it.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    health: watch::Sender<Health>,
+    failures: AtomicU64,
+    /// Something failed: look at once.
+    look: Notify,
+    /// Referrers of which a PUT ended without an outcome, and how many PUTs of each are counted in the database.
+    doubts: Mutex<HashMap<ReferrerKey, i32>>,
+    /// What is to be written of each upstream's coverage.
+    coverage: Mutex<Vec<CoverageChange>>,
+    /// Held by whoever does what waits: one at a time.
+    working: tokio::sync::Mutex<()>,
+    /// The identity of the index, once it is known.
+    identity: Mutex<Option<String>>,
+}
+
+/// A change of the coverage that must not be lost while the database is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CoverageChange {
+    /// From now on it is recorded.
+    Begin { upstream: u32 },
+    /// It is not recorded any more.
+    Void { upstream: u32 },
+    /// Something was missed: it is recorded from now on only.
+    Restart { upstream: u32 },
+}
+
+impl Keeper {
+    pub(super) fn new() -> Self {
+        Self {
+            health: watch::Sender::new(Health::Opening),
+            failures: AtomicU64::new(0),
+            look: Notify::new(),
+            doubts: Mutex::default(),
+            coverage: Mutex::default(),
+            working: tokio::sync::Mutex::default(),
+            identity: Mutex::default(),
+        }
+    }
+
+    pub(super) fn health(&self) -> Health {
+        self.health.borrow().clone()
+    }
+
+    /// Waits until it is known whether the database works.
+    pub(super) async fn opened(&self) {
+        // Cannot fail: the sender lives as long as `self`.
+        self.health.subscribe().wait_for(|health| *health != Health::Opening).await.ok();
+    }
+
+    /// Whether to try at all; waits while nothing is known yet.
+    pub(super) async fn admitted(&self) -> Result<(), Failure> {
+        loop {
+            match &*self.health.borrow() {
+                Health::Up { .. } => return Ok(()),
+                Health::Down(failure) => return Err(failure.clone()),
+                Health::Closed => return Err(Failure::Closed),
+                Health::Opening => {}
+            }
+            self.opened().await;
+        }
+    }
+
+    /// An operation failed.
+    pub(super) fn failed(&self, failure: &Failure) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        match failure {
+            Failure::Full(_) => self.refuse_writes(failure),
+            // Nothing works until this has passed.
+            Failure::Unreachable(_) | Failure::ReadOnly | Failure::Refused(_) | Failure::Slow => {
+                self.down(failure);
+            }
+            Failure::Unexpected(_) | Failure::Malformed(_) => {
+                tracing::error!(%failure, "the index in the database failed");
+            }
+            Failure::Conflict | Failure::Closed => {}
+        }
+    }
+
+    pub(super) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    fn refuse_writes(&self, failure: &Failure) {
+        let changed = self.health.send_if_modified(|health| match health {
+            Health::Up { writes } if writes.as_ref() != Some(failure) => {
+                *writes = Some(failure.clone());
+                true
+            }
+            Health::Up { .. } | Health::Down(_) | Health::Opening | Health::Closed => false,
+        });
+        if changed {
+            tracing::error!(reason = %failure, "the index takes no writes; pushes with links are answered 503");
+        }
+        self.look.notify_one();
+    }
+
+    fn down(&self, failure: &Failure) {
+        let changed = self.health.send_if_modified(|health| match health {
+            Health::Closed => false,
+            Health::Down(before) if before == failure => false,
+            Health::Opening | Health::Up { .. } | Health::Down(_) => {
+                *health = Health::Down(failure.clone());
+                true
+            }
+        });
+        if changed {
+            tracing::error!(reason = %failure,
+                "the index cannot be used; queries and pushes with links are answered 503, everything else passes");
+        }
+        self.look.notify_one();
+    }
+
+    fn up(&self) {
+        let before = self.health.send_replace(Health::Up { writes: None });
+        match before {
+            Health::Closed => drop(self.health.send_replace(Health::Closed)),
+            Health::Up { writes: None } => {}
+            Health::Opening => tracing::info!("the index in the database is open"),
+            Health::Up { .. } | Health::Down(_) => tracing::info!("the index in the database works again"),
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.health.send_replace(Health::Closed);
+        self.look.notify_one();
+    }
+
+    /// Has a referrer doubted as soon as possible, and so many PUTs of it ended.
+    pub(super) fn doubt_later(&self, key: ReferrerKey, puts: i32) {
+        let mut doubts = lock(&self.doubts);
+        if doubts.len() < WAITING_DOUBTS {
+            *doubts.entry(key).or_default() += puts;
+        }
+        drop(doubts);
+        self.look.notify_one();
+    }
+
+    /// Has the coverage changed as soon as possible.
+    pub(super) fn change_coverage(&self, change: CoverageChange) {
+        lock(&self.coverage).push(change);
+        self.look.notify_one();
+    }
+
+    pub(super) fn identity(&self) -> Option<String> {
+        lock(&self.identity).clone()
+    }
+}
+
+impl Postgres {
+    /// Looks at the database until the index is closed.
+    pub(super) async fn keep(&self) {
+        let mut pause = LOOK_AGAIN;
+        loop {
+            if self.keeper.health() == Health::Closed {
+                return;
+            }
+            match timeout(ANSWER, self.look()).await.unwrap_or(Err(Failure::Slow)) {
+                Ok(()) => {
+                    self.keeper.up();
+                    pause = LOOK_AGAIN;
+                    // Woken when there is something to do, or to look at.
+                    timeout(LOOK, self.keeper.look.notified()).await.ok();
+                    self.work_off().await;
+                }
+                Err(failure) => {
+                    if matches!(failure, Failure::Full(_)) {
+                        self.keeper.refuse_writes(&failure);
+                    } else {
+                        self.keeper.down(&failure);
+                    }
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Whether the database is there, of a schema that this build knows, and takes writes.
+    async fn look(&self) -> Result<(), Failure> {
+        let session = self.session().await?;
+        let known = schema::known(&session, self.migrate).await?;
+        if known.is_read_only {
+            session.discard();
+            return Err(Failure::ReadOnly);
+        }
+        if known.loses_commits && self.keeper.health() == Health::Opening {
+            tracing::warn!(
+                "the database has synchronous_commit = off: what it acknowledged can be lost in a crash"
+            );
+        }
+        *lock(&self.keeper.identity) = Some(known.identity);
+        if matches!(self.keeper.health(), Health::Up { writes: Some(_) }) {
+            self.write_probe(&session).await?;
+        }
+        Ok(())
+    }
+
+    /// Does what waited for the database.
+    pub(crate) async fn work_off(&self) {
+        let _working = self.keeper.working.lock().await;
+        loop {
+            let Some(change) = lock(&self.keeper.coverage).first().copied() else { break };
+            if self.write_coverage_change(change).await.is_err() {
+                return;
+            }
+            lock(&self.keeper.coverage).remove(0);
+        }
+        let mut doubts = std::mem::take(&mut *lock(&self.keeper.doubts));
+        while let Some((key, puts)) = doubts.iter().next().map(|(key, puts)| (key.clone(), *puts)) {
+            if self.abandon(&key, puts).await.is_err() {
+                for (key, puts) in doubts {
+                    *lock(&self.keeper.doubts).entry(key).or_default() += puts;
+                }
+                return;
+            }
+            doubts.remove(&key);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

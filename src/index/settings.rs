@@ -1,0 +1,48 @@
+//! Where the index is kept, and its limits.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::{Config, DatabaseConfig};
+
+/// Where the index is kept, and its limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexSettings {
+    /// The database, for the engine of several replicas. Without it, the index is in the data directory.
+    pub database: Option<DatabaseConfig>,
+    /// The data directory, with the journal and sled.
+    pub data_dir: PathBuf,
+    /// Capacity of sled's cache.
+    pub cache_bytes: u64,
+    /// How often sled writes its changes to disk. After a crash, the journal is read from there on.
+    pub flush_interval: Duration,
+    /// Length at which a segment of the journal is full.
+    pub segment_bytes: u64,
+    /// Bytes by which the journal grows before it is compacted, or twice the length of the last snapshot if that
+    /// is more.
+    pub compact_bytes: u64,
+    /// Maximum number of referrers in a repository; exceeded slightly by writes at the same time.
+    pub repository_referrers: u64,
+    /// Timeout of a read or write, waiting included.
+    pub timeout: Duration,
+    /// How long the upstream must have answered nothing but 404 for a referrer before it is forgotten.
+    pub forget_after: Duration,
+}
+
+impl IndexSettings {
+    /// The settings of a configuration.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self {
+            database: config.index.database.clone(),
+            data_dir: config.data_dir.clone(),
+            cache_bytes: config.index.cache_bytes,
+            flush_interval: config.index.flush_interval,
+            segment_bytes: config.index.segment_bytes,
+            compact_bytes: config.index.compact_bytes,
+            repository_referrers: config.limits.repository_referrers as u64,
+            timeout: config.timeouts.index,
+            forget_after: config.index.forget_after,
+        }
+    }
+}

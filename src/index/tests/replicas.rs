@@ -1,0 +1,221 @@
+//! Several replicas on one database: what one does, the others see; and what one does not know, it does not undo.
+
+use super::*;
+
+/// This many replicas on one database.
+async fn replicas<const N: usize>(bench: &Bench) -> [Index; N] {
+    let mut all = Vec::new();
+    for _ in 0..N {
+        all.push(bench.open().await);
+    }
+    all.try_into().unwrap_or_else(|_| unreachable!())
+}
+
+#[tokio::test]
+async fn what_one_records_the_others_list_at_once() {
+    let bench = Bench::in_postgres();
+    let [one, other] = replicas(&bench).await;
+    put(&one, 10, &[1]).await;
+    let pending = begin(&other, 11, &[1]).await;
+    for index in [&one, &other] {
+        assert_eq!(numbers(index, 1).await, [(10, false), (11, true)]);
+    }
+    pending.confirm().await.unwrap();
+    let seen = version(&other, 10).await.unwrap();
+    assert_eq!(remove(&other, 10, seen).await, Removed::Gone);
+    for index in [&one, &other] {
+        assert_eq!(numbers(index, 1).await, [(11, false)]);
+    }
+}
+
+/// A PUT on one, a DELETE on another, a query that settles on a third.
+#[tokio::test]
+async fn a_decision_that_comes_too_late_is_noticed_whoever_made_it() {
+    let bench = Bench::in_postgres();
+    let [pushes, deletes, asks] = replicas(&bench).await;
+    put(&pushes, 10, &[1]).await;
+    let seen = version(&deletes, 10).await.unwrap();
+    let again = begin(&pushes, 10, &[1]).await;
+    let asked = version(&asks, 10).await.unwrap();
+    assert_eq!(remove(&deletes, 10, seen).await, Removed::Doubted);
+    settle(&asks, 10, &[1], asked).await;
+    assert_eq!(numbers(&asks, 1).await, [(10, true)]);
+    // Deleted while it was put: the registry may have taken it before.
+    again.confirm().await.unwrap();
+    assert_eq!(numbers(&asks, 1).await, [(10, true)]);
+    settle(&asks, 10, &[1], version(&asks, 10).await.unwrap()).await;
+    assert_eq!(numbers(&pushes, 1).await, [(10, false)]);
+}
+
+#[tokio::test]
+async fn what_one_deletes_while_another_reads_is_pending() {
+    let bench = Bench::in_postgres();
+    let [reads, deletes] = replicas(&bench).await;
+    let learn = async |read: &UpstreamRead, n: u32| {
+        let observation = Observation { referrer: referrer(n, &[1]), claimed: false };
+        reads.observe(read, vec![observation]).await.unwrap();
+    };
+    for n in [10, 20] {
+        let read = reads.begin_read(repository("a")).await;
+        put(&deletes, n, &[1]).await;
+        let seen = version(&deletes, n).await.unwrap();
+        assert_eq!(remove(&deletes, n, seen).await, Removed::Gone);
+        learn(&read, n).await;
+        // What was learnt with that read is no better, and with a new one it is.
+        learn(&read, n + 1).await;
+        learn(&reads.begin_read(repository("a")).await, n + 2).await;
+    }
+    let expected = [(10, true), (11, true), (12, false), (20, true), (21, true), (22, false)];
+    assert_eq!(numbers(&deletes, 1).await, expected);
+}
+
+#[tokio::test]
+async fn puts_of_one_referrer_through_several_replicas_take_away_only_what_they_brought() {
+    let bench = Bench::in_postgres();
+    let [one, other] = replicas(&bench).await;
+    let (first, second) = (begin(&one, 10, &[1]).await, begin(&other, 10, &[1]).await);
+    first.refuse().await.unwrap();
+    assert_eq!(numbers(&one, 1).await, [(10, true)]);
+    second.refuse().await.unwrap();
+    assert_eq!(numbers(&one, 1).await, []);
+
+    let (first, second) = (begin(&one, 11, &[2]).await, begin(&other, 11, &[2]).await);
+    first.confirm().await.unwrap();
+    second.refuse().await.unwrap();
+    assert_eq!(numbers(&one, 2).await, [(11, false)]);
+}
+
+/// A replica that is killed reports no outcome, and nothing that it began is listed or forgotten for that.
+#[tokio::test]
+async fn a_put_of_a_replica_that_was_killed_is_asked_for() {
+    let bench = Bench::in_postgres();
+    let [killed, other] = replicas(&bench).await;
+    std::mem::forget(begin(&killed, 10, &[1]).await);
+    std::mem::forget(begin(&killed, 10, &[1]).await);
+    // Another one puts it as well, and is refused: the one before may have been accepted.
+    begin(&other, 10, &[1]).await.refuse().await.unwrap();
+    assert_eq!(numbers(&other, 1).await, [(10, true)]);
+    let seen = version(&other, 10).await.unwrap();
+    assert_eq!(remove(&other, 10, seen).await, Removed::Doubted, "it may be under way");
+    // Long after: what no replica ends does not count for ever.
+    server_sql(&bench, "UPDATE referrer SET puts_until_us = 1");
+    let again = begin(&other, 10, &[1]).await;
+    again.refuse().await.unwrap();
+    assert_eq!(numbers(&other, 1).await, [(10, true)]);
+    let seen = version(&other, 10).await.unwrap();
+    assert_eq!(remove(&other, 10, seen).await, Removed::Gone);
+}
+
+/// Orders are the place where a page ends: no two referrers of a subject have the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_replicas_record_the_same_and_other_things_at_once() {
+    const PUTS: u32 = 40;
+    let bench = Bench::in_postgres();
+    let all: [Index; 4] = replicas(&bench).await;
+    let writers = (0..16_u32).map(|writer| {
+        let index = all[writer as usize % all.len()].clone();
+        tokio::spawn(async move {
+            for n in 0..PUTS {
+                match writer % 4 {
+                    // All of these the same.
+                    0 => put(&index, 100 + n, &[1, 2]).await,
+                    1 => {
+                        let observation =
+                            Observation { referrer: referrer(100 + n, &[1, 2]), claimed: false };
+                        let read = index.begin_read(repository("a")).await;
+                        index.observe(&read, vec![observation]).await.unwrap();
+                    }
+                    // Each its own.
+                    _ => put(&index, 200 + writer * PUTS + n, &[1, 2, 3]).await,
+                }
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    let listed = answers(&all[0], 1..4).await;
+    for index in &all {
+        assert_eq!(answers(index, 1..4).await, listed);
+    }
+    assert_eq!((listed[&1].len(), listed[&2].len(), listed[&3].len()), (360, 360, 320));
+    for entries in listed.values() {
+        assert!(entries.is_sorted_by(|(_, one, _), (_, next, _)| one < next));
+        assert!(entries.iter().all(|(_, _, pending)| !pending));
+    }
+    assert_eq!(counts(&all[0]).await, (360, 40 * 2 + 320 * 3, 0));
+    // The rows say the same: no link without its referrer, no referrer without its links.
+    let odd = "SELECT count(*) FROM (SELECT repo, referrer, unnest(subjects) AS subject, pushed_us FROM referrer) AS r \
+               FULL JOIN link AS l USING (repo, referrer, subject, pushed_us) WHERE r.repo IS NULL OR l.kinds IS NULL";
+    assert_eq!(server_sql(&bench, odd).trim(), "0");
+}
+
+/// The order of a referrer may be another one's at a subject that it comes to refer to later.
+#[tokio::test]
+async fn a_place_that_is_taken_is_given_to_nobody_else() {
+    let bench = Bench::in_postgres();
+    let index = bench.open().await;
+    put(&index, 10, &[1]).await;
+    put(&index, 11, &[2]).await;
+    let sql = "UPDATE referrer SET pushed_us = 5000000; UPDATE link SET pushed_us = 5000000";
+    server_sql(&bench, sql);
+    put(&index, 10, &[1, 2]).await;
+    let orders: Vec<_> =
+        entries(&index, 2).await.iter().map(|entry| (entry.digest.clone(), entry.order.0)).collect();
+    assert_eq!(orders.len(), 2);
+    assert_eq!(orders[0], (digest(11), 5_000_000));
+    assert!(orders[1].0 == digest(10) && orders[1].1 > 5_000_000);
+    assert_eq!(entries(&index, 1).await[0].order.0, orders[1].1);
+    assert_eq!(counts(&index).await, (2, 3, 0));
+}
+
+#[tokio::test]
+async fn a_lease_is_one_replicas_until_it_ends() {
+    let bench = Bench::in_postgres();
+    let [one, other] = replicas(&bench).await;
+    let (of_one, of_other) = (one.lease("sweep".to_owned()), other.lease("sweep".to_owned()));
+    assert!(of_one.take(Duration::from_secs(3600)).await.unwrap());
+    assert!(!of_other.take(Duration::from_secs(3600)).await.unwrap());
+    assert!(other.lease("another".to_owned()).take(Duration::from_secs(1)).await.unwrap());
+    assert!(of_one.take(Duration::ZERO).await.unwrap(), "renewed, and over at once");
+    while !of_other.take(Duration::from_secs(3600)).await.unwrap() {}
+    assert!(!of_one.take(Duration::from_secs(3600)).await.unwrap());
+    // Somebody else's cannot be given back.
+    of_one.give_back().await.unwrap();
+    assert!(!of_one.take(Duration::from_secs(3600)).await.unwrap());
+    of_other.give_back().await.unwrap();
+    assert!(of_one.take(Duration::from_secs(3600)).await.unwrap());
+}
+
+#[tokio::test]
+async fn the_coverage_is_the_same_for_all() {
+    let bench = Bench::in_postgres();
+    let [one, other] = replicas(&bench).await;
+    let name = repository("a").name;
+    let backfilled =
+        async |index: &Index| Covered { backfilled: Some(index.time().await.unwrap()), ..Covered::default() };
+    one.cover(0, Some(&name), backfilled(&one).await).await.unwrap();
+    assert_eq!(other.covered(0).await.unwrap(), None, "not recorded yet");
+    one.begin_coverage(0);
+    one.probe().await.unwrap();
+    let began = other.covered(0).await.unwrap().unwrap().0;
+    other.begin_coverage(0);
+    other.probe().await.unwrap();
+    assert_eq!(one.covered(0).await.unwrap().unwrap().0, began);
+    let before = backfilled(&one).await;
+    one.cover(0, Some(&name), before).await.unwrap();
+    assert_eq!(other.coverage(&repository("a")).await, Ok(Coverage::Complete));
+    assert_eq!(other.coverage(&repository("b")).await, Ok(Coverage::Since(began)));
+    assert_eq!(other.coverage_of_all(0).await, Ok(Coverage::Since(began)));
+    // Something was missed: what was read before does not count, whoever read it.
+    other.restart_coverage(0).await;
+    one.cover(0, Some(&name), before).await.unwrap();
+    assert_ne!(other.coverage(&repository("a")).await, Ok(Coverage::Complete));
+    one.cover(0, None, backfilled(&one).await).await.unwrap();
+    // `other` remembers for some seconds what it was told.
+    let [another] = replicas(&bench).await;
+    assert_eq!(another.coverage(&repository("a")).await, Ok(Coverage::Complete));
+    other.void_coverage(0);
+    other.probe().await.unwrap();
+    assert_eq!(one.covered(0).await.unwrap(), None);
+}
