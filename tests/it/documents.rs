@@ -15,11 +15,12 @@ const README: &str = "README.md";
 const API: &str = "deploy/API.md";
 const MANUAL: &str = "deploy/MANUAL.md";
 const CONTRIBUTING: &str = ".github/CONTRIBUTING.md";
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 9] = [
     README,
     API,
     MANUAL,
     "deploy/ROLLOUT.md",
+    "deploy/REPLICAS.md",
     "deploy/CHANGES.md",
     "deploy/notifications/README.md",
     CONTRIBUTING,
