@@ -111,3 +111,8 @@ pub mod registry;
 pub mod server;
 pub mod telemetry;
 pub mod tls;
+
+#[cfg(test)]
+#[allow(dead_code, unused_imports, reason = "the integration tests use the rest")]
+#[path = "../tests/it/support/postgres.rs"]
+mod test_database;

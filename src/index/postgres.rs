@@ -44,6 +44,7 @@ mod keeper;
 mod lease;
 mod observe;
 mod put;
+mod queued;
 mod read;
 mod rows;
 pub(super) mod schema;
@@ -60,6 +61,7 @@ pub(crate) use keeper::CoverageChange;
 use keeper::{Health, Keeper};
 pub(crate) use observe::Reading;
 pub(crate) use put::Put;
+pub(crate) use queued::HELD;
 pub(crate) use unique::unique;
 
 /// How often an operation is tried again when somebody else changes the same rows.
