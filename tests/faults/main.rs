@@ -20,6 +20,7 @@ use support::random;
 
 mod clients;
 mod damage;
+mod database;
 mod disk;
 mod door;
 mod full_disk;
