@@ -190,6 +190,32 @@ async fn a_standby_is_never_asked() {
     row.close();
 }
 
+/// Whoever deletes while the database is away is told of success, for the registry has done it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_while_the_database_is_away_is_known_when_it_is_back() {
+    let (registry, mut postgres) = (Registry::start(), Postgres::start());
+    let behind = registry.client();
+    let image = behind.image(REPOSITORY, "image").await;
+    let (refshim, _directory) = start(&registry, &postgres.url()).await;
+    let client = refshim.client();
+    let mut ledger = Ledger::about(&behind, &image, "subject").await;
+    let (stays, goes) = (ledger.referrer(0), ledger.referrer(1));
+    ledger.push(&client, vec![stays.clone(), goes.clone()], 1, &Arc::default()).await;
+    assert_eq!(ledger.acknowledged.len(), 2);
+    block_in_place(|| postgres.kill9());
+    let deleted = client.delete(&format!("/v2/{REPOSITORY}/manifests/{}", goes.digest)).await;
+    assert_eq!(deleted.status, StatusCode::ACCEPTED);
+    block_in_place(|| postgres.start_again());
+    until_it_answers(&client, &ledger.subject).await;
+    // The doubt is written a moment after that.
+    let began = Instant::now();
+    while client.referrers(REPOSITORY, &ledger.subject.digest, "").await != [stays.digest.clone()] {
+        assert!(began.elapsed() < LIMIT, "what was deleted stays listed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(refshim.stop().success());
+}
+
 /// How many replicas start at once.
 const REPLICAS: usize = 10;
 
