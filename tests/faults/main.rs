@@ -31,6 +31,7 @@ mod oddities;
 mod power;
 mod process;
 mod recording;
+mod replicas;
 mod shutdown;
 mod soak;
 mod table;
