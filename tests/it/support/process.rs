@@ -28,6 +28,7 @@ pub(crate) struct Start<'a> {
     data_dir: &'a Path,
     variables: Vec<(&'a str, String)>,
     wrapper: Vec<String>,
+    listen: [String; 2],
 }
 
 impl Refshim {
@@ -42,7 +43,8 @@ impl Refshim {
 
     /// In front of whatever is at this URL.
     pub(crate) fn in_front_of<'a>(upstream: &str, data_dir: &'a Path) -> Start<'a> {
-        Start { upstream: upstream.to_owned(), data_dir, variables: Vec::new(), wrapper: Vec::new() }
+        let listen = ["127.0.0.1:0", "127.0.0.1:0"].map(str::to_owned);
+        Start { upstream: upstream.to_owned(), data_dir, variables: Vec::new(), wrapper: Vec::new(), listen }
     }
 
     /// In front of this registry, whose certificate it trusts if there is one.
@@ -189,6 +191,13 @@ impl Start<'_> {
         self
     }
 
+    #[allow(dead_code, reason = "the other suite uses it")]
+    /// On these ports of 127.0.0.1, for clients and for health and metrics, not on some of the system's choice.
+    pub(crate) fn at(mut self, port: u16, admin: u16) -> Self {
+        self.listen = [port, admin].map(|port| format!("127.0.0.1:{port}"));
+        self
+    }
+
     pub(crate) async fn launch(self) -> Refshim {
         let refshim = self.launch_unready();
         refshim.ready().await;
@@ -213,7 +222,8 @@ impl Start<'_> {
             None => Command::new(binary()),
         };
         command.arg("serve").arg("--upstream").arg(self.upstream);
-        command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"]);
+        let [listen, admin_listen] = &self.listen;
+        command.args(["--listen", listen, "--admin-listen", admin_listen, "--data-dir"]);
         command.arg(self.data_dir).env("REFSHIM_LOG_FORMAT", "json");
         for (name, value) in self.variables {
             command.env(format!("REFSHIM_{name}"), value);
