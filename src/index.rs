@@ -144,7 +144,9 @@ impl Index {
         }))
     }
 
-    /// The version of a referrer, for [`Index::remove`].
+    /// The version of a referrer, for [`Index::remove`]; [`Version::UNKNOWN`] while it is being PUT. For what the
+    /// registry takes in which order is not known then, and a PUT that changes nothing makes no version: the removal
+    /// would not notice that it was accepted after the deletion.
     pub async fn version(
         &self,
         repository: &Repository,
@@ -153,10 +155,28 @@ impl Index {
         let key = ReferrerKey { repository: repository.clone(), digest: referrer.clone() };
         match &self.engine {
             Engine::Local(engine) => {
+                let is_being_put = engine.shared.puts.any(&key);
                 let state = engine.read(move |store| store.referrer_state(&key)).await?;
-                Ok(state.map(|state| state.version))
+                Ok(state.map(|state| if is_being_put { Version::UNKNOWN } else { state.version }))
             }
             Engine::Postgres(engine) => engine.version(&key).await,
+        }
+    }
+
+    /// The version of a referrer, whatever is done with it.
+    #[cfg(test)]
+    pub(crate) async fn current_version(
+        &self,
+        repository: &Repository,
+        referrer: &Digest,
+    ) -> Option<Version> {
+        let key = ReferrerKey { repository: repository.clone(), digest: referrer.clone() };
+        match &self.engine {
+            Engine::Local(engine) => {
+                let state = engine.read(move |store| store.referrer_state(&key)).await.unwrap();
+                state.map(|state| state.version)
+            }
+            Engine::Postgres(engine) => engine.current_version(&key).await,
         }
     }
 
@@ -224,7 +244,7 @@ impl Index {
     ) -> Result<Removed, WriteError> {
         let key = ReferrerKey { repository, digest: referrer };
         match &self.engine {
-            Engine::Local(engine) => engine.write(|reply| Write::Remove { key, seen, reply }).await,
+            Engine::Local(engine) => engine.remove(key, seen).await,
             Engine::Postgres(engine) => engine.remove(&key, seen).await,
         }
     }

@@ -50,7 +50,7 @@ pub(super) mod write;
 
 use self::sled::{Store, StoreError};
 use super::record::ReferrerKey;
-use super::{IndexSettings, IndexState, OpenError, ReadError, Repository, Version, WriteError};
+use super::{IndexSettings, IndexState, OpenError, ReadError, Removed, Repository, Version, WriteError};
 use committer::Committer;
 use coverage::Coverages;
 use data_dir::{JOURNAL, SLED};
@@ -170,7 +170,7 @@ impl Local {
         match self.read(move |store| store.referrer_state(&referrer)).await {
             Ok(Some(state)) if state.was_confirmed => {
                 let seen = Version::UNKNOWN;
-                self.write(|reply| Write::Remove { key, seen, reply }).await.map(|_doubted| ())
+                self.remove(key, seen).await.map(|_doubted| ())
             }
             Ok(_) => Ok(()),
             Err(ReadError::Opening | ReadError::Rebuilding) => {
@@ -179,6 +179,17 @@ impl Local {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Removes a referrer. If that cannot be written, it is doubted as soon as something can be.
+    pub(crate) async fn remove(&self, key: ReferrerKey, seen: Version) -> Result<Removed, WriteError> {
+        let removed = key.clone();
+        let written = self.write(|reply| Write::Remove { key: removed, seen, reply }).await;
+        if written.is_err() {
+            self.shared.puts.doubt_later(key);
+            self.wake();
+        }
+        written
     }
 
     /// Has the committer look for doubts that wait. Not needed when the queue is full: it looks after each batch.

@@ -85,6 +85,8 @@ pub(crate) struct Postgres {
     /// Whether to bring the schema to the newest version.
     migrate: bool,
     keeper: Keeper,
+    /// The name of this process among the replicas.
+    holder: String,
     /// How often something was deleted from each repository, as far as this replica knows.
     removals: Cache<Repository, i64>,
     room: Cache<Repository, bool>,
@@ -112,6 +114,7 @@ impl Postgres {
             statements: database.statements,
             migrate: database.migrate,
             keeper: Keeper::new(),
+            holder: unique(),
             removals: Cache::new(REPOSITORIES_REMEMBERED),
             room: Cache::builder()
                 .max_capacity(REPOSITORIES_REMEMBERED)

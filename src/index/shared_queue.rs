@@ -57,8 +57,8 @@ impl SharedQueue {
         self.engine.remove_parcel(&self.queue, &self.holder, id).await
     }
 
-    /// Renews this replica's parcels, and takes over some that others have left.
-    pub async fn take(&self) -> Result<Vec<Parcel>, WriteError> {
-        self.engine.take_parcels(&self.queue, &self.holder).await
+    /// Renews those of this replica, which are `known`, and takes over some that others have left.
+    pub async fn take(&self, known: &[String]) -> Result<Vec<Parcel>, WriteError> {
+        self.engine.take_parcels(&self.queue, &self.holder, known).await
     }
 }

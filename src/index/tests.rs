@@ -111,7 +111,7 @@ async fn put(index: &Index, n: u32, subjects: &[u32]) {
 }
 
 async fn version(index: &Index, n: u32) -> Option<Version> {
-    index.version(&repository("a"), &digest(n)).await.unwrap()
+    index.current_version(&repository("a"), &digest(n)).await
 }
 
 /// The upstream serves it with a `reference` to each subject.

@@ -90,8 +90,9 @@ async fn keep(turn: &Lease) {
     let mut until = Instant::now() + TURN;
     loop {
         sleep(TURN / 3).await;
+        let asked = Instant::now();
         match turn.take(TURN).await {
-            Ok(true) => until = Instant::now() + TURN,
+            Ok(true) => until = asked + TURN,
             Ok(false) => return,
             // Another replica may have it by now.
             Err(_) if Instant::now() >= until => return,

@@ -93,7 +93,8 @@ impl<E: Event> Store<E> {
     /// What other replicas have left, each with the number that `number` gives it. Nothing of files.
     pub(super) async fn take(&self, mut number: impl FnMut() -> u64) -> Vec<Batch<E>> {
         let Self::Shared { queue, names } = self else { return Vec::new() };
-        let parcels = queue.take().await.unwrap_or_else(|error| {
+        let known: Vec<String> = lock(names).values().cloned().collect();
+        let parcels = queue.take(&known).await.unwrap_or_else(|error| {
             tracing::debug!(%error, "{} of other replicas cannot be looked for", E::NAMED);
             Vec::new()
         });

@@ -257,7 +257,7 @@ impl PushRecorder {
         let outcome = match &mut answer {
             Ok(response) if is_taken(response, &referrer.digest) => {
                 let digest = content_digest(response.headers());
-                self.confirm(put, &repository, referrer, digest).await?;
+                self.confirm(put, &repository, referrer, digest, &watch).await?;
                 self.claim(&watch, claims).await?;
                 if let Some(subject) = subject {
                     let warning = self.unlisted.add(&repository, &subject).await.map_err(Error::Tag)?;
@@ -341,6 +341,7 @@ impl PushRecorder {
         repository: &Repository,
         referrer: Referrer,
         upstreams: Option<Digest>,
+        watch: &UpstreamRead,
     ) -> Result<(), Error> {
         let count = referrer.links.len();
         let digest = match upstreams.filter(|digest| *digest != referrer.digest) {
@@ -354,8 +355,11 @@ impl PushRecorder {
                     digest: digest.clone(),
                     links: referrer.links,
                 };
-                let again = self.index.begin(repository.clone(), renamed).await.map_err(Error::Record)?;
-                drop((put, again));
+                // As a claim, with what only its tag says: that is recorded of a PUT when it is confirmed, and this
+                // one is not.
+                let claim = Observation { referrer: renamed, claimed: true };
+                self.claim(watch, vec![claim]).await?;
+                drop(put);
                 digest
             }
         };

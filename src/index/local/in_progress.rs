@@ -117,6 +117,18 @@ impl PutsInProgress {
         puts.map(|puts| puts.doubted = true).is_some()
     }
 
+    /// Whether the referrer is being PUT.
+    pub(crate) fn any(&self, key: &ReferrerKey) -> bool {
+        self.lock().puts.contains_key(key)
+    }
+
+    /// Notes that something else than a PUT told of the referrer: it is not theirs alone any more.
+    pub(crate) fn told(&self, key: &ReferrerKey) {
+        if let Some(puts) = self.lock().puts.get_mut(key) {
+            puts.created = false;
+        }
+    }
+
     /// Has the next commit doubt the referrer.
     pub(crate) fn doubt_later(&self, key: ReferrerKey) {
         let mut table = self.lock();

@@ -206,6 +206,8 @@ impl Decisions {
         for observation in observations {
             let digest = observation.referrer.digest.clone();
             let key = ReferrerKey { repository: read.repository().clone(), digest };
+            // Also if it is no news: a PUT that is refused must not take away what was seen in the registry.
+            self.shared.puts.told(&key);
             let next_order = || self.clock.next_order();
             let decision = decision::observe(batch.find(&key), &key, observation, deletion, next_order);
             batch.record(decision, &key);

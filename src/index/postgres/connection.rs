@@ -53,7 +53,9 @@ fn session_settings(timeout: Duration) -> String {
     format!(
         "SET statement_timeout = {limit}; SET lock_timeout = {limit}; \
          SET idle_in_transaction_session_timeout = {limit}; \
-         SET default_transaction_isolation = 'read committed'"
+         SET default_transaction_isolation = 'read committed'; \
+         SELECT set_config('synchronous_commit', 'on', false) \
+         WHERE current_setting('synchronous_commit') IN ('off', 'local')"
     )
 }
 
@@ -264,6 +266,17 @@ pub(super) struct Transaction<'s> {
 }
 
 impl Transaction<'_> {
+    /// Commits what was done in it, or rolls it back if that failed.
+    pub(super) async fn end(mut self, done: Result<(), Failure>) -> Result<(), Failure> {
+        // Of a failure of the connection nothing is to be rolled back; then this fails and the connection goes.
+        if done == Err(Failure::Conflict) {
+            self.session.batch("ROLLBACK").await?;
+            self.is_ended = true;
+        }
+        done?;
+        self.commit().await
+    }
+
     /// Commits it.
     pub(super) async fn commit(mut self) -> Result<(), Failure> {
         self.session.batch("COMMIT").await?;

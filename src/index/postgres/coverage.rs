@@ -35,8 +35,9 @@ static VOID_COVERAGE: Sql = Sql { text: "DELETE FROM coverage WHERE upstream = $
 
 /// An upstream is recorded from now on only.
 static RESTART_COVERAGE: Sql = Sql {
-    text: "UPDATE coverage SET began_us = (extract(epoch FROM statement_timestamp()) * 1000000)::bigint, \
-           backfilled_us = NULL, swept_us = NULL WHERE upstream = $1 AND name = ''",
+    text: "UPDATE coverage SET began_us = CASE WHEN name = '' THEN GREATEST(began_us + 1, \
+           (extract(epoch FROM statement_timestamp()) * 1000000)::bigint) END, \
+           backfilled_us = NULL, swept_us = NULL WHERE upstream = $1",
     types: &[Type::INT8],
 };
 

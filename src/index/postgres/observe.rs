@@ -1,7 +1,6 @@
 //! What is read from the upstream, rather than pushed through refshim.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use tokio::time::timeout;
 
@@ -16,8 +15,11 @@ use crate::index::record::ReferrerKey;
 use crate::index::{Observation, Order, Repository, WriteError};
 use crate::oci::Digest;
 
-/// The longest wait for the count of deletions before a read from the upstream, which is a client's pull.
-const READ_WAIT: Duration = Duration::from_millis(250);
+/// The part of the time-out that a read from the upstream, which is a client's pull, waits for the count of deletions.
+const READ_WAIT: u32 = 40;
+
+/// Observations that are recorded in one transaction.
+const OBSERVED_AT_A_TIME: usize = 50;
 
 /// A read from the upstream in progress.
 #[derive(Clone, Debug)]
@@ -41,7 +43,7 @@ impl Postgres {
             let row = session.row(&statements::REMOVALS, &[repo]).await?;
             row.map_or(Ok(0), |row| get::<i64>(&row, 0))
         });
-        let Ok(asked) = timeout(READ_WAIT, asked).await else {
+        let Ok(asked) = timeout(self.timeout / READ_WAIT, asked).await else {
             self.keeper.waited();
             return Reading { repository, removals: None };
         };
@@ -57,7 +59,11 @@ impl Postgres {
         reading: &Reading,
         observations: &[Observation],
     ) -> Result<(), WriteError> {
-        self.change(|session, attempt| self.observed(session, reading, observations, attempt)).await
+        // Some at a time: deletions from the repository wait for each transaction.
+        for some in observations.chunks(OBSERVED_AT_A_TIME) {
+            self.change(|session, attempt| self.observed(session, reading, some, attempt)).await?;
+        }
+        Ok(())
     }
 
     async fn observed(
@@ -73,11 +79,24 @@ impl Postgres {
         if !observations.iter().any(|one| is_news(repository, known.get(&one.referrer.digest), one)) {
             return Ok(());
         }
-        let repo = repository_key(repository);
-        let transaction = session.transaction().await?;
+        // Committed by itself: whoever begins a PUT in a new repository meanwhile would wait for all of this.
         add_repository(&session, repository).await?;
-        let row = session.row(&statements::HOLD_REMOVALS, &[&repo]).await?.ok_or(Failure::Conflict)?;
-        let (removals, now): (i64, i64) = (get(&row, 0)?, get(&row, 1)?);
+        let transaction = session.transaction().await?;
+        let written = self.record(&session, reading, observations, known, attempt);
+        transaction.end(written.await).await
+    }
+
+    /// Records what is news, in a transaction.
+    async fn record(
+        &self,
+        session: &Session,
+        reading: &Reading,
+        observations: &[Observation],
+        mut known: BTreeMap<Digest, Head>,
+        attempt: u32,
+    ) -> Result<(), Failure> {
+        let repository = &reading.repository;
+        let (removals, now) = hold_removals(session, repository).await?;
         let deletion = reading.removals != Some(removals);
         if deletion {
             self.removals.insert(repository.clone(), removals);
@@ -86,7 +105,6 @@ impl Postgres {
         // told of twice is written twice, so the state is the one after what was told first.
         let mut sorted: Vec<(usize, &Observation)> = observations.iter().enumerate().collect();
         sorted.sort_by(|one, other| one.1.referrer.digest.cmp(&other.1.referrer.digest));
-        let mut known = known;
         for (place, observation) in sorted {
             let digest = observation.referrer.digest.clone();
             let key = ReferrerKey { repository: repository.clone(), digest };
@@ -95,11 +113,12 @@ impl Postgres {
             let found = before.as_ref().map_or(LookUp::Unknown, |head| LookUp::Found(&head.state));
             let decision = decision::observe(found, &key, observation.clone(), deletion, || order);
             let puts = before.as_ref().map_or_else(Puts::default, |head| head.puts);
-            let puts = puts.told(&decision);
-            let after = write(&session, &key, before.as_ref(), decision, puts, attempt).await?;
+            // Also if it is no news: a PUT that is refused must not take away what was seen in the registry.
+            let puts = Puts { brought: false, ..puts };
+            let after = write(session, &key, before.as_ref(), decision, puts, attempt).await?;
             known.extend(after.map(|head| (key.digest, head)));
         }
-        transaction.commit().await
+        Ok(())
     }
 }
 
@@ -126,10 +145,18 @@ async fn read_many(
 fn is_news(repository: &Repository, known: Option<&Head>, observation: &Observation) -> bool {
     let key = ReferrerKey { repository: repository.clone(), digest: observation.referrer.digest.clone() };
     let found = known.map_or(LookUp::Unknown, |head| LookUp::Found(&head.state));
-    decision::observe(found, &key, observation.clone(), false, || Order(0)) != Decision::Nothing
+    let is_brought = known.is_some_and(|head| head.puts.brought);
+    is_brought || decision::observe(found, &key, observation.clone(), false, || Order(0)) != Decision::Nothing
 }
 
-async fn add_repository(session: &Session, repository: &Repository) -> Result<(), Failure> {
+/// How often something was deleted from a repository; held until the transaction ends. And the time.
+pub(super) async fn hold_removals(session: &Session, repository: &Repository) -> Result<(i64, i64), Failure> {
+    let row = session.row(&statements::HOLD_REMOVALS, &[&repository_key(repository)]).await?;
+    let row = row.ok_or(Failure::Conflict)?;
+    Ok((get(&row, 0)?, get(&row, 1)?))
+}
+
+pub(super) async fn add_repository(session: &Session, repository: &Repository) -> Result<(), Failure> {
     let (repo, upstream) = (repository_key(repository), i64::from(repository.upstream));
     session.row(&statements::ADD_REPOSITORY, &[&repo, &upstream, &repository.name.as_str()]).await.map(drop)
 }

@@ -7,6 +7,7 @@ use super::Postgres;
 use super::change::{read, write};
 use super::connection::Session;
 use super::failure::Failure;
+use super::observe::{add_repository, hold_removals};
 use super::rows::{Head, Puts, columns, digest_key, head, placed, repository_key};
 use super::statements;
 use super::unique::fresh_version;
@@ -72,7 +73,8 @@ impl Put {
                 let puts = found.puts();
                 // Not before the last of them has ended: another one may still be accepted.
                 let made = found.head.as_ref().map(|head| head.state.version);
-                let made = made.filter(|_| puts.brought && puts.count == 1);
+                // And not in a second attempt: the first may have been counted, and its answer lost.
+                let made = made.filter(|_| puts.brought && puts.count == 1 && attempt == 0);
                 let decision = decision::refuse(found.look_up(), key, made);
                 write(&session, key, found.head.as_ref(), decision, puts.ended(), attempt).await.map(drop)
             });
@@ -162,7 +164,30 @@ async fn confirm(
     };
     // Its place may be taken by now.
     let order = Order(order.0.saturating_add(u64::from(attempt)));
-    let decision = decision::confirm(found.look_up(), key, referrer, order, doubted);
     let puts = Puts { brought: false, ..puts };
+    if let (Begun::Unrecorded { removals, .. }, None) = (begun, &found.head) {
+        let decided = |doubted| decision::confirm(LookUp::Unknown, key, referrer, order, doubted);
+        return confirm_unrecorded(session, key, decided, *removals, puts, attempt).await;
+    }
+    let decision = decision::confirm(found.look_up(), key, referrer, order, doubted);
     write(session, key, found.head.as_ref(), decision, puts, attempt).await.map(drop)
+}
+
+/// Records an accepted PUT of which nothing was recorded before. No row could tell a deletion of it, so the deletions of
+/// its repository are compared, and held up until this is recorded.
+async fn confirm_unrecorded(
+    session: &Session,
+    key: &ReferrerKey,
+    decided: impl Fn(bool) -> Decision,
+    removals: i64,
+    puts: Puts,
+    attempt: u32,
+) -> Result<(), Failure> {
+    add_repository(session, &key.repository).await?;
+    let transaction = session.transaction().await?;
+    let written = async {
+        let (held, _now) = hold_removals(session, &key.repository).await?;
+        write(session, key, None, decided(held != removals), puts, attempt).await.map(drop)
+    };
+    transaction.end(written.await).await
 }

@@ -29,8 +29,8 @@ static REMOVE: Sql = Sql {
 
 static RENEW: Sql = Sql {
     text: "UPDATE queued SET until_us = (extract(epoch FROM statement_timestamp()) * 1000000)::bigint + $3 \
-           WHERE queue = $1 AND holder = $2",
-    types: &[Type::TEXT, Type::TEXT, Type::INT8],
+           WHERE queue = $1 AND holder = $2 AND id = ANY ($4)",
+    types: &[Type::TEXT, Type::TEXT, Type::INT8, Type::TEXT_ARRAY],
 };
 
 /// Asked again of each row after it was waited for, so that two do not take over the same.
@@ -68,11 +68,17 @@ impl Postgres {
         .await
     }
 
-    /// Renews what this holder has, and takes over what others have left.
-    pub(crate) async fn take_parcels(&self, queue: &str, holder: &str) -> Result<Vec<Parcel>, WriteError> {
+    /// Renews what this holder knows to have, and takes over what others have left; also what it has itself without
+    /// knowing, since an answer was lost.
+    pub(crate) async fn take_parcels(
+        &self,
+        queue: &str,
+        holder: &str,
+        known: &[String],
+    ) -> Result<Vec<Parcel>, WriteError> {
         let held = &held();
         self.change(|session, _attempt| async move {
-            session.row(&RENEW, &[&queue, &holder, held]).await?;
+            session.row(&RENEW, &[&queue, &holder, held, &known]).await?;
             let rows = session.rows(&TAKE_OVER, &[&queue, &holder, held, &TAKEN_AT_A_TIME]).await?;
             let parcels = rows.iter().map(|row| {
                 let received = Duration::from_micros(number(row, 1)?);

@@ -1,5 +1,8 @@
 //! Queries: each one statement, or one for every page of a long list.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
 use tokio_postgres::Row;
 
 use super::connection::Session;
@@ -13,6 +16,8 @@ use crate::oci::{Digest, RepositoryName};
 /// Entries that are read at once. Pages of the index that the database has to read from disk are read one after the
 /// other, so a list is not read further than it is needed.
 const CHUNK: usize = 200;
+/// The longest wait for the number of referrers in a repository.
+const COUNT_WAIT: Duration = Duration::from_secs(2);
 /// Bytes of the descriptors on a page of a walk after which it ends.
 const WALK_BYTES: usize = 4 << 20;
 /// Referrers that a walk reads at once.
@@ -27,6 +32,13 @@ impl Postgres {
             row.map(|row| Ok(Version(number(&row, 0)?))).transpose()
         });
         Ok(read.await?)
+    }
+
+    /// The version also while it is being PUT.
+    #[cfg(test)]
+    pub(crate) async fn current_version(&self, key: &ReferrerKey) -> Option<Version> {
+        let read = self.run(|session| async move { super::change::read(&session, key).await });
+        read.await.unwrap().head.map(|head| head.state.version)
     }
 
     pub(crate) async fn referrers(
@@ -91,14 +103,17 @@ impl Postgres {
         if let Some(has_room) = self.room.get(repository) {
             return has_room;
         }
+        // Others that ask meanwhile do not count as well.
+        self.room.insert(repository.clone(), true);
         let (repo, limit) = (repository_key(repository), signed(self.repository_referrers));
         let (repo, limit) = (&repo, &limit);
         let counted = self.run(|session| async move {
             let row = session.row(&statements::COUNT, &[repo, limit]).await?;
             row.map_or(Ok(0), |row| get::<i64>(&row, 0))
         });
-        let Ok(count) = counted.await else { return true };
-        let has_room = count < *limit;
+        // With a limit of its own: of a repository with a million referrers the count may take longer than it is worth.
+        let count = timeout(COUNT_WAIT, counted).await.ok().and_then(Result::ok);
+        let has_room = count.is_none_or(|count| count < *limit);
         self.room.insert(repository.clone(), has_room);
         has_room
     }

@@ -93,9 +93,11 @@ pub(super) static READ_MANY: Sql = Sql {
     types: &[Type::BYTEA, Type::BYTEA_ARRAY],
 };
 
-/// The version of a referrer.
+/// The version of a referrer, 0 while it is being PUT.
 pub(super) static VERSION: Sql = Sql {
-    text: "SELECT version FROM referrer WHERE repo = $1 AND referrer = $2",
+    text: "SELECT CASE WHEN puts > 0 \
+           AND puts_until_us >= (extract(epoch FROM statement_timestamp()) * 1000000)::bigint \
+           THEN 0 ELSE version END FROM referrer WHERE repo = $1 AND referrer = $2",
     types: &[Type::BYTEA, Type::BYTEA],
 };
 
@@ -232,10 +234,11 @@ pub(super) static NOTE_REMOVAL: Sql = Sql {
 pub(super) static REMOVALS: Sql =
     Sql { text: "SELECT removals FROM repository WHERE repo = $1", types: &[Type::BYTEA] };
 
-/// The same, so that nothing can be deleted until the transaction ends; and the time.
+/// The same, so that nothing can be deleted until the transaction ends; and the time. FOR SHARE would do, but those who
+/// share overtake a deletion that waits, for as long as there are any.
 pub(super) static HOLD_REMOVALS: Sql = Sql {
     text: "SELECT removals, (extract(epoch FROM statement_timestamp()) * 1000000)::bigint FROM repository \
-           WHERE repo = $1 FOR SHARE",
+           WHERE repo = $1 FOR UPDATE",
     types: &[Type::BYTEA],
 };
 

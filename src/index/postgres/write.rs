@@ -2,16 +2,20 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use tokio::time::timeout;
+
 use super::change::{read, write};
 use super::connection::Session;
 use super::failure::Failure;
 use super::keeper::Health;
 use super::rows::{Puts, get, repository_key};
-use super::unique::unique;
 use super::{Postgres, lease, statements};
 use crate::index::decision::{self, Decision};
 use crate::index::record::ReferrerKey;
 use crate::index::{ProbeError, ReadError, Referrer, Removed, Repository, Version, WriteError};
+
+/// The part of the time-out that a client's pull waits until a doubt is written.
+const DOUBT_WAIT: u32 = 10;
 
 impl Postgres {
     pub(crate) async fn settle(
@@ -31,27 +35,27 @@ impl Postgres {
     }
 
     pub(crate) async fn remove(&self, key: &ReferrerKey, seen: Version) -> Result<Removed, WriteError> {
-        let removed = self.removed(key, seen).await;
-        if removed.is_err() {
-            // The registry has deleted it, and its client was told so.
-            self.keeper.doubt_later(key.clone(), 0);
-        }
-        removed
-    }
-
-    async fn removed(&self, key: &ReferrerKey, seen: Version) -> Result<Removed, WriteError> {
-        self.change(|session, attempt| async move {
+        let removed = self.change(|session, attempt| async move {
             // Before anything is looked up: what another replica has read and records at this moment is there, or is
             // recorded as pending.
             self.note_removal(&session, &key.repository).await?;
             let found = read(&session, key).await?;
             let is_being_put = found.is_being_put();
             let (removed, decision) = decision::remove(found.look_up(), key, seen, is_being_put);
-            let puts = Puts { brought: false, doubted: is_being_put, ..found.puts() };
+            // Doubted also if no PUT is counted: one whose answer was lost may have been counted down twice.
+            let puts = Puts { brought: false, doubted: true, ..found.puts() };
             write(&session, key, found.head.as_ref(), decision, puts, attempt).await?;
             Ok(removed)
-        })
-        .await
+        });
+        self.or_doubted(key, removed.await)
+    }
+
+    /// If something could not be written that the registry has done, the referrer is doubted as soon as possible.
+    fn or_doubted<T>(&self, key: &ReferrerKey, written: Result<T, WriteError>) -> Result<T, WriteError> {
+        if written.is_err() {
+            self.keeper.doubt_later(key.clone(), 0);
+        }
+        written
     }
 
     pub(crate) async fn absent(&self, key: &ReferrerKey, seen: Version) -> Result<Removed, WriteError> {
@@ -65,7 +69,7 @@ impl Postgres {
                 return Ok(removed);
             }
             self.note_removal(&session, &key.repository).await?;
-            let puts = Puts { brought: false, doubted: is_being_put, ..found.puts() };
+            let puts = Puts { brought: false, doubted: true, ..found.puts() };
             write(&session, key, found.head.as_ref(), decision, puts, attempt).await?;
             Ok(removed)
         })
@@ -73,7 +77,10 @@ impl Postgres {
     }
 
     pub(crate) async fn doubt(&self, key: &ReferrerKey) -> Result<(), WriteError> {
-        self.change(|session, attempt| self.doubted(session, key, 0, attempt)).await
+        // A client's pull waits for it.
+        let doubted = self.change(|session, attempt| self.doubted(session, key, 0, attempt));
+        let written = timeout(self.timeout / DOUBT_WAIT, doubted).await.unwrap_or(Err(WriteError::Slow));
+        self.or_doubted(key, written)
     }
 
     /// The same, and ends so many PUTs of it, whose outcome is not known.
@@ -107,7 +114,8 @@ impl Postgres {
             let found = read(&session, key).await?;
             Ok(found.head.is_some_and(|head| head.state.was_confirmed))
         });
-        if is_known.await? {
+        let is_known = is_known.await.map_err(WriteError::from);
+        if self.or_doubted(key, is_known)? {
             self.remove(key, Version::UNKNOWN).await?;
         }
         Ok(())
@@ -123,9 +131,10 @@ impl Postgres {
     }
 
     pub(super) async fn write_probe(&self, session: &Session) -> Result<(), Failure> {
-        let holder = unique();
-        session.row(&lease::LEASE, &[&format!("probe {holder}"), &holder, &0_i64]).await?;
-        session.row(&lease::RELEASE, &[&format!("probe {holder}"), &holder]).await?;
+        // Of one name, so that a probe that is cut off leaves no more than one row.
+        let name = format!("probe {}", self.holder);
+        session.row(&lease::LEASE, &[&name, &self.holder, &0_i64]).await?;
+        session.row(&lease::RELEASE, &[&name, &self.holder]).await?;
         Ok(())
     }
 

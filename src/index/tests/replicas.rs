@@ -228,13 +228,13 @@ async fn what_a_lost_replica_was_to_do_is_taken_over_by_one_other() {
     let (of_lost, of_one, of_other) = (queue(&lost), queue(&one), queue(&other));
     let ids = [of_lost.add("\"a\"\n\"b\"").await.unwrap(), of_lost.add("\"c\"").await.unwrap()];
     of_lost.remove(&ids[1]).await.unwrap();
-    of_one.add("\"of one\"").await.unwrap();
-    assert_eq!(of_other.take().await.unwrap(), []);
-    assert_eq!(one.shared_queue("others").unwrap().take().await.unwrap(), []);
+    let of_ones = [of_one.add("\"of one\"").await.unwrap()];
+    assert_eq!(of_other.take(&[]).await.unwrap(), []);
+    assert_eq!(one.shared_queue("others").unwrap().take(&[]).await.unwrap(), []);
     // Both renewed what they have; then one is lost.
-    assert_eq!((of_lost.take().await.unwrap(), of_one.take().await.unwrap()), (vec![], vec![]));
+    assert_eq!((of_lost.take(&ids).await.unwrap(), of_one.take(&of_ones).await.unwrap()), (vec![], vec![]));
     server_sql(&bench, &format!("UPDATE queued SET until_us = 1 WHERE id = '{}'", ids[0]));
-    let (by_one, by_other) = tokio::join!(of_one.take(), of_other.take());
+    let (by_one, by_other) = tokio::join!(of_one.take(&of_ones), of_other.take(&[]));
     let (by_one, by_other) = (by_one.unwrap(), by_other.unwrap());
     assert_eq!(by_one.len() + by_other.len(), 1, "{by_one:?} {by_other:?}");
     let (heir, parcels) = if by_one.is_empty() { (of_other, by_other) } else { (of_one, by_one) };
@@ -245,4 +245,48 @@ async fn what_a_lost_replica_was_to_do_is_taken_over_by_one_other() {
     assert_eq!(left().trim(), "2");
     heir.remove(&ids[0]).await.unwrap();
     assert_eq!(left().trim(), "1");
+}
+
+/// The registry processed the DELETE first and the PUT after it, and the answer of the DELETE comes last.
+#[tokio::test]
+async fn a_push_of_the_same_that_was_accepted_meanwhile_is_not_removed() {
+    for bench in Bench::each() {
+        let index = bench.open().await;
+        put(&index, 10, &[1]).await;
+        let again = begin(&index, 10, &[1]).await;
+        let seen = index.version(&repository("a"), &digest(10)).await.unwrap().unwrap();
+        again.confirm().await.unwrap();
+        assert_eq!(remove(&index, 10, seen).await, Removed::Doubted);
+        assert_eq!(numbers(&index, 1).await, [(10, true)]);
+        // Without a PUT, it is gone.
+        let seen = index.version(&repository("a"), &digest(10)).await.unwrap().unwrap();
+        assert_eq!(remove(&index, 10, seen).await, Removed::Gone);
+    }
+}
+
+#[tokio::test]
+async fn what_was_seen_in_the_registry_is_not_taken_away_with_a_refused_put() {
+    for bench in Bench::each() {
+        let index = bench.open().await;
+        let refused = begin(&index, 10, &[1]).await;
+        let read = index.begin_read(repository("a")).await;
+        // So that what is read is no better than what the PUT claims.
+        assert_eq!(remove(&index, 11, Version::UNKNOWN).await, Removed::Unknown);
+        let observation = Observation { referrer: referrer(10, &[1]), claimed: false };
+        index.observe(&read, vec![observation]).await.unwrap();
+        refused.refuse().await.unwrap();
+        assert_eq!(numbers(&index, 1).await, [(10, true)]);
+    }
+}
+
+#[tokio::test]
+async fn what_only_a_tag_tells_of_is_pending_if_another_replica_deleted_it_meanwhile() {
+    let bench = Bench::in_postgres();
+    let [one, other] = replicas(&bench).await;
+    let tagged = |n: u32| Referrer { links: vec![link(1, LinkKind::Cosign)], ..referrer(n, &[]) };
+    let deleted = one.begin(repository("a"), tagged(10)).await.unwrap();
+    assert_eq!(remove(&other, 10, Version::UNKNOWN).await, Removed::Unknown);
+    deleted.confirm().await.unwrap();
+    one.begin(repository("a"), tagged(11)).await.unwrap().confirm().await.unwrap();
+    assert_eq!(numbers(&other, 1).await, [(10, true), (11, false)]);
 }

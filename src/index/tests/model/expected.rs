@@ -170,6 +170,9 @@ impl Model {
     pub(super) fn learn(&mut self, said: &Said, claimed: bool, deletion: bool) {
         let now = self.tick();
         let unsure = claimed || deletion;
+        if let Some(puts) = self.puts.get_mut(&said.referrer) {
+            puts.made_it = false;
+        }
         let Some(state) = self.get(said.referrer) else {
             if !said.subjects.is_empty() {
                 self.add(now, said, None, (unsure, claimed));
