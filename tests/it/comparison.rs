@@ -17,6 +17,8 @@ mod outcome;
 mod side;
 mod table;
 
+use std::sync::Arc;
+
 use crate::support::postgres::Postgres;
 use crate::support::{Authority, Http, Registry, Rules, TokenService, USER, Variant};
 use containerd::Containerd;
@@ -118,7 +120,8 @@ async fn a_plain_registry_is_the_same_by_http_1() {
 #[tokio::test]
 async fn a_plain_registry_is_the_same_with_the_index_in_postgresql() {
     let authority = Authority::new();
-    let setting = Setting { index: Some(Postgres::start_fast()), ..Setting::default() };
+    let postgres = Arc::new(Postgres::start_fast());
+    let setting = Setting { index: Some(Arc::clone(&postgres)), ..Setting::default() };
     let mut comparison = comparison("plain, PostgreSQL", &authority, setting, |_| Registry::variant()).await;
     all_tools(&mut comparison);
     curl(&mut comparison, "--http1.1");

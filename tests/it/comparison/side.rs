@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use super::normal::Normal;
 use super::outcome::Outcome;
@@ -35,7 +36,7 @@ pub(super) struct Setting {
     /// refshim shows clients this certificate; without it refshim speaks plain HTTP.
     pub(super) identity: Option<Identity>,
     /// Where refshim has its index, if not in its data directory.
-    pub(super) index: Option<Postgres>,
+    pub(super) index: Option<Arc<Postgres>>,
     /// Further settings of refshim.
     pub(super) variables: Vec<(&'static str, &'static str)>,
 }
@@ -170,7 +171,7 @@ impl Side {
 
 impl Setting {
     async fn refshim(&self, registry: &Registry, data: &Path) -> Refshim {
-        let start = Refshim::before(registry, data).with_index(self.index.as_ref());
+        let start = Refshim::before(registry, data).with_index(self.index.as_deref());
         let start = self.variables.iter().fold(start, |start, (name, value)| start.with(name, value));
         match &self.identity {
             Some(identity) => start.with_tls(identity).launch().await,
