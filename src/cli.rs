@@ -122,6 +122,7 @@ impl Serve {
             admin_listen: self.admin_listen,
             data_dir: self.data_dir,
             config: self.config,
+            index_url: None,
         };
         let config = match Config::load_and_check(&given, std::env::vars_os(), &tls::checks()) {
             Ok(config) => config,

@@ -42,6 +42,7 @@ mod coverage;
 mod failure;
 mod keeper;
 mod lease;
+pub(super) mod maintenance;
 mod observe;
 mod put;
 mod read;

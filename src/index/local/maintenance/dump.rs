@@ -19,7 +19,6 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{CACHE_BYTES, FLUSH_INTERVAL};
-use super::{MaintenanceError, failed};
 use crate::index::Version;
 use crate::index::local::data_dir::{self, JOURNAL, SLED, UNFINISHED_LOAD};
 use crate::index::local::journal::files::{self, segment_path, snapshot_path};
@@ -27,6 +26,7 @@ use crate::index::local::journal::format::{self, Frames, NextFrame};
 use crate::index::local::journal::format::{HEADER_BYTES, Header, Identity};
 use crate::index::local::journal::{Damage, Journal, JournalError};
 use crate::index::local::sled::Store;
+use crate::index::maintenance::{Dumped, MaintenanceError, failed};
 use crate::index::record::{Record, Recorded, ReferrerKey};
 
 /// The format that this build writes. It also reads format 1, which lacks some kinds of record.
@@ -36,13 +36,6 @@ const ATTEMPTS: usize = 100;
 /// Bytes of records in one frame of a loaded journal.
 const BATCH_BYTES: usize = 1 << 20;
 const SEGMENT_BYTES: u64 = 64 << 20;
-
-/// The result of a dump or load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dumped {
-    /// Number of records.
-    pub records: u64,
-}
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,0 +1,65 @@
+//! The commands `refshim index migrate`, `check`, `dump` and `load`, on the index in a database, and what
+//! `refshim index copy` reads and writes there.
+
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+
+use super::connection::{self, Session};
+use super::failure::Failure;
+use super::schema;
+use crate::config::{DatabaseConfig, Statements};
+use crate::index::maintenance::MaintenanceError;
+
+/// The longest a statement may take: a migration may have to read a large table.
+const TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// The index in a database, for the commands that look after it.
+#[derive(Clone, Debug)]
+pub struct IndexDatabase {
+    pool: Pool,
+    statements: Statements,
+}
+
+/// What a migration did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Migrated {
+    /// The version that the schema had; none before the first.
+    pub from: Option<i64>,
+    /// The version that it has.
+    pub to: i64,
+}
+
+impl From<Failure> for MaintenanceError {
+    fn from(failure: Failure) -> Self {
+        Self::Database(failure.to_string())
+    }
+}
+
+impl IndexDatabase {
+    /// The index in this database; connects to nothing yet.
+    ///
+    /// # Errors
+    /// The TLS files cannot be used.
+    pub fn new(database: &DatabaseConfig) -> Result<Self, MaintenanceError> {
+        let pool = connection::pool(database, TIMEOUT);
+        let pool = pool.map_err(|error| MaintenanceError::Database(error.to_string()))?;
+        Ok(Self { pool, statements: database.statements })
+    }
+
+    /// Brings the schema to the newest version that this build knows. Safe while others do so too.
+    ///
+    /// # Errors
+    /// The database cannot be used, or its schema is too new for this build.
+    pub async fn migrate(&self) -> Result<Migrated, MaintenanceError> {
+        let session = self.session().await?;
+        let from = schema::version(&session).await?.filter(|version| *version > 0);
+        schema::known(&session, true).await?;
+        let to = schema::version(&session).await?.unwrap_or(schema::NEWEST);
+        Ok(Migrated { from, to })
+    }
+
+    async fn session(&self) -> Result<Session, Failure> {
+        Session::of(&self.pool, self.statements).await
+    }
+}
