@@ -14,6 +14,7 @@ mod index;
 mod names;
 mod output;
 mod pages;
+mod progress;
 mod reach;
 mod reference;
 mod references;

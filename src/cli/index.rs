@@ -1,5 +1,6 @@
 //! `refshim index`: checks, repairs, moves and backs up the index.
 
+mod copying;
 mod files;
 mod report;
 
@@ -15,7 +16,7 @@ use crate::config::{CommandLine, Config, IndexPlace};
 use crate::index::maintenance::{self, IndexDatabase, MaintenanceError, Migrated};
 use crate::tls;
 use files::{dump_to, input_of};
-use report::{print_rebuilt, print_report};
+use report::{print_database_report, print_rebuilt, print_report};
 
 /// Look after the index: check it, mend it, back it up.
 #[derive(Debug, Args)]
@@ -56,6 +57,7 @@ enum Action {
         #[arg(value_name = "FILE")]
         input: Option<PathBuf>,
     },
+    Copy(copying::Copy),
 }
 
 /// A command about a data directory was given a database, or the other way round.
@@ -66,6 +68,16 @@ const NEEDS_DIRECTORY: &str = "refshim index rebuild is for an index in a data d
 impl IndexCommand {
     pub(super) fn run(self) -> ExitCode {
         let Self { data_dir, url, config, action } = self;
+        if let Action::Copy(copy) = action {
+            return if data_dir.is_some() || url.is_some() {
+                fail(
+                    CONFIGURATION_ERROR,
+                    "refshim index copy takes --from and --to in place of --data-dir and --url",
+                )
+            } else {
+                copy.run(config)
+            };
+        }
         let given = CommandLine { data_dir, index_url: url, config, ..CommandLine::default() };
         let place = match Config::index_place(&given, std::env::vars_os(), &tls::checks()) {
             Ok(place) => place,
@@ -97,12 +109,12 @@ impl Action {
                 Ok(ExitCode::SUCCESS)
             }
             Self::Dump { output } => {
-                let dumped = dump_to(output, |output| maintenance::dump(data_dir, output))?;
+                let dumped = dump_to(output, |output| maintenance::dump_directory(data_dir, output))?;
                 dumped.map_or(Ok(ExitCode::SUCCESS), |dumped| counted(dumped.records))
             }
-            Self::Load { input } => counted(maintenance::load(data_dir, input_of(input)?)?.records),
+            Self::Load { input } => counted(maintenance::load_directory(data_dir, input_of(input)?)?.records),
             // Refused before.
-            Self::Migrate => Err(MaintenanceError::Database(NEEDS_DATABASE.to_owned())),
+            Self::Migrate | Self::Copy(_) => Err(MaintenanceError::Database(NEEDS_DATABASE.to_owned())),
         }
     }
 
@@ -120,9 +132,18 @@ impl Action {
                 writeln!(io::stdout(), "{told}").map_err(printed)?;
                 Ok(ExitCode::SUCCESS)
             }
-            Self::Check | Self::Rebuild | Self::Dump { .. } | Self::Load { .. } => {
-                Err(MaintenanceError::Database(NEEDS_DIRECTORY.to_owned()))
+            Self::Check => {
+                let report = runtime.block_on(database.check())?;
+                print_database_report(&report, &mut io::stdout()).map_err(printed)?;
+                Ok(if report.odd == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             }
+            Self::Dump { output } => {
+                let dumped = dump_to(output, |output| runtime.block_on(database.dump(output)))?;
+                dumped.map_or(Ok(ExitCode::SUCCESS), |dumped| counted(dumped.records))
+            }
+            Self::Load { input } => counted(runtime.block_on(database.load(input_of(input)?))?.records),
+            // Refused before.
+            Self::Rebuild | Self::Copy(_) => Err(MaintenanceError::Database(NEEDS_DIRECTORY.to_owned())),
         }
     }
 }

@@ -1,15 +1,21 @@
 //! What the commands `refshim index` do, on an index in a data directory and on one in a database.
 
+mod copy;
+pub(crate) mod dump;
+
 use std::io;
 use std::path::PathBuf;
 
 use super::OpenError;
 use super::local::journal::JournalError;
+pub use copy::{Changes, Copied, CopyPlace, CopyProgress, Sums, copy};
+
 pub use super::local::maintenance::{
-    CheckReport, Gap, Rebuilt, RepositoryCounts, RepositoryManifest, check, dump, load, rebuild,
+    CheckReport, Gap, Rebuilt, RepositoryCounts, RepositoryManifest, check, dump as dump_directory,
+    load as load_directory, rebuild,
 };
 use super::local::sled::StoreError;
-pub use super::postgres::maintenance::{IndexDatabase, Migrated};
+pub use super::postgres::maintenance::{DatabaseReport, IndexDatabase, Migrated, Odd};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]

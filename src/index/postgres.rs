@@ -61,6 +61,7 @@ pub(crate) use keeper::CoverageChange;
 use keeper::{Health, Keeper};
 pub(crate) use observe::Reading;
 pub(crate) use put::Put;
+pub(crate) use rows::Head;
 pub(crate) use unique::unique;
 
 /// How often an operation is tried again when somebody else changes the same rows.

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 
 use crate::index::Order;
-use crate::index::maintenance::{CheckReport, Gap, Rebuilt};
+use crate::index::maintenance::{CheckReport, DatabaseReport, Gap, Odd, Rebuilt};
 
 pub(super) fn print_report(report: &CheckReport, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "journal: {} commits with {} records are intact", report.commits, report.records)?;
@@ -29,6 +29,25 @@ pub(super) fn print_report(report: &CheckReport, out: &mut impl Write) -> io::Re
             out,
             "damaged: restore a backup (refshim index load), or keep what is intact (refshim index rebuild)"
         )
+    }
+}
+
+pub(super) fn print_database_report(report: &DatabaseReport, out: &mut impl Write) -> io::Result<()> {
+    let DatabaseReport { repositories, referrers, pending, links, odd, named } = report;
+    for Odd { row, what } in named {
+        writeln!(out, "{row}: {what}")?;
+    }
+    if let Some(more) = odd.checked_sub(named.len() as u64).filter(|more| *more > 0) {
+        writeln!(out, "and {more} more")?;
+    }
+    writeln!(
+        out,
+        "{repositories} repositories, {referrers} referrers ({pending} pending) with {links} links"
+    )?;
+    if *odd == 0 {
+        writeln!(out, "intact")
+    } else {
+        writeln!(out, "damaged: restore a backup of the database, or load a dump into an empty one")
     }
 }
 

@@ -4,8 +4,10 @@
 //! journal of a running refshim: its files are only appended to, replaced or removed, and a removed one can still
 //! be read by whoever has it open.
 
+pub(crate) mod copying;
 mod dump;
 mod rebuild;
+pub(crate) mod scratch;
 
 use std::collections::BTreeMap;
 use std::path::Path;

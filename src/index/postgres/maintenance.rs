@@ -1,9 +1,16 @@
 //! The commands `refshim index migrate`, `check`, `dump` and `load`, on the index in a database, and what
 //! `refshim index copy` reads and writes there.
 
+mod check;
+mod dump;
+pub(crate) mod reading;
+pub(crate) mod writing;
+
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
+
+pub use check::{DatabaseReport, Odd};
 
 use super::connection::{self, Session};
 use super::failure::Failure;
@@ -61,5 +68,12 @@ impl IndexDatabase {
 
     async fn session(&self) -> Result<Session, Failure> {
         Session::of(&self.pool, self.statements).await
+    }
+
+    /// A connection to an index whose schema this build can use.
+    async fn known(&self) -> Result<Session, Failure> {
+        let session = self.session().await?;
+        schema::known(&session, false).await?;
+        Ok(session)
     }
 }
