@@ -63,7 +63,8 @@ enum Action {
 /// A command about a data directory was given a database, or the other way round.
 const NEEDS_DATABASE: &str =
     "refshim index migrate is for an index in a database: set index.url, REFSHIM_INDEX_URL or --url";
-const NEEDS_DIRECTORY: &str = "refshim index rebuild is for an index in a data directory, and the configuration names a database: say --data-dir";
+const NEEDS_DIRECTORY: &str = "refshim index rebuild is for an index in a data directory, and a database is named: \
+                               say --data-dir";
 
 impl IndexCommand {
     pub(super) fn run(self) -> ExitCode {

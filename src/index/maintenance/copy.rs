@@ -109,7 +109,8 @@ pub struct Copied {
     pub target: Sums,
 }
 
-/// Copies the index `from` one place `to` another. With `follow`, goes on until that is true, and makes a last pass then.
+/// Copies the index `from` one place `to` another. With `follow`, goes on until that is true, and makes a last pass
+/// then.
 ///
 /// # Errors
 /// A place cannot be read or written. What was copied stays, and the same copy again goes on from there.

@@ -1,8 +1,8 @@
 //! The format of dumps, which both engines write and read: JSON Lines.
 //!
-//! Format 2: a first line `{"refshim":{"format":2,"last_order":...}}`, records as in the journal, one a line, and a last
-//! line `{"end":{"records":...}}`, by whose count a dump that was cut off is detected. Applying the records in this order
-//! makes the same index. Versions are left out: they mean nothing in another index.
+//! Format 2: a first line `{"refshim":{"format":2,"last_order":...}}`, records as in the journal, one a line, and a
+//! last line `{"end":{"records":...}}`, by whose count a dump that was cut off is detected. Applying the records in this
+//! order makes the same index. Versions are left out: they mean nothing in another index.
 
 use std::io::{BufRead, Write};
 

@@ -100,7 +100,7 @@ async fn an_interrupted_copy_goes_on_and_makes_no_index_before() {
         }
         let progress = CopyProgress::default();
         let (one, other) = (place(&from), place(&to));
-        let mut copying = std::pin::pin!(copy(&one, &other, None, &progress));
+        let mut copying = Box::pin(copy(&one, &other, None, &progress));
         // It is dropped in the middle, as if it were killed.
         while progress.repositories_done.load(Ordering::Relaxed) < 20 {
             tokio::select! {
@@ -113,6 +113,7 @@ async fn an_interrupted_copy_goes_on_and_makes_no_index_before() {
                 () = tokio::task::yield_now() => {}
             }
         }
+        drop(copying);
         let copied = copied(&from, &to).await;
         assert_eq!(copied.source, copied.target);
         assert_eq!(copied.target.referrers, 800);

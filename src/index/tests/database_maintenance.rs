@@ -144,7 +144,8 @@ async fn a_sound_index_is_found_intact_and_what_is_odd_is_named() {
     )
     .await;
     check(
-        "UPDATE referrer SET subjects = ARRAY['\\x09'::bytea], kinds = '{1}' WHERE referrer = (SELECT referrer FROM referrer ORDER BY 1 LIMIT 1)",
+        "UPDATE referrer SET subjects = ARRAY['\\x09'::bytea], kinds = '{1}' WHERE referrer = (SELECT referrer \
+         FROM referrer ORDER BY 1 LIMIT 1)",
         "cannot be read",
     )
     .await;

@@ -1,5 +1,5 @@
-//! What records make of the referrers, sorted: a sled in a temporary directory (`TMPDIR`), so that it takes no more memory
-//! however large the index is.
+//! What records make of the referrers, sorted: a sled in a temporary directory (`TMPDIR`), so that it takes no more
+//! memory however large the index is.
 
 use std::collections::BTreeSet;
 use std::path::Path;
