@@ -14,6 +14,7 @@ mod index;
 mod names;
 mod output;
 mod pages;
+mod progress;
 mod reach;
 mod reference;
 mod references;
@@ -122,6 +123,7 @@ impl Serve {
             admin_listen: self.admin_listen,
             data_dir: self.data_dir,
             config: self.config,
+            index_url: None,
         };
         let config = match Config::load_and_check(&given, std::env::vars_os(), &tls::checks()) {
             Ok(config) => config,

@@ -33,7 +33,7 @@ use crate::oci::LinkKinds;
 
 pub use database::{DatabaseConfig, DatabaseTls, Statements};
 pub use database_url::{DatabaseUrl, InvalidDatabaseUrl};
-pub use load::CommandLine;
+pub use load::{CommandLine, IndexPlace};
 pub use mistake::{Mistake, Mistakes};
 pub use mode::Mode;
 pub use notifications::{

@@ -21,6 +21,7 @@ mod decision;
 mod error;
 mod lease;
 mod local;
+pub mod maintenance;
 mod page;
 mod postgres;
 mod put;
@@ -36,7 +37,6 @@ pub use error::{OpenError, ProbeError, ReadError, WriteError};
 pub use lease::Lease;
 #[cfg(any(test, fuzzing))]
 pub(crate) use local::fuzzing;
-pub use local::maintenance;
 pub use page::{Entry, InvalidOrder, KnownReferrer, Order, Page, RepositoryPage, Scan, Version};
 pub use put::PutInFlight;
 pub use referrer::{Observation, Referrer, Removed, Repository};

@@ -1,7 +1,6 @@
 //! What the commands have in common that go through a whole registry: which one, how fast, who does it (the refshim
 //! that serves, or the command by itself, with the data directory to itself), and how their progress is shown.
 
-use std::io::{self, IsTerminal as _};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,14 +8,13 @@ use std::time::Duration;
 use clap::Args;
 use glob::Pattern;
 use http::Method;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 
 use super::connection::Connection;
 use super::copy::at_least_one;
-use super::output::tell;
+use super::progress::watched;
 use super::reach::{NO_BODY, Reach, opened, usage};
 use crate::client::{Client, Error, Options, Pace, Result};
 use crate::config::UpstreamConfig;
@@ -24,9 +22,6 @@ use crate::jobs::{Job, JobSpec, Place, Progress, State, Task};
 use crate::registry::reader::ManifestReader;
 use crate::telemetry::Metrics;
 
-/// How often progress is told where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(10);
-const BAR_EVERY: Duration = Duration::from_millis(200);
 /// Between two looks at what another process does.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -144,35 +139,6 @@ impl Work {
 
     /// A run, with its progress on standard error: a bar on a terminal, else a line now and then.
     pub(super) async fn watched<R>(&self, run: impl Future<Output = R>, shown: impl Fn() -> Progress) -> R {
-        let is_shown = self.connection.tells();
-        let is_bar = is_shown && io::stderr().is_terminal();
-        let bar = if is_bar { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        if let Ok(style) =
-            ProgressStyle::with_template("{bar:30} {pos} of {len} repositories, {msg} {eta:>4}")
-        {
-            bar.set_style(style);
-        }
-        let mut ticks = interval(if is_bar { BAR_EVERY } else { LINE_EVERY });
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        // The first comes at once.
-        ticks.tick().await;
-        tokio::pin!(run);
-        loop {
-            tokio::select! {
-                biased;
-                ended = &mut run => {
-                    bar.finish_and_clear();
-                    return ended;
-                }
-                _ = ticks.tick() => {}
-            }
-            let Progress { done, all, text } = shown();
-            bar.set_length(all);
-            bar.set_position(done);
-            bar.set_message(text.clone());
-            if is_shown && !is_bar {
-                tell(&format!("{done} of {all} repositories, {text}"));
-            }
-        }
+        watched(self.connection.tells(), run, shown).await
     }
 }

@@ -90,6 +90,12 @@ impl Draft {
         all.flat_map(|files| files.mistakes(checks, places)).chain(secrets).collect()
     }
 
+    /// The mistakes in the files that the settings of the database name.
+    pub(super) fn database_mistakes(&self, checks: &TlsChecks, places: &Places) -> Vec<Mistake> {
+        let of_tls = TlsFiles::towards_database(&self.database.tls).mistakes(checks, places);
+        of_tls.into_iter().chain(self.database.mistake(places)).collect()
+    }
+
     /// The configuration, if it has an upstream and its settings are consistent; else the mistakes.
     pub(super) fn finish(self) -> Result<Config, Vec<Mistake>> {
         let mut mistakes = Vec::new();

@@ -6,12 +6,14 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::Config;
+use super::database::DatabaseDraft;
+use super::database_url::DatabaseUrl;
 use super::draft::Draft;
 use super::file::{self, Contents};
 use super::mistake::{Mistake, Mistakes};
 use super::settings::{KnownSetting, SETTINGS, Setting};
 use super::tls_files::{Places, TlsChecks};
+use super::{Config, DatabaseConfig, IndexConfig};
 
 const PREFIX: &str = "REFSHIM_";
 const FILE_VARIABLE: &str = "REFSHIM_CONFIG";
@@ -30,6 +32,17 @@ pub struct CommandLine {
     pub data_dir: Option<String>,
     /// `--config`, the TOML file.
     pub config: Option<PathBuf>,
+    /// `--url`, the database of the index (`index.url`). A password in it takes the place of `index.password_file`.
+    pub index_url: Option<String>,
+}
+
+/// Where the index is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IndexPlace {
+    /// In a data directory.
+    Directory(PathBuf),
+    /// In a database.
+    Database(Box<DatabaseConfig>),
 }
 
 /// A setting as one source states it.
@@ -74,15 +87,32 @@ impl Config {
         settle(said, tls)
     }
 
-    /// `data_dir` alone, as [`Config::load`] has it. The rest may be missing or inconsistent.
-    pub fn data_dir(
+    /// Where the index is: the database that `--url` or `index.url` names, unless `--data-dir` is said; else
+    /// `data_dir`. All but the settings of the database may be missing or inconsistent.
+    pub fn index_place(
         given: &CommandLine,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<PathBuf, Mistakes> {
-        let mut draft = Draft::default();
+        tls: &TlsChecks,
+    ) -> Result<IndexPlace, Mistakes> {
+        let (mut draft, mut places) = (Draft::default(), Places::new());
         let said = all_said(given, variables).said;
-        let mistakes = put_all(said, &mut draft, &mut Places::new());
-        if mistakes.is_empty() { Ok(draft.data_dir) } else { Err(Mistakes::new(mistakes)) }
+        let mut mistakes = put_all(said, &mut draft, &mut places);
+        if given.data_dir.is_some() {
+            draft.database = DatabaseDraft::default();
+        }
+        if given.index_url.is_some() && draft.database.url.as_ref().is_some_and(DatabaseUrl::has_password) {
+            draft.database.password_file = None;
+        }
+        if mistakes.is_empty() {
+            mistakes.extend(draft.database_mistakes(tls, &places));
+        }
+        let problem = |key, problem| mistakes.push(Mistake::new(key, problem));
+        let database = draft.database.finish(&IndexConfig::default(), problem);
+        if !mistakes.is_empty() {
+            return Err(Mistakes::new(mistakes));
+        }
+        let in_directory = IndexPlace::Directory(draft.data_dir);
+        Ok(database.map_or(in_directory, |database| IndexPlace::Database(Box::new(database))))
     }
 }
 
@@ -193,13 +223,17 @@ fn is_set_by_kubernetes(name: &str) -> bool {
 
 fn said_by_flags(given: &CommandLine) -> impl Iterator<Item = StatedValue> {
     let flags = [
-        ("upstream", given.upstream.as_ref()),
-        ("listen", given.listen.as_ref()),
-        ("admin_listen", given.admin_listen.as_ref()),
-        ("data_dir", given.data_dir.as_ref()),
+        ("--upstream", "upstream", given.upstream.as_ref()),
+        ("--listen", "listen", given.listen.as_ref()),
+        ("--admin-listen", "admin_listen", given.admin_listen.as_ref()),
+        ("--data-dir", "data_dir", given.data_dir.as_ref()),
+        ("--url", "index.url", given.index_url.as_ref()),
     ];
-    flags.into_iter().filter_map(|(key, text)| {
-        let place = format!("--{}", key.replace('_', "-"));
-        Some(StatedValue { place, setting: KnownSetting::with_key(key)?, text: text?.clone() })
+    flags.into_iter().filter_map(|(flag, key, text)| {
+        Some(StatedValue {
+            place: flag.to_owned(),
+            setting: KnownSetting::with_key(key)?,
+            text: text?.clone(),
+        })
     })
 }

@@ -100,6 +100,7 @@ fn every_flag_reaches_its_field() {
         admin_listen: Some("127.0.0.1:2".to_owned()),
         data_dir: Some("/data".to_owned()),
         config: None,
+        index_url: None,
     };
     let expected = Config {
         upstream: upstream("default", "http://10.0.0.5", &TimeoutsConfig::default()),

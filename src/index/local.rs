@@ -42,7 +42,7 @@ mod data_dir;
 pub(crate) mod fuzzing;
 pub(super) mod in_progress;
 pub(super) mod journal;
-pub mod maintenance;
+pub(crate) mod maintenance;
 mod opening;
 pub(super) mod sled;
 pub(super) mod state;

@@ -43,6 +43,7 @@ mod coverage;
 mod failure;
 mod keeper;
 mod lease;
+pub(super) mod maintenance;
 mod observe;
 mod put;
 mod queued;
@@ -64,6 +65,7 @@ use keeper::{Health, Keeper};
 pub(crate) use observe::Reading;
 pub(crate) use put::Put;
 pub(crate) use queued::HELD;
+pub(crate) use rows::Head;
 use share::Share;
 pub(crate) use unique::unique;
 

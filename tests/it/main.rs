@@ -29,6 +29,7 @@ mod early_answers;
 mod filled;
 mod forgetting;
 mod going_away;
+mod index_in_database;
 mod injection;
 mod large;
 mod limits;

@@ -13,6 +13,7 @@
 //! | `journal.mending/`, `sled.mending/` | `refshim index rebuild` at work |
 //! | `journal.mended/` | its result, complete, about to become `journal/` |
 //! | `journal.loading/` | `refshim index load` at work |
+//! | `journal.copying/` | `refshim index copy` at work; the same command goes on with it |
 //!
 //! Everything is complete and synced before it gets its final name, and the directory is synced after: a crash leaves
 //! the old part or the new one, and each next start, or repetition of the command, finishes or removes what is left.
@@ -33,6 +34,8 @@ pub(crate) const UNFINISHED_REBUILD: &str = "journal.mending";
 pub(crate) const SCRATCH_SLED: &str = "sled.mending";
 /// A journal that a dump is being loaded into.
 pub(crate) const UNFINISHED_LOAD: &str = "journal.loading";
+/// A journal that another index is being copied to.
+pub(crate) const UNFINISHED_COPY: &str = "journal.copying";
 pub(crate) const SLED: &str = "sled";
 const LOCK: &str = "lock";
 const DAMAGED_JOURNAL: &str = "journal.damaged-";

@@ -1,90 +1,39 @@
-//! The commands `refshim index check`, `rebuild`, `dump` and `load`.
+//! The commands `refshim index check`, `rebuild`, `dump` and `load`, on the index in a data directory.
 //!
 //! All but `dump` lock the data directory, so they refuse to work on an index that is in use. `dump` reads the
 //! journal of a running refshim: its files are only appended to, replaced or removed, and a removed one can still
 //! be read by whoever has it open.
 
+pub(crate) mod copying;
 mod dump;
 mod rebuild;
+pub(crate) mod scratch;
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-pub use dump::{Dumped, dump, load};
+pub use dump::{dump, load};
 pub use rebuild::{Rebuilt, rebuild};
 
 use super::data_dir::{self, JOURNAL, SLED};
-use super::journal::JournalError;
 use super::journal::format::Identity;
 pub use super::journal::salvage::Gap;
 use super::journal::salvage::{JournalSalvage, Piece};
-use super::sled::{Store, StoreError};
-use crate::index::{OpenError, Repository};
+use super::sled::Store;
+use crate::index::Repository;
+use crate::index::maintenance::{MaintenanceError, failed};
 use crate::oci::Digest;
 
 /// sled's cache during a command.
 const CACHE_BYTES: u64 = 64 << 20;
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-pub enum MaintenanceError {
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// There is no index in the data directory.
-    #[error("{} holds no index", .0.display())]
-    NoIndex(PathBuf),
-    /// An index would be overwritten.
-    #[error("{} holds an index already: load into another directory, or move it away", .0.display())]
-    Occupied(PathBuf),
-    /// The journal cannot be read, or is damaged.
-    #[error("{0}")]
-    Journal(String),
-    /// sled failed.
-    #[error("{0}")]
-    Store(String),
-    /// The input is not a complete dump.
-    #[error("line {line}: {what}")]
-    Dump {
-        /// The line, counted from one.
-        line: u64,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// A file cannot be read or written.
-    #[error("{what}: {source}")]
-    Io {
-        /// What was being done.
-        what: &'static str,
-        /// Why it failed.
-        source: io::Error,
-    },
-}
-
 /// Numbers of manifests, by repository.
 pub type RepositoryCounts = BTreeMap<Repository, u64>;
 
 /// A manifest of a repository.
 pub type RepositoryManifest = (Repository, Digest);
-
-impl From<JournalError> for MaintenanceError {
-    fn from(error: JournalError) -> Self {
-        Self::Journal(error.to_string())
-    }
-}
-
-impl From<StoreError> for MaintenanceError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error.to_string())
-    }
-}
-
-fn failed(what: &'static str) -> impl Fn(io::Error) -> MaintenanceError {
-    move |source| MaintenanceError::Io { what, source }
-}
 
 /// The result of a check.
 #[derive(Debug)]

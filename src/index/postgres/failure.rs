@@ -84,7 +84,10 @@ impl From<tokio_postgres::Error> for Failure {
             SqlState::T_R_SERIALIZATION_FAILURE
             | SqlState::T_R_DEADLOCK_DETECTED
             | SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN
-            | SqlState::UNIQUE_VIOLATION => Self::Conflict,
+            | SqlState::UNIQUE_VIOLATION
+            // Of a table that others create at the same moment.
+            | SqlState::DUPLICATE_TABLE
+            | SqlState::DUPLICATE_OBJECT => Self::Conflict,
             SqlState::READ_ONLY_SQL_TRANSACTION => Self::ReadOnly,
             SqlState::QUERY_CANCELED | SqlState::LOCK_NOT_AVAILABLE => Self::Slow,
             SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
@@ -92,7 +95,10 @@ impl From<tokio_postgres::Error> for Failure {
             }
             SqlState::INVALID_CATALOG_NAME => Self::Refused(told("create the database, or see index.url")),
             SqlState::INSUFFICIENT_PRIVILEGE => {
-                Self::Refused(told("grant SELECT, INSERT, UPDATE and DELETE on the tables of refshim"))
+                Self::Refused(told(
+                    "grant SELECT, INSERT, UPDATE and DELETE on the tables of refshim, or, to migrate, CREATE on \
+                     their schema",
+                ))
             }
             SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN | SqlState::INVALID_SCHEMA_NAME => {
                 Self::Refused(told("run refshim index migrate"))

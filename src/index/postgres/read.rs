@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 
 use super::connection::Session;
 use super::failure::Failure;
-use super::rows::{digest_key, digest_of, get, head, kinds_of, number, repository_key, signed};
+use super::rows::{Head, digest_key, digest_of, get, head, kinds_of, number, repository_key, signed};
 use super::{Postgres, statements};
 use crate::index::record::ReferrerKey;
 use crate::index::{Entry, KnownReferrer, Order, Page, ReadError, Repository, RepositoryPage, Scan, Version};
@@ -179,19 +179,39 @@ async fn entry(session: &Session, repo: &Vec<u8>, row: &Row) -> Result<Option<En
 async fn walk(
     session: &Session,
     repo: &Vec<u8>,
-    mut after: Vec<u8>,
+    after: Vec<u8>,
     max: usize,
 ) -> Result<RepositoryPage, Failure> {
-    let mut page = RepositoryPage { referrers: Vec::new(), more: false };
+    let (heads, more) = heads(session, repo, after, max).await?;
+    let known = |(digest, Head { state, .. })| KnownReferrer {
+        digest,
+        order: state.order,
+        pending: state.pending,
+        was_confirmed: state.was_confirmed,
+        claimed: state.claimed,
+        version: state.version,
+        descriptor: state.descriptor,
+        links: state.links,
+    };
+    Ok(RepositoryPage { referrers: heads.into_iter().map(known).collect(), more })
+}
+
+/// The rows of referrers in a repository, by digest, and whether there are more.
+pub(super) async fn heads(
+    session: &Session,
+    repo: &Vec<u8>,
+    mut after: Vec<u8>,
+    max: usize,
+) -> Result<(Vec<(Digest, Head)>, bool), Failure> {
+    let mut heads = Vec::new();
     let mut bytes = 0;
     loop {
-        let chunk = (max - page.referrers.len()).saturating_add(1).min(WALK_CHUNK);
+        let chunk = (max - heads.len()).saturating_add(1).min(WALK_CHUNK);
         let rows = session.rows(&statements::WALK, &[repo, &after, &limit(chunk)]).await?;
         let is_last = rows.len() < chunk;
         for row in rows {
-            if page.referrers.len() >= max || bytes > WALK_BYTES {
-                page.more = true;
-                return Ok(page);
+            if heads.len() >= max || bytes > WALK_BYTES {
+                return Ok((heads, true));
             }
             let key: Vec<u8> = get(&row, 14)?;
             let descriptor = match get::<Option<String>>(&row, 13)? {
@@ -202,21 +222,11 @@ async fn walk(
                 },
             };
             bytes += descriptor.len();
-            let state = head(&row, descriptor)?.state;
-            page.referrers.push(KnownReferrer {
-                digest: digest_of(&key)?,
-                order: state.order,
-                pending: state.pending,
-                was_confirmed: state.was_confirmed,
-                claimed: state.claimed,
-                version: state.version,
-                descriptor: state.descriptor,
-                links: state.links,
-            });
+            heads.push((digest_of(&key)?, head(&row, descriptor)?));
             after = key;
         }
         if is_last {
-            return Ok(page);
+            return Ok((heads, false));
         }
     }
 }

@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_postgres::Row;
 
 use super::failure::Failure;
+use super::unique::is_as_copied;
 use crate::index::decision::Decision;
 use crate::index::referrer_state::ReferrerState;
 use crate::index::{Order, Repository, Version};
@@ -18,15 +19,22 @@ const REPEATED_BYTES_IN_ALL: usize = 64 << 10;
 
 /// A referrer's row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) state: ReferrerState,
+pub(crate) struct Head {
+    pub(crate) state: ReferrerState,
     pub(super) revision: i64,
     pub(super) puts: Puts,
 }
 
+impl Head {
+    /// Whether it is as it was copied from another index.
+    pub(crate) fn is_as_copied(&self) -> bool {
+        is_as_copied(signed(self.state.version.0), self.revision)
+    }
+}
+
 /// What is known of the PUTs of a referrer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Puts {
+pub(crate) struct Puts {
     /// How many are under way.
     pub(super) count: i32,
     /// Until then; a replica that was killed ends none.

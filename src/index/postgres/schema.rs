@@ -38,7 +38,7 @@ pub(super) struct Known {
 }
 
 /// The newest of them.
-const NEWEST: i64 = 1;
+pub(super) const NEWEST: i64 = 1;
 
 /// What the database says, if its schema is one that this build can use; migrates it first where that is asked for.
 pub(super) async fn known(session: &Session, migrate: bool) -> Result<Known, Failure> {
@@ -71,6 +71,16 @@ pub(super) async fn known(session: &Session, migrate: bool) -> Result<Known, Fai
             version.unwrap_or(0),
             NEWEST
         ))),
+    }
+}
+
+/// The version of the schema, if it has one.
+pub(super) async fn version(session: &Session) -> Result<Option<i64>, Failure> {
+    match session.row(&statements::SCHEMA, &[]).await {
+        Ok(row) => row.map(|row| get(&row, 0)).transpose(),
+        // There is no table of versions.
+        Err(Failure::Refused(_)) => Ok(None),
+        Err(failure) => Err(failure),
     }
 }
 

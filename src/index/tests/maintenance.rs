@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{Seek as _, SeekFrom, Write as _};
 
 use super::*;
-use crate::index::local::maintenance::{Rebuilt, check, dump, load, rebuild};
+use crate::index::maintenance::{Rebuilt, check, dump_directory as dump, load_directory as load, rebuild};
 
 /// A closed index of several small segments, with pending, removed and re-pushed referrers, and its answers.
 async fn filled() -> (Bench, BTreeMap<u32, Vec<Listed>>) {

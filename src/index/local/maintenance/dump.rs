@@ -1,9 +1,4 @@
-//! `refshim index dump` and `load`: the index as JSON Lines.
-//!
-//! Format 2: a first line `{"refshim":{"format":2,"last_order":...}}`, the records of the journal in their order,
-//! one a line as they stand there, and a last line `{"end":{"records":...}}`, by whose count a dump that was cut
-//! off is detected. Applying the records in this order makes the same index. Versions are left out: they are
-//! positions in the journal that was dumped.
+//! `refshim index dump` and `load`: the index as JSON Lines, in the format of [`crate::index::maintenance::dump`].
 //!
 //! A dump of a running index holds everything acknowledged before it began. All files are opened first; compaction
 //! may remove one while they are looked up, and then that is repeated.
@@ -16,10 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use super::{CACHE_BYTES, FLUSH_INTERVAL};
-use super::{MaintenanceError, failed};
 use crate::index::Version;
 use crate::index::local::data_dir::{self, JOURNAL, SLED, UNFINISHED_LOAD};
 use crate::index::local::journal::files::{self, segment_path, snapshot_path};
@@ -27,29 +19,15 @@ use crate::index::local::journal::format::{self, Frames, NextFrame};
 use crate::index::local::journal::format::{HEADER_BYTES, Header, Identity};
 use crate::index::local::journal::{Damage, Journal, JournalError};
 use crate::index::local::sled::Store;
+use crate::index::maintenance::dump::{DumpReader, DumpWriter};
+use crate::index::maintenance::{Dumped, MaintenanceError, failed};
 use crate::index::record::{Record, Recorded, ReferrerKey};
 
-/// The format that this build writes. It also reads format 1, which lacks some kinds of record.
-const FORMAT: u32 = 2;
 /// How often the files are looked up again because a compaction removed one meanwhile.
 const ATTEMPTS: usize = 100;
 /// Bytes of records in one frame of a loaded journal.
-const BATCH_BYTES: usize = 1 << 20;
-const SEGMENT_BYTES: u64 = 64 << 20;
-
-/// The result of a dump or load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dumped {
-    /// Number of records.
-    pub records: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum DumpFrame {
-    Refshim { format: u32, last_order: u64 },
-    End { records: u64 },
-}
+pub(crate) const BATCH_BYTES: usize = 1 << 20;
+pub(crate) const SEGMENT_BYTES: u64 = 64 << 20;
 
 /// Writes the index of `data_dir` to `output`, as it is at this moment: also while it is being served, of which
 /// everything is in it that was acknowledged before.
@@ -57,32 +35,55 @@ enum DumpFrame {
 /// # Errors
 /// There is no index, its journal is damaged, or the output takes no more. Then what was written has no end, and
 /// is not loaded.
-pub fn dump(data_dir: &Path, mut output: impl Write) -> Result<Dumped, MaintenanceError> {
-    let directory = data_dir.join(JOURNAL);
-    if !directory.exists() {
-        return Err(MaintenanceError::NoIndex(data_dir.to_owned()));
-    }
-    let opened = open_all(&directory)?;
-    let last_order = opened.iter().map(|file| file.header.last_order).max().unwrap_or(0);
-    let mut lines = DumpWriter { output: &mut output, records: 0, ahead: HashMap::new() };
-    lines.write(&DumpFrame::Refshim { format: FORMAT, last_order })?;
-    let mut end = None;
-    for file in opened {
-        end = Some(file.read(&mut lines)?);
-    }
+pub fn dump(data_dir: &Path, output: impl Write) -> Result<Dumped, MaintenanceError> {
+    let journal = OpenJournal::open(&data_dir.join(JOURNAL), data_dir)?;
+    let mut lines = DumpWriter::begin(output, journal.last_order())?;
+    let end = journal.read(|record| lines.record(&record))?;
     if let Some(end) = end {
         refuse_lost_end(data_dir, &end)?;
     }
-    let records = lines.records;
-    lines.write(&DumpFrame::End { records })?;
-    output.flush().map_err(failed("writing the dump"))?;
-    Ok(Dumped { records })
+    lines.end()
+}
+
+/// The records of a journal as it was when it was opened, also while it is being appended to.
+pub(crate) struct OpenJournal(Vec<JournalFile>);
+
+impl OpenJournal {
+    /// Opens the journal in `directory`, of the index in `data_dir`.
+    pub(crate) fn open(directory: &Path, data_dir: &Path) -> Result<Self, MaintenanceError> {
+        if !directory.exists() {
+            return Err(MaintenanceError::NoIndex(data_dir.to_owned()));
+        }
+        Ok(Self(open_all(directory)?))
+    }
+
+    fn last_order(&self) -> u64 {
+        self.0.iter().map(|file| file.header.last_order).max().unwrap_or(0)
+    }
+
+    /// Passes the records to `take`. Applied in this order, each once, they make the index.
+    pub(crate) fn read(
+        self,
+        take: impl FnMut(Record) -> Result<(), MaintenanceError>,
+    ) -> Result<Option<IntactEnd>, MaintenanceError> {
+        let mut once = Once { take, ahead: HashMap::new() };
+        let mut end = None;
+        for file in self.0 {
+            end = Some(file.read(&mut once)?);
+        }
+        Ok(end)
+    }
 }
 
 /// Fails if the journal has lost its end. It looks like a shorter one, but sled was built from what stood there. Not
 /// checked while another process has the index, and sled, open.
-fn refuse_lost_end(data_dir: &Path, end: &IntactEnd) -> Result<(), MaintenanceError> {
+pub(crate) fn refuse_lost_end(data_dir: &Path, end: &IntactEnd) -> Result<(), MaintenanceError> {
     let Ok(_lock) = data_dir::lock(data_dir) else { return Ok(()) };
+    refuse_lost_end_locked(data_dir, end)
+}
+
+/// The same, of a data directory that the caller has locked.
+pub(crate) fn refuse_lost_end_locked(data_dir: &Path, end: &IntactEnd) -> Result<(), MaintenanceError> {
     data_dir::adopt_new_sled(data_dir)?;
     let sled = data_dir.join(SLED);
     if !sled.exists() {
@@ -98,23 +99,15 @@ fn refuse_lost_end(data_dir: &Path, end: &IntactEnd) -> Result<(), MaintenanceEr
     Ok(())
 }
 
-struct DumpWriter<W> {
-    output: W,
-    records: u64,
+/// Passes each record on once.
+struct Once<T> {
+    take: T,
     /// Referrers whose state in the snapshot includes records from behind its position, with their version. Those
-    /// records stand in the segments as well, and must not be dumped again.
+    /// records stand in the segments as well, and must not be passed on again.
     ahead: HashMap<ReferrerKey, Version>,
 }
 
-impl<W: Write> DumpWriter<W> {
-    fn write(&mut self, line: &impl Serialize) -> Result<(), MaintenanceError> {
-        let mut write = || {
-            serde_json::to_writer(&mut self.output, line)?;
-            self.output.write_all(b"\n")
-        };
-        write().map_err(failed("writing the dump"))
-    }
-
+impl<T: FnMut(Record) -> Result<(), MaintenanceError>> Once<T> {
     fn of_snapshot(&mut self, position: u64, record: Record) -> Result<(), MaintenanceError> {
         let version = Version::in_snapshot(position, &record);
         let Record::Recorded(recorded) = record else { return Ok(()) };
@@ -122,10 +115,10 @@ impl<W: Write> DumpWriter<W> {
             self.ahead.insert(recorded.referrer.clone(), version);
         }
         // Versions are positions in this journal, and mean nothing in the one that is loaded.
-        self.record(&Record::Recorded(Recorded { version: None, ..recorded }))
+        (self.take)(Record::Recorded(Recorded { version: None, ..recorded }))
     }
 
-    fn of_segment(&mut self, version: Version, record: &Record) -> Result<(), MaintenanceError> {
+    fn of_segment(&mut self, version: Version, record: Record) -> Result<(), MaintenanceError> {
         if let Some(key) = record.referrer() {
             if self.ahead.get(key).is_some_and(|ahead| version <= *ahead) {
                 return Ok(());
@@ -133,12 +126,7 @@ impl<W: Write> DumpWriter<W> {
             // From here on only segments tell of it; a removal, for one, ends what the snapshot said.
             self.ahead.remove(key);
         }
-        self.record(record)
-    }
-
-    fn record(&mut self, record: &Record) -> Result<(), MaintenanceError> {
-        self.records += 1;
-        self.write(record)
+        (self.take)(record)
     }
 }
 
@@ -154,7 +142,7 @@ struct JournalFile {
 }
 
 /// Where the intact part of a file ends.
-struct IntactEnd {
+pub(crate) struct IntactEnd {
     path: PathBuf,
     offset: u64,
     position: u64,
@@ -168,8 +156,10 @@ impl JournalFile {
         Ok(Self { path, file, header, length, is_snapshot, is_last: false })
     }
 
-    /// Dumps its records.
-    fn read<W: Write>(self, lines: &mut DumpWriter<W>) -> Result<IntactEnd, MaintenanceError> {
+    fn read<T: FnMut(Record) -> Result<(), MaintenanceError>>(
+        self,
+        lines: &mut Once<T>,
+    ) -> Result<IntactEnd, MaintenanceError> {
         let io_error = |source| MaintenanceError::from(JournalError::io(&self.path, source));
         let damage =
             |offset, what| MaintenanceError::from(JournalError::from(Damage::new(&self.path, offset, what)));
@@ -202,7 +192,7 @@ impl JournalFile {
                     is_complete = false;
                     lines.of_snapshot(position, record)?;
                 } else {
-                    lines.of_segment(Version::of(position + offset, index), &record)?;
+                    lines.of_segment(Version::of(position + offset, index), record)?;
                 }
             }
         }
@@ -293,71 +283,33 @@ pub fn load(data_dir: &Path, input: impl BufRead) -> Result<Dumped, MaintenanceE
     if loading.exists() {
         fs::remove_dir_all(&loading).map_err(failed("removing what an earlier attempt left"))?;
     }
-    let records = fill(&loading, input)?;
+    let records = fill(&loading, DumpReader::begin(input)?)?;
     fs::rename(&loading, &journal).map_err(failed("putting the journal in its place"))?;
     files::sync_directory(&data_dir).map_err(failed("putting the journal in its place"))?;
     Ok(Dumped { records })
 }
 
-fn fill(directory: &Path, input: impl BufRead) -> Result<u64, MaintenanceError> {
-    let mut lines = (1..).zip(input.lines());
-    let mut next = || -> Result<(u64, String), MaintenanceError> {
-        let (line, text) = lines.next().ok_or(MaintenanceError::Dump {
-            line: 0,
-            what: "the dump is cut off: its last line is missing".to_owned(),
-        })?;
-        Ok((line, text.map_err(failed("reading the dump"))?))
-    };
-    let (line, head) = next()?;
-    let mut last_order = match serde_json::from_str(&head) {
-        Ok(DumpFrame::Refshim { format: 1..=FORMAT, last_order }) => last_order,
-        Ok(DumpFrame::Refshim { format, .. }) => {
-            let what =
-                format!("the dump has format {format}; this build reads up to {FORMAT}: use a newer build");
-            return Err(MaintenanceError::Dump { line, what });
-        }
-        Ok(DumpFrame::End { .. }) | Err(_) => {
-            return Err(MaintenanceError::Dump { line, what: "not the first line of a dump".to_owned() });
-        }
-    };
+fn fill(directory: &Path, mut dump: DumpReader<impl BufRead>) -> Result<u64, MaintenanceError> {
     let mut journal = Journal::create(directory, SEGMENT_BYTES)?;
-    let mut append = |payload: &mut Vec<u8>, last_order| -> Result<(), MaintenanceError> {
-        let write = |journal: &mut Journal| -> io::Result<()> {
-            if journal.is_full() {
-                journal.roll()?;
-            }
-            journal.append(payload, last_order)
-        };
-        write(&mut journal).map_err(failed("writing the journal"))?;
-        payload.clear();
-        Ok(())
-    };
-    let (mut payload, mut records) = (Vec::new(), 0);
-    loop {
-        let (line, text) = next()?;
-        if let Ok(DumpFrame::End { records: expected }) = serde_json::from_str(&text) {
-            if expected != records {
-                let what = format!("the dump has {records} records, but its last line counts {expected}");
-                return Err(MaintenanceError::Dump { line, what });
-            }
-            if let Ok((line, text)) = next()
-                && !text.is_empty()
-            {
-                return Err(MaintenanceError::Dump {
-                    line,
-                    what: "the dump continues after its last line".to_owned(),
-                });
-            }
-            append(&mut payload, last_order)?;
-            return Ok(records);
-        }
-        let record: Record = serde_json::from_str(&text)
-            .map_err(|error| MaintenanceError::Dump { line, what: format!("not a record: {error}") })?;
-        last_order = record.order().map_or(last_order, |order| last_order.max(order.0));
+    let mut payload = Vec::new();
+    while let Some(record) = dump.next()? {
         record.write_to(&mut payload).map_err(|error| failed("writing the journal")(error.into()))?;
-        records += 1;
         if payload.len() >= BATCH_BYTES {
-            append(&mut payload, last_order)?;
+            append(&mut journal, &payload, dump.last_order())?;
+            payload.clear();
         }
     }
+    append(&mut journal, &payload, dump.last_order())?;
+    Ok(dump.records())
+}
+
+/// Appends one frame of records, to the next segment if the last one is full.
+pub(crate) fn append(journal: &mut Journal, payload: &[u8], last_order: u64) -> Result<(), MaintenanceError> {
+    let write = |journal: &mut Journal| -> io::Result<()> {
+        if journal.is_full() {
+            journal.roll()?;
+        }
+        journal.append(payload, last_order)
+    };
+    write(journal).map_err(failed("writing the journal"))
 }

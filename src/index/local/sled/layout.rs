@@ -36,6 +36,8 @@ pub(super) const REVERSE: [u8; 1] = [2];
 
 const REPOSITORIES: u8 = 3;
 const REFERRERS: u8 = 4;
+/// The prefix of the numbers of referrers of all repositories.
+pub(super) const REFERRERS_IN: [u8; 1] = [REFERRERS];
 
 const UPSTREAM_BYTES: usize = 4;
 const NAME_LENGTH_BYTES: usize = 2;

@@ -1,10 +1,12 @@
 //! Walks over the index: repository by repository, and referrer by referrer. A page costs as much as what is on it,
 //! however large the index is, because each is one range of keys.
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use super::{Store, StoreError, guarded, layout};
 use crate::index::record::ReferrerKey;
+use crate::index::referrer_state::ReferrerState;
 use crate::index::{KnownReferrer, Repository, RepositoryPage};
 use crate::oci::{Digest, RepositoryName};
 
@@ -37,6 +39,17 @@ impl Store {
         })
     }
 
+    /// All repositories that have referrers.
+    pub(crate) fn all_repositories(&self) -> Result<BTreeSet<Repository>, StoreError> {
+        guarded(|| {
+            let repository = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
+                let damaged = StoreError::Damaged("the name of a repository is unreadable");
+                layout::repository_of_referrers_in(&entry?.0).ok_or(damaged)
+            };
+            self.tree.scan_prefix(layout::REFERRERS_IN).map(repository).collect()
+        })
+    }
+
     /// A page of the referrers in a repository, by digest.
     pub(crate) fn referrers_by_digest(
         &self,
@@ -44,38 +57,49 @@ impl Store {
         after: Option<Digest>,
         max: usize,
     ) -> Result<RepositoryPage, StoreError> {
+        let (states, more) = self.states_by_digest(repository, after, max)?;
+        let known = |(digest, state): (Digest, ReferrerState)| KnownReferrer {
+            digest,
+            order: state.order,
+            pending: state.pending,
+            was_confirmed: state.was_confirmed,
+            claimed: state.claimed,
+            version: state.version,
+            descriptor: state.descriptor,
+            links: state.links,
+        };
+        Ok(RepositoryPage { referrers: states.into_iter().map(known).collect(), more })
+    }
+
+    /// The same as states, and whether there are more.
+    pub(crate) fn states_by_digest(
+        &self,
+        repository: &Repository,
+        after: Option<Digest>,
+        max: usize,
+    ) -> Result<(Vec<(Digest, ReferrerState)>, bool), StoreError> {
         let prefix = layout::reverse_entries(repository);
         let key = |digest| layout::reverse_entry(&ReferrerKey { repository: repository.clone(), digest });
         let first = first(prefix.clone(), after.map(key));
         guarded(|| {
-            let mut page = RepositoryPage { referrers: Vec::new(), more: false };
+            let mut states = Vec::new();
             let mut bytes = 0;
             for entry in self.tree.range((first, Bound::Unbounded)) {
                 let (key, reverse) = entry?;
                 if !key.starts_with(&prefix) {
                     break;
                 }
-                if page.referrers.len() >= max || bytes > PAGE_BYTES {
-                    page.more = true;
-                    break;
+                if states.len() >= max || bytes > PAGE_BYTES {
+                    return Ok((states, true));
                 }
                 let damaged = StoreError::Damaged("the key of a reverse entry is unreadable");
                 let referrer = layout::referrer_of_reverse_entry(&key).ok_or(damaged)?;
                 // None if it was removed meanwhile.
                 let Some(state) = self.complete(&referrer, reverse)? else { continue };
                 bytes += state.descriptor.len();
-                page.referrers.push(KnownReferrer {
-                    digest: referrer.digest,
-                    order: state.order,
-                    pending: state.pending,
-                    was_confirmed: state.was_confirmed,
-                    claimed: state.claimed,
-                    version: state.version,
-                    descriptor: state.descriptor,
-                    links: state.links,
-                });
+                states.push((referrer.digest, state));
             }
-            Ok(page)
+            Ok((states, false))
         })
     }
 }
