@@ -29,11 +29,15 @@ use readiness::Readiness;
 
 /// How long an answer of the upstream, or a write of the index, counts as current.
 const FRESH: Duration = Duration::from_secs(10);
+/// The longest wait for an index that what is asked for does not depend on.
+const INDEX_WAIT: Duration = Duration::from_secs(1);
 
 /// Answers the requests of the admin listener.
 #[derive(Debug)]
 pub struct Admin {
     index: Index,
+    /// Whether refshim is not ready without the index (`index.readiness`).
+    index_counts: bool,
     upstreams: Vec<Readiness>,
     metrics: Arc<Metrics>,
     wrote: Mutex<Option<Wrote>>,
@@ -59,10 +63,11 @@ struct Wrote {
 }
 
 impl Admin {
-    /// An admin listener for these.
+    /// An admin listener for these. With `index_counts`, refshim is not ready without its index.
     #[must_use]
     pub fn new(
         index: Index,
+        index_counts: bool,
         upstreams: &Upstreams,
         background: Background,
         desk: Arc<Desk>,
@@ -70,7 +75,7 @@ impl Admin {
     ) -> Self {
         let upstreams = upstreams.iter().map(Readiness::of).collect();
         let jobs = Jobs { desk, index: index.clone() };
-        Self { index, upstreams, metrics, wrote: Mutex::new(None), background, jobs }
+        Self { index, index_counts, upstreams, metrics, wrote: Mutex::new(None), background, jobs }
     }
 
     /// The answer to `/healthz`, `/readyz`, `/metrics`, a notification or, from this machine, a job.
@@ -93,9 +98,7 @@ impl Admin {
             "/metrics" => {
                 self.background.notifications.measure();
                 self.background.tags.measure();
-                for upstream in self.jobs.desk.upstreams() {
-                    self.metrics.covered(&upstream.name, upstream.number(), &self.index).await;
-                }
+                self.measure_coverage().await;
                 metrics(self.metrics.render(self.index.statistics().as_ref(), &self.index.state()))
             }
             _ => text(StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n".to_owned()),
@@ -107,12 +110,37 @@ impl Admin {
         join_all(self.upstreams.iter().map(Readiness::look)).await;
     }
 
-    /// Ready if the index works and at least one upstream answers as a registry. One broken upstream of several
-    /// must not take the others out of service.
+    /// Asks the index how far the registries are known. It may be in a database that does not answer: then the metrics
+    /// say what they said before.
+    async fn measure_coverage(&self) {
+        if self.index_state().is_err() {
+            return;
+        }
+        let asked = self
+            .jobs
+            .desk
+            .upstreams()
+            .map(|upstream| self.metrics.covered(&upstream.name, upstream.number(), &self.index));
+        tokio::time::timeout(INDEX_WAIT, join_all(asked)).await.ok();
+    }
+
+    /// Ready if the index works, or does not count, and at least one upstream answers as a registry. One broken
+    /// upstream of several must not take the others out of service.
     async fn readiness(&self) -> Response<Body> {
         let upstreams = join_all(self.upstreams.iter().map(Readiness::look));
-        let (index, upstreams) = tokio::join!(self.index_works(), upstreams);
-        let ready = index.is_ok() && upstreams.iter().any(Result::is_ok);
+        // With a limit, also because another probe may hold the lock. Without the index's say, whoever asks must not
+        // give up waiting for it.
+        let limit = if self.index_counts { readiness::PROBE_WAIT } else { INDEX_WAIT };
+        let (index, upstreams) = tokio::join!(tokio::time::timeout(limit, self.index_works()), upstreams);
+        let index = index.unwrap_or_else(|_elapsed| Err(format!("no answer within {limit:?}")));
+        let ready = (index.is_ok() || !self.index_counts) && upstreams.iter().any(Result::is_ok);
+        let index = index.map_err(|reason| {
+            if self.index_counts {
+                reason
+            } else {
+                format!("{reason} (does not count: index.readiness = false)")
+            }
+        });
         let line = |part: &str, state: Result<(), String>| {
             format!("{part}: {}\n", state.err().unwrap_or_else(|| "ok".to_owned()))
         };
@@ -133,9 +161,7 @@ impl Admin {
     /// [`FRESH`], unless anything failed since.
     async fn index_works(&self) -> Result<(), String> {
         self.index_state()?;
-        // With a limit: another probe may hold the lock, waiting for a disk that hangs.
-        let wrote = tokio::time::timeout(readiness::PROBE_WAIT, self.wrote.lock()).await;
-        let mut wrote = wrote.map_err(|_elapsed| format!("no answer within {:?}", readiness::PROBE_WAIT))?;
+        let mut wrote = self.wrote.lock().await;
         let failures = self.index.failures();
         let counts = |wrote: Wrote| wrote.at.elapsed() < FRESH && wrote.failures == failures;
         if !wrote.is_some_and(counts) {

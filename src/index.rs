@@ -29,6 +29,7 @@ mod record;
 mod referrer;
 mod referrer_state;
 mod settings;
+mod shared_queue;
 mod status;
 
 pub use coverage::{Coverage, CoverageList, Covered};
@@ -40,6 +41,7 @@ pub use page::{Entry, InvalidOrder, KnownReferrer, Order, Page, RepositoryPage, 
 pub use put::PutInFlight;
 pub use referrer::{Observation, Referrer, Removed, Repository};
 pub use settings::IndexSettings;
+pub use shared_queue::{Parcel, SharedQueue};
 pub use status::{IndexState, Statistics};
 
 use crate::oci::{Digest, RepositoryName};

@@ -28,10 +28,10 @@
 //! | [`oci`] | names, tags, digests, media types, descriptors, the links of a manifest; pure |
 //! | [`config`] | the settings: file, environment, command line, and all mistakes at once |
 //! | [`http`] | what HTTP and the registry's API look like, without a registry: bodies, limits, paths, `Link` |
-//! | [`index`] | which manifest refers to which: the interface, and the engine behind it (journal and sled) |
+//! | [`tls`] | certificates, trust, the acceptor towards clients, the connectors towards registries and the database |
+//! | [`index`] | which manifest refers to which: the interface, and its engines (journal and sled; PostgreSQL) |
 //! | [`queue`] | what is to be done in the background, and survives the process |
 //! | [`telemetry`] | logs and metrics |
-//! | [`tls`] | certificates, trust, the acceptor towards clients and the connector towards registries |
 //! | [`client`] | registries and layouts as a client sees them; not by the way of a request |
 //! | [`proxy`] | the upstream's connections, which upstream, what a proxy does to heads, errors |
 //! | [`registry`] | refshim's own questions to a registry, and all that is remembered of the answers |
@@ -111,3 +111,8 @@ pub mod registry;
 pub mod server;
 pub mod telemetry;
 pub mod tls;
+
+#[cfg(test)]
+#[allow(dead_code, unused_imports, reason = "the integration tests use the rest")]
+#[path = "../tests/it/support/postgres.rs"]
+mod test_database;

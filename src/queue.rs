@@ -2,7 +2,8 @@
 //! wait once, and are not worked off by two at a time.
 //!
 //! Whatever is in here is on disk as well, and stays there until it is worked off or given up. Events that come at the
-//! same time share one file and one sync.
+//! same time share one file and one sync. Where several replicas share an index, the queue is beside it, and what one
+//! replica has taken is worked off by another one if it does not come back.
 
 mod store;
 mod waiting;
@@ -11,7 +12,7 @@ use std::fmt::Debug;
 use std::hash::Hash;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
@@ -19,10 +20,11 @@ use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use store::{Batch, Store};
+use crate::index::{Index, SharedQueue};
+use store::{Batch, Files, Store};
 use waiting::Waiting;
 
 /// Requests whose events share a file, at most.
@@ -34,6 +36,23 @@ pub trait Event: Clone + Debug + Eq + Hash + Serialize + DeserializeOwned + Send
     const NAMED: &'static str;
     /// What finds out again what they told of, should their file be damaged.
     const REMEDY: &'static str;
+}
+
+/// Where a queue is.
+#[derive(Debug)]
+pub enum Place {
+    /// In a directory of this process's own.
+    Directory(PathBuf),
+    /// Beside an index that several replicas share.
+    Shared(SharedQueue),
+}
+
+impl Place {
+    /// Beside the index if it is shared, else in the directory.
+    #[must_use]
+    pub fn of(index: &Index, name: &str, directory: PathBuf) -> Self {
+        index.shared_queue(name).map_or(Self::Directory(directory), Self::Shared)
+    }
 }
 
 /// A queue of such events.
@@ -89,12 +108,19 @@ pub fn pause(first: Duration, longest: Duration, tried: u32) -> Duration {
 }
 
 impl<E: Event> Queue<E> {
-    /// The queue in a directory, for at most so many events; those that are there already come first, however many.
+    /// The queue in a directory, or beside the index, for at most so many events; those that are there already come
+    /// first, however many.
     ///
     /// # Errors
     /// The directory cannot be used.
-    pub fn open(directory: PathBuf, most: usize) -> io::Result<Self> {
-        let (store, batches) = Store::open(directory)?;
+    pub fn open(place: Place, most: usize) -> io::Result<Self> {
+        let (store, batches) = match place {
+            Place::Directory(directory) => {
+                let (files, batches) = Files::open(directory)?;
+                (Store::Files(Arc::new(files)), batches)
+            }
+            Place::Shared(queue) => (Store::Shared { queue, names: Mutex::default() }, Vec::new()),
+        };
         let mut waiting = Waiting::default();
         for batch in batches {
             waiting.next = waiting.next.max(batch.number + 1);
@@ -102,6 +128,9 @@ impl<E: Event> Queue<E> {
         }
         let (waiting, changed) = (Mutex::new(waiting), Notify::new());
         let shared = Arc::new(Shared { store, most, waiting, changed });
+        if shared.store.is_shared() {
+            tokio::spawn(take_over(Arc::downgrade(&shared)));
+        }
         let (commits, commits_to_do) = mpsc::channel(GROUP);
         // Ends with the queue.
         tokio::spawn(commit(Arc::clone(&shared), commits_to_do));
@@ -190,17 +219,9 @@ impl<E: Event> Queue<E> {
             waiting.leave(job.files)
         };
         self.shared.changed.notify_one();
-        if finished.is_empty() {
-            return;
+        if !finished.is_empty() {
+            self.shared.store.remove(finished).await;
         }
-        let shared = Arc::clone(&self.shared);
-        let removed = tokio::task::spawn_blocking(move || {
-            for number in finished {
-                shared.store.remove(number);
-            }
-        });
-        // Only cancelled with the runtime; the file is then read once more.
-        let _removed = removed.await;
     }
 
     /// The event is to be worked off again, after a pause.
@@ -240,9 +261,7 @@ async fn commit<E: Event>(shared: Arc<Shared<E>>, mut commits: mpsc::Receiver<Co
             waiting.next += 1;
             waiting.next - 1
         };
-        let (batch, store) = (Batch { number, received, events }, Arc::clone(&shared));
-        let written = tokio::task::spawn_blocking(move || store.store.write(&batch).map(|()| batch)).await;
-        let written = written.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let written = shared.store.write(Batch { number, received, events }).await;
         let mut waiting = shared.waiting();
         waiting.elsewhere -= count;
         let outcome = match written {
@@ -251,7 +270,7 @@ async fn commit<E: Event>(shared: Arc<Shared<E>>, mut commits: mpsc::Receiver<Co
                 Ok(())
             }
             Err(error) => {
-                tracing::error!(%error, events = count, "{} cannot be written to disk", E::NAMED);
+                tracing::error!(%error, events = count, "{} cannot be written down", E::NAMED);
                 Err(NotQueued::NotWritten)
             }
         };
@@ -261,6 +280,24 @@ async fn commit<E: Event>(shared: Arc<Shared<E>>, mut commits: mpsc::Receiver<Co
             // Whoever sent it may have gone away.
             let _gone = answer.send(outcome);
         }
+    }
+}
+
+/// Renews what this replica has of a shared queue, and takes over what others have left, as long as the queue is there.
+async fn take_over<E: Event>(shared: Weak<Shared<E>>) {
+    loop {
+        let Some(shared) = shared.upgrade() else { return };
+        let number = || {
+            let mut waiting = shared.waiting();
+            waiting.next += 1;
+            waiting.next - 1
+        };
+        for batch in shared.store.take(number).await {
+            shared.waiting().add(batch);
+            shared.changed.notify_one();
+        }
+        drop(shared);
+        sleep(SharedQueue::RENEWED).await;
     }
 }
 

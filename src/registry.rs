@@ -40,7 +40,7 @@ use http::{HeaderMap, StatusCode, Uri};
 
 use crate::config::Config;
 use crate::http::limits::{Budget, Limit};
-use crate::index::Repository;
+use crate::index::{Repository, Version};
 use crate::oci::{Digest, TagOrDigest};
 use crate::proxy::error::Error;
 use crate::proxy::forward::Origin;
@@ -262,15 +262,15 @@ impl Registry {
             "the registry cannot answer for a referrer that it had; listing it as it is in the index");
     }
 
-    /// Whether this caller got a 404 for this manifest a moment ago.
+    /// Whether this caller got a 404 for this version of a referrer a moment ago.
     #[must_use]
-    pub fn was_just_missing(&self, visit: &Visit, manifest: &Digest) -> bool {
-        self.memory.was_just_missing(visit.epoch, &visit.caller, manifest)
+    pub fn was_just_missing(&self, visit: &Visit, manifest: &Digest, version: Version) -> bool {
+        self.memory.was_just_missing(visit.epoch, &visit.caller, manifest, version)
     }
 
-    /// Remembers that this caller got a 404 for this manifest.
-    pub fn note_missing(&self, visit: &Visit, manifest: &Digest) {
-        self.memory.set_missing(visit.epoch, &visit.caller, manifest, false);
+    /// Remembers that this caller got a 404 for this version of a referrer.
+    pub fn note_missing(&self, visit: &Visit, manifest: &Digest, version: Version) {
+        self.memory.set_missing(visit.epoch, &visit.caller, manifest, version);
     }
 
     fn is_readable(&self, visit: &Visit) -> bool {

@@ -163,7 +163,8 @@ impl Server {
         let desk = Arc::new(Desk::new(config, &index, &metrics));
         let background = Background { notifications: Arc::clone(&notifications), tags: Arc::clone(&tags) };
         let (jobs, counted) = (Arc::clone(&desk), Arc::clone(&metrics));
-        let admin = Admin::new(index.clone(), &upstreams, background, jobs, counted);
+        let index_counts = config.index.database.as_ref().is_none_or(|database| database.readiness);
+        let admin = Admin::new(index.clone(), index_counts, &upstreams, background, jobs, counted);
         Ok(Self {
             clients,
             admins,

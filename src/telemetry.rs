@@ -5,6 +5,7 @@
 mod coverage;
 mod labels;
 mod logging;
+mod maybe;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use crate::oci::LinkKind;
 use coverage::CoverageMetrics;
 pub use labels::{EventFailure, LinkOutcome, Notified, QueryRefused, Stale, Swept, TagFailure, Unrecorded};
 pub use logging::{Described, start_logging, within_request, within_this_request};
+use maybe::MaybeGauge;
 
 const SECONDS: [f64; 14] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];
@@ -69,11 +71,12 @@ type Seconds = Family<UpstreamLabels, Histogram, fn() -> Histogram>;
 
 #[derive(Debug, Default)]
 struct IndexGauges {
-    referrers: Gauge,
-    links: Gauge,
-    pending: Gauge,
-    journal_bytes: Gauge,
-    commits: Gauge,
+    // Absent where the index is in a database: 0 would say that nothing is recorded.
+    referrers: MaybeGauge,
+    links: MaybeGauge,
+    pending: MaybeGauge,
+    journal_bytes: MaybeGauge,
+    commits: MaybeGauge,
     ready: Gauge,
 }
 
@@ -377,11 +380,15 @@ impl Metrics {
         let gauges = &self.all.index;
         let set = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         if let Some(index) = index {
-            set(&gauges.referrers, index.referrers);
-            set(&gauges.links, index.links);
-            set(&gauges.pending, index.pending);
-            set(&gauges.journal_bytes, index.journal_bytes);
-            set(&gauges.commits, index.commits);
+            for (gauge, value) in [
+                (&gauges.referrers, index.referrers),
+                (&gauges.links, index.links),
+                (&gauges.pending, index.pending),
+                (&gauges.journal_bytes, index.journal_bytes),
+                (&gauges.commits, index.commits),
+            ] {
+                set(gauge.get(), value);
+            }
         }
         set(&gauges.ready, u64::from(matches!(state, IndexState::Ready)));
         let mut text = String::new();

@@ -29,6 +29,7 @@
 //! database's machine is for `synchronous_standby_names` to say.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
@@ -45,9 +46,11 @@ mod lease;
 pub(super) mod maintenance;
 mod observe;
 mod put;
+mod queued;
 mod read;
 mod rows;
 pub(super) mod schema;
+mod share;
 mod statements;
 mod unique;
 mod write;
@@ -55,13 +58,15 @@ mod write;
 use super::{IndexSettings, IndexState, Repository};
 use crate::config::{DatabaseConfig, Statements};
 use crate::tls::TlsError;
-use connection::Session;
+use connection::{Lent, Session};
 use failure::Failure;
 pub(crate) use keeper::CoverageChange;
 use keeper::{Health, Keeper};
 pub(crate) use observe::Reading;
 pub(crate) use put::Put;
+pub(crate) use queued::HELD;
 pub(crate) use rows::Head;
+use share::Share;
 pub(crate) use unique::unique;
 
 /// How often an operation is tried again when somebody else changes the same rows.
@@ -77,6 +82,7 @@ const REMEMBERED: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Postgres {
     pool: Pool,
+    share: Share,
     statements: Statements,
     /// Whether to bring the schema to the newest version.
     migrate: bool,
@@ -104,6 +110,7 @@ impl Postgres {
         let remembered = |entries| Cache::builder().max_capacity(entries).time_to_live(REMEMBERED).build();
         let engine = Arc::new(Self {
             pool: connection::pool(database, settings.timeout)?,
+            share: Share::new(database.connections),
             statements: database.statements,
             migrate: database.migrate,
             keeper: Keeper::new(),
@@ -125,7 +132,20 @@ impl Postgres {
     }
 
     async fn session(&self) -> Result<Session, Failure> {
-        Session::of(&self.pool, self.statements).await
+        loop {
+            let place = self.share.one().await?;
+            match self.pool.get().await.map_err(Failure::from) {
+                Ok(connection) => return Ok(Session::new(connection, place, self.statements)),
+                // Others of ours do have a connection, and will be done with it.
+                Err(failure @ Failure::Crowded(_)) if self.pool.status().size > 0 => {
+                    if !self.share.withhold(place) {
+                        return Err(failure);
+                    }
+                    self.keeper.crowded(&failure);
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
     }
 
     /// Does something with a connection, and again with another one if it broke, or if somebody else changed the same
@@ -134,34 +154,46 @@ impl Postgres {
     where
         W: Future<Output = Result<T, Failure>>,
     {
+        // What is given up after the time-out goes on in the connection, and the next user would wait for it.
+        let lent = Lent::default();
+        let admitted = AtomicU64::new(0);
         let tried = async {
-            self.keeper.admitted().await?;
-            let (mut tries, mut broken) = (0, false);
+            admitted.store(self.keeper.admitted().await?, Ordering::Relaxed);
+            let (mut conflicts, mut broken, mut unconnected) = (0, 0, 0);
             loop {
-                let outcome = match self.session().await {
-                    Ok(session) => {
-                        let outcome = work(session.clone()).await;
-                        if matches!(outcome, Err(Failure::ReadOnly | Failure::Unreachable(_))) {
-                            session.discard();
-                        }
-                        outcome
+                let session = match self.session().await {
+                    Ok(session) => session,
+                    Err(Failure::Unreachable(_)) if unconnected == 0 => {
+                        unconnected += 1;
+                        continue;
                     }
-                    Err(failure) => Err(failure),
+                    Err(failure) => return Err(failure),
                 };
+                lent.keep(&session);
+                let outcome = work(session.clone()).await;
+                lent.clear();
+                if matches!(outcome, Err(Failure::ReadOnly | Failure::Unreachable(_))) {
+                    session.discard();
+                }
                 match outcome {
-                    Err(Failure::Conflict) if tries < TRIES => {
-                        tries += 1;
+                    Err(Failure::Conflict) if conflicts < TRIES => {
+                        conflicts += 1;
+                        drop(session);
                         // Who comes second must not come second again, so each waits for another time.
-                        sleep(jittered(PAUSE * tries)).await;
+                        sleep(jittered(PAUSE * conflicts)).await;
                     }
-                    Err(Failure::Unreachable(_)) if !broken => broken = true,
+                    // All that are in the pool may have been cut.
+                    Err(Failure::Unreachable(_)) if broken < self.pool.status().max_size => broken += 1,
                     outcome => return outcome,
                 }
             }
         };
         let outcome = timeout(self.timeout, tried).await.unwrap_or(Err(Failure::Slow));
+        if matches!(outcome, Err(Failure::Slow)) {
+            lent.discard();
+        }
         if let Err(failure) = &outcome {
-            self.keeper.failed(failure);
+            self.keeper.failed(failure, admitted.into_inner());
         }
         outcome
     }

@@ -19,9 +19,6 @@ mod maintenance;
 mod model;
 mod racing;
 mod replicas;
-#[allow(dead_code, unused_imports, reason = "the integration tests use the rest")]
-#[path = "../../tests/it/support/postgres.rs"]
-mod server;
 mod walking;
 
 use bench::{Bench, copy_directory, files_in, server_sql};

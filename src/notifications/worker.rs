@@ -16,7 +16,7 @@ use crate::client::{Client, ErrorKind, Location, Pace, Repository as Place};
 use crate::config::{Config, UpstreamConfig, UpstreamName};
 use crate::index::{Covered, Index, Repository};
 use crate::oci::{Digest, LinkKind, Tag, TagOrDigest, TagScheme};
-use crate::queue::{Job, Queue};
+use crate::queue::{Job, Place as QueuePlace, Queue};
 use crate::recording::found::{Found, NotRecorded, record};
 use crate::registry::reader::ManifestReader;
 use crate::telemetry::{EventFailure, LinkOutcome, Metrics};
@@ -73,7 +73,8 @@ impl Worker {
         metrics: &Metrics,
     ) -> Result<Self, NotificationsError> {
         let directory = config.data_dir.join("notifications").join(upstream.name.as_str());
-        let queue = Queue::open(directory.clone(), config.notifications.queue)
+        let place = QueuePlace::of(index, &format!("notifications/{}", upstream.name), directory.clone());
+        let queue = Queue::open(place, config.notifications.queue)
             .map_err(|source| NotificationsError::Queue { directory, source })?;
         let rate = u32::try_from(config.notifications.rate).ok().and_then(NonZeroU32::new);
         let client = Client::of_upstream(upstream, Some(Arc::new(Pace::new(rate))));

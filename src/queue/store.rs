@@ -1,17 +1,20 @@
-//! Events on disk: a file for each group of them, written whole and synced before any of its events is answered, and
-//! removed when all of them are worked off.
+//! Events on disk, or beside an index that several replicas share: each group of them written as a whole before any of
+//! its events is answered, and removed when all of them are worked off. On disk, a group is a file.
 //!
 //! A file has the time in its first line, an event in each further one, and in its last one a checksum of the lines
 //! before. It gets its name only when it is synced; so a kill, or a power cut, leaves a whole file or one that does not
 //! count. A file that was damaged later is set aside with an error in the log, and the others are read.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Event;
+use crate::index::{Parcel, SharedQueue};
 
 const SUFFIX: &str = "events";
 const UNFINISHED: &str = "unfinished";
@@ -19,9 +22,18 @@ const DAMAGED: &str = "damaged";
 /// The first word of a file, with the version of its format.
 const HEAD: &str = "events-1 ";
 
+/// Where the events of one queue are.
+#[derive(Debug)]
+pub(super) enum Store<E> {
+    /// In files of this process's own.
+    Files(Arc<Files<E>>),
+    /// Beside the index, with the name there of each batch that this replica has.
+    Shared { queue: SharedQueue, names: Mutex<HashMap<u64, String>> },
+}
+
 /// The files of one queue.
 #[derive(Debug)]
-pub(super) struct Store<E> {
+pub(super) struct Files<E> {
     directory: PathBuf,
     of: PhantomData<fn(E)>,
 }
@@ -35,7 +47,93 @@ pub(super) struct Batch<E> {
 }
 
 impl<E: Event> Store<E> {
-    /// The store in a directory, which is made, and what is in it, oldest first.
+    /// Writes events, durably.
+    ///
+    /// # Errors
+    /// They are not written.
+    pub(super) async fn write(&self, batch: Batch<E>) -> io::Result<Batch<E>> {
+        match self {
+            Self::Files(files) => {
+                let files = Arc::clone(files);
+                let written = tokio::task::spawn_blocking(move || files.write(&batch).map(|()| batch)).await;
+                written.unwrap_or_else(|error| Err(io::Error::other(error)))
+            }
+            Self::Shared { queue, names } => {
+                let id = queue.add(&lines(&batch.events)?).await.map_err(io::Error::other)?;
+                lock(names).insert(batch.number, id);
+                Ok(batch)
+            }
+        }
+    }
+
+    /// Removes what is worked off. Not synced: events that come again are worked off again.
+    pub(super) async fn remove(&self, numbers: Vec<u64>) {
+        match self {
+            Self::Files(files) => {
+                let files = Arc::clone(files);
+                let removed = tokio::task::spawn_blocking(move || {
+                    for number in numbers {
+                        files.remove(number);
+                    }
+                });
+                // Only cancelled with the runtime; the files are then read once more.
+                let _removed = removed.await;
+            }
+            Self::Shared { queue, names } => {
+                for number in numbers {
+                    let Some(id) = lock(names).remove(&number) else { continue };
+                    if let Err(error) = queue.remove(&id).await {
+                        tracing::warn!(%error, "{} that are worked off stay in the database", E::NAMED);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What other replicas have left, each with the number that `number` gives it. Nothing of files.
+    pub(super) async fn take(&self, mut number: impl FnMut() -> u64) -> Vec<Batch<E>> {
+        let Self::Shared { queue, names } = self else { return Vec::new() };
+        let parcels = queue.take().await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "{} of other replicas cannot be looked for", E::NAMED);
+            Vec::new()
+        });
+        let mut batches = Vec::new();
+        for Parcel { id, received, events } in parcels {
+            let received = UNIX_EPOCH.checked_add(received).unwrap_or(UNIX_EPOCH);
+            let parsed = events.lines().map(|line| serde_json::from_str(line).ok()).collect::<Option<_>>();
+            let Some(events) = parsed else {
+                tracing::error!(
+                    id,
+                    "queued {} are unreadable and left alone; {} finds out what they told of",
+                    E::NAMED,
+                    E::REMEDY
+                );
+                continue;
+            };
+            let number = number();
+            lock(names).insert(number, id);
+            batches.push(Batch { number, received, events });
+        }
+        batches
+    }
+
+    /// Whether others may leave something.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self, Self::Shared { .. })
+    }
+}
+
+fn lock(names: &Mutex<HashMap<u64, String>>) -> MutexGuard<'_, HashMap<u64, String>> {
+    names.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn lines<E: Event>(events: &[E]) -> io::Result<String> {
+    let lines: Vec<String> = events.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+    Ok(lines.join("\n"))
+}
+
+impl<E: Event> Files<E> {
+    /// The files in a directory, which is made, and what is in it, oldest first.
     ///
     /// # Errors
     /// The directory cannot be made or read.
@@ -146,14 +244,14 @@ mod tests {
     fn what_is_written_is_there_until_it_is_removed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a/b");
-        let (store, found) = Store::open(path.clone()).unwrap();
+        let (store, found) = Files::open(path.clone()).unwrap();
         assert_eq!(found, []);
         store.write(&batch(17, &["v3"])).unwrap();
         store.write(&batch(2, &["v1", "v2"])).unwrap();
-        let (store, found) = Store::open(path.clone()).unwrap();
+        let (store, found) = Files::open(path.clone()).unwrap();
         assert_eq!(found, [batch(2, &["v1", "v2"]), batch(17, &["v3"])]);
         store.remove(2);
-        assert_eq!(Store::<String>::open(path).unwrap().1, [batch(17, &["v3"])]);
+        assert_eq!(Files::<String>::open(path).unwrap().1, [batch(17, &["v3"])]);
     }
 
     #[test]
@@ -173,7 +271,7 @@ mod tests {
         fs::write(path.join(format!("{:016x}.events", 1)), &whole[..whole.len() - 9]).unwrap();
         fs::write(path.join(format!("{:016x}.events", 2)), &whole).unwrap();
         fs::write(path.join(format!("{:016x}.unfinished", 3)), &whole).unwrap();
-        let (_, found) = Store::<String>::open(path.clone()).unwrap();
+        let (_, found) = Files::<String>::open(path.clone()).unwrap();
         assert_eq!(found, [batch(2, &["v1", "v2"])]);
         let left = |suffix: &str| {
             let all = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
@@ -185,7 +283,7 @@ mod tests {
     #[test]
     fn what_cannot_be_written_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(directory.path().to_owned()).unwrap();
+        let (store, _) = Files::open(directory.path().to_owned()).unwrap();
         // In the way of the rename.
         fs::create_dir_all(store.path(1, SUFFIX).join("full")).unwrap();
         store.write(&batch(1, &["v1"])).unwrap_err();

@@ -3,6 +3,9 @@
 use std::path::Path;
 
 use super::*;
+use crate::config::{CommandLine, Config};
+use crate::index::IndexSettings;
+use crate::test_database::Postgres;
 
 impl Event for String {
     const NAMED: &'static str = "words";
@@ -18,7 +21,7 @@ fn files(directory: &Path) -> usize {
 }
 
 fn open(directory: &Path) -> Queue<String> {
-    Queue::open(directory.to_owned(), 4).unwrap()
+    Queue::open(Place::Directory(directory.to_owned()), 4).unwrap()
 }
 
 async fn next(queue: &Queue<String>) -> Job<String> {
@@ -116,7 +119,7 @@ async fn what_the_disk_does_not_take_is_not_queued() {
 #[tokio::test]
 async fn events_that_come_together_share_a_file() {
     let directory = tempfile::tempdir().unwrap();
-    let queue = Queue::open(directory.path().to_owned(), 1_000).unwrap();
+    let queue = Queue::open(Place::Directory(directory.path().to_owned()), 1_000).unwrap();
     let tags: Vec<String> = (0..200).map(|number| format!("v{number}")).collect();
     let adding = tags.iter().map(|tag| queue.add(vec![push(tag)]));
     assert!(futures_util::future::join_all(adding).await.into_iter().all(|added| added.is_ok()));
@@ -133,4 +136,41 @@ async fn an_event_comes_again_after_its_pause() {
     queue.again(job, Duration::from_secs(60));
     let job = queue.next().await;
     assert_eq!((job.tried, began.elapsed().as_secs()), (1, 60));
+}
+
+#[tokio::test]
+async fn what_a_lost_replica_has_queued_is_worked_off_by_another() {
+    let server = Postgres::start_fast();
+    let index = || {
+        let given = CommandLine { upstream: Some("http://127.0.0.1:9".to_owned()), ..CommandLine::default() };
+        let variables = [("REFSHIM_INDEX_URL", server.url()), ("REFSHIM_INDEX_MIGRATE", "true".to_owned())];
+        let variables = variables.map(|(name, value)| (name.into(), value.into()));
+        let config = Config::load(&given, variables).unwrap();
+        Index::open(IndexSettings::of(&config)).unwrap()
+    };
+    let place = |index: &Index| Place::of(index, "words", "/nowhere".into());
+    let lost = index();
+    let queue = Queue::open(place(&lost), 4).unwrap();
+    queue.add(vec![push("v1"), push("v2")]).await.unwrap();
+    queue.add(vec![push("v3")]).await.unwrap();
+    let first = next(&queue).await;
+    queue.done(first).await;
+    // Of a file, all must be worked off.
+    assert_eq!(server.psql("SELECT count(*) FROM queued").trim(), "2");
+    drop(queue);
+    server.psql("UPDATE queued SET until_us = 1");
+    let other = index();
+    let queue = Queue::<String>::open(place(&other), 4).unwrap();
+    let mut met = Vec::new();
+    for _ in 0..3 {
+        let job = next(&queue).await;
+        met.push(job.event.clone());
+        queue.done(job).await;
+    }
+    met.sort();
+    assert_eq!(met, ["v1", "v2", "v3"]);
+    assert_eq!((server.psql("SELECT count(*) FROM queued").trim(), queue.measure().0), ("0", 0));
+    // While the database is away, nothing is taken.
+    other.close().await;
+    assert_eq!(queue.add(vec![push("v4")]).await, Err(NotQueued::NotWritten));
 }

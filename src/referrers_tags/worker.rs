@@ -14,7 +14,7 @@ use crate::config::{Config, UpstreamConfig, UpstreamName};
 use crate::export::{Level, NotLevel, bring_level};
 use crate::index::{Index, Repository};
 use crate::oci::RepositoryName;
-use crate::queue::{Job, Queue, pause};
+use crate::queue::{Job, Place as QueuePlace, Queue, pause};
 use crate::recording::unlisted::Unlisted;
 use crate::telemetry::{Metrics, TagFailure};
 use crate::tls::Reload;
@@ -68,8 +68,9 @@ impl Worker {
         metrics: &Metrics,
     ) -> Result<Self, ReferrersTagsError> {
         let directory = config.data_dir.join("referrers-tags").join(upstream.name.as_str());
-        let queue = Queue::open(directory.clone(), MOST)
-            .map_err(|source| ReferrersTagsError::Queue { directory, source })?;
+        let place = QueuePlace::of(index, &format!("referrers-tags/{}", upstream.name), directory.clone());
+        let queue =
+            Queue::open(place, MOST).map_err(|source| ReferrersTagsError::Queue { directory, source })?;
         let client = Client::of_upstream(upstream, Some(Arc::new(Pace::new(None))));
         let client = client.map_err(|error| ReferrersTagsError::Client(upstream.name.clone(), error))?;
         Ok(Self {

@@ -17,7 +17,7 @@ use moka::sync::Cache;
 use tokio::time::Instant;
 
 use super::question::{Caller, CallerKey};
-use crate::index::Repository;
+use crate::index::{Repository, Version};
 use crate::oci::Digest;
 
 // The maximum number of entries; at about 200 bytes each, 75 MiB if all are full.
@@ -60,6 +60,9 @@ pub(super) type ListFingerprint = [u8; 32];
 struct Missing {
     told: Instant,
     pause: Duration,
+    /// Of the referrer in the index, if it is one. A push through another replica ends no epoch here, but changes the
+    /// version, and the 404 says nothing about what was pushed since.
+    version: Option<Version>,
 }
 
 /// The cache of one registry.
@@ -156,10 +159,18 @@ impl Memory {
         self.without_api.insert((epoch, Some(caller.key).filter(|_| !is_sure)), ());
     }
 
-    /// Whether the caller got a 404 for this manifest a moment ago.
-    pub(super) fn was_just_missing(&self, epoch: Epoch, caller: &Caller, manifest: &Digest) -> bool {
+    /// Whether the caller got a 404 for this version of a referrer a moment ago.
+    pub(super) fn was_just_missing(
+        &self,
+        epoch: Epoch,
+        caller: &Caller,
+        manifest: &Digest,
+        version: Version,
+    ) -> bool {
         let key = (epoch, caller.key, manifest.clone());
-        self.missing.get(&key).is_some_and(|missing| missing.told.elapsed() < ABSENT_FOR)
+        let is_current =
+            |missing: Missing| missing.version == Some(version) && missing.told.elapsed() < ABSENT_FOR;
+        self.missing.get(&key).is_some_and(is_current)
     }
 
     /// Whether it is too early to request a missing entry of a referrers tag again.
@@ -173,13 +184,19 @@ impl Memory {
         self.missing.contains_key(&(epoch, caller.key, manifest.clone()))
     }
 
-    /// Remembers that the caller got a 404 for this manifest. With `patience`, the pause before the next request
-    /// doubles each time.
-    pub(super) fn set_missing(&self, epoch: Epoch, caller: &Caller, manifest: &Digest, patience: bool) {
+    /// Remembers that the caller got a 404 for this version of a referrer.
+    pub(super) fn set_missing(&self, epoch: Epoch, caller: &Caller, manifest: &Digest, version: Version) {
+        let missing = Missing { told: Instant::now(), pause: ABSENT_FOR, version: Some(version) };
+        self.missing.insert((epoch, caller.key, manifest.clone()), missing);
+    }
+
+    /// Remembers that the caller got a 404 for this entry of a referrers tag. The pause before the next request doubles
+    /// each time.
+    pub(super) fn put_off(&self, epoch: Epoch, caller: &Caller, manifest: &Digest) {
         let key = (epoch, caller.key, manifest.clone());
-        let before = self.missing.get(&key).filter(|_| patience);
+        let before = self.missing.get(&key);
         let pause = before.map_or(ABSENT_FOR, |before| (before.pause * 2).min(ABSENT_AT_MOST));
-        self.missing.insert(key, Missing { told: Instant::now(), pause });
+        self.missing.insert(key, Missing { told: Instant::now(), pause, version: None });
     }
 
     /// Whether the manifest's bytes are known not to name the subject.

@@ -23,7 +23,8 @@ use crate::config::{LogConfig, LogFormat};
 /// # Errors
 /// The filter is malformed.
 pub fn start_logging(log: &LogConfig) -> Result<(), ParseError> {
-    let filter = EnvFilter::try_new(&log.filter)?;
+    // The pool of the index's connections logs each of them that broke, where the index says once that they did.
+    let filter = EnvFilter::try_new(&log.filter)?.add_directive("deadpool.postgres=error".parse()?);
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     logs.event_format(Lines(log.format)).init();
     Ok(())

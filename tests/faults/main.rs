@@ -20,6 +20,7 @@ use support::random;
 
 mod clients;
 mod damage;
+mod database;
 mod disk;
 mod door;
 mod full_disk;
@@ -30,6 +31,7 @@ mod oddities;
 mod power;
 mod process;
 mod recording;
+mod replicas;
 mod shutdown;
 mod soak;
 mod table;

@@ -9,6 +9,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::referrers::signature;
+use crate::support::postgres::Postgres;
 use crate::support::{Client, Content, IMAGE_MANIFEST, Refshim, Registry, Rules, TokenService, digest_of};
 
 /// What refers to a manifest, in the cells: `1` the one link, `0` an empty list; else the status.
@@ -55,7 +56,8 @@ struct Scene {
     _directory: tempfile::TempDir,
 }
 
-async fn scene() -> Scene {
+/// With the index in this database, if there is one.
+async fn scene(index: Option<&Postgres>) -> Scene {
     let service = Rules::default()
         .user("alice", "password")
         .user("bob", "password")
@@ -68,7 +70,7 @@ async fn scene() -> Scene {
         .start();
     let registry = Registry::variant().tokens_of(&service).start();
     let directory = tempfile::tempdir().unwrap();
-    let refshim = Refshim::before(&registry, directory.path()).launch().await;
+    let refshim = Refshim::before(&registry, directory.path()).with_index(index).launch().await;
     let all = ["repository:private:pull,push,delete", "repository:public:pull,push"];
     let owner = refshim.client().with_token(&service.token(Some("alice"), &all).await);
     Scene { refshim, registry, service, owner, _directory: directory }
@@ -237,7 +239,16 @@ fn head<'a>(columns: impl Iterator<Item = &'a str>) -> String {
 
 #[tokio::test]
 async fn each_caller_learns_what_the_registry_lets_it_read_and_nothing_else() {
-    let scene = scene().await;
+    learns("access-learnt.md", None).await;
+}
+
+#[tokio::test]
+async fn each_caller_learns_the_same_with_the_index_in_postgresql() {
+    learns("access-learnt-postgresql.md", Some(&Postgres::start_fast())).await;
+}
+
+async fn learns(file: &str, index: Option<&Postgres>) {
+    let scene = scene(index).await;
     let (image, referrer) = scene.signed("private").await;
     let (public, _) = scene.signed("public").await;
     let questions = questions(&image, &public);
@@ -254,12 +265,21 @@ async fn each_caller_learns_what_the_registry_lets_it_read_and_nothing_else() {
         table.push('\n');
     }
     assert_eq!(scene.owner.referrers("private", "latest", "").await, [referrer.digest]);
-    check("access-learnt.md", &table, LEARNT);
+    check(file, &table, LEARNT);
 }
 
 #[tokio::test]
 async fn each_caller_changes_what_the_registry_lets_it_write_and_nothing_else() {
-    let scene = scene().await;
+    changes("access-changed.md", None).await;
+}
+
+#[tokio::test]
+async fn each_caller_changes_the_same_with_the_index_in_postgresql() {
+    changes("access-changed-postgresql.md", Some(&Postgres::start_fast())).await;
+}
+
+async fn changes(file: &str, index: Option<&Postgres>) {
+    let scene = scene(index).await;
     let (image, _) = scene.signed("private").await;
     let mut table = head(Write::ALL.iter().map(|(name, _)| *name));
     let mut callers = scene.callers().await;
@@ -272,5 +292,5 @@ async fn each_caller_changes_what_the_registry_lets_it_write_and_nothing_else() 
         }
         table.push('\n');
     }
-    check("access-changed.md", &table, CHANGED);
+    check(file, &table, CHANGED);
 }

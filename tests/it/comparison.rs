@@ -17,6 +17,7 @@ mod outcome;
 mod side;
 mod table;
 
+use crate::support::postgres::Postgres;
 use crate::support::{Authority, Http, Registry, Rules, TokenService, USER, Variant};
 use containerd::Containerd;
 use side::{Setting, Side, Way};
@@ -111,6 +112,17 @@ async fn a_plain_registry_is_the_same_by_http_1() {
     curl(&mut comparison, "--http2");
     endpoints(&mut comparison, Http::One, Http::One).await;
     comparison.ask(OUTSIDE, Http::One, Http::One, api::outside).await;
+    comparison.finish();
+}
+
+#[tokio::test]
+async fn a_plain_registry_is_the_same_with_the_index_in_postgresql() {
+    let authority = Authority::new();
+    let setting = Setting { index: Some(Postgres::start_fast()), ..Setting::default() };
+    let mut comparison = comparison("plain, PostgreSQL", &authority, setting, |_| Registry::variant()).await;
+    all_tools(&mut comparison);
+    curl(&mut comparison, "--http1.1");
+    endpoints(&mut comparison, Http::One, Http::One).await;
     comparison.finish();
 }
 

@@ -20,6 +20,7 @@ mod client_breakages;
 mod clients;
 mod commands;
 mod comparison;
+mod databases;
 mod documents;
 mod doors;
 mod durability;

@@ -1,5 +1,7 @@
 //! What the tests have in common: the processes, a client, and manifests to push.
 
+#[allow(dead_code, reason = "the other suite uses it")]
+mod balancer;
 mod certificates;
 mod client;
 mod content;
@@ -19,6 +21,8 @@ mod storage;
 mod tls;
 mod token;
 
+#[allow(unused_imports, reason = "the other suite uses it")]
+pub(crate) use balancer::Balancer;
 pub(crate) use certificates::{Authority, Identity};
 pub(crate) use client::{Answer, Client, Http};
 pub(crate) use content::{

@@ -1,12 +1,13 @@
 //! Connections to the database: a pool, how one is made, and how a statement is run on it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::{ToSql, Type};
@@ -29,6 +30,7 @@ pub(super) fn pool(settings: &DatabaseConfig, timeout: Duration) -> Result<Pool,
         settings: settings.clone(),
         limit: CONNECT.min(timeout),
         session: (settings.statements == Statements::Prepared).then(|| session_settings(timeout)),
+        password_problem: Mutex::default(),
     };
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = Manager::from_connect(settings.url.config().clone(), dialer, recycling);
@@ -62,6 +64,14 @@ struct Dialer {
     settings: DatabaseConfig,
     limit: Duration,
     session: Option<String>,
+    /// What is wrong with the file of the password.
+    password_problem: Mutex<Option<String>>,
+}
+
+impl Dialer {
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.password_problem.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl deadpool_postgres::Connect for Dialer {
@@ -70,10 +80,21 @@ impl deadpool_postgres::Connect for Dialer {
         without_password: &Config,
     ) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
         // Anew for each connection, so that the password can be changed at any time.
-        let mut config = self.settings.connection().unwrap_or_else(|error| {
-            tracing::error!(error, "index.password_file cannot be read");
-            without_password.clone()
-        });
+        let mut config = match self.settings.connection() {
+            Ok(config) => {
+                *self.lock() = None;
+                config
+            }
+            Err(error) => {
+                // Once, and not with each attempt.
+                let mut told = self.lock();
+                if told.as_ref() != Some(&error) {
+                    tracing::error!(error, "index.password_file cannot be read");
+                    *told = Some(error);
+                }
+                without_password.clone()
+            }
+        };
         config.connect_timeout(self.limit);
         if config.get_tcp_user_timeout().is_none() {
             config.tcp_user_timeout(SILENCE);
@@ -111,18 +132,20 @@ where
 /// A connection that was lent out; goes back to the pool when the last clone is dropped.
 #[derive(Clone)]
 pub(super) struct Session {
-    lent: Arc<Lent>,
+    lent: Arc<Checkout>,
     statements: Statements,
 }
 
-struct Lent {
+struct Checkout {
     /// None only while it is dropped.
     connection: Option<Object>,
     is_unfit: AtomicBool,
     is_in_transaction: AtomicBool,
+    /// Given back after the connection.
+    _place: OwnedSemaphorePermit,
 }
 
-impl Drop for Lent {
+impl Drop for Checkout {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take().filter(|_| self.is_unfit.load(Ordering::Relaxed)) {
             drop(Object::take(connection));
@@ -137,10 +160,14 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    pub(super) async fn of(pool: &Pool, statements: Statements) -> Result<Self, Failure> {
-        let connection = Some(pool.get().await?);
-        let (is_unfit, is_in_transaction) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Self { lent: Arc::new(Lent { connection, is_unfit, is_in_transaction }), statements })
+    pub(super) fn new(connection: Object, place: OwnedSemaphorePermit, statements: Statements) -> Self {
+        let checkout = Checkout {
+            connection: Some(connection),
+            is_unfit: AtomicBool::new(false),
+            is_in_transaction: AtomicBool::new(false),
+            _place: place,
+        };
+        Self { lent: Arc::new(checkout), statements }
     }
 
     fn client(&self) -> Result<&Object, Failure> {
@@ -201,6 +228,31 @@ impl Session {
     /// any more, or it is in the middle of something.
     pub(super) fn discard(&self) {
         self.lent.is_unfit.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The session that somebody works with who may be interrupted.
+#[derive(Debug, Default)]
+pub(super) struct Lent(Mutex<Option<Session>>);
+
+impl Lent {
+    pub(super) fn keep(&self, session: &Session) {
+        *self.lock() = Some(session.clone());
+    }
+
+    pub(super) fn clear(&self) {
+        *self.lock() = None;
+    }
+
+    /// Keeps the connection out of the pool if it is in the middle of something.
+    pub(super) fn discard(&self) {
+        if let Some(session) = self.lock().take() {
+            session.discard();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Session>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

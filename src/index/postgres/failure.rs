@@ -11,6 +11,9 @@ pub(super) enum Failure {
     /// There is no connection, or it broke.
     #[error("the database cannot be reached: {0}")]
     Unreachable(String),
+    /// It takes no further connection.
+    #[error("the database takes no more connections: {0}")]
+    Crowded(String),
     /// It takes no writes at all: a standby, or a failover that is under way.
     #[error("the database is read-only (a failover under way?)")]
     ReadOnly,
@@ -37,13 +40,42 @@ pub(super) enum Failure {
     Closed,
 }
 
+impl Failure {
+    /// Whether an operator has to be told of one of them only. A database that goes away gives a dozen texts, depending
+    /// on what was being done.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unreachable(_) | Self::Slow, Self::Unreachable(_) | Self::Slow) => true,
+            // Some name the time.
+            (Self::Refused(one), Self::Refused(other)) => {
+                let words = |text: &str| -> String { text.chars().filter(|c| !c.is_ascii_digit()).collect() };
+                words(one) == words(other)
+            }
+            (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
+        }
+    }
+}
+
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(database) = error.as_db_error() else {
             let text = with_sources(&error);
             // A mistake in what we send or expect; anything else is of the connection.
-            let is_ours = text.contains("error serializing") || text.contains("error deserializing");
-            return if is_ours { Self::Unexpected(text) } else { Self::Unreachable(text) };
+            let has = |part: &str| text.contains(part);
+            return if has("error serializing") || has("error deserializing") {
+                Self::Unexpected(text)
+            } else if has("does not allow writes") {
+                // All hosts are standbys.
+                Self::ReadOnly
+            } else if has("password missing") {
+                Self::Refused(format!("{text}: set index.password_file"))
+            } else if has("does not support TLS") {
+                Self::Refused(format!("{text}: see sslmode in index.url"))
+            } else if has("certificate") || has("received fatal alert") {
+                Self::Refused(format!("{text}: see index.tls"))
+            } else {
+                Self::Unreachable(text)
+            };
         };
         let (code, message) = (database.code(), database.message());
         let told = |advice: &str| format!("{message} ({}): {advice}", code.code());
@@ -71,7 +103,7 @@ impl From<tokio_postgres::Error> for Failure {
             SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN | SqlState::INVALID_SCHEMA_NAME => {
                 Self::Refused(told("run refshim index migrate"))
             }
-            SqlState::TOO_MANY_CONNECTIONS => Self::Unreachable(told("see index.connections")),
+            SqlState::TOO_MANY_CONNECTIONS => Self::Crowded(told("see index.connections")),
             SqlState::DISK_FULL | SqlState::OUT_OF_MEMORY | SqlState::INSUFFICIENT_RESOURCES => {
                 Self::Full(plain())
             }
@@ -109,7 +141,9 @@ impl From<PoolError> for Failure {
 impl From<Failure> for ReadError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Unreachable(_) | Failure::ReadOnly | Failure::Refused(_) => Self::Unreachable,
+            Failure::Unreachable(_) | Failure::Crowded(_) | Failure::ReadOnly | Failure::Refused(_) => {
+                Self::Unreachable
+            }
             Failure::Slow => Self::Slow,
             Failure::Closed => Self::Closed,
             Failure::Full(_) | Failure::Conflict | Failure::Malformed(_) | Failure::Unexpected(_) => {

@@ -4,15 +4,16 @@
 //! for nothing. One task looks every moment whether it is back; so nobody has to start refshim again.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use super::connection::Lent;
 use super::failure::Failure;
-use super::{Postgres, schema};
+use super::{Postgres, schema, statements};
 use crate::index::record::ReferrerKey;
 
 /// How often it is looked whether a database that works still does, and still takes writes.
@@ -23,6 +24,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The longest wait for what such a look finds.
 const ANSWER: Duration = Duration::from_secs(5);
+/// The shortest time between two lines of the log that say alike.
+const QUIET: Duration = Duration::from_secs(10);
+/// The same for that there are fewer connections than configured.
+const TELL_OF_CROWD: Duration = Duration::from_secs(60 * 60);
 /// How many referrers may wait for their doubt to be written.
 const WAITING_DOUBTS: usize = 100_000;
 
@@ -44,6 +49,15 @@ pub(super) enum Health {
 pub(super) struct Keeper {
     health: watch::Sender<Health>,
     failures: AtomicU64,
+    /// How often it went down.
+    outages: AtomicU64,
+    /// What was logged in the last moments, and whether that it works again is to be logged, too.
+    told: Mutex<Vec<(Failure, Instant)>>,
+    has_told: AtomicBool,
+    /// When it was logged that there are fewer connections.
+    told_of_crowd: Mutex<Option<Instant>>,
+    /// When somebody gave up waiting before the time-out.
+    waited: Mutex<Option<Instant>>,
     /// Something failed: look at once.
     look: Notify,
     /// Referrers of which a PUT ended without an outcome, and how many PUTs of each are counted in the database.
@@ -72,6 +86,11 @@ impl Keeper {
         Self {
             health: watch::Sender::new(Health::Opening),
             failures: AtomicU64::new(0),
+            outages: AtomicU64::new(0),
+            told: Mutex::default(),
+            has_told: AtomicBool::new(false),
+            told_of_crowd: Mutex::default(),
+            waited: Mutex::default(),
             look: Notify::new(),
             doubts: Mutex::default(),
             coverage: Mutex::default(),
@@ -91,10 +110,12 @@ impl Keeper {
     }
 
     /// Whether to try at all; waits while nothing is known yet.
-    pub(super) async fn admitted(&self) -> Result<(), Failure> {
+    ///
+    /// Gives the number of outages so far, for [`Keeper::failed`].
+    pub(super) async fn admitted(&self) -> Result<u64, Failure> {
         loop {
             match &*self.health.borrow() {
-                Health::Up { .. } => return Ok(()),
+                Health::Up { .. } => return Ok(self.outages.load(Ordering::Relaxed)),
                 Health::Down(failure) => return Err(failure.clone()),
                 Health::Closed => return Err(Failure::Closed),
                 Health::Opening => {}
@@ -103,15 +124,20 @@ impl Keeper {
         }
     }
 
-    /// An operation failed.
-    pub(super) fn failed(&self, failure: &Failure) {
+    /// An operation failed that was admitted after so many outages. If there was another one since, the database was
+    /// looked at after what the operation met with.
+    pub(super) fn failed(&self, failure: &Failure, outages: u64) {
         self.failures.fetch_add(1, Ordering::Relaxed);
+        let is_over = outages != self.outages.load(Ordering::Relaxed);
         match failure {
+            _ if is_over => {}
             Failure::Full(_) => self.refuse_writes(failure),
             // Nothing works until this has passed.
-            Failure::Unreachable(_) | Failure::ReadOnly | Failure::Refused(_) | Failure::Slow => {
-                self.down(failure);
-            }
+            Failure::Unreachable(_)
+            | Failure::Crowded(_)
+            | Failure::ReadOnly
+            | Failure::Refused(_)
+            | Failure::Slow => self.down(failure),
             Failure::Unexpected(_) | Failure::Malformed(_) => {
                 tracing::error!(%failure, "the index in the database failed");
             }
@@ -131,22 +157,61 @@ impl Keeper {
             }
             Health::Up { .. } | Health::Down(_) | Health::Opening | Health::Closed => false,
         });
-        if changed {
+        if changed && self.is_to_be_told(failure) {
             tracing::error!(reason = %failure, "the index takes no writes; pushes with links are answered 503");
         }
         self.look.notify_one();
     }
 
+    /// There is no further connection, but there are some.
+    pub(super) fn crowded(&self, failure: &Failure) {
+        // Not told of as often as others are: it lasts.
+        let mut told = lock(&self.told_of_crowd);
+        if told.is_none_or(|at| at.elapsed() > TELL_OF_CROWD) {
+            *told = Some(Instant::now());
+            tracing::warn!(reason = %failure, "the index has fewer connections than it may have");
+        }
+    }
+
+    /// Whether something like it was not logged in the last moments. A database that fails with one statement and not
+    /// with the next would fill the log.
+    fn is_to_be_told(&self, failure: &Failure) -> bool {
+        let mut told = lock(&self.told);
+        told.retain(|(_, at)| at.elapsed() < QUIET);
+        let is_new = !told.iter().any(|(before, _)| before.is_like(failure));
+        if is_new {
+            told.push((failure.clone(), Instant::now()));
+            self.has_told.store(true, Ordering::Relaxed);
+        }
+        is_new
+    }
+
+    /// Notes that somebody gave up waiting for the database before the time-out.
+    pub(super) fn waited(&self) {
+        *lock(&self.waited) = Some(Instant::now());
+        self.look.notify_one();
+    }
+
+    /// Whether somebody did a moment ago, so that nobody has to try the same.
+    pub(super) fn is_sluggish(&self) -> bool {
+        lock(&self.waited).is_some_and(|at| at.elapsed() < LOOK)
+    }
+
     fn down(&self, failure: &Failure) {
-        let changed = self.health.send_if_modified(|health| match health {
-            Health::Closed => false,
-            Health::Down(before) if before == failure => false,
-            Health::Opening | Health::Up { .. } | Health::Down(_) => {
-                *health = Health::Down(failure.clone());
-                true
-            }
+        let mut is_new = false;
+        self.health.send_if_modified(|health| {
+            is_new = match health {
+                Health::Closed => return false,
+                Health::Down(before) => !before.is_like(failure),
+                Health::Opening | Health::Up { .. } => {
+                    self.outages.fetch_add(1, Ordering::Relaxed);
+                    true
+                }
+            };
+            *health = Health::Down(failure.clone());
+            true
         });
-        if changed {
+        if is_new && self.is_to_be_told(failure) {
             tracing::error!(reason = %failure,
                 "the index cannot be used; queries and pushes with links are answered 503, everything else passes");
         }
@@ -159,7 +224,11 @@ impl Keeper {
             Health::Closed => drop(self.health.send_replace(Health::Closed)),
             Health::Up { writes: None } => {}
             Health::Opening => tracing::info!("the index in the database is open"),
-            Health::Up { .. } | Health::Down(_) => tracing::info!("the index in the database works again"),
+            Health::Up { .. } | Health::Down(_) => {
+                if self.has_told.swap(false, Ordering::Relaxed) {
+                    tracing::info!("the index in the database works again");
+                }
+            }
         }
     }
 
@@ -197,9 +266,15 @@ impl Postgres {
             if self.keeper.health() == Health::Closed {
                 return;
             }
-            match timeout(ANSWER, self.look()).await.unwrap_or(Err(Failure::Slow)) {
+            let lent = Lent::default();
+            let looked = timeout(ANSWER.min(self.timeout), self.look(&lent)).await;
+            if looked.is_err() {
+                lent.discard();
+            }
+            match looked.unwrap_or(Err(Failure::Slow)) {
                 Ok(()) => {
                     self.keeper.up();
+                    self.share.restore();
                     pause = LOOK_AGAIN;
                     // Woken when there is something to do, or to look at.
                     timeout(LOOK, self.keeper.look.notified()).await.ok();
@@ -219,8 +294,9 @@ impl Postgres {
     }
 
     /// Whether the database is there, of a schema that this build knows, and takes writes.
-    async fn look(&self) -> Result<(), Failure> {
+    async fn look(&self, lent: &Lent) -> Result<(), Failure> {
         let session = self.session().await?;
+        lent.keep(&session);
         let known = schema::known(&session, self.migrate).await?;
         if known.is_read_only {
             session.discard();
@@ -232,8 +308,15 @@ impl Postgres {
             );
         }
         *lock(&self.keeper.identity) = Some(known.identity);
-        if matches!(self.keeper.health(), Health::Up { writes: Some(_) }) {
-            self.write_probe(&session).await?;
+        match self.keeper.health() {
+            Health::Up { writes: None } | Health::Closed => {}
+            Health::Up { writes: Some(_) } => {
+                self.write_probe(&session).await?;
+                // What is full may be full for new links alone. Rolled back by the end of the connection.
+                let _rolled_back = session.transaction().await?;
+                session.batch(statements::TRY_LINK).await?;
+            }
+            Health::Opening | Health::Down(_) => session.batch(statements::TRY_RIGHTS).await?,
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ mod dump;
 pub(crate) mod reading;
 pub(crate) mod writing;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
@@ -15,6 +16,7 @@ pub use check::{DatabaseReport, Odd};
 use super::connection::{self, Session};
 use super::failure::Failure;
 use super::schema;
+use super::share::Share;
 use crate::config::{DatabaseConfig, Statements};
 use crate::index::maintenance::MaintenanceError;
 
@@ -25,6 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug)]
 pub struct IndexDatabase {
     pool: Pool,
+    share: Arc<Share>,
     statements: Statements,
 }
 
@@ -51,7 +54,8 @@ impl IndexDatabase {
     pub fn new(database: &DatabaseConfig) -> Result<Self, MaintenanceError> {
         let pool = connection::pool(database, TIMEOUT);
         let pool = pool.map_err(|error| MaintenanceError::Database(error.to_string()))?;
-        Ok(Self { pool, statements: database.statements })
+        let share = Arc::new(Share::new(database.connections));
+        Ok(Self { pool, share, statements: database.statements })
     }
 
     /// Brings the schema to the newest version that this build knows. Safe while others do so too.
@@ -67,7 +71,8 @@ impl IndexDatabase {
     }
 
     async fn session(&self) -> Result<Session, Failure> {
-        Session::of(&self.pool, self.statements).await
+        let place = self.share.one().await?;
+        Ok(Session::new(self.pool.get().await?, place, self.statements))
     }
 
     /// A connection to an index whose schema this build can use.

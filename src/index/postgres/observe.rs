@@ -33,7 +33,7 @@ impl Postgres {
             return Reading { repository, removals: Some(removals) };
         }
         // A pull must never wait for a database that is away.
-        if !matches!(self.keeper.health(), Health::Up { .. }) {
+        if !matches!(self.keeper.health(), Health::Up { .. }) || self.keeper.is_sluggish() {
             return Reading { repository, removals: None };
         }
         let repo = &repository_key(&repository);
@@ -41,7 +41,11 @@ impl Postgres {
             let row = session.row(&statements::REMOVALS, &[repo]).await?;
             row.map_or(Ok(0), |row| get::<i64>(&row, 0))
         });
-        let removals = timeout(READ_WAIT, asked).await.ok().and_then(Result::ok);
+        let Ok(asked) = timeout(READ_WAIT, asked).await else {
+            self.keeper.waited();
+            return Reading { repository, removals: None };
+        };
+        let removals = asked.ok();
         if let Some(removals) = removals {
             self.removals.insert(repository.clone(), removals);
         }

@@ -21,6 +21,23 @@ pub(super) static LOOK: Sql = Sql {
     types: &[],
 };
 
+/// Does nothing, and fails if there is no right to one of the things that are done otherwise.
+pub(super) const TRY_RIGHTS: &str = "\
+    INSERT INTO repository SELECT * FROM repository WHERE false; UPDATE repository SET name = name WHERE false; \
+    INSERT INTO referrer SELECT * FROM referrer WHERE false; UPDATE referrer SET puts = puts WHERE false; \
+    DELETE FROM referrer WHERE false; \
+    INSERT INTO link SELECT * FROM link WHERE false; UPDATE link SET kinds = kinds WHERE false; \
+    DELETE FROM link WHERE false; \
+    INSERT INTO coverage SELECT * FROM coverage WHERE false; UPDATE coverage SET name = name WHERE false; \
+    DELETE FROM coverage WHERE false; \
+    INSERT INTO lease SELECT * FROM lease WHERE false; UPDATE lease SET name = name WHERE false; \
+    DELETE FROM lease WHERE false";
+
+/// Adds a link that none is like.
+pub(super) const TRY_LINK: &str = "\
+    INSERT INTO link (subject, repo, pushed_us, referrer, kinds, pending, was_confirmed, version) \
+    VALUES ('', '', 0, '', 0, true, false, 0)";
+
 /// The version of the schema.
 pub(super) static SCHEMA: Sql = Sql { text: "SELECT version FROM schema_version", types: &[] };
 

@@ -31,6 +31,15 @@ impl Postgres {
     }
 
     pub(crate) async fn remove(&self, key: &ReferrerKey, seen: Version) -> Result<Removed, WriteError> {
+        let removed = self.removed(key, seen).await;
+        if removed.is_err() {
+            // The registry has deleted it, and its client was told so.
+            self.keeper.doubt_later(key.clone(), 0);
+        }
+        removed
+    }
+
+    async fn removed(&self, key: &ReferrerKey, seen: Version) -> Result<Removed, WriteError> {
         self.change(|session, attempt| async move {
             // Before anything is looked up: what another replica has read and records at this moment is there, or is
             // recorded as pending.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::config::{DatabaseConfig, DatabaseTls, Statements};
+use crate::test_database::Postgres;
 
 /// Runs SQL in the database of an index.
 pub(super) fn server_sql(bench: &Bench, sql: &str) -> String {
@@ -22,9 +23,9 @@ pub(super) struct Bench {
 }
 
 /// The server of this process's tests. It does not wait for the disk.
-pub(super) fn server() -> &'static server::Postgres {
-    static SERVER: OnceLock<server::Postgres> = OnceLock::new();
-    SERVER.get_or_init(server::Postgres::start_fast)
+pub(super) fn server() -> &'static Postgres {
+    static SERVER: OnceLock<Postgres> = OnceLock::new();
+    SERVER.get_or_init(Postgres::start_fast)
 }
 
 /// The settings of a database.

@@ -219,3 +219,30 @@ async fn the_coverage_is_the_same_for_all() {
     other.probe().await.unwrap();
     assert_eq!(one.covered(0).await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn what_a_lost_replica_was_to_do_is_taken_over_by_one_other() {
+    let bench = Bench::in_postgres();
+    let [lost, one, other] = replicas(&bench).await;
+    let queue = |index: &Index| index.shared_queue("events").unwrap();
+    let (of_lost, of_one, of_other) = (queue(&lost), queue(&one), queue(&other));
+    let ids = [of_lost.add("\"a\"\n\"b\"").await.unwrap(), of_lost.add("\"c\"").await.unwrap()];
+    of_lost.remove(&ids[1]).await.unwrap();
+    of_one.add("\"of one\"").await.unwrap();
+    assert_eq!(of_other.take().await.unwrap(), []);
+    assert_eq!(one.shared_queue("others").unwrap().take().await.unwrap(), []);
+    // Both renewed what they have; then one is lost.
+    assert_eq!((of_lost.take().await.unwrap(), of_one.take().await.unwrap()), (vec![], vec![]));
+    server_sql(&bench, &format!("UPDATE queued SET until_us = 1 WHERE id = '{}'", ids[0]));
+    let (by_one, by_other) = tokio::join!(of_one.take(), of_other.take());
+    let (by_one, by_other) = (by_one.unwrap(), by_other.unwrap());
+    assert_eq!(by_one.len() + by_other.len(), 1, "{by_one:?} {by_other:?}");
+    let (heir, parcels) = if by_one.is_empty() { (of_other, by_other) } else { (of_one, by_one) };
+    assert_eq!((&parcels[0].id, &*parcels[0].events), (&ids[0], "\"a\"\n\"b\""));
+    // It comes back, and is not done with what is somebody else's now.
+    of_lost.remove(&ids[0]).await.unwrap();
+    let left = || server_sql(&bench, "SELECT count(*) FROM queued");
+    assert_eq!(left().trim(), "2");
+    heir.remove(&ids[0]).await.unwrap();
+    assert_eq!(left().trim(), "1");
+}

@@ -121,7 +121,7 @@ impl ReferrerPages {
         wanted: &PageRequest,
     ) -> Result<Seen, Error> {
         let visit = &question.visit;
-        if self.registry.was_just_missing(visit, &entry.digest) {
+        if self.registry.was_just_missing(visit, &entry.digest, entry.version) {
             return Ok(Seen::Hidden);
         }
         let manifest = TagOrDigest::Digest(entry.digest.clone());
@@ -177,14 +177,16 @@ impl ReferrerPages {
     /// afterwards. A registry that hides by 404, or lost its storage, answers 404 to everything.
     async fn doubt(&self, question: &Question, hidden: &[&Entry], witnesses: impl Iterator<Item = &Digest>) {
         let visit = &question.visit;
-        let asked = hidden.iter().filter(|entry| !self.registry.was_just_missing(visit, &entry.digest));
+        let asked = hidden
+            .iter()
+            .filter(|entry| !self.registry.was_just_missing(visit, &entry.digest, entry.version));
         let asked: Vec<&&Entry> = asked.collect();
         let witnesses = witnesses.map(|digest| TagOrDigest::Digest(digest.clone()));
         if asked.is_empty() || visit.is_foreign || !self.registry.still_reads(visit, witnesses).await {
             return;
         }
         for entry in asked {
-            self.registry.note_missing(visit, &entry.digest);
+            self.registry.note_missing(visit, &entry.digest, entry.version);
             let (repository, digest) = (visit.repository.clone(), entry.digest.clone());
             let written = self.index.absent(repository, digest, entry.version).await;
             if let Ok(Removed::Gone) = written {

@@ -215,7 +215,7 @@ impl Pass<'_> {
             answer => answer?,
         };
         let Answer::Present(fetched) = answer else {
-            registry.memory.set_missing(*epoch, caller, referrer, true);
+            registry.memory.put_off(*epoch, caller, referrer);
             return Ok(Verified::Missing);
         };
         let (algorithm, content_type) = (referrer.algorithm(), fetched.content_type.as_deref());
@@ -259,7 +259,7 @@ impl Pass<'_> {
             return;
         }
         for (digest, seen) in gone {
-            registry.memory.set_missing(*epoch, caller, &digest, false);
+            registry.memory.set_missing(*epoch, caller, &digest, seen);
             let written = index.absent(repository.clone(), digest.clone(), seen).await;
             if let Ok(Removed::Gone) = written {
                 // Expire the merge: should the referrer come back, the same list must be merged again.

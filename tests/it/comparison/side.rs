@@ -5,6 +5,7 @@ use std::process::Command;
 
 use super::normal::Normal;
 use super::outcome::Outcome;
+use crate::support::postgres::Postgres;
 use crate::support::{Authority, Client, Http, Identity, Refshim, Registry, Storage, Variant};
 
 /// Which side this is.
@@ -33,6 +34,8 @@ pub(super) struct Setting {
     pub(super) redirects: bool,
     /// refshim shows clients this certificate; without it refshim speaks plain HTTP.
     pub(super) identity: Option<Identity>,
+    /// Where refshim has its index, if not in its data directory.
+    pub(super) index: Option<Postgres>,
     /// Further settings of refshim.
     pub(super) variables: Vec<(&'static str, &'static str)>,
 }
@@ -167,7 +170,7 @@ impl Side {
 
 impl Setting {
     async fn refshim(&self, registry: &Registry, data: &Path) -> Refshim {
-        let start = Refshim::before(registry, data);
+        let start = Refshim::before(registry, data).with_index(self.index.as_ref());
         let start = self.variables.iter().fold(start, |start, (name, value)| start.with(name, value));
         match &self.identity {
             Some(identity) => start.with_tls(identity).launch().await,

@@ -21,7 +21,8 @@ mod process;
 mod template;
 
 pub(crate) use pgbouncer::Pgbouncer;
-use process::{Port, Process, wait_until};
+pub(crate) use process::Port;
+use process::{Process, wait_until};
 use template::{give_to_server, output_of, program};
 
 /// The role that refshim connects as, and the database that it owns.

@@ -1,15 +1,17 @@
 //! refshim as a child process on ports of the system's choice, and what a child of a test is.
 
+use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::postgres::Postgres;
 use super::{Client, Identity, Registry};
 
 /// Long enough for a busy machine; reaching it is a failure.
@@ -28,6 +30,7 @@ pub(crate) struct Start<'a> {
     data_dir: &'a Path,
     variables: Vec<(&'a str, String)>,
     wrapper: Vec<String>,
+    listen: [String; 2],
 }
 
 impl Refshim {
@@ -42,7 +45,8 @@ impl Refshim {
 
     /// In front of whatever is at this URL.
     pub(crate) fn in_front_of<'a>(upstream: &str, data_dir: &'a Path) -> Start<'a> {
-        Start { upstream: upstream.to_owned(), data_dir, variables: Vec::new(), wrapper: Vec::new() }
+        let listen = ["127.0.0.1:0", "127.0.0.1:0"].map(str::to_owned);
+        Start { upstream: upstream.to_owned(), data_dir, variables: Vec::new(), wrapper: Vec::new(), listen }
     }
 
     /// In front of this registry, whose certificate it trusts if there is one.
@@ -172,6 +176,14 @@ impl Start<'_> {
         self
     }
 
+    /// With its index in this database, if there is one.
+    pub(crate) fn with_index(self, postgres: Option<&Postgres>) -> Self {
+        match postgres {
+            Some(postgres) => self.with("INDEX_URL", &postgres.url()).with("INDEX_MIGRATE", "true"),
+            None => self,
+        }
+    }
+
     /// Shows clients this certificate, and speaks TLS only.
     pub(crate) fn with_tls(self, identity: &Identity) -> Self {
         let path = |path: &Path| path.to_str().unwrap().to_owned();
@@ -186,6 +198,13 @@ impl Start<'_> {
     /// Started by this command, which gets refshim's as further arguments.
     pub(crate) fn under<S: Into<String>>(mut self, wrapper: impl IntoIterator<Item = S>) -> Self {
         self.wrapper = wrapper.into_iter().map(Into::into).collect();
+        self
+    }
+
+    #[allow(dead_code, reason = "the other suite uses it")]
+    /// On these ports of 127.0.0.1, for clients and for health and metrics, not on some of the system's choice.
+    pub(crate) fn at(mut self, port: u16, admin: u16) -> Self {
+        self.listen = [port, admin].map(|port| format!("127.0.0.1:{port}"));
         self
     }
 
@@ -213,8 +232,14 @@ impl Start<'_> {
             None => Command::new(binary()),
         };
         command.arg("serve").arg("--upstream").arg(self.upstream);
-        command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"]);
+        let [listen, admin_listen] = &self.listen;
+        command.args(["--listen", listen, "--admin-listen", admin_listen, "--data-dir"]);
         command.arg(self.data_dir).env("REFSHIM_LOG_FORMAT", "json");
+        if std::env::var("TEST_INDEX").is_ok_and(|index| index == "postgresql")
+            && !self.variables.iter().any(|(name, _)| *name == "INDEX_URL")
+        {
+            command.env("REFSHIM_INDEX_URL", database_of(self.data_dir)).env("REFSHIM_INDEX_MIGRATE", "true");
+        }
         for (name, value) in self.variables {
             command.env(format!("REFSHIM_{name}"), value);
         }
@@ -225,6 +250,16 @@ impl Start<'_> {
 /// The one that was built for the tests, or what `TEST_BINARY` names: a release build, to measure.
 pub(crate) fn binary() -> PathBuf {
     std::env::var_os("TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_refshim").into(), PathBuf::from)
+}
+
+/// The database for the refshims with this data directory, in a server of this process. For runs by hand of tests that
+/// are the same on both engines, with `TEST_INDEX=postgresql`.
+fn database_of(data_dir: &Path) -> String {
+    static SERVER: OnceLock<(Postgres, Mutex<HashMap<PathBuf, String>>)> = OnceLock::new();
+    let (server, databases) = SERVER.get_or_init(|| (Postgres::start_fast(), Mutex::default()));
+    let mut databases = databases.lock().unwrap();
+    let name = format!("index{}", databases.len());
+    databases.entry(data_dir.to_owned()).or_insert_with(|| server.database(&name)).clone()
 }
 
 /// A child whose standard error is kept, and which does not outlive its test.

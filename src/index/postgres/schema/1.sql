@@ -76,3 +76,15 @@ CREATE TABLE IF NOT EXISTS lease (
     holder text NOT NULL,
     until_us bigint NOT NULL
 );
+
+-- What replicas have taken to work off later: notifications, referrers tags to write. Each row is some events of one
+-- queue, as lines of JSON, and is its holder's until a time; then any other replica takes it over.
+CREATE TABLE IF NOT EXISTS queued (
+    queue text NOT NULL,
+    id text NOT NULL,
+    holder text NOT NULL,
+    until_us bigint NOT NULL,
+    received_us bigint NOT NULL,
+    events text NOT NULL,
+    PRIMARY KEY (queue, id)
+);

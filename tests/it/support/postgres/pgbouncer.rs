@@ -10,14 +10,13 @@ use super::{PASSWORD, Postgres, ROLE, write_private};
 
 /// A pgbouncer in transaction mode: each transaction of a client may run in another session of the server.
 pub(crate) struct Pgbouncer {
-    /// Ends with the test.
-    _process: Process,
+    process: Process,
     port: Port,
 }
 
 impl Pgbouncer {
     pub(crate) fn start(postgres: &Postgres) -> Self {
-        let mut process = Process::in_new_directory();
+        let process = Process::in_new_directory();
         let port = Port::reserve();
         let file = |name: &str| process.directory().join(name);
         let (settings, users) = (file("pgbouncer.ini"), file("users.txt"));
@@ -33,16 +32,27 @@ impl Pgbouncer {
         write_private(&settings, &text);
         // In the clear: pgbouncer logs in to the server with it as well.
         write_private(&users, &format!("\"{ROLE}\" \"{PASSWORD}\"\n"));
+        let mut pgbouncer = Self { process, port };
+        pgbouncer.start_again();
+        pgbouncer
+    }
+
+    /// SIGKILL; its port stays reserved.
+    pub(crate) fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    /// Starts one that was killed.
+    pub(crate) fn start_again(&mut self) {
         // Debian has it where only root's PATH leads.
         let installed = "/usr/sbin/pgbouncer";
         let program = if std::path::Path::new(installed).exists() { installed } else { "pgbouncer" };
         let mut pgbouncer = command_at(OsStr::new(program));
-        pgbouncer.arg(&settings);
-        process.spawn(pgbouncer);
-        process.wait_until("pgbouncer listens", || {
-            TcpStream::connect((Ipv4Addr::LOCALHOST, port.number())).is_ok()
-        });
-        Self { _process: process, port }
+        pgbouncer.arg(self.process.directory().join("pgbouncer.ini"));
+        self.process.spawn(pgbouncer);
+        let port = self.port.number();
+        self.process
+            .wait_until("pgbouncer listens", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
     }
 
     /// Where refshim's database is, through it.

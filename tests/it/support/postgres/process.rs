@@ -157,13 +157,13 @@ impl Drop for Process {
 
 /// A port of 127.0.0.1 that nobody else is given while this lives: a socket that is bound to it and does not listen
 /// keeps it from the system's choice, and from nobody who binds it by number with `SO_REUSEADDR`, as servers do.
-pub(super) struct Port {
+pub(crate) struct Port {
     number: u16,
     _socket: Socket,
 }
 
 impl Port {
-    pub(super) fn reserve() -> Self {
+    pub(crate) fn reserve() -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
@@ -171,7 +171,7 @@ impl Port {
         Self { number, _socket: socket }
     }
 
-    pub(super) fn number(&self) -> u16 {
+    pub(crate) fn number(&self) -> u16 {
         self.number
     }
 }
