@@ -90,8 +90,8 @@ impl Scene {
             refused(&self.put("refused").await.1);
         }
         self.passes(seed).await;
-        // Each one that waited would wait for 2 s.
-        assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+        // If each of the fifteen waited for its time-out of 2 s, it would be more, however fast the machine is.
+        assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
     }
 
     /// What has nothing to do with links is done.
@@ -155,6 +155,14 @@ fn refused(answer: &Answer) {
 #[track_caller]
 fn created(answer: &Answer) {
     assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+}
+
+/// With a time-out that a busy machine does not reach, for what must not fail at all: each new connection has to prove
+/// its password, which takes long in a build for tests.
+async fn patient_scene() -> (Postgres, Scene) {
+    let postgres = Postgres::start_fast();
+    let scene = Scene::start(&postgres.url(), |start| start.with("TIMEOUTS_INDEX", "60s")).await;
+    (postgres, scene)
 }
 
 /// As `launch` does, with a database that works.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 
-use super::{BACK, GONE, LIMIT, Scene, created, refshim, scene};
+use super::{BACK, GONE, LIMIT, Scene, created, patient_scene, refshim, scene};
 use crate::support::postgres::Postgres;
 use crate::support::{IMAGE_MANIFEST, Registry, about};
 
@@ -84,7 +84,7 @@ async fn a_database_that_hangs_at_the_start_is_waited_for() {
 /// Nobody is told of it.
 #[tokio::test]
 async fn connections_that_are_cut_are_made_anew() {
-    let (postgres, scene) = scene().await;
+    let (postgres, scene) = patient_scene().await;
     scene.client.push("a", &scene.referrer).await;
     let mut expected = vec![scene.referrer.clone()];
     for round in 0..10 {
@@ -100,7 +100,7 @@ async fn connections_that_are_cut_are_made_anew() {
 /// With queries under way on all of them.
 #[tokio::test]
 async fn many_connections_that_are_cut_are_made_anew() {
-    let (postgres, scene) = scene().await;
+    let (postgres, scene) = patient_scene().await;
     scene.client.push("a", &scene.referrer).await;
     for _ in 0..5 {
         let queries: Vec<_> = (0..30)

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use reqwest::StatusCode;
 
-use super::{BACK, GONE, Scene, created, refshim, scene};
+use super::{BACK, GONE, Scene, created, patient_scene, refshim, scene};
 use crate::support::postgres::{PASSWORD, Postgres, ROLE, ask};
 use crate::support::{Refshim, Registry};
 
@@ -192,7 +192,7 @@ async fn no_connection_is_left() {
 /// With fewer than it may have, all is done; the log says so once.
 #[tokio::test]
 async fn fewer_connections_than_wanted_are_enough() {
-    let (postgres, scene) = scene().await;
+    let (postgres, scene) = patient_scene().await;
     postgres.psql(&format!("ALTER ROLE {ROLE} CONNECTION LIMIT 2"));
     postgres.cut_connections();
     scene.comes_back(&[]).await;
