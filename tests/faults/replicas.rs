@@ -178,19 +178,15 @@ impl Scene {
             all.refused += found.refused;
             all.races += found.races;
             all.lists += found.lists;
-            all.late += found.late;
             self.row.acknowledged += found.acknowledged;
             found.lost.into_iter().for_each(|finding| self.row.lose(finding));
             found.wrong.into_iter().for_each(|finding| self.row.mistake(finding));
         }
-        let (Found { requests, excused, deleted, refused, races, lists, late, .. }, faults) =
-            (all, self.faults);
+        let (Found { requests, excused, deleted, refused, races, lists, .. }, faults) = (all, self.faults);
         println!(
             "{faults:?}; {requests} requests, {excused} of them failed by a fault; {lists} lists were right"
         );
-        println!(
-            "{deleted} deletes, {refused} refused pushes, {races} pushes and deletes at the same time, {late} writes done late"
-        );
+        println!("{deleted} deletes, {refused} refused pushes, {races} pushes and deletes at the same time");
         for replica in self.replicas.into_iter().flatten() {
             if !replica.stop().success() {
                 self.row.ended += 1;

@@ -36,8 +36,6 @@ pub(super) struct Worker {
     repository: String,
     image: Content,
     referrers: Vec<(Content, Held)>,
-    /// Whether a write of it ever had no answer: the registry may do it late, after others that it answered.
-    was_unanswered: [bool; REFERRERS],
     random: Random,
     outages: Arc<Outages<REPLICAS>>,
     pub(super) found: Found,
@@ -52,8 +50,6 @@ pub(super) struct Found {
     pub(super) deleted: u64,
     pub(super) refused: u64,
     pub(super) races: u64,
-    /// How often the registry turned out to have done a write later than one after it.
-    pub(super) late: u64,
     /// Lists that were right.
     pub(super) lists: u64,
     pub(super) lost: Vec<String>,
@@ -77,19 +73,7 @@ impl Worker {
         };
         let referrers = (0..REFERRERS).map(referrer).collect();
         let (random, found) = (Random::new(seed), Found::default());
-        let was_unanswered = [false; REFERRERS];
-        Self {
-            balanced,
-            direct,
-            registry,
-            repository,
-            image,
-            referrers,
-            was_unanswered,
-            random,
-            outages,
-            found,
-        }
+        Self { balanced, direct, registry, repository, image, referrers, random, outages, found }
     }
 
     pub(super) async fn work(mut self, until: Instant) -> Self {
@@ -159,22 +143,25 @@ impl Worker {
         let way = self.way();
         let pushes = held == Held::No || self.random.coin();
         let since = Instant::now();
-        let (after, is_unanswered) = if pushes {
-            let answer = self.ask(way, self.put(way, &content), &[201]).await;
-            self.found.acknowledged += u64::from(answer.is_some());
-            // What was acknowledged once stays so.
-            let is_held = answer.is_some() || held == Held::Yes;
-            (if is_held { Held::Yes } else { Held::Unknown }, answer.is_none())
+        let after = if pushes {
+            match self.ask(way, self.put(way, &content), &[201]).await {
+                Some(_) => {
+                    self.found.acknowledged += 1;
+                    Held::Yes
+                }
+                // What was acknowledged once stays so.
+                None if held == Held::Yes => Held::Yes,
+                None => Held::Unknown,
+            }
         } else {
-            // Of a write that the registry does late, nobody knows.
-            let is_sure = held == Held::Yes && !self.was_unanswered[n];
-            let expected: &[u16] = if is_sure { &[202] } else { &[202, 404] };
+            let expected: &[u16] = if held == Held::Yes { &[202] } else { &[202, 404] };
             let answer = self.ask(way, self.delete(way, n), expected).await;
             self.found.deleted += u64::from(answer.is_some());
-            let is_known = answer.is_some() && !self.outages.lacked_the_database(since);
-            (if is_known { Held::No } else { Held::Unknown }, answer.is_none())
+            match answer {
+                Some(_) if !self.outages.lacked_the_database(since) => Held::No,
+                Some(_) | None => Held::Unknown,
+            }
         };
-        self.was_unanswered[n] |= is_unanswered;
         self.referrers[n].1 = after;
         self.query_all().await;
     }
@@ -192,7 +179,6 @@ impl Worker {
         let delete = delete.is_ok_and(|answer| matches!(answer.status.as_u16(), 202 | 404));
         self.found.acknowledged += u64::from(put);
         self.found.races += 1;
-        self.was_unanswered[n] |= !put || !delete;
         self.referrers[n].1 = if !put || !delete || self.outages.lacked_the_database(since) {
             Held::Unknown
         } else if self.is_in_registry(n).await {
@@ -243,19 +229,14 @@ impl Worker {
         if listed.len() != manifests.len() {
             wrong.push(format!("{path} by {way:?}: listed twice: {index}"));
         }
-        for n in 0..REFERRERS {
-            let (Content { digest, .. }, held) = self.referrers[n].clone();
-            let is_listed = listed.contains(&digest);
-            if held == Held::Unknown || is_listed == (held == Held::Yes) {
-                continue;
-            }
-            if self.was_unanswered[n] && self.is_in_registry(n).await == is_listed {
-                self.found.late += 1;
-                self.referrers[n].1 = Held::Unknown;
-            } else if is_listed {
-                wrong.push(format!("{path} by {way:?}: {digest} is listed"));
-            } else {
-                self.found.lost.push(format!("{path} by {way:?}: {digest} is not listed"));
+        for (content, held) in &self.referrers {
+            let digest = &content.digest;
+            match (held, listed.contains(digest)) {
+                (Held::Yes, false) => {
+                    self.found.lost.push(format!("{path} by {way:?}: {digest} is not listed"));
+                }
+                (Held::No, true) => wrong.push(format!("{path} by {way:?}: {digest} is listed")),
+                (Held::Yes, true) | (Held::No, false) | (Held::Unknown, _) => {}
             }
         }
         let known = |digest: &String| self.referrers.iter().any(|(content, _)| content.digest == *digest);
@@ -274,7 +255,7 @@ impl Worker {
             StatusCode::OK => held != Held::No && answer.body == content.bytes,
             _ => held != Held::Yes,
         };
-        if !is_right && !self.was_unanswered[n] {
+        if !is_right {
             self.found.wrong.push(format!("{} by {way:?}: {held:?}: {answer:?}", self.path(n)));
         }
     }
