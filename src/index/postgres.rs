@@ -41,6 +41,7 @@ mod change;
 mod connection;
 mod coverage;
 mod failure;
+mod hosts;
 mod keeper;
 mod lease;
 pub(super) mod maintenance;

@@ -193,7 +193,8 @@ async fn configurations_of_the_documents_load() {
         fs::copy(&identity.key, directory.join(format!("{name}.key"))).unwrap();
     }
     fs::copy(authority.certificate(), directory.join("registry-ca.crt")).unwrap();
-    for name in ["password", "notifications-secret"] {
+    fs::copy(authority.certificate(), directory.join("database-ca.crt")).unwrap();
+    for name in ["password", "notifications-secret", "index-password"] {
         fs::write(directory.join(name), "secret").unwrap();
     }
     let mut loaded = 0;
@@ -216,7 +217,7 @@ async fn configurations_of_the_documents_load() {
             loaded += 1;
         }
     }
-    assert_eq!(loaded, 8);
+    assert_eq!(loaded, 9);
 }
 
 /// The settings of the example file and their defaults, as the manual writes them.

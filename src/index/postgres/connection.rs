@@ -1,6 +1,6 @@
 //! Connections to the database: a pool, how one is made, and how a statement is run on it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,11 +9,13 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Config, NoTls, Row, Socket};
 
 use super::failure::Failure;
+use super::hosts;
 use super::statements::Sql;
 use crate::config::{DatabaseConfig, Statements};
 use crate::tls::DatabaseConnector;
@@ -24,18 +26,19 @@ const CONNECT: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(15);
 
 /// Makes the pool; connects to nothing yet.
-pub(super) fn pool(settings: &DatabaseConfig, timeout: Duration) -> Result<Pool, crate::tls::TlsError> {
+pub(super) fn pool(settings: &DatabaseConfig, limit: Duration) -> Result<Pool, crate::tls::TlsError> {
     let dialer = Dialer {
         tls: settings.tls.required.then(|| DatabaseConnector::new(&settings.tls)).transpose()?,
         settings: settings.clone(),
-        limit: CONNECT.min(timeout),
-        session: (settings.statements == Statements::Prepared).then(|| session_settings(timeout)),
+        limit: CONNECT.min(limit),
+        session: (settings.statements == Statements::Prepared).then(|| session_settings(limit)),
+        last_good: AtomicUsize::new(0),
         password_problem: Mutex::default(),
     };
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = Manager::from_connect(settings.url.config().clone(), dialer, recycling);
-    let wait = Some(timeout);
-    let create = Some(CONNECT.min(timeout));
+    let wait = Some(limit);
+    let create = Some(CONNECT.min(limit));
     let pool = Pool::builder(manager)
         .max_size(settings.connections)
         .timeouts(Timeouts { wait, create, recycle: create })
@@ -47,8 +50,8 @@ pub(super) fn pool(settings: &DatabaseConfig, timeout: Duration) -> Result<Pool,
 
 /// What each session needs, whatever the role or the database sets. Behind pgbouncer in transaction mode sessions are
 /// shared, so there the role has to set it.
-fn session_settings(timeout: Duration) -> String {
-    let limit = timeout.as_millis().max(1);
+fn session_settings(limit: Duration) -> String {
+    let limit = limit.as_millis().max(1);
     // Serializable transactions would be right as well, only slower and with more conflicts.
     format!(
         "SET statement_timeout = {limit}; SET lock_timeout = {limit}; \
@@ -66,11 +69,49 @@ struct Dialer {
     settings: DatabaseConfig,
     limit: Duration,
     session: Option<String>,
+    /// The place of the host that was connected to the last time.
+    last_good: AtomicUsize,
     /// What is wrong with the file of the password.
     password_problem: Mutex<Option<String>>,
 }
 
 impl Dialer {
+    /// Connects to the host that takes writes.
+    async fn any_host(&self, config: Config) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+        let mut hosts = hosts::each(&config);
+        // Never none: the configuration has seen to that.
+        let count = hosts.len().max(1);
+        let first = self.last_good.load(Ordering::Relaxed) % count;
+        if !hosts.is_empty() {
+            hosts.rotate_left(first);
+        }
+        let limit = self.limit / u32::try_from(count).unwrap_or(u32::MAX);
+        let mut last = hosts.pop().unwrap_or(config);
+        for (place, mut host) in hosts.into_iter().enumerate() {
+            host.connect_timeout(limit);
+            if let Ok(Ok(connected)) = timeout(limit, self.dial(&host)).await {
+                self.last_good.store((first + place) % count, Ordering::Relaxed);
+                return Ok(connected);
+            }
+        }
+        // What is wrong with the last one is told. The pool has a limit for all of this.
+        last.connect_timeout(self.limit);
+        let connected = self.dial(&last).await?;
+        self.last_good.store((first + count - 1) % count, Ordering::Relaxed);
+        Ok(connected)
+    }
+
+    async fn dial(&self, config: &Config) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+        let (client, connection) = match &self.tls {
+            None => open(config, NoTls).await?,
+            Some(tls) => open(config, tls.clone()).await?,
+        };
+        if let Some(session) = &self.session {
+            client.batch_execute(session).await?;
+        }
+        Ok((client, connection))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<String>> {
         self.password_problem.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,21 +138,10 @@ impl deadpool_postgres::Connect for Dialer {
                 without_password.clone()
             }
         };
-        config.connect_timeout(self.limit);
         if config.get_tcp_user_timeout().is_none() {
             config.tcp_user_timeout(SILENCE);
         }
-        async move {
-            let (client, connection) = match &self.tls {
-                None => open(&config, NoTls).await?,
-                Some(tls) => open(&config, tls.clone()).await?,
-            };
-            if let Some(session) = &self.session {
-                client.batch_execute(session).await?;
-            }
-            Ok((client, connection))
-        }
-        .boxed()
+        self.any_host(config).boxed()
     }
 }
 

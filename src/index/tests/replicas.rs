@@ -290,3 +290,22 @@ async fn what_only_a_tag_tells_of_is_pending_if_another_replica_deleted_it_meanw
     one.begin(repository("a"), tagged(11)).await.unwrap().confirm().await.unwrap();
     assert_eq!(numbers(&other, 1).await, [(10, true), (11, false)]);
 }
+
+/// A machine that is gone while its kernel, or a proxy before it, still accepts connections.
+#[tokio::test]
+async fn a_host_that_never_answers_is_in_nobodys_way() {
+    let mut bench = Bench::in_postgres();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = bench.settings.database.as_ref().unwrap().url.config().clone();
+    let (port, name) = (url.get_ports()[0], url.get_dbname().unwrap());
+    let password = String::from_utf8(url.get_password().unwrap().to_vec()).unwrap();
+    let both = format!(
+        "postgres://{}:{password}@127.0.0.1:{},127.0.0.1:{port}/{name}?sslmode=disable",
+        url.get_user().unwrap(),
+        silent.local_addr().unwrap().port()
+    );
+    bench.settings.database = Some(bench::database(&both));
+    let index = bench.open().await;
+    put(&index, 10, &[1]).await;
+    assert_eq!(numbers(&index, 1).await, [(10, false)]);
+}

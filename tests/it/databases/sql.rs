@@ -53,7 +53,7 @@ const LACKING: [&str; 38] = [
 
 /// Keys that may lead with a small number, and why: each has a row for each repository at most, and is written when one
 /// is first seen, not with each push.
-const SMALL: [&str; 2] = ["repository (upstream, name)", "coverage (upstream, name)"];
+const SMALL: [&str; 3] = ["repository (upstream, name)", "coverage (upstream, name)", "queued (queue, id)"];
 
 /// Columns that spread over all ranges: hashes and digests; names of leases, which are few.
 const SPREAD: [&str; 4] = ["repo", "referrer", "subject", "name"];
