@@ -10,8 +10,8 @@
 //!
 //! The index knows neither HTTP nor who may see what.
 //!
-//! There are two engines: [`local`], a journal and sled on this machine's disk, for one process; and [`postgres`], for
-//! several replicas. What a write makes of a referrer is decided in one place for both ([`decision`]), and one suite of
+//! There are two engines: `local`, a journal and sled on this machine's disk, for one process; and `postgres`, for
+//! several replicas. What a write makes of a referrer is decided in one place for both (`decision`), and one suite of
 //! tests runs on both.
 
 use std::sync::Arc;
