@@ -108,7 +108,7 @@ async fn the_index_of_a_refshim_that_serves_moves_to_a_database_and_back() {
     assert!(followed.status.success() && followed.stdout.ends_with(b"equal\n"), "{followed:?}");
 
     let replica = directory.path().join("replica");
-    let replica = Refshim::prepare(registry.address, &replica).with("REFSHIM_INDEX_URL", &url).launch().await;
+    let replica = Refshim::prepare(registry.address, &replica).with("INDEX_URL", &url).launch().await;
     assert_eq!(replica.client().referrers("a", "latest", "").await, expected);
     assert!(replica.stop().success());
     assert!(succeed(&["copy", "--from", &url, "--to", &text(&back)]).ends_with("equal\n"));
