@@ -17,9 +17,12 @@ pub(super) enum Failure {
     /// It takes no writes at all: a standby, or a failover that is under way.
     #[error("the database is read-only (a failover under way?)")]
     ReadOnly,
-    /// It refuses us: password, rights, schema.
+    /// It refuses us: password, rights, a schema that is too new.
     #[error("{0}")]
     Refused(String),
+    /// Its schema is missing or old. Seen half-way, too, while others migrate.
+    #[error("{0}: run refshim index migrate")]
+    Unmigrated(String),
     /// It takes no writes at the moment, as with a full disk.
     #[error("the database takes no writes: {0}")]
     Full(String),
@@ -101,7 +104,7 @@ impl From<tokio_postgres::Error> for Failure {
                 ))
             }
             SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN | SqlState::INVALID_SCHEMA_NAME => {
-                Self::Refused(told("run refshim index migrate"))
+                Self::Unmigrated(plain())
             }
             SqlState::TOO_MANY_CONNECTIONS => Self::Crowded(told("see index.connections")),
             SqlState::DISK_FULL | SqlState::OUT_OF_MEMORY | SqlState::INSUFFICIENT_RESOURCES => {
@@ -141,9 +144,11 @@ impl From<PoolError> for Failure {
 impl From<Failure> for ReadError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Unreachable(_) | Failure::Crowded(_) | Failure::ReadOnly | Failure::Refused(_) => {
-                Self::Unreachable
-            }
+            Failure::Unreachable(_)
+            | Failure::Crowded(_)
+            | Failure::ReadOnly
+            | Failure::Refused(_)
+            | Failure::Unmigrated(_) => Self::Unreachable,
             Failure::Slow => Self::Slow,
             Failure::Closed => Self::Closed,
             Failure::Full(_) | Failure::Conflict | Failure::Malformed(_) | Failure::Unexpected(_) => {

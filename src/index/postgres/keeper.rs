@@ -137,6 +137,7 @@ impl Keeper {
             | Failure::Crowded(_)
             | Failure::ReadOnly
             | Failure::Refused(_)
+            | Failure::Unmigrated(_)
             | Failure::Slow => self.down(failure),
             Failure::Unexpected(_) | Failure::Malformed(_) => {
                 tracing::error!(%failure, "the index in the database failed");

@@ -44,8 +44,7 @@ pub(super) const NEWEST: i64 = 1;
 pub(super) async fn known(session: &Session, migrate: bool) -> Result<Known, Failure> {
     let found = match session.row(&statements::LOOK, &[]).await {
         Ok(found) => found,
-        Err(Failure::Refused(reason)) if !migrate => return Err(Failure::Refused(reason)),
-        Err(Failure::Refused(_)) => None,
+        Err(Failure::Unmigrated(_)) if migrate => None,
         Err(failure) => return Err(failure),
     };
     let version: Option<i64> = found.as_ref().map(|row| get(row, 0)).transpose()?;
@@ -66,8 +65,8 @@ pub(super) async fn known(session: &Session, migrate: bool) -> Result<Known, Fai
             tracing::info!(from = version.unwrap_or(0), to = NEWEST, "migrated the schema of the index");
             Box::pin(known(session, false)).await
         }
-        (_, version) => Err(Failure::Refused(format!(
-            "the schema of the index is of version {}, and this build needs {}: run refshim index migrate",
+        (_, version) => Err(Failure::Unmigrated(format!(
+            "the schema of the index is of version {}, and this build needs {}",
             version.unwrap_or(0),
             NEWEST
         ))),
@@ -79,7 +78,7 @@ pub(super) async fn version(session: &Session) -> Result<Option<i64>, Failure> {
     match session.row(&statements::SCHEMA, &[]).await {
         Ok(row) => row.map(|row| get(&row, 0)).transpose(),
         // There is no table of versions.
-        Err(Failure::Refused(_)) => Ok(None),
+        Err(Failure::Unmigrated(_)) => Ok(None),
         Err(failure) => Err(failure),
     }
 }

@@ -1,12 +1,16 @@
 //! The database refuses refshim: password, rights, schema, connections. One clear line each, and it ends by itself.
 
 use std::path::Path;
+use std::time::Duration;
 
 use reqwest::StatusCode;
 
 use super::{BACK, GONE, Scene, created, patient_scene, refshim, scene};
 use crate::support::postgres::{PASSWORD, Postgres, ROLE, ask};
 use crate::support::{Refshim, Registry};
+
+/// In which the database was looked at again, as long as nothing slows the machine down.
+const LOOKS: Duration = Duration::from_millis(2500);
 
 /// Started at this URL, where it is refused for this reason, until somebody mends it.
 async fn refused_until(url: &str, reason: &str, mend: impl FnOnce()) -> Scene {
@@ -97,11 +101,21 @@ async fn no_such_database() {
     scene.comes_back(&[]).await;
 }
 
+/// It is made step by step, and each step is looked at: it is one trouble, told once.
 #[tokio::test]
 async fn no_schema() {
     let postgres = Postgres::start_fast();
     let url = postgres.url();
     let mend = || {
+        let steps = [
+            "CREATE TABLE schema_version (one boolean NOT NULL PRIMARY KEY CHECK (one), version bigint NOT NULL, \
+             usable_from bigint NOT NULL, identity text NOT NULL)",
+            "INSERT INTO schema_version VALUES (true, 0, 1, 'of another')",
+        ];
+        for step in steps {
+            ask(&url, step).unwrap();
+            std::thread::sleep(LOOKS);
+        }
         std::thread::scope(|threads| {
             let made = threads.spawn(|| tokio::runtime::Runtime::new().unwrap().block_on(migrate(&url)));
             made.join().unwrap();
