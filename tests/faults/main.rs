@@ -27,6 +27,7 @@ mod full_disk;
 mod kills;
 mod ledger;
 mod mounted;
+mod moving;
 mod oddities;
 mod power;
 mod process;

@@ -4,6 +4,7 @@ use std::io::{Seek, SeekFrom, Write as _};
 
 use super::*;
 use crate::index::local::journal::format::{self, FORMAT, HEADER_BYTES, Header};
+use crate::index::maintenance::dump_directory;
 
 /// A closed index with pending, confirmed, removed and re-pushed referrers, and its answers.
 async fn filled() -> (Bench, BTreeMap<u32, Vec<Listed>>) {
@@ -132,6 +133,8 @@ async fn a_sled_from_another_journal_is_built_anew_and_only_the_newest_is_kept()
 async fn check_lost_end(length: u64) {
     let (bench, _) = filled().await;
     fs::File::options().write(true).open(bench.last_segment()).unwrap().set_len(length).unwrap();
+    let dumped = dump_directory(&bench.settings.data_dir, Vec::new()).unwrap_err();
+    assert!(dumped.to_string().contains("the journal is damaged"), "{dumped}");
     // It stays refused, also if it grew meanwhile.
     for n in 0..3 {
         let index = bench.try_open().unwrap();

@@ -1,7 +1,7 @@
 //! Checking, mending, dumping and loading.
 
 use std::collections::BTreeSet;
-use std::io::{Seek as _, SeekFrom, Write as _};
+use std::io::{Seek as _, SeekFrom, Write};
 
 use super::*;
 use crate::index::maintenance::{Rebuilt, check, dump_directory as dump, load_directory as load, rebuild};
@@ -90,6 +90,62 @@ async fn an_index_that_is_served_and_compacted_can_be_dumped() {
         load(&other.settings.data_dir, dump.as_slice()).unwrap();
         let listed: BTreeSet<u32> = numbers(&other.open().await, 1000).await.iter().map(|it| it.0).collect();
         assert!((0..*before).all(|n| listed.contains(&n)));
+    }
+}
+
+/// Does something when the first of a dump is written: all files are open then.
+struct Meanwhile<F> {
+    written: Vec<u8>,
+    act: Option<F>,
+}
+
+impl<F: FnOnce()> Write for Meanwhile<F> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if let Some(act) = self.act.take() {
+            act();
+        }
+        self.written.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// sled takes more of the journal than the dump opened, which is no damage.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_begins_or_ends_to_be_served_can_be_dumped_meanwhile() {
+    for (is_served, is_served_at_the_end) in [(true, false), (true, true), (false, true), (false, false)] {
+        let (bench, expected) = filled().await;
+        let mut served = None;
+        if is_served {
+            served = Some(bench.open().await);
+        }
+        let mut act = || {
+            tokio::runtime::Handle::current().block_on(async {
+                let index = match served.take() {
+                    Some(index) => index,
+                    None => bench.open().await,
+                };
+                for n in 0..20 {
+                    put(&index, 400 + n, &[3]).await;
+                }
+                if is_served_at_the_end {
+                    served = Some(index);
+                } else {
+                    index.close().await;
+                }
+            });
+        };
+        let mut dumped = Meanwhile { written: Vec::new(), act: Some(&mut act) };
+        tokio::task::block_in_place(|| dump(&bench.settings.data_dir, &mut dumped)).unwrap();
+        assert!(dumped.act.is_none());
+        let other = Bench::new();
+        load(&other.settings.data_dir, dumped.written.as_slice()).unwrap();
+        assert_eq!(answers(&other.open().await, 0..4).await, expected);
+        if let Some(index) = served {
+            index.close().await;
+        }
     }
 }
 

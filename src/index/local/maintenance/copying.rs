@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use super::dump::{BATCH_BYTES, SEGMENT_BYTES, append, refuse_lost_end_locked};
+use super::dump::{BATCH_BYTES, OpenJournal, SEGMENT_BYTES, append};
 use super::scratch::Scratch;
 use crate::index::local::data_dir::{self, JOURNAL, SLED, UNFINISHED_COPY};
 use crate::index::local::journal::Journal;
@@ -45,19 +45,12 @@ impl TargetDirectory {
             None => Journal::create(&directory, SEGMENT_BYTES)?,
         };
         let last_order = journal.last_order();
-        let target = Self { data_dir, journal, payload: Vec::new(), last_order, was_served, _lock: lock };
-        if was_served
-            && let (_, Some(end)) = Scratch::of_journal(target.journal.directory(), &target.data_dir)?
-        {
-            // Once something was appended, nobody would notice.
-            refuse_lost_end_locked(&target.data_dir, &end)?;
-        }
-        Ok(target)
+        Ok(Self { data_dir, journal, payload: Vec::new(), last_order, was_served, _lock: lock })
     }
 
-    /// What it holds.
+    /// What it holds. To be asked for before anything is added: then a journal that has lost its end looks whole.
     pub(crate) fn states(&self) -> Result<Scratch, MaintenanceError> {
-        Ok(Scratch::of_journal(self.journal.directory(), &self.data_dir)?.0)
+        Scratch::of_journal(OpenJournal::open_held(self.journal.directory(), &self.data_dir)?)
     }
 
     /// Adds records, all of which or none are applied after a crash.

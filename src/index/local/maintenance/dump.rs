@@ -36,67 +36,79 @@ pub(crate) const SEGMENT_BYTES: u64 = 64 << 20;
 /// There is no index, its journal is damaged, or the output takes no more. Then what was written has no end, and
 /// is not loaded.
 pub fn dump(data_dir: &Path, output: impl Write) -> Result<Dumped, MaintenanceError> {
-    let journal = OpenJournal::open(&data_dir.join(JOURNAL), data_dir)?;
+    let journal = OpenJournal::open(data_dir)?;
     let mut lines = DumpWriter::begin(output, journal.last_order())?;
-    let end = journal.read(|record| lines.record(&record))?;
-    if let Some(end) = end {
-        refuse_lost_end(data_dir, &end)?;
-    }
+    journal.read(|record| lines.record(&record))?;
     lines.end()
 }
 
 /// The records of a journal as it was when it was opened, also while it is being appended to.
-pub(crate) struct OpenJournal(Vec<JournalFile>);
+pub(crate) struct OpenJournal {
+    files: Vec<JournalFile>,
+    /// Up to where sled had taken the journal when it was opened. Unknown if another process had sled open.
+    applied: Option<u64>,
+}
 
 impl OpenJournal {
-    /// Opens the journal in `directory`, of the index in `data_dir`.
-    pub(crate) fn open(directory: &Path, data_dir: &Path) -> Result<Self, MaintenanceError> {
-        if !directory.exists() {
+    /// Opens the journal of a data directory.
+    pub(crate) fn open(data_dir: &Path) -> Result<Self, MaintenanceError> {
+        let journal = data_dir.join(JOURNAL);
+        if !journal.exists() {
             return Err(MaintenanceError::NoIndex(data_dir.to_owned()));
         }
-        Ok(Self(open_all(directory)?))
+        // Held until both are opened: whoever serves the index may end, or begin, while the journal is read, and sled
+        // has then taken more than was opened here.
+        match data_dir::lock(data_dir) {
+            Ok(_lock) => Self::open_held(&journal, data_dir),
+            Err(_) => Ok(Self { files: open_all(&journal)?, applied: None }),
+        }
+    }
+
+    /// Opens the journal in `directory`, of a data directory that the caller has locked.
+    pub(crate) fn open_held(directory: &Path, data_dir: &Path) -> Result<Self, MaintenanceError> {
+        let files = open_all(directory)?;
+        let applied = files.last().map(|last| applied(data_dir, last.header.identity)).transpose()?;
+        Ok(Self { files, applied: applied.flatten() })
     }
 
     fn last_order(&self) -> u64 {
-        self.0.iter().map(|file| file.header.last_order).max().unwrap_or(0)
+        self.files.iter().map(|file| file.header.last_order).max().unwrap_or(0)
     }
 
     /// Passes the records to `take`. Applied in this order, each once, they make the index.
+    ///
+    /// # Errors
+    /// The journal is damaged. That it has lost its end looks like a shorter one, but sled was made from what stood
+    /// there.
     pub(crate) fn read(
         self,
         take: impl FnMut(Record) -> Result<(), MaintenanceError>,
-    ) -> Result<Option<IntactEnd>, MaintenanceError> {
+    ) -> Result<(), MaintenanceError> {
         let mut once = Once { take, ahead: HashMap::new() };
         let mut end = None;
-        for file in self.0 {
+        for file in self.files {
             end = Some(file.read(&mut once)?);
         }
-        Ok(end)
+        match end {
+            Some(end) if self.applied.is_some_and(|applied| applied > end.position) => {
+                let damage = Damage::new(&end.path, end.offset, "it ends before what sled was made from");
+                Err(JournalError::from(damage).into())
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 }
 
-/// Fails if the journal has lost its end. It looks like a shorter one, but sled was built from what stood there. Not
-/// checked while another process has the index, and sled, open.
-pub(crate) fn refuse_lost_end(data_dir: &Path, end: &IntactEnd) -> Result<(), MaintenanceError> {
-    let Ok(_lock) = data_dir::lock(data_dir) else { return Ok(()) };
-    refuse_lost_end_locked(data_dir, end)
-}
-
-/// The same, of a data directory that the caller has locked.
-pub(crate) fn refuse_lost_end_locked(data_dir: &Path, end: &IntactEnd) -> Result<(), MaintenanceError> {
+/// Up to where sled has taken the journal, if there is one. One that does not open tells nothing; the next start
+/// replaces it.
+fn applied(data_dir: &Path, identity: Identity) -> Result<Option<u64>, MaintenanceError> {
     data_dir::adopt_new_sled(data_dir)?;
     let sled = data_dir.join(SLED);
     if !sled.exists() {
-        return Ok(());
+        return Ok(None);
     }
-    let store = Store::open(&sled, CACHE_BYTES, FLUSH_INTERVAL, end.identity);
-    // A sled that does not open tells nothing; the next start replaces it.
-    let applied = store.ok().and_then(|store| store.numbers().meta.applied);
-    if applied.is_some_and(|applied| applied > end.position) {
-        let damage = Damage::new(&end.path, end.offset, "it ends before what sled was made from");
-        return Err(JournalError::from(damage).into());
-    }
-    Ok(())
+    let store = Store::open(&sled, CACHE_BYTES, FLUSH_INTERVAL, identity);
+    Ok(store.ok().and_then(|store| store.numbers().meta.applied))
 }
 
 /// Passes each record on once.
@@ -142,11 +154,10 @@ struct JournalFile {
 }
 
 /// Where the intact part of a file ends.
-pub(crate) struct IntactEnd {
+struct IntactEnd {
     path: PathBuf,
     offset: u64,
     position: u64,
-    identity: Identity,
 }
 
 impl JournalFile {
@@ -199,8 +210,7 @@ impl JournalFile {
     }
 
     fn end(&self, offset: u64) -> IntactEnd {
-        let Header { identity, position, .. } = self.header;
-        IntactEnd { path: self.path.clone(), offset, position: position + offset, identity }
+        IntactEnd { path: self.path.clone(), offset, position: self.header.position + offset }
     }
 
     /// The end of the last file, at a bad frame: what a crash, or a write in progress, leaves. Damage if an intact

@@ -4,9 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::dump::{IntactEnd, OpenJournal};
+use super::dump::OpenJournal;
 use super::{CACHE_BYTES, FLUSH_INTERVAL};
-use crate::index::local::data_dir::JOURNAL;
 use crate::index::local::journal::random_identity;
 use crate::index::local::sled::{Changes, Store};
 use crate::index::maintenance::{MaintenanceError, failed};
@@ -45,22 +44,15 @@ impl Scratch {
 
     /// The states in the journal of a data directory, also while it is served.
     pub(crate) fn of_data_dir(data_dir: &Path) -> Result<Self, MaintenanceError> {
-        let (scratch, end) = Self::of_journal(&data_dir.join(JOURNAL), data_dir)?;
-        if let Some(end) = end {
-            super::dump::refuse_lost_end(data_dir, &end)?;
-        }
-        Ok(scratch)
+        Self::of_journal(OpenJournal::open(data_dir)?)
     }
 
-    /// The states in a journal, and where it ends.
-    pub(crate) fn of_journal(
-        journal: &Path,
-        data_dir: &Path,
-    ) -> Result<(Self, Option<IntactEnd>), MaintenanceError> {
+    /// The states in a journal.
+    pub(crate) fn of_journal(journal: OpenJournal) -> Result<Self, MaintenanceError> {
         let mut scratch = Self::new()?;
-        let end = OpenJournal::open(journal, data_dir)?.read(|record| scratch.apply(record))?;
+        journal.read(|record| scratch.apply(record))?;
         scratch.write()?;
-        Ok((scratch, end))
+        Ok(scratch)
     }
 
     /// Applies a record, which is seen once [`Scratch::write`] was called.
