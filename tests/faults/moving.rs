@@ -51,16 +51,16 @@ fn repository(n: u64) -> String {
 /// Fills a data directory with so many links, like the one that the index in `like` holds.
 fn fill(like: &Path, data: &str, links: u64) {
     let dumped = succeed(&["dump", "--data-dir", like.to_str().unwrap()]);
-    let mut lines = dumped.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let mut head = lines.next().unwrap();
-    let mut record = json!({"recorded": lines.find_map(|line| line.get("begun").cloned()).unwrap()});
+    let mut template = dumped.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut head = template.next().unwrap();
+    let mut record = json!({"recorded": template.find_map(|line| line.get("begun").cloned()).unwrap()});
     record["recorded"]["pending"] = json!(false);
     let descriptor = record["recorded"]["descriptor"].as_str().unwrap();
     let mut descriptor: Value = serde_json::from_str(descriptor).unwrap();
     head["refshim"]["last_order"] = json!(links + 1);
     let file = Path::new(data).with_extension("jsonl");
-    let mut lines = BufWriter::new(File::create(&file).unwrap());
-    writeln!(lines, "{head}").unwrap();
+    let mut output = BufWriter::new(File::create(&file).unwrap());
+    writeln!(output, "{head}").unwrap();
     for n in 0..links {
         let referrer = digest(&format!("moved {n}"));
         descriptor["digest"] = json!(referrer);
@@ -70,10 +70,10 @@ fn fill(like: &Path, data: &str, links: u64) {
         recorded["referrer"]["name"] = json!(repository(n));
         recorded["referrer"]["digest"] = json!(referrer);
         recorded["links"][0]["subject"] = json!(digest(&format!("subject {}", n / OF_ONE)));
-        writeln!(lines, "{record}").unwrap();
+        writeln!(output, "{record}").unwrap();
     }
-    writeln!(lines, "{}", json!({"end": {"records": links}})).unwrap();
-    lines.into_inner().unwrap().sync_all().unwrap();
+    writeln!(output, "{}", json!({"end": {"records": links}})).unwrap();
+    output.into_inner().unwrap().sync_all().unwrap();
     succeed(&["load", "--data-dir", data, file.to_str().unwrap()]);
     std::fs::remove_file(file).unwrap();
 }
