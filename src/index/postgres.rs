@@ -152,9 +152,17 @@ impl Postgres {
         }
     }
 
+    /// Reads something. See [`Postgres::attempt`].
+    async fn run<T, W>(&self, work: impl Fn(Session) -> W) -> Result<T, Failure>
+    where
+        W: Future<Output = Result<T, Failure>>,
+    {
+        self.attempt(false, work).await
+    }
+
     /// Does something with a connection, and again with another one if it broke, or if somebody else changed the same
     /// rows meanwhile. Everything that is done so may be done twice.
-    async fn run<T, W>(&self, work: impl Fn(Session) -> W) -> Result<T, Failure>
+    async fn attempt<T, W>(&self, is_write: bool, work: impl Fn(Session) -> W) -> Result<T, Failure>
     where
         W: Future<Output = Result<T, Failure>>,
     {
@@ -197,7 +205,7 @@ impl Postgres {
             lent.discard();
         }
         if let Err(failure) = &outcome {
-            self.keeper.failed(failure, admitted.into_inner());
+            self.keeper.failed(failure, admitted.into_inner(), is_write);
         }
         outcome
     }

@@ -1,6 +1,7 @@
 //! refshim with its index in PostgreSQL, as operators and clients meet it when the database is gone, slow or odd.
 
 mod disk;
+mod locks;
 mod outages;
 mod pooled;
 mod rights;

@@ -77,8 +77,8 @@ impl Postgres {
         self.coverage.invalidate_all();
     }
 
-    pub(super) async fn write_coverage_change(&self, change: CoverageChange) -> Result<(), Failure> {
-        self.run(|session| async move {
+    pub(super) async fn write_coverage_change(&self, change: CoverageChange) -> Result<(), WriteError> {
+        self.change(|session, _| async move {
             match change {
                 CoverageChange::Begin { upstream } => {
                     session.row(&BEGIN_COVERAGE, &[&i64::from(upstream)]).await?;
@@ -107,7 +107,7 @@ impl Postgres {
         let micros = |time: Option<Timestamp>| time.map(Timestamp::as_microsecond);
         let (backfilled, swept) = (&micros(covered.backfilled), &micros(covered.swept));
         let notified = &micros(covered.notified);
-        let written = self.run(|session| async move {
+        let written = self.change(|session, _| async move {
             session.row(&COVER, &[id, text, backfilled, swept, notified]).await.map(drop)
         });
         written.await?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connection::Lent;
+use super::connection::{Lent, Session};
 use super::failure::Failure;
 use super::{Postgres, schema, statements};
 use crate::index::record::ReferrerKey;
@@ -44,6 +44,13 @@ pub(super) enum Health {
     Closed,
 }
 
+/// What does not work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    Writes,
+    Everything,
+}
+
 /// The database's health, and what waits for it.
 #[derive(Debug)]
 pub(super) struct Keeper {
@@ -52,7 +59,7 @@ pub(super) struct Keeper {
     /// How often it went down.
     outages: AtomicU64,
     /// What was logged in the last moments, and whether that it works again is to be logged, too.
-    told: Mutex<Vec<(Failure, Instant)>>,
+    told: Mutex<Vec<(Trouble, Failure, Instant)>>,
     has_told: AtomicBool,
     /// When it was logged that there are fewer connections.
     told_of_crowd: Mutex<Option<Instant>>,
@@ -126,12 +133,14 @@ impl Keeper {
 
     /// An operation failed that was admitted after so many outages. If there was another one since, the database was
     /// looked at after what the operation met with.
-    pub(super) fn failed(&self, failure: &Failure, outages: u64) {
+    pub(super) fn failed(&self, failure: &Failure, outages: u64, is_write: bool) {
         self.failures.fetch_add(1, Ordering::Relaxed);
         let is_over = outages != self.outages.load(Ordering::Relaxed);
         match failure {
             _ if is_over => {}
             Failure::Full(_) => self.refuse_writes(failure),
+            // Queries need not wait for whoever holds a lock on a table, as an operator does who makes an index.
+            Failure::Slow if is_write => self.refuse_writes(failure),
             // Nothing works until this has passed.
             Failure::Unreachable(_)
             | Failure::Crowded(_)
@@ -158,10 +167,31 @@ impl Keeper {
             }
             Health::Up { .. } | Health::Down(_) | Health::Opening | Health::Closed => false,
         });
-        if changed && self.is_to_be_told(failure) {
-            tracing::error!(reason = %failure, "the index takes no writes; pushes with links are answered 503");
+        if changed {
+            self.tell_of_no_writes(failure);
         }
         self.look.notify_one();
+    }
+
+    /// The database was looked at: it can be read, and takes no writes.
+    fn up_for_reads(&self, failure: &Failure) {
+        let writes_fail = Health::Up { writes: Some(failure.clone()) };
+        let changed = self.health.send_if_modified(|health| match health {
+            Health::Opening | Health::Up { .. } | Health::Down(_) if *health != writes_fail => {
+                *health = writes_fail;
+                true
+            }
+            Health::Opening | Health::Up { .. } | Health::Down(_) | Health::Closed => false,
+        });
+        if changed {
+            self.tell_of_no_writes(failure);
+        }
+    }
+
+    fn tell_of_no_writes(&self, failure: &Failure) {
+        if self.is_to_be_told(Trouble::Writes, failure) {
+            tracing::error!(reason = %failure, "the index takes no writes; pushes with links are answered 503");
+        }
     }
 
     /// There is no further connection, but there are some.
@@ -176,12 +206,12 @@ impl Keeper {
 
     /// Whether something like it was not logged in the last moments. A database that fails with one statement and not
     /// with the next would fill the log.
-    fn is_to_be_told(&self, failure: &Failure) -> bool {
+    fn is_to_be_told(&self, trouble: Trouble, failure: &Failure) -> bool {
         let mut told = lock(&self.told);
-        told.retain(|(_, at)| at.elapsed() < QUIET);
-        let is_new = !told.iter().any(|(before, _)| before.is_like(failure));
+        told.retain(|(_, _, at)| at.elapsed() < QUIET);
+        let is_new = !told.iter().any(|(of, before, _)| *of == trouble && before.is_like(failure));
         if is_new {
-            told.push((failure.clone(), Instant::now()));
+            told.push((trouble, failure.clone(), Instant::now()));
             self.has_told.store(true, Ordering::Relaxed);
         }
         is_new
@@ -212,7 +242,7 @@ impl Keeper {
             *health = Health::Down(failure.clone());
             true
         });
-        if is_new && self.is_to_be_told(failure) {
+        if is_new && self.is_to_be_told(Trouble::Everything, failure) {
             tracing::error!(reason = %failure,
                 "the index cannot be used; queries and pushes with links are answered 503, everything else passes");
         }
@@ -267,35 +297,44 @@ impl Postgres {
             if self.keeper.health() == Health::Closed {
                 return;
             }
-            let lent = Lent::default();
-            let looked = timeout(ANSWER.min(self.timeout), self.look(&lent)).await;
-            if looked.is_err() {
-                lent.discard();
-            }
-            match looked.unwrap_or(Err(Failure::Slow)) {
-                Ok(()) => {
+            match self.look().await {
+                Ok(None) => {
                     self.keeper.up();
                     self.share.restore();
                     pause = LOOK_AGAIN;
                     // Woken when there is something to do, or to look at.
                     timeout(LOOK, self.keeper.look.notified()).await.ok();
                     self.work_off().await;
+                    continue;
                 }
-                Err(failure) => {
-                    if matches!(failure, Failure::Full(_)) {
-                        self.keeper.refuse_writes(&failure);
-                    } else {
-                        self.keeper.down(&failure);
-                    }
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
+                Ok(Some(writes)) => self.keeper.up_for_reads(&writes),
+                Err(failure) => self.keeper.down(&failure),
             }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    /// Whether the database is there, of a schema that this build knows, and takes writes.
-    async fn look(&self, lent: &Lent) -> Result<(), Failure> {
+    /// Whether the database can be used. With why it takes no writes, if it can only be read.
+    async fn look(&self) -> Result<Option<Failure>, Failure> {
+        let (lent, limit) = (Lent::default(), ANSWER.min(self.timeout));
+        let Ok(session) = timeout(limit, self.read_state(&lent)).await else {
+            lent.discard();
+            return Err(Failure::Slow);
+        };
+        let session = session?;
+        match timeout(limit, self.try_writes(&session)).await.unwrap_or(Err(Failure::Slow)) {
+            Ok(()) => Ok(None),
+            Err(failure @ (Failure::Slow | Failure::Full(_))) => {
+                session.discard();
+                Ok(Some(failure))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Whether the database is there, of a schema that this build knows, and writable.
+    async fn read_state(&self, lent: &Lent) -> Result<Session, Failure> {
         let session = self.session().await?;
         lent.keep(&session);
         let known = schema::known(&session, self.migrate).await?;
@@ -309,10 +348,16 @@ impl Postgres {
             );
         }
         *lock(&self.keeper.identity) = Some(known.identity);
+        Ok(session)
+    }
+
+    /// Whether it takes writes, unless it did the last time.
+    async fn try_writes(&self, session: &Session) -> Result<(), Failure> {
         match self.keeper.health() {
             Health::Up { writes: None } | Health::Closed => {}
             Health::Up { writes: Some(_) } => {
-                self.write_probe(&session).await?;
+                session.batch(statements::TRY_RIGHTS).await?;
+                self.write_probe(session).await?;
                 // What is full may be full for new links alone. Rolled back by the end of the connection.
                 let _rolled_back = session.transaction().await?;
                 session.batch(statements::TRY_LINK).await?;

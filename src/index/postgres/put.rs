@@ -48,7 +48,7 @@ impl Postgres {
     ) -> Result<Put, WriteError> {
         let key = ReferrerKey { repository, digest: referrer.digest.clone() };
         let (of, manifest) = (&key, &referrer);
-        let begun = self.run(|session| async move { begin(&session, of, manifest).await }).await?;
+        let begun = self.change(|session, _| async move { begin(&session, of, manifest).await }).await?;
         Ok(Put { engine: Arc::clone(self), key, referrer, begun, is_ended: false })
     }
 }

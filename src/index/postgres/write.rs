@@ -126,8 +126,7 @@ impl Postgres {
         self.work_off().await;
         let read = self.run(|session| async move { session.row(&statements::LOOK, &[]).await.map(drop) });
         read.await.map_err(ReadError::from)?;
-        let written = self.run(|session| async move { self.write_probe(&session).await });
-        Ok(written.await.map_err(WriteError::from)?)
+        Ok(self.change(|session, _| async move { self.write_probe(&session).await }).await?)
     }
 
     pub(super) async fn write_probe(&self, session: &Session) -> Result<(), Failure> {
@@ -151,8 +150,8 @@ impl Postgres {
         Ok(())
     }
 
-    /// The same as [`Postgres::run`], for writes: refused at once while the database takes none. The work is told
-    /// which attempt it is.
+    /// Changes something: refused at once while the database takes no writes. The work is told which attempt it is.
+    /// See [`Postgres::attempt`].
     pub(super) async fn change<T, W>(&self, work: impl Fn(Session, u32) -> W) -> Result<T, WriteError>
     where
         W: Future<Output = Result<T, Failure>>,
@@ -161,6 +160,6 @@ impl Postgres {
             return Err(failure.into());
         }
         let attempt = AtomicU32::new(0);
-        Ok(self.run(|session| work(session, attempt.fetch_add(1, Ordering::Relaxed))).await?)
+        Ok(self.attempt(true, |session| work(session, attempt.fetch_add(1, Ordering::Relaxed))).await?)
     }
 }
