@@ -48,7 +48,7 @@ impl TargetDirectory {
         Ok(Self { data_dir, journal, payload: Vec::new(), last_order, was_served, _lock: lock })
     }
 
-    /// What it holds. To be asked for before anything is added: then a journal that has lost its end looks whole.
+    /// What it holds. To be asked for before anything is added: a journal that has lost its end looks whole after that.
     pub(crate) fn states(&self) -> Result<Scratch, MaintenanceError> {
         Scratch::of_journal(OpenJournal::open_held(self.journal.directory(), &self.data_dir)?)
     }
