@@ -213,15 +213,9 @@ pub struct LimitsConfig {
 pub struct IndexConfig {
     /// The database that it is in. Default: none, it is in [`Config::data_dir`].
     pub database: Option<DatabaseConfig>,
-    /// Bytes of the index's cache. Default 128 MiB.
+    /// Bytes of sled's cache, for what changed since the last compaction. Default 128 MiB.
     pub cache_bytes: u64,
-    /// How often the index is flushed to disk. After a crash, the rest is replayed from the journal. Default 500
-    /// milliseconds.
-    pub flush_interval: Duration,
-    /// Bytes after which the journal starts a new file. Default 64 MiB.
-    pub segment_bytes: u64,
-    /// Growth in bytes after which the journal is compacted, or twice its size after the last compaction if that is
-    /// more. Default 256 MiB.
+    /// Growth in bytes after which the journal is compacted, or an eighth of its snapshot if that is more. Default 64 MiB.
     pub compact_bytes: u64,
     /// How long the upstream must have answered nothing but 404 for a referrer before its links are removed.
     /// Default 1 hour.
@@ -314,9 +308,7 @@ impl Default for IndexConfig {
         Self {
             database: None,
             cache_bytes: 128 << 20,
-            flush_interval: Duration::from_millis(500),
-            segment_bytes: 64 << 20,
-            compact_bytes: 256 << 20,
+            compact_bytes: 64 << 20,
             forget_after: Duration::from_secs(60 * 60),
         }
     }

@@ -24,7 +24,7 @@ use crate::queries::referrers;
 use crate::telemetry::Metrics;
 
 pub use crate::config::fuzzing::configuration;
-pub use crate::index::fuzzing::records;
+pub use crate::index::fuzzing::{delta, records, sorted};
 
 const METHODS: [Method; 6] =
     [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::POST, Method::OPTIONS];

@@ -10,8 +10,8 @@
 //!
 //! The index knows neither HTTP nor who may see what.
 //!
-//! There are two engines: `local`, a journal and sled on this machine's disk, for one process; and `postgres`, for
-//! several replicas. What a write makes of a referrer is decided in one place for both (`decision`), and one suite of
+//! There are two engines: `local`, for one process, a journal on this machine's disk, with its sorted snapshot and with
+//! sled for what is newer (why both, it says there); and `postgres`, for several replicas. What a write makes of a referrer is decided in one place for both (`decision`), and one suite of
 //! tests runs on both.
 
 use std::sync::Arc;
@@ -48,7 +48,7 @@ use crate::oci::{Digest, RepositoryName};
 use local::Local;
 use local::in_progress::ReadMark;
 use local::journal::format::Identity;
-use local::sled::Store;
+use local::store::View;
 use local::write::Write;
 use postgres::Postgres;
 use put::{InFlight, LocalPut};
@@ -156,7 +156,7 @@ impl Index {
         match &self.engine {
             Engine::Local(engine) => {
                 let is_being_put = engine.shared.puts.any(&key);
-                let state = engine.read(move |store| store.referrer_state(&key)).await?;
+                let state = engine.read(move |view| view.referrer_state(&key)).await?;
                 Ok(state.map(|state| if is_being_put { Version::UNKNOWN } else { state.version }))
             }
             Engine::Postgres(engine) => engine.version(&key).await,
@@ -173,7 +173,7 @@ impl Index {
         let key = ReferrerKey { repository: repository.clone(), digest: referrer.clone() };
         match &self.engine {
             Engine::Local(engine) => {
-                let state = engine.read(move |store| store.referrer_state(&key)).await.unwrap();
+                let state = engine.read(move |view| view.referrer_state(&key)).await.unwrap();
                 state.map(|state| state.version)
             }
             Engine::Postgres(engine) => engine.current_version(&key).await,
@@ -293,7 +293,7 @@ impl Index {
         subject: Digest,
     ) -> Result<Vec<RepositoryName>, ReadError> {
         match &self.engine {
-            Engine::Local(engine) => engine.read(move |store| store.repositories(upstream, &subject)).await,
+            Engine::Local(engine) => engine.read(move |view| view.repositories(upstream, &subject)).await,
             Engine::Postgres(engine) => engine.repositories(upstream, &subject).await,
         }
     }
@@ -307,7 +307,7 @@ impl Index {
     ) -> Result<Page, ReadError> {
         match &self.engine {
             Engine::Local(engine) => {
-                engine.read(move |store| store.referrers(&repository, &subject, &scan)).await
+                engine.read(move |view| view.referrers(&repository, &subject, &scan)).await
             }
             Engine::Postgres(engine) => engine.referrers(&repository, &subject, &scan).await,
         }
@@ -323,7 +323,7 @@ impl Index {
     ) -> Result<Vec<RepositoryName>, ReadError> {
         match &self.engine {
             Engine::Local(engine) => {
-                engine.read(move |store| store.referring_repositories(upstream, after, max)).await
+                engine.read(move |view| view.referring_repositories(upstream, after, max)).await
             }
             Engine::Postgres(engine) => engine.referring_repositories(upstream, after, max).await,
         }
@@ -339,7 +339,7 @@ impl Index {
     ) -> Result<RepositoryPage, ReadError> {
         match &self.engine {
             Engine::Local(engine) => {
-                engine.read(move |store| store.referrers_by_digest(&repository, after, max)).await
+                engine.read(move |view| view.referrers_by_digest(&repository, after, max)).await
             }
             Engine::Postgres(engine) => engine.referrers_in(&repository, after.as_ref(), max).await,
         }
@@ -359,7 +359,7 @@ impl Index {
     pub async fn probe(&self) -> Result<(), ProbeError> {
         match &self.engine {
             Engine::Local(engine) => {
-                engine.read(Store::probe).await?;
+                engine.read(View::probe).await?;
                 engine.write(|reply| Write::Probe { reply }).await?;
             }
             Engine::Postgres(engine) => engine.probe().await?,

@@ -77,6 +77,8 @@ struct IndexGauges {
     pending: MaybeGauge,
     journal_bytes: MaybeGauge,
     commits: MaybeGauge,
+    damaged: MaybeGauge,
+    checked: MaybeGauge,
     ready: Gauge,
 }
 
@@ -237,6 +239,16 @@ impl IndexGauges {
             ),
             journal_bytes: registered(registry, "index_journal_bytes", "Size of the journal"),
             commits: registered(registry, "index_commits", "Group commits since the start"),
+            damaged: registered(
+                registry,
+                "index_damaged_blocks",
+                "Blocks of the snapshot that are not as they were written; lists that need one are answered with an error",
+            ),
+            checked: registered(
+                registry,
+                "index_checked_timestamp_seconds",
+                "When all that is stored of the index was last read and checked; 0 if not since the start",
+            ),
             ready: registered(registry, "index_ready", "Whether queries are answered"),
         }
     }
@@ -386,6 +398,8 @@ impl Metrics {
                 (&gauges.pending, index.pending),
                 (&gauges.journal_bytes, index.journal_bytes),
                 (&gauges.commits, index.commits),
+                (&gauges.damaged, index.damaged),
+                (&gauges.checked, index.checked.unwrap_or(0)),
             ] {
                 set(gauge.get(), value);
             }

@@ -161,8 +161,6 @@ fn changed_local(index: &IndexConfig) -> Vec<&'static str> {
     let default = IndexConfig::default();
     let changed = [
         ("index.cache_bytes", index.cache_bytes != default.cache_bytes),
-        ("index.flush_interval", index.flush_interval != default.flush_interval),
-        ("index.segment_bytes", index.segment_bytes != default.segment_bytes),
         ("index.compact_bytes", index.compact_bytes != default.compact_bytes),
     ];
     keys(changed)

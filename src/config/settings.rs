@@ -135,12 +135,6 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     setting("index.migrate", YesOrNo, |to, text| put(&mut to.database.migrate, yes_or_no(text))),
     setting("index.readiness", YesOrNo, |to, text| put(&mut to.database.readiness, yes_or_no(text))),
     setting("index.cache_bytes", One, |to, text| put(&mut to.index.cache_bytes, size(text, MIB..=256 * GIB))),
-    setting("index.flush_interval", One, |to, text| {
-        put(&mut to.index.flush_interval, duration(text, 1..=MINUTE))
-    }),
-    setting("index.segment_bytes", One, |to, text| {
-        put(&mut to.index.segment_bytes, size(text, 64 * KIB..=4 * GIB))
-    }),
     setting("index.compact_bytes", One, |to, text| {
         put(&mut to.index.compact_bytes, size(text, 64 * KIB..=256 * GIB))
     }),

@@ -311,4 +311,14 @@ proptest! {
         let frame = [b"noise".to_vec(), bytes].concat();
         records(&frame);
     }
+
+    #[test]
+    fn a_sorted_file_gives_what_was_written_or_an_error(bytes in vec(any::<u8>(), 0..600)) {
+        sorted(&bytes);
+    }
+
+    #[test]
+    fn what_a_delta_holds_is_read_as_it_was_written(bytes in vec(any::<u8>(), 0..300)) {
+        delta(&bytes);
+    }
 }

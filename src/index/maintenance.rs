@@ -10,11 +10,13 @@ use super::OpenError;
 use super::local::journal::JournalError;
 pub use copy::{Changes, Copied, CopyPlace, CopyProgress, Sums, copy};
 
+use super::local::building::BuildError;
 pub use super::local::maintenance::{
     CheckReport, Gap, Rebuilt, RepositoryCounts, RepositoryManifest, check, dump as dump_directory,
     load as load_directory, rebuild,
 };
-use super::local::sled::StoreError;
+use super::local::store::StoreError;
+use super::local::store::snapshot::OpenSnapshotError;
 pub use super::postgres::maintenance::{DatabaseReport, IndexDatabase, Migrated, Odd};
 
 /// Why a command failed.
@@ -69,6 +71,21 @@ pub struct Dumped {
 impl From<JournalError> for MaintenanceError {
     fn from(error: JournalError) -> Self {
         Self::Journal(error.to_string())
+    }
+}
+
+impl From<BuildError> for MaintenanceError {
+    fn from(error: BuildError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+impl From<OpenSnapshotError> for MaintenanceError {
+    fn from(error: OpenSnapshotError) -> Self {
+        match error {
+            OpenSnapshotError::Journal(error) => error.into(),
+            OpenSnapshotError::Store(error) => error.into(),
+        }
     }
 }
 

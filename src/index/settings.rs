@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use crate::config::{Config, DatabaseConfig};
 
+/// How often sled is flushed. No link depends on it: what it loses is read from the journal.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
+/// So many segments of the journal are compacted at once. The last one is read whole at each start.
+const SEGMENTS: u64 = 4;
+
 /// Where the index is kept, and its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexSettings {
@@ -12,14 +17,13 @@ pub struct IndexSettings {
     pub database: Option<DatabaseConfig>,
     /// The data directory, with the journal and sled.
     pub data_dir: PathBuf,
-    /// Capacity of sled's cache.
+    /// Capacity of sled's cache, while a compaction runs twice that.
     pub cache_bytes: u64,
     /// How often sled writes its changes to disk. After a crash, the journal is read from there on.
     pub flush_interval: Duration,
     /// Length at which a segment of the journal is full.
     pub segment_bytes: u64,
-    /// Bytes by which the journal grows before it is compacted, or twice the length of the last snapshot if that
-    /// is more.
+    /// Bytes by which the journal grows before it is compacted, or an eighth of the last snapshot if that is more.
     pub compact_bytes: u64,
     /// Maximum number of referrers in a repository; exceeded slightly by writes at the same time.
     pub repository_referrers: u64,
@@ -37,8 +41,8 @@ impl IndexSettings {
             database: config.index.database.clone(),
             data_dir: config.data_dir.clone(),
             cache_bytes: config.index.cache_bytes,
-            flush_interval: config.index.flush_interval,
-            segment_bytes: config.index.segment_bytes,
+            flush_interval: FLUSH_INTERVAL,
+            segment_bytes: config.index.compact_bytes / SEGMENTS,
             compact_bytes: config.index.compact_bytes,
             repository_referrers: config.limits.repository_referrers as u64,
             timeout: config.timeouts.index,

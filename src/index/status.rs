@@ -36,4 +36,8 @@ pub struct Statistics {
     pub records: u64,
     /// Compactions since the start.
     pub compactions: u64,
+    /// Blocks of the snapshot that are not as they were written, as far as is known.
+    pub damaged: u64,
+    /// When all that is stored was last read and checked, in seconds since 1970.
+    pub checked: Option<u64>,
 }

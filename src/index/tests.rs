@@ -19,6 +19,7 @@ mod maintenance;
 mod model;
 mod racing;
 mod replicas;
+mod snapshots;
 mod walking;
 
 use bench::{Bench, copy_directory, files_in, server_sql};

@@ -5,11 +5,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use refshim::index::{Index, IndexState};
+use refshim::index::{Index, IndexState, ReadError};
 
 use crate::disk::{Tree, plant, tree};
 use crate::ledger::{Ledger, REPOSITORY};
-use crate::power::{listed, push, settings};
+use crate::power::{push, settings, try_listed};
 use crate::random::Random;
 use crate::support::{Refshim, Registry, binary, by_environment, digest_of};
 use crate::table::Row;
@@ -53,6 +53,9 @@ impl Damage {
     }
 }
 
+/// The extension of snapshots.
+const SNAPSHOT: &str = "snapshot";
+
 /// Large enough for segments, a snapshot and a sled of some pages.
 async fn recorded() -> Recorded {
     let directory = tempfile::tempdir().unwrap();
@@ -69,10 +72,13 @@ async fn recorded() -> Recorded {
 }
 
 impl Recorded {
-    /// The files below a directory, by chance one.
+    /// The files below a directory, or the snapshot, by chance one.
     fn file(&self, directory: &str, random: &mut Random) -> PathBuf {
-        let is_file =
-            |(path, content): &(&PathBuf, &Option<Vec<u8>>)| path.starts_with(directory) && content.is_some();
+        let is_in = |path: &Path| match directory {
+            SNAPSHOT => path.extension().is_some_and(|extension| extension == SNAPSHOT),
+            directory => path.starts_with(directory),
+        };
+        let is_file = |(path, content): &(&PathBuf, &Option<Vec<u8>>)| is_in(path) && content.is_some();
         let files: Vec<&PathBuf> = self.files.iter().filter(is_file).map(|(path, _)| path).collect();
         files[random.place(files.len() - 1)].clone()
     }
@@ -90,13 +96,16 @@ impl Recorded {
         };
         index.opened().await;
         match index.state() {
-            IndexState::Ready => {
-                let found = listed(&index, &self.subject).await;
-                let found: BTreeSet<String> = found.into_keys().collect();
-                for digest in self.acknowledged.symmetric_difference(&found) {
-                    row.lose(format!("{what}: {digest}"));
+            IndexState::Ready => match try_listed(&index, &self.subject).await {
+                Ok(found) => {
+                    let found: BTreeSet<String> = found.into_keys().collect();
+                    for digest in self.acknowledged.symmetric_difference(&found) {
+                        row.lose(format!("{what}: {digest}"));
+                    }
                 }
-            }
+                Err(ReadError::Damaged) if may_refuse => {}
+                Err(error) => row.mistake(format!("{what}: {error}")),
+            },
             IndexState::Damaged(_) if may_refuse => {}
             state @ (IndexState::Opening
             | IndexState::Unreachable(_)
@@ -118,6 +127,7 @@ async fn damaged_files_give_no_short_list() {
     let mut rows = [
         ("sled", Row::new("sled's files cut, flipped, overwritten, emptied or deleted")),
         ("journal", Row::new("the journal's files cut, flipped, overwritten, emptied or deleted")),
+        (SNAPSHOT, Row::new("the snapshot cut, flipped, overwritten, emptied or deleted")),
     ];
     for (directory, row) in &mut rows {
         for _ in 0..by_environment("FAULT_DAMAGES", 3) {
@@ -126,7 +136,7 @@ async fn damaged_files_give_no_short_list() {
                 let mut files = recorded.files.clone();
                 damage.apply(&mut files, &path, &mut random);
                 let what = format!("{damage:?} {}", path.display());
-                recorded.check(row, &files, &what, *directory == "journal").await;
+                recorded.check(row, &files, &what, *directory != "sled").await;
             }
         }
     }
@@ -154,7 +164,7 @@ async fn files_of_a_newer_version_are_refused_or_built_anew() {
             let error = Index::open(settings(directory.path())).unwrap_err().to_string();
             assert!(error.contains("use a newer build"), "{error}");
             recorded.check(&mut row, &files, "newer", true).await;
-        } else if path == Path::new("sled/conf") {
+        } else if path.starts_with("sled") && path.ends_with("conf") {
             let text = String::from_utf8_lossy(content).replace("version: 0.34", "version: 1.99");
             files.insert(path.clone(), Some(text.into_bytes()));
             recorded.check(&mut row, &files, "a newer sled", false).await;
@@ -190,7 +200,8 @@ async fn a_data_directory_has_one_owner_who_is_not_disturbed_by_others() {
     ledger.check(&mut row, &refshim.client(), &registry.client()).await;
     assert!(refshim.stop().success());
 
-    let lock = File::options().write(true).open(directory.path().join("sled/db")).unwrap();
+    let delta = std::fs::read_dir(directory.path().join("sled")).unwrap().next().unwrap().unwrap().path();
+    let lock = File::options().write(true).open(delta.join("db")).unwrap();
     lock.lock().unwrap();
     row.tried += 1;
     let refshim = Refshim::prepare(registry.address, directory.path()).launch_unready();

@@ -17,9 +17,7 @@ const ROOM: u64 = 96 << 10;
 
 fn start(registry: &Registry, disk: &Mounted) -> Refshim {
     Refshim::prepare(registry.address, disk.path())
-        .with("INDEX_SEGMENT_BYTES", "64KiB")
         .with("INDEX_COMPACT_BYTES", "128KiB")
-        .with("INDEX_FLUSH_INTERVAL", "10ms")
         .under(disk.wrapper())
         .launch_unready()
 }

@@ -22,11 +22,7 @@ const LATEST: usize = 5;
 
 /// The same settings for all rounds, so that segments end and compactions run while it is killed.
 async fn start(registry: &Registry, data_dir: &Path) -> Refshim {
-    Refshim::prepare(registry.address, data_dir)
-        .with("INDEX_SEGMENT_BYTES", "64KiB")
-        .with("INDEX_COMPACT_BYTES", "256KiB")
-        .launch()
-        .await
+    Refshim::prepare(registry.address, data_dir).with("INDEX_COMPACT_BYTES", "256KiB").launch().await
 }
 
 /// Pushes, and a kill in the midst of them, right after `before`.

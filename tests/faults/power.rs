@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use refshim::index::{Index, IndexSettings, IndexState, Referrer, Repository, Scan};
+use refshim::index::{Index, IndexSettings, IndexState, ReadError, Referrer, Repository, Scan};
 use refshim::oci::{Algorithm, Digest, Link, LinkKind};
 
 use crate::disk::{Loss, Tree, after_crash, plant, tree};
@@ -59,9 +59,7 @@ async fn record(
     let file = directory.path().join("trace");
     let (base, before) = (tree(data_dir), ledger.acknowledged.clone());
     let refshim = Refshim::prepare(registry.address, data_dir)
-        .with("INDEX_SEGMENT_BYTES", "64KiB")
         .with("INDEX_COMPACT_BYTES", "64KiB")
-        .with("INDEX_FLUSH_INTERVAL", "100ms")
         .under(recording::wrapper(&file))
         .launch()
         .await;
@@ -118,6 +116,11 @@ fn repository() -> Repository {
 
 /// What is listed of a subject, each with whether the registry has to be asked for it first.
 pub(crate) async fn listed(index: &Index, subject: &str) -> HashMap<String, bool> {
+    try_listed(index, subject).await.unwrap()
+}
+
+/// The same, or why it cannot be told.
+pub(crate) async fn try_listed(index: &Index, subject: &str) -> Result<HashMap<String, bool>, ReadError> {
     let scan = Scan {
         after: None,
         max_entries: usize::MAX,
@@ -125,8 +128,8 @@ pub(crate) async fn listed(index: &Index, subject: &str) -> HashMap<String, bool
         max_claims: usize::MAX,
         accepts: Box::new(|_| true),
     };
-    let page = index.referrers(repository(), subject.parse().unwrap(), scan).await.unwrap();
-    page.entries.into_iter().map(|entry| (entry.digest.to_string(), entry.pending)).collect()
+    let page = index.referrers(repository(), subject.parse().unwrap(), scan).await?;
+    Ok(page.entries.into_iter().map(|entry| (entry.digest.to_string(), entry.pending)).collect())
 }
 
 /// Records a referrer whose descriptor is so long, about; its digest.

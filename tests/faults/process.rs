@@ -71,7 +71,6 @@ const DESCRIPTORS: &str = "--nofile=64:64";
 
 async fn start_with_few_descriptors(registry: &Registry, data_dir: &Path) -> Refshim {
     Refshim::prepare(registry.address, data_dir)
-        .with("INDEX_SEGMENT_BYTES", "64KiB")
         .with("INDEX_COMPACT_BYTES", "64KiB")
         .under(["prlimit", DESCRIPTORS])
         .launch()

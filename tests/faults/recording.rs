@@ -128,6 +128,7 @@ impl<'a> Reader<'a> {
         match name {
             "openat" if arguments.contains("O_TRUNC") => Some(Step::SetLength { path: path()?, length: 0 }),
             "openat" if arguments.contains("O_CREAT") => Some(Step::Create { path: path()? }),
+            "openat" if arguments.contains("O_DIRECTORY") => None,
             "mkdir" => Some(Step::MakeDirectory { path: path()? }),
             "rename" => Some(Step::Rename { from: path()?, to: path()? }),
             "unlink" | "rmdir" => Some(Step::Remove { path: path()? }),

@@ -22,9 +22,7 @@ fn make_ext4(image: &Path) {
 
 async fn start(registry: &Registry, disk: &Mounted) -> Refshim {
     Refshim::prepare(registry.address, disk.path())
-        .with("INDEX_SEGMENT_BYTES", "64KiB")
         .with("INDEX_COMPACT_BYTES", "128KiB")
-        .with("INDEX_FLUSH_INTERVAL", "10ms")
         .under(disk.wrapper())
         .launch()
         .await

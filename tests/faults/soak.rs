@@ -57,7 +57,6 @@ async fn for_as_long_as_it_is_under_load_nothing_is_lost_and_nothing_grows() {
             .with("UPSTREAMS_BROKEN_URL", &format!("http://{}", door.address))
             .with("UPSTREAMS_BROKEN_PREFIXES", "broken")
             .with("UPSTREAMS_BROKEN_STRIP_PREFIX", "true")
-            .with("INDEX_SEGMENT_BYTES", "1MiB")
             .with("INDEX_COMPACT_BYTES", "4MiB")
             .with("LOG_FILTER", "warn,refshim::cli=info")
     };

@@ -5,6 +5,8 @@ use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use indicatif::{ProgressBar, ProgressStyle};
+
 use crate::index::maintenance::{Dumped, MaintenanceError};
 
 /// Dumps to a file, or to standard output. Tells how much was dumped to a file.
@@ -12,22 +14,41 @@ pub(super) fn dump_to(
     output: Option<PathBuf>,
     dump: impl FnOnce(&mut dyn Write) -> Result<Dumped, MaintenanceError>,
 ) -> Result<Option<Dumped>, MaintenanceError> {
-    match output.filter(|path| !is_standard(path)) {
+    let bar = progress(None);
+    let dump = |output: &mut dyn Write| dump(&mut bar.wrap_write(output));
+    let dumped = match output.filter(|path| !is_standard(path)) {
         None => dump(&mut BufWriter::new(io::stdout().lock())).map(|_| None),
         Some(path) => dump_to_file(&path, dump).map(Some),
-    }
+    };
+    bar.finish_and_clear();
+    dumped
 }
 
 /// The lines of a file, or of standard input.
 pub(super) fn input_of(input: Option<PathBuf>) -> Result<Box<dyn BufRead>, MaintenanceError> {
     match input.filter(|path| !is_standard(path)) {
-        None => Ok(Box::new(io::stdin().lock())),
+        None => Ok(Box::new(BufReader::new(progress(None).wrap_read(io::stdin())))),
         Some(path) => {
-            let what = "reading the dump";
-            let file = File::open(path).map_err(|source| MaintenanceError::Io { what, source })?;
-            Ok(Box::new(BufReader::new(file)))
+            let opened = File::open(path).and_then(|file| {
+                let length = file.metadata()?.len();
+                Ok(BufReader::with_capacity(READ_BYTES, progress(Some(length)).wrap_read(file)))
+            });
+            let opened = opened.map_err(|source| MaintenanceError::Io { what: "reading the dump", source });
+            Ok(Box::new(opened?))
         }
     }
+}
+
+/// What is read at once: each time, the bar is brought up to date.
+const READ_BYTES: usize = 64 << 10;
+
+/// Bytes read or written, of so many, on a terminal; nothing elsewhere.
+fn progress(length: Option<u64>) -> ProgressBar {
+    let (bar, look) = match length {
+        Some(length) => (ProgressBar::new(length), "{bytes} of {total_bytes} {wide_bar} {eta}"),
+        None => (ProgressBar::no_length(), "{spinner} {bytes} {binary_bytes_per_sec}"),
+    };
+    ProgressStyle::with_template(look).map_or_else(|_| ProgressBar::hidden(), |style| bar.with_style(style))
 }
 
 fn is_standard(path: &Path) -> bool {

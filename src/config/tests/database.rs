@@ -311,11 +311,9 @@ fn what_does_not_go_with_a_database_is_told() {
     };
     check_file(
         "[index]\nurl = \"postgres://me:secret@db/index\"\npassword_file = \"a\"\ntls.key = \"a\"\n\
-         cache_bytes = \"1MiB\"\nflush_interval = \"1s\"\nsegment_bytes = \"1MiB\"\ncompact_bytes = \"1MiB\"",
+         cache_bytes = \"1MiB\"\ncompact_bytes = \"1MiB\"",
         &[
             &local("cache_bytes"),
-            &local("flush_interval"),
-            &local("segment_bytes"),
             &local("compact_bytes"),
             "index.password_file: the password is in index.url already: remove one of them",
             "index.tls: set both certificate and key, or neither",

@@ -122,8 +122,6 @@ const EVERY_SETTING: &str = r#"
     rate = 21
     [index]
     cache_bytes = "1GiB"
-    flush_interval = "10ms"
-    segment_bytes = "65536"
     compact_bytes = "3MiB"
     forget_after = "2h"
     [log]
@@ -185,8 +183,6 @@ fn every_setting_reaches_its_field() {
         index: IndexConfig {
             database: None,
             cache_bytes: 1 << 30,
-            flush_interval: Duration::from_millis(10),
-            segment_bytes: 1 << 16,
             compact_bytes: 3 << 20,
             forget_after: Duration::from_secs(2 * 3600),
         },

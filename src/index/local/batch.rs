@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
-use super::sled::{Changes, Store, StoreError};
-use crate::index::Version;
+use super::sorted::SortedError;
+use super::store::{Changes, Store, StoreError, View};
 use crate::index::decision::{Decision, LookUp};
 use crate::index::record::{Record, ReferrerKey};
 use crate::index::referrer_state::ReferrerState;
+use crate::index::{Version, WriteError};
 
 /// Of a frame with one push.
 const USUAL_BYTES: usize = 1024;
@@ -20,16 +21,43 @@ pub(crate) struct WriteBatch {
     position: u64,
     records: u64,
     payload: serde_json::Result<Vec<u8>>,
-    /// The store and what the records change in it. None while sled is being opened.
-    index: Option<(Arc<Store>, Changes)>,
+    /// What is read, where it is written, and what the records change. None while sled is being opened.
+    index: Option<(Arc<View>, Arc<Store>, Changes)>,
     error: Option<StoreError>,
+    /// Why the write that is being decided on cannot be recorded, if so.
+    refusal: Option<WriteError>,
 }
 
 impl WriteBatch {
     /// An empty batch for the frame at `position`.
     pub(crate) fn new(position: u64, store: Option<Arc<Store>>) -> Self {
-        let index = store.map(|store| (store, Changes::default()));
-        Self { position, records: 0, payload: Ok(Vec::with_capacity(USUAL_BYTES)), index, error: None }
+        let index = store.map(|store| (store.view(), store, Changes::default()));
+        Self {
+            position,
+            records: 0,
+            payload: Ok(Vec::with_capacity(USUAL_BYTES)),
+            index,
+            error: None,
+            refusal: None,
+        }
+    }
+
+    /// Why the write decided on last cannot be recorded, if so: what it depends on is in a part of the snapshot that
+    /// cannot be read. Everything else can.
+    pub(crate) fn take_refusal(&mut self) -> Option<WriteError> {
+        self.refusal.take()
+    }
+
+    /// Notes that something could not be looked up.
+    fn failed(&mut self, error: StoreError) {
+        match error {
+            StoreError::Snapshot(SortedError::Damaged { .. }) => self.refusal = Some(WriteError::Damaged),
+            StoreError::Snapshot(SortedError::Io { .. }) => self.refusal = Some(WriteError::Failed),
+            error @ (StoreError::Sled(_)
+            | StoreError::Panicked(_)
+            | StoreError::Directory(_)
+            | StoreError::Damaged(_)) => self.error = Some(error),
+        }
     }
 
     /// The state of a referrer after the records so far.
@@ -39,49 +67,58 @@ impl WriteBatch {
         if self.error.is_some() {
             return LookUp::Unavailable;
         }
-        let Some((store, changes)) = &mut self.index else { return LookUp::Unavailable };
-        match changes.find(store, key) {
-            Ok(Some(state)) => LookUp::Found(state),
-            Ok(None) => LookUp::Unknown,
-            Err(error) => {
-                self.error = Some(error);
-                LookUp::Unavailable
-            }
+        if let Some((view, _, changes)) = &mut self.index
+            && let Err(error) = changes.find(view, key)
+        {
+            self.failed(error);
+            return LookUp::Unavailable;
         }
+        let Some((_, _, changes)) = &self.index else { return LookUp::Unavailable };
+        changes.found(key).map_or(LookUp::Unknown, LookUp::Found)
     }
 
-    /// Adds a record and returns the version it gives to its referrer.
-    pub(crate) fn push(&mut self, record: Record) -> Version {
+    /// Adds a record and returns the version it gives to its referrer; none if the write is refused.
+    fn push(&mut self, record: &Record) -> Option<Version> {
+        // Of a write all that comes behind it, too: its caller is told that it failed.
+        if self.refusal.is_some() {
+            return None;
+        }
+        let version = Version::of(self.position, self.records);
+        // Before it is part of the payload: what is in there must be applied.
+        if let (Some((view, _, changes)), None) = (&mut self.index, &self.error)
+            && let Err(error) = changes.apply(view, record, version)
+        {
+            self.failed(error);
+        }
+        if self.refusal.is_some() {
+            return None;
+        }
         if let Ok(payload) = &mut self.payload
             && let Err(error) = record.write_to(payload)
         {
             self.payload = Err(error);
         }
-        let version = Version::of(self.position, self.records);
         self.records += 1;
-        if let (Some((store, changes)), None) = (&mut self.index, &self.error) {
-            self.error = changes.apply(store, record, version).err();
-        }
-        version
+        Some(version)
     }
 
     /// Adds what was decided of this referrer, and returns the version that it makes, if any.
     pub(crate) fn record(&mut self, decision: Decision, key: &ReferrerKey) -> Option<Version> {
         match decision {
             Decision::Nothing => None,
-            Decision::Record(record) => Some(self.push(record)),
-            Decision::IfNews(record) => self.push_if_news(record, key),
+            Decision::Record(record) => self.push(&record),
+            Decision::IfNews(record) => self.push_if_news(&record, key),
             Decision::Both(first, second) => {
-                self.push(first);
-                Some(self.push(second))
+                self.push(&first)?;
+                self.push(&second)
             }
         }
     }
 
     /// Adds the record only if it changes more than the version; in place of it a plain [`Record::Confirmed`] if that
     /// has the same effect, because it is far shorter.
-    fn push_if_news(&mut self, record: Record, key: &ReferrerKey) -> Option<Version> {
-        let LookUp::Found(state) = self.find(key) else { return Some(self.push(record)) };
+    fn push_if_news(&mut self, record: &Record, key: &ReferrerKey) -> Option<Version> {
+        let LookUp::Found(state) = self.find(key) else { return self.push(record) };
         let version = Version(state.version.0.saturating_add(1));
         let after = |record| ReferrerState::after(Some(state.clone()), record, version);
         let changed = after(record.clone());
@@ -90,7 +127,7 @@ impl WriteBatch {
         }
         let confirmed = Record::Confirmed(key.clone());
         let suffices = changed == after(confirmed.clone());
-        Some(self.push(if suffices { confirmed } else { record }))
+        self.push(if suffices { &confirmed } else { record })
     }
 
     /// Whether no record was added.
@@ -113,7 +150,7 @@ impl WriteBatch {
     pub(crate) fn apply(self, end: u64) -> Result<(), StoreError> {
         match (self.index, self.error) {
             (_, Some(error)) => Err(error),
-            (Some((store, changes)), None) => store.write(changes, Some(end)),
+            (Some((_, store, changes)), None) => store.write(changes, end),
             (None, None) => Ok(()),
         }
     }

@@ -17,14 +17,14 @@ use tokio::sync::mpsc;
 
 use super::EngineCommand;
 use super::batch::WriteBatch;
+use super::checking;
 use super::clock::Backoff;
-use super::compaction::Compactor;
+use super::compaction::{Compacted, Compactor};
 use super::journal::Journal;
-use super::journal::files::Snapshot;
 use super::journal::format::Header;
-use super::opening::{Opener, OpeningError, replay};
-use super::sled::Store;
+use super::opening::{OpenedIndex, Opener, OpeningError, replay};
 use super::state::SharedState;
+use super::store::Store;
 use super::write::{Decisions, Write};
 use crate::index::{Order, ReadError, Statistics, WriteError};
 
@@ -53,6 +53,10 @@ pub(crate) struct Committer {
     reopening: Backoff,
     /// When the journal is written again after a failure.
     resuming: Backoff,
+    /// When doubts are written again that could not be looked up.
+    doubting: Backoff,
+    /// Threads that remove what a compaction replaced.
+    discarding: Vec<JoinHandle<()>>,
 }
 
 impl Committer {
@@ -77,6 +81,8 @@ impl Committer {
             opening: None,
             reopening: Backoff::new(),
             resuming: Backoff::new(),
+            doubting: Backoff::new(),
+            discarding: Vec::new(),
         }
     }
 
@@ -100,8 +106,7 @@ impl Committer {
                 self.commit(writes);
             }
             match other {
-                Some(EngineCommand::Opened(store)) => self.take_over(store),
-                Some(EngineCommand::NotOpened(error)) => self.not_opened(&error),
+                Some(EngineCommand::Opened(opened)) => self.take_over(opened),
                 Some(EngineCommand::Failed(store)) => self.store_failed(&store),
                 Some(EngineCommand::Close) => break,
                 Some(EngineCommand::Write(_) | EngineCommand::Wake) | None => {}
@@ -117,7 +122,8 @@ impl Committer {
         if self.has_doubts() {
             return Some(self.commands.try_recv().unwrap_or(EngineCommand::Wake));
         }
-        let due = [self.reopening.due(), self.resuming.due()].into_iter().flatten().min();
+        let due =
+            [self.reopening.due(), self.resuming.due(), self.doubting.due()].into_iter().flatten().min();
         let (Some(due), Some(timer)) = (due, timer) else { return self.commands.blocking_recv() };
         let wait = due.saturating_duration_since(Instant::now()).max(BREATH);
         let commands = &mut self.commands;
@@ -127,7 +133,8 @@ impl Committer {
 
     /// Whether there are doubts that can be written now.
     fn has_doubts(&self) -> bool {
-        self.store.is_some() && self.shared.writable().is_ok() && self.shared.puts.has_doubts()
+        let may_try = self.doubting.due().is_none_or(|due| due <= Instant::now());
+        may_try && self.store.is_some() && self.shared.writable().is_ok() && self.shared.puts.has_doubts()
     }
 
     /// All writes that wait, up to the limit or to a command that is not a write, and that command.
@@ -144,10 +151,7 @@ impl Committer {
                     writes.push(queued.write);
                 }
                 EngineCommand::Wake => {}
-                other @ (EngineCommand::Opened(_)
-                | EngineCommand::NotOpened(_)
-                | EngineCommand::Failed(_)
-                | EngineCommand::Close) => {
+                other @ (EngineCommand::Opened(_) | EngineCommand::Failed(_) | EngineCommand::Close) => {
                     return (writes, Some(other));
                 }
             }
@@ -162,15 +166,22 @@ impl Committer {
         }
         let mut batch = WriteBatch::new(self.journal.end(), self.store.clone());
         let doubts = self.has_doubts().then(|| self.shared.puts.take_doubts());
+        self.doubting.take();
         for key in doubts.iter().flatten() {
             self.decisions.doubt(key, &mut batch);
+            // Nobody waits for it. In a damaged block it would fail for ever, after an error of the disk it may not.
+            if batch.take_refusal() == Some(WriteError::Failed) {
+                self.shared.puts.doubt_later(key.clone());
+                self.doubting.failed();
+            }
         }
         let mut must_write = false;
         let mut answers = Vec::with_capacity(writes.len());
         // Also after a failure: deciding ends the PUTs in progress, and gives everybody the error as an answer.
         for write in writes {
             must_write |= matches!(write, Write::Probe { .. });
-            answers.push(self.decisions.decide(write, &mut batch));
+            let answer = self.decisions.decide(write, &mut batch);
+            answers.push((answer, batch.take_refusal()));
         }
         let outcome = if must_write || !batch.is_empty() { self.write(batch) } else { Ok(()) };
         let outcome = outcome.and_then(|()| self.shared.writable());
@@ -180,8 +191,8 @@ impl Committer {
                 self.shared.puts.doubt_later(key);
             }
         }
-        for answer in answers {
-            answer(outcome.clone());
+        for (answer, refusal) in answers {
+            answer(refusal.map_or_else(|| outcome.clone(), Err));
         }
     }
 
@@ -236,8 +247,22 @@ impl Committer {
     }
 
     fn open_store(&mut self, failed_before: bool) {
+        if self.opener.is_none() {
+            return;
+        }
+        let to_build = if self.journal.needs_snapshot() {
+            // What is written from now on is not in the snapshot that is built.
+            let header = self.roll();
+            if header.is_none() {
+                self.reopening.failed();
+                return;
+            }
+            header
+        } else {
+            None
+        };
         let Some(opener) = &self.opener else { return };
-        match opener.start(Arc::clone(&self.shared), &self.journal, failed_before) {
+        match opener.start(Arc::clone(&self.shared), &self.journal, failed_before, to_build) {
             Ok(opening) => self.opening = opening,
             Err(error) => {
                 self.shared.rebuilding(format!("the thread that opens sled cannot be started: {error}"));
@@ -259,10 +284,18 @@ impl Committer {
         }
     }
 
-    /// Applies the rest of the journal to an opened store and serves it. Nothing can be written meanwhile, so
+    /// Applies the rest of the journal to an opened index and serves it. Nothing can be written meanwhile, so
     /// nothing is missed.
-    fn take_over(&mut self, store: Arc<Store>) {
+    fn take_over(&mut self, OpenedIndex { store, built }: OpenedIndex) {
         self.opening = None;
+        // Also if nothing came of the rest: the files that it replaced are gone.
+        if let Some(snapshot) = built {
+            self.journal.compacted(snapshot);
+        }
+        let store = match store {
+            Ok(store) => store,
+            Err(error) => return self.not_opened(&error),
+        };
         match replay(&self.shared, &self.journal.reader(), &store, self.journal.end()) {
             Ok(()) => {
                 self.store = Some(Arc::clone(&store));
@@ -300,7 +333,7 @@ impl Committer {
 
     /// Updates the statistics after a commit of `records`.
     fn note_statistics(&self, records: u64) {
-        let meta = self.store.as_ref().map(|store| store.numbers().meta);
+        let meta = self.store.as_ref().map(|store| store.meta());
         let journal_bytes = self.journal.segments_length() + self.journal.snapshot_length();
         self.shared.update_statistics(|statistics| {
             let (referrers, links, pending) = meta
@@ -320,21 +353,49 @@ impl Committer {
     }
 
     fn compact_if_due(&mut self) {
-        if let Some(snapshot) = self.compactor.ended(&self.journal) {
-            self.compacted(snapshot);
+        if let Some(compacted) = self.compactor.ended(&self.journal) {
+            self.compacted(compacted);
         }
         let Some(store) = self.store.clone() else { return };
-        if !self.compactor.is_due(&self.journal) || self.shared.writable().is_err() {
+        if !self.compactor.may_start(&self.journal) || self.shared.writable().is_err() {
             return;
         }
-        if let Some(header) = self.roll() {
-            self.compactor.start(Arc::clone(&self.shared), store, &self.journal, header);
+        if store.older().is_none() && self.compactor.is_due(&self.journal) {
+            self.begin_delta(&store);
+        }
+        if let Some(older) = store.older() {
+            let header = self.journal.header_at(older.meta.applied);
+            self.compactor.start(Arc::clone(&self.shared), store, older, &self.journal, header);
         }
     }
 
-    fn compacted(&mut self, snapshot: Snapshot) {
+    /// Begins a segment of the journal, and a delta with it.
+    fn begin_delta(&mut self, store: &Store) {
+        let Some(header) = self.roll() else { return };
+        let Some(opener) = self.opener.as_ref().filter(|_| header.position > store.meta().base) else {
+            return;
+        };
+        let begun = opener.new_delta(header.position).map_err(Into::into).and_then(|(path, settings)| {
+            store.begin_delta(&path, settings, header.position).inspect_err(|_| {
+                // If this fails as well, the next opening removes it.
+                std::fs::remove_dir_all(path).ok();
+            })
+        });
+        if let Err(error) = begun {
+            self.compactor.put_off(&self.journal, &error.to_string());
+        }
+    }
+
+    fn compacted(&mut self, (snapshot, sorted): Compacted) {
         self.journal.compacted(snapshot);
-        self.shared.update_statistics(|statistics| statistics.compactions += 1);
+        if let Some(store) = &self.store {
+            self.discarding.retain(|thread| !thread.is_finished());
+            self.discarding.extend(store.replace_older(sorted));
+        }
+        self.shared.update_statistics(|statistics| {
+            statistics.compactions += 1;
+            statistics.checked = Some(checking::now());
+        });
         self.note_statistics(0);
         tracing::info!(position = snapshot.position, bytes = snapshot.length, "compacted the journal");
     }
@@ -349,6 +410,12 @@ impl Committer {
         }
         if self.opening.take().is_some_and(|opening| opening.join().is_err()) {
             tracing::error!("the thread that opens sled panicked");
+        }
+        // Their directories must not be taken away from the next one who opens the index.
+        for thread in std::mem::take(&mut self.discarding) {
+            if thread.join().is_err() {
+                tracing::error!("a thread that removes an old part of the index panicked");
+            }
         }
         let Some(store) = self.store.take() else { return };
         // sled was flushed by its timer alone until here, with nothing lost by a crash but time at the next start.

@@ -6,11 +6,11 @@
 //! | `journal/` | the journal: the truth, and all that a backup needs |
 //! | `coverage` | how far the index knows what the registries hold; may be lost |
 //! | `backfill/` | what `refshim backfill` has read; may be lost |
-//! | `sled/` | the index in sled, built from the journal; may be deleted while refshim is stopped |
-//! | `sled.anew-N/` | a sled built while the process was running, after the one before failed; becomes `sled/` at the next start |
-//! | `sled.damaged-N/` | a sled that could not be opened, kept to be looked at; only the newest |
+//! | `sled/` | what changed since the journal's snapshot, in sled, built from the journal; may be deleted while refshim is stopped |
+//! | `sled/P-N/` | one delta, from the position P of the journal on; N tells it from those before |
+//! | `sled.damaged-N/` | a `sled/` that could not be opened, kept to be looked at; only the newest |
 //! | `journal.damaged-N/` | a journal that `refshim index rebuild` replaced; never removed by refshim |
-//! | `journal.mending/`, `sled.mending/` | `refshim index rebuild` at work |
+//! | `journal.mending/` | `refshim index rebuild` at work |
 //! | `journal.mended/` | its result, complete, about to become `journal/` |
 //! | `journal.loading/` | `refshim index load` at work |
 //! | `journal.copying/` | `refshim index copy` at work; the same command goes on with it |
@@ -30,8 +30,6 @@ pub(crate) const JOURNAL: &str = "journal";
 pub(crate) const REBUILT_JOURNAL: &str = "journal.mended";
 /// A journal that is being rebuilt.
 pub(crate) const UNFINISHED_REBUILD: &str = "journal.mending";
-/// The sled that a rebuild collects in.
-pub(crate) const SCRATCH_SLED: &str = "sled.mending";
 /// A journal that a dump is being loaded into.
 pub(crate) const UNFINISHED_LOAD: &str = "journal.loading";
 /// A journal that another index is being copied to.
@@ -40,7 +38,8 @@ pub(crate) const SLED: &str = "sled";
 const LOCK: &str = "lock";
 const DAMAGED_JOURNAL: &str = "journal.damaged-";
 const DAMAGED_SLED: &str = "sled.damaged-";
-const NEW_SLED: &str = "sled.anew-";
+/// What builds before snapshots were sorted made of a sled that failed while they were running.
+const OLD_NEW_SLED: &str = "sled.anew-";
 
 /// Creates the data directory if it is missing. Returns its absolute path.
 pub(crate) fn create(data_dir: &Path) -> Result<PathBuf, OpenError> {
@@ -93,24 +92,56 @@ pub(crate) fn free_name_for_damaged_journal(data_dir: &Path) -> PathBuf {
     names.find(|name| !name.exists()).unwrap_or_else(|| data_dir.join(DAMAGED_JOURNAL))
 }
 
-/// Renames the newest `sled.anew-N` to `sled`, if there is one. Only at a start: the process that built it may still
-/// have threads of the failed sled before it, which write to files below `sled` by their path.
-pub(crate) fn adopt_new_sled(data_dir: &Path) -> Result<(), OpenError> {
-    let adopt = || {
-        let mut numbers = numbers(data_dir, NEW_SLED)?;
-        numbers.sort_unstable();
-        let Some(newest) = numbers.pop() else { return Ok(()) };
-        for number in numbers {
-            fs::remove_dir_all(data_dir.join(format!("{NEW_SLED}{number}")))?;
-        }
-        let directory = data_dir.join(SLED);
-        if directory.try_exists()? {
-            fs::remove_dir_all(&directory)?;
-        }
-        fs::rename(data_dir.join(format!("{NEW_SLED}{newest}")), directory)?;
-        sync_directory(data_dir)
-    };
-    adopt().map_err(|source| OpenError::Io { path: data_dir.join(SLED), source })
+/// A delta's directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct DeltaName {
+    /// The position of the journal at which it begins.
+    pub(crate) base: u64,
+    /// Of several with the same base the highest counts. A failed sled's threads may go on for a while and write to files by their path,
+    /// so in one process no path is used twice.
+    pub(crate) number: u64,
+}
+
+impl DeltaName {
+    pub(crate) fn path(self, data_dir: &Path) -> PathBuf {
+        data_dir.join(SLED).join(format!("{:016x}-{}", self.base, self.number))
+    }
+
+    fn of(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        let (base, number) = name.split_once('-')?;
+        let delta = Self { base: u64::from_str_radix(base, 16).ok()?, number: number.parse().ok()? };
+        (name == format!("{:016x}-{}", delta.base, delta.number)).then_some(delta)
+    }
+}
+
+/// The deltas, by position and number.
+pub(crate) fn deltas(data_dir: &Path) -> io::Result<Vec<DeltaName>> {
+    let mut deltas: Vec<_> =
+        entries(&data_dir.join(SLED))?.iter().filter_map(|path| DeltaName::of(path)).collect();
+    deltas.sort_unstable();
+    Ok(deltas)
+}
+
+/// The sleds that builds before snapshots were sorted left, the whole index in each.
+pub(crate) fn old_sleds(data_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut old = Vec::new();
+    let sled = data_dir.join(SLED);
+    if sled.join("db").try_exists()? {
+        old.push(sled);
+    }
+    let numbers = numbers(data_dir, OLD_NEW_SLED)?.into_iter();
+    old.extend(numbers.map(|number| data_dir.join(format!("{OLD_NEW_SLED}{number}"))));
+    Ok(old)
+}
+
+/// The paths in a directory; none if there is no directory.
+fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Renames `sled` to `sled.damaged-N`, to be looked at, and removes the older ones: a disk must not fill up with
@@ -126,29 +157,28 @@ pub(crate) fn set_sled_aside(data_dir: &Path) -> io::Result<()> {
     older.iter().try_for_each(|number| fs::remove_dir_all(data_dir.join(format!("{DAMAGED_SLED}{number}"))))
 }
 
-/// Removes every sled of this process that failed, and returns the path for the next one.
-pub(crate) fn replace_failed_sled(data_dir: &Path) -> io::Result<PathBuf> {
-    let number = numbers(data_dir, NEW_SLED)?.into_iter().max().unwrap_or(0);
-    remove_failed_sled(&data_dir.join(SLED))?;
-    for number in numbers(data_dir, NEW_SLED)? {
-        remove_failed_sled(&data_dir.join(format!("{NEW_SLED}{number}")))?;
-    }
-    Ok(data_dir.join(format!("{NEW_SLED}{}", number + 1)))
+/// Removes every delta of this process, one of which failed.
+pub(crate) fn remove_failed_deltas(data_dir: &Path) -> io::Result<()> {
+    deltas(data_dir)?.iter().try_for_each(|delta| remove_open_sled(&delta.path(data_dir)))
 }
 
-fn remove_failed_sled(directory: &Path) -> io::Result<()> {
-    if !directory.try_exists()? {
-        return Ok(());
-    }
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
+fn remove_open_sled(directory: &Path) -> io::Result<()> {
+    for path in entries(directory)? {
+        if path.is_file() {
             // Emptied before it is removed: the failed sled still has its files open, and on a full disk their space
             // is what the new one needs.
-            File::options().write(true).open(entry.path())?.set_len(0)?;
+            File::options().write(true).open(path)?.set_len(0)?;
         }
     }
-    fs::remove_dir_all(directory)
+    remove_directory(directory)
+}
+
+/// Removes a directory, if it is there.
+pub(crate) fn remove_directory(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// The numbers N of all names `<prefix>N` in the data directory.

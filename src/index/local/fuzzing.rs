@@ -6,10 +6,18 @@
     reason = "a panic is what these are for"
 )]
 
-use std::io::Cursor;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Cursor, Write as _};
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::Arc;
 
 use super::journal::format::Header;
 use super::journal::format::{Frames, NextFrame, next_intact, seal};
+use super::sled::read_any;
+use super::sorted::{SortedFile, SortedWriter};
+use super::store::layout;
 use crate::index::Version;
 use crate::index::record::{Record, Recorded};
 use crate::index::referrer_state::ReferrerState;
@@ -63,4 +71,65 @@ fn payload_of(bytes: &[u8]) {
             assert_eq!(alone.as_ref(), Some(state), "what a snapshot says");
         }
     }
+}
+
+/// Any bytes as a sorted file; and such a file of entries that the bytes say, damaged where they say.
+pub fn sorted(bytes: &[u8]) {
+    let any = sorted_file(bytes);
+    read_all(&any);
+    let Some((place, rest)) = bytes.split_first_chunk::<4>() else { return };
+    let Some((&flip, rest)) = rest.split_first() else { return };
+    // Each key a few bytes, and its value what is at its place, some of it larger than a block.
+    let keys = rest.chunks(3).map(<[u8]>::to_vec);
+    let value = |key: &Vec<u8>| key.repeat(if key.first() == Some(&7) { 5_000 } else { 200 });
+    let entries: BTreeMap<Vec<u8>, Vec<u8>> = keys.map(|key| (key.clone(), value(&key))).collect();
+    let mut writer = SortedWriter::new(Vec::new(), 0);
+    for (key, value) in &entries {
+        writer.append(key, value).expect("in order");
+    }
+    let (mut file, _) = writer.finish([1, 2, 3]).expect("writing to memory");
+    let place = u32::from_be_bytes(*place) as usize % file.len();
+    if let Some(byte) = file.get_mut(place) {
+        *byte ^= flip;
+    }
+    let damaged = sorted_file(&file);
+    assert!(flip != 0 || damaged.is_table_intact());
+    let mut errors = 0;
+    for (key, value) in &entries {
+        match damaged.get(key) {
+            Ok(found) => assert_eq!(found.as_deref(), Some(value.as_slice())),
+            Err(_) => errors += 1,
+        }
+    }
+    assert!(flip != 0 || errors == 0);
+    let scanned: Result<Vec<_>, _> = damaged.range(Bound::Unbounded, None).collect();
+    assert!(scanned.is_err() || errors == 0);
+    assert!(scanned.is_ok() || flip != 0);
+    if let Ok(scanned) = scanned {
+        assert_eq!(scanned.len(), entries.len());
+    }
+}
+
+fn sorted_file(bytes: &[u8]) -> Arc<SortedFile> {
+    let mut file: File = tempfile::tempfile().expect("a temporary file");
+    file.write_all(bytes).expect("writing it");
+    let file = SortedFile::open(file, Path::new(""), 0, bytes.len() as u64);
+    Arc::new(file.expect("the disk reads"))
+}
+
+fn read_all(file: &Arc<SortedFile>) {
+    for (key, value) in file.range(Bound::Unbounded, None).flatten() {
+        if let Ok(found) = file.get(&key) {
+            assert!(found.is_none_or(|found| found == value) || !file.is_table_intact());
+        }
+    }
+}
+
+/// Any bytes as what stands in a delta: the value of a key, what the delta says of itself, and a link or a reverse entry
+/// under any key.
+pub fn delta(bytes: &[u8]) {
+    let Some((&length, rest)) = bytes.split_first() else { return };
+    let Some((key, value)) = rest.split_at_checked(usize::from(length)) else { return };
+    read_any(key, value);
+    layout::read_any(key, value);
 }

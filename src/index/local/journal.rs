@@ -29,14 +29,17 @@ use std::path::{Path, PathBuf};
 pub(crate) mod files;
 pub(crate) mod format;
 pub(crate) mod reader;
-pub(crate) mod salvage;
 
 use files::{JournalFiles, Segment, Snapshot, segment_path, snapshot_path};
-use format::{FORMAT, HEADER_BYTES, Header, Identity};
+use format::{FIRST_SORTED, FORMAT, HEADER_BYTES, Header, Identity};
 use format::{Frames, NextFrame};
 use reader::JournalReader;
 
 use crate::index::record::Record;
+
+/// A journal without a snapshot that is longer than this gets one when it is opened: building one is quicker from here on
+/// than applying as many records to sled.
+const LONG_BYTES: u64 = 256 << 20;
 
 /// Damage: where the journal is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,6 +84,8 @@ pub(crate) struct Journal {
     segments: Vec<Segment>,
     last_order: u64,
     file: File,
+    /// Whether an older build wrote the snapshot, of records in any order.
+    is_snapshot_old: bool,
     /// Whether an older build wrote the last segment. It must not get records of this format: that build takes them
     /// for damage where a newer header tells it to refuse.
     is_older: bool,
@@ -120,6 +125,7 @@ impl Journal {
             segments: vec![Segment { base: 0, length: HEADER_BYTES }],
             last_order: 0,
             file,
+            is_snapshot_old: false,
             is_older: false,
         })
     }
@@ -145,6 +151,13 @@ impl Journal {
             file.set_len(tail.length).map_err(|source| JournalError::io(&path, source))?;
             last.length = tail.length;
         }
+        let is_snapshot_old = match snapshot {
+            None => false,
+            Some(snapshot) => {
+                let path = snapshot_path(directory, snapshot.position);
+                files::open(&path, snapshot.position)?.1.format < FIRST_SORTED
+            }
+        };
         // A killed process may have written frames without syncing them. They count from now on and are applied to
         // sled, which must not be ahead of the journal after a power cut.
         file.sync_all().map_err(|source| JournalError::io(&path, source))?;
@@ -156,6 +169,7 @@ impl Journal {
             segments,
             last_order: tail.last_order,
             file,
+            is_snapshot_old,
             is_older: tail.header.format < FORMAT,
         })
     }
@@ -163,6 +177,20 @@ impl Journal {
     /// The directory of its files.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Whether a snapshot has to be built before anything can be looked up: the one that is there is of an older format,
+    /// or there is none in front of a long journal.
+    pub(crate) fn needs_snapshot(&self) -> bool {
+        match self.snapshot {
+            Some(_) => self.is_snapshot_old,
+            None => self.segments_length() > LONG_BYTES,
+        }
+    }
+
+    /// The header of what begins at this position.
+    pub(crate) fn header_at(&self, position: u64) -> Header {
+        Header::new(self.identity, position, self.last_order)
     }
 
     /// The position after the last frame.
@@ -187,12 +215,7 @@ impl Journal {
 
     /// A reader of what is there now.
     pub(crate) fn reader(&self) -> JournalReader {
-        JournalReader {
-            directory: self.directory.clone(),
-            identity: self.identity,
-            snapshot: self.snapshot,
-            oldest: self.segments.first().map_or(0, |segment| segment.base),
-        }
+        JournalReader { directory: self.directory.clone(), identity: self.identity, snapshot: self.snapshot }
     }
 
     /// Whether a new segment should be begun.
@@ -270,6 +293,7 @@ impl Journal {
     /// Notes a snapshot that replaced all segments before its position.
     pub(crate) fn compacted(&mut self, snapshot: Snapshot) {
         self.segments.retain(|segment| segment.base >= snapshot.position);
+        self.is_snapshot_old = false;
         self.snapshot = Some(snapshot);
     }
 }

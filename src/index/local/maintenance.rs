@@ -5,8 +5,10 @@
 //! be read by whoever has it open.
 
 pub(crate) mod copying;
+mod damaged_snapshot;
 mod dump;
 mod rebuild;
+mod salvage;
 pub(crate) mod scratch;
 
 use std::collections::BTreeMap;
@@ -16,18 +18,19 @@ use std::time::Duration;
 pub use dump::{dump, load};
 pub use rebuild::{Rebuilt, rebuild};
 
-use super::data_dir::{self, JOURNAL, SLED};
+use super::data_dir::{self, JOURNAL};
 use super::journal::format::Identity;
-pub use super::journal::salvage::Gap;
-use super::journal::salvage::{JournalSalvage, Piece};
-use super::sled::Store;
+use super::opening::stored;
+use super::sled::DeltaSettings;
 use crate::index::Repository;
 use crate::index::maintenance::{MaintenanceError, failed};
 use crate::oci::Digest;
+pub use salvage::Gap;
+use salvage::{JournalSalvage, Piece};
 
-/// sled's cache during a command.
-const CACHE_BYTES: u64 = 64 << 20;
-const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
+/// How a delta is opened by a command.
+const DELTA: DeltaSettings =
+    DeltaSettings { cache_bytes: 64 << 20, flush_interval: Duration::from_millis(500) };
 
 /// Numbers of manifests, by repository.
 pub type RepositoryCounts = BTreeMap<Repository, u64>;
@@ -46,7 +49,8 @@ pub struct CheckReport {
     pub gaps: Vec<Gap>,
     /// A last write interrupted by a crash. No damage: the next start cuts it off.
     pub torn: Option<Gap>,
-    /// What the next start will find in sled: the numbers of referrers and links, or why it will be rebuilt.
+    /// What the next start will find in the snapshot and sled together: the numbers of referrers and links, or why sled
+    /// will be rebuilt.
     pub sled: Result<(u64, u64), String>,
 }
 
@@ -60,7 +64,6 @@ pub fn check(data_dir: &Path) -> Result<CheckReport, MaintenanceError> {
         return Err(MaintenanceError::NoIndex(data_dir.to_owned()));
     }
     let _lock = data_dir::lock(data_dir)?;
-    data_dir::adopt_new_sled(data_dir)?;
     let salvage = JournalSalvage::find(&journal)?;
     let mut report = CheckReport {
         commits: 0,
@@ -86,12 +89,18 @@ pub fn check(data_dir: &Path) -> Result<CheckReport, MaintenanceError> {
     Ok(report)
 }
 
+/// Opens what is stored, and compares its entries with its numbers.
 fn check_sled(data_dir: &Path, identity: Identity) -> Result<(u64, u64), String> {
-    let path = data_dir.join(SLED);
-    if !path.exists() {
-        return Err("it is missing".to_owned());
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let store = stored(data_dir, DELTA, identity).map_err(|error| text(&error))?;
+    let store = store.ok_or_else(|| "it is missing".to_owned())?;
+    let meta = store.meta();
+    let counted = store.view().counted().map_err(|error| text(&error))?;
+    let numbers = (meta.referrers, meta.links);
+    if counted == numbers {
+        Ok(numbers)
+    } else {
+        let ((referrers, links), (found, found_links)) = (numbers, counted);
+        Err(format!("it has {found} referrers and {found_links} links in place of {referrers} and {links}"))
     }
-    let store = Store::open(&path, CACHE_BYTES, FLUSH_INTERVAL, identity);
-    let meta = store.map_err(|error| error.to_string())?.numbers().meta;
-    Ok((meta.referrers, meta.links))
 }

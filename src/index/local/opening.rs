@@ -1,63 +1,98 @@
-//! Bringing sled up to the journal, on a thread of its own, while writes are accepted already.
+//! Bringing the index up to the journal, on a thread of its own, while writes are accepted already.
 //!
-//! sled remembers the position of the journal up to which it was built, so opening it reads the journal from there
-//! on. Measured: 14 s for five million links after a kill with cold caches, nearly all of it sled's own opening.
+//! The snapshot is opened, and the delta over it, which remembers the position of the journal up to which it was built;
+//! the journal is read from there on. After a compaction that did not end there are two deltas, of which the first one
+//! ends where the second one begins.
 //!
 //! What may go wrong, and what is done:
-//! - sled does not open, panics, or fails the check of its entries: its directory is set aside, and it is built from
-//!   the whole journal. The journal proves what it says by checksums, sled does not.
-//! - sled remembers a position that the journal does not have: the *journal* is damaged, because sled is only ever
+//! - sled does not open, panics, or fails the check of its entries: `sled/` is set aside, and the deltas are built anew
+//!   from the journal's segments. The journal proves what it says by checksums, sled does not.
+//! - A delta remembers a position that the journal does not have: the *journal* is damaged, because sled is only ever
 //!   given what is durable in it. Rebuilding sled would make acknowledged writes vanish without a word, so the
 //!   index refuses to work until somebody restores the journal or accepts the loss.
-//! - sled fails while it is being used (a full disk, a file that is gone): it is rebuilt in a directory of another
-//!   name, because sled's threads may go on for a while and write to files by their path.
+//! - sled fails while it is being used (a full disk, a file that is gone): the deltas are built anew in directories of
+//!   other names, because sled's threads may go on for a while and write to files by their path.
 //! - The disk fails: the committer retries with increasing waits.
+//! - The snapshot is not sorted, because an older build wrote it, or there is none and the journal is long: a snapshot is
+//!   built ([`super::building`]) before the deltas. What older builds had in sled is removed first.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::mpsc;
 
 use super::EngineCommand;
-use super::data_dir::{SLED, replace_failed_sled, set_sled_aside};
-use super::journal::files::segment_path;
-use super::journal::format::Header;
+use super::building::{BuildError, Building, PlainSum};
+use super::data_dir::{self, DeltaName, JOURNAL};
+use super::journal::files::{self, Snapshot, segment_path, snapshot_path};
+use super::journal::format::{Header, Identity};
 use super::journal::reader::JournalReader;
 use super::journal::{Damage, Journal, JournalError, create_segment};
-use super::sled::{Changes, Meta, Store, StoreError, guarded};
+use super::sled::{DeltaSettings, Meta, applied_in, guarded};
+use super::sorted::SortedError;
 use super::state::SharedState;
+use super::store::snapshot::{OpenSnapshotError, SnapshotWriter};
+use super::store::{Changes, SortedSnapshot, Store, StoreError};
 use crate::index::{IndexSettings, Version};
 
 /// How much of the journal is read before its changes are written to sled. Larger batches take gigabytes of memory in
 /// sled, whose garbage they hold.
-const BATCH_BYTES: u64 = 1 << 20;
+const BATCH_BYTES: u64 = 64 << 10;
 /// How much of the journal is left for the committer to apply. It writes nothing meanwhile.
 const REST_BYTES: u64 = 1 << 20;
 
-/// Why sled could not be brought up to the journal.
+/// Why the index could not be brought up to the journal.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpeningError {
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error("the damaged index could not be set aside: {0}")]
     SetAside(#[source] io::Error),
+    #[error("what an older build left could not be removed: {0}")]
+    Remove(#[source] io::Error),
+    #[error("the snapshot cannot be built: {0}")]
+    Build(#[source] io::Error),
     #[error("the index was closed while it was being opened")]
     Stopped,
 }
 
-/// Opens sled, as often as needed.
+/// Opens the index, as often as needed.
 #[derive(Debug)]
 pub(crate) struct Opener {
     pub(crate) settings: IndexSettings,
     /// Weak: the committer ends when the last [`super::Local`] is gone, and holds this itself.
     pub(crate) commands: mpsc::WeakSender<EngineCommand>,
+    pub(crate) numbers: Arc<DeltaNumbers>,
 }
 
-/// The thread that opens sled.
+/// Gives numbers to deltas, in this process none twice.
+#[derive(Debug, Default)]
+pub(crate) struct DeltaNumbers(AtomicU64);
+
+impl DeltaNumbers {
+    /// A number that no delta of this process or in the data directory has or had.
+    fn next(&self, data_dir: &Path) -> io::Result<u64> {
+        let highest = data_dir::deltas(data_dir)?.iter().map(|delta| delta.number).max().unwrap_or(0);
+        self.0.fetch_max(highest, Ordering::Relaxed);
+        Ok(self.0.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+/// What came of an opening.
+#[derive(Debug)]
+pub(crate) struct OpenedIndex {
+    /// The index, nearly caught up with the journal, or why there is none.
+    pub(crate) store: Result<Arc<Store>, OpeningError>,
+    /// The snapshot that was built by this opening, whatever came after.
+    pub(crate) built: Option<Snapshot>,
+}
+
+/// The thread that opens the index.
 #[derive(Debug)]
 struct Opening {
     shared: Arc<SharedState>,
@@ -69,32 +104,48 @@ struct Opening {
     commands: mpsc::Sender<EngineCommand>,
     /// Whether a sled of this process failed before.
     failed_before: bool,
+    /// The header of the snapshot to build first.
+    to_build: Option<Header>,
+    numbers: Arc<DeltaNumbers>,
 }
 
 impl Opener {
-    /// Starts a thread that sends the opened store, or why there is none, as a command. Returns None if the index is
-    /// being dropped.
+    /// Starts a thread that sends the opened index, or why there is none, as a command. Returns None if the index is
+    /// being dropped. With a header, a snapshot is built of all that is before its position.
     pub(crate) fn start(
         &self,
         shared: Arc<SharedState>,
         journal: &Journal,
         failed_before: bool,
+        to_build: Option<Header>,
     ) -> io::Result<Option<JoinHandle<()>>> {
         let Some(commands) = self.commands.upgrade() else { return Ok(None) };
         let (settings, reader) = (self.settings.clone(), journal.reader());
         let (end, last_order) = (journal.end(), journal.last_order());
-        let opening = Opening { shared, settings, reader, end, last_order, commands, failed_before };
+        let numbers = Arc::clone(&self.numbers);
+        let opening =
+            Opening { shared, settings, reader, end, last_order, commands, failed_before, to_build, numbers };
         thread::Builder::new().name("index-opening".to_owned()).spawn(|| opening.run()).map(Some)
+    }
+
+    /// Where a new delta goes that begins at this position, and how it is opened.
+    pub(crate) fn new_delta(&self, base: u64) -> io::Result<(std::path::PathBuf, DeltaSettings)> {
+        let data_dir = &self.settings.data_dir;
+        let number = self.numbers.next(data_dir)?;
+        Ok((DeltaName { base, number }.path(data_dir), delta_settings(&self.settings)))
     }
 }
 
+fn delta_settings(settings: &IndexSettings) -> DeltaSettings {
+    DeltaSettings { cache_bytes: settings.cache_bytes, flush_interval: settings.flush_interval }
+}
+
 impl Opening {
-    /// Hands the store to the committer when little of the journal is left to apply.
-    fn run(self) {
-        let opened = match self.store() {
-            Ok(store) => EngineCommand::Opened(Arc::new(store)),
-            Err(error) => EngineCommand::NotOpened(error),
-        };
+    /// Hands the index to the committer when little of the journal is left to apply.
+    fn run(mut self) {
+        let mut built = None;
+        let store = self.open(&mut built).map(Arc::new);
+        let opened = EngineCommand::Opened(OpenedIndex { store, built });
         // Before the command is sent: the shared state holds the lock on the data directory, and whoever closes the
         // index after it got the store does not wait for the end of this thread.
         let commands = self.commands.clone();
@@ -103,28 +154,125 @@ impl Opening {
         commands.blocking_send(opened).ok();
     }
 
-    fn store(&self) -> Result<Store, OpeningError> {
+    fn open(&mut self, built: &mut Option<Snapshot>) -> Result<Store, OpeningError> {
+        self.remove_unneeded_sleds()?;
+        *built = self.to_build.map(|header| self.build(&header)).transpose()?;
         let data_dir = &self.settings.data_dir;
+        let number = || self.numbers.next(data_dir).map_err(OpeningError::SetAside);
+        let new = if self.failed_before {
+            let new = number()?;
+            data_dir::remove_failed_deltas(data_dir).map_err(OpeningError::SetAside)?;
+            Some(new)
+        } else {
+            None
+        };
         // Around all of it: of damaged files even closing may panic.
-        let attempt = |path: &Path| guarded(|| Ok(self.caught_up(path)))?;
-        if self.failed_before {
-            return attempt(&replace_failed_sled(data_dir).map_err(OpeningError::SetAside)?);
-        }
-        match attempt(&data_dir.join(SLED)) {
+        let attempt = |new| guarded(|| Ok(self.caught_up(new)))?;
+        match attempt(new) {
             Err(OpeningError::Store(error)) => {
                 tracing::warn!(%error, "the index in sled cannot be used; rebuilding it from the journal");
-                set_sled_aside(data_dir).map_err(OpeningError::SetAside)?;
-                attempt(&data_dir.join(SLED))
+                let new = number()?;
+                data_dir::set_sled_aside(data_dir).map_err(OpeningError::SetAside)?;
+                attempt(Some(new))
             }
             outcome => outcome,
         }
     }
 
-    /// Opens sled in `path` and applies the journal until little is left.
-    fn caught_up(&self, path: &Path) -> Result<Store, OpeningError> {
-        let IndexSettings { cache_bytes, flush_interval, .. } = &self.settings;
-        let store = Store::open(path, *cache_bytes, *flush_interval, self.reader.identity())?;
-        self.begin(&store)?;
+    /// Removes what older builds had in sled, and deltas behind the journal's end. Not if one of this journal tells that
+    /// it lost something.
+    fn remove_unneeded_sleds(&self) -> Result<(), OpeningError> {
+        if self.failed_before {
+            return Ok(());
+        }
+        let data_dir = &self.settings.data_dir;
+        let old = data_dir::old_sleds(data_dir).map_err(OpeningError::Remove)?.into_iter();
+        let deltas = data_dir::deltas(data_dir).map_err(OpeningError::Remove)?.into_iter();
+        // Before a snapshot is built all of them, for none will be opened.
+        let deltas = deltas.filter(|delta| self.to_build.is_some() || delta.base > self.end);
+        for unneeded in old.chain(deltas.map(|delta| delta.path(data_dir))) {
+            match applied_in(&unneeded) {
+                Some((identity, applied)) if identity == self.reader.identity() && applied > self.end => {
+                    return Err(self.journal_lost_its_end(applied).into());
+                }
+                Some(_) | None => {
+                    data_dir::remove_directory(&unneeded).map_err(OpeningError::Remove)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Builds a snapshot of all that lies before the position in its header.
+    fn build(&mut self, header: &Header) -> Result<Snapshot, OpeningError> {
+        let data_dir = &self.settings.data_dir;
+        tracing::info!("building the index's snapshot from the journal");
+        let go_on = || !self.shared.is_stopping();
+        let mut building = Building::new(data_dir);
+        let start = self.reader.start();
+        self.reader.read_snapshot(|records| {
+            for record in records {
+                let version = Version::in_snapshot(start, &record);
+                building.add(version, &record).map_err(OpeningError::Build)?;
+            }
+            if go_on() { Ok(()) } else { Err(OpeningError::Stopped) }
+        })?;
+        for commit in self.reader.commits(start, header.position) {
+            for (version, record) in commit?.into_versions() {
+                building.add(version, &record).map_err(OpeningError::Build)?;
+            }
+            if !go_on() {
+                return Err(OpeningError::Stopped);
+            }
+        }
+        let directory = self.reader.directory();
+        let mut writer = SnapshotWriter::create(directory, header).map_err(OpeningError::Build)?;
+        let written =
+            building.write(&mut writer, go_on, &mut PlainSum::default()).map_err(OpeningError::from);
+        let finished = written.and_then(|()| writer.finish().map_err(OpeningError::Build));
+        let length = finished.inspect_err(|_| {
+            // If this fails as well, the next opening removes it.
+            files::discard_unfinished(&snapshot_path(directory, header.position)).ok();
+        })?;
+        remove_before(directory, header.position);
+        let snapshot = Snapshot { position: header.position, length };
+        self.reader = self.reader.after(snapshot);
+        Ok(snapshot)
+    }
+
+    /// Opens the snapshot and the deltas and applies the journal until little is left. With a number, the deltas are new
+    /// ones.
+    fn caught_up(&self, number: Option<u64>) -> Result<Store, OpeningError> {
+        let data_dir = &self.settings.data_dir;
+        let snapshot = match self.reader.snapshot_position() {
+            None => None,
+            Some(position) => SortedSnapshot::open(self.reader.directory(), position)?.map(Arc::new),
+        };
+        let below = below(snapshot.as_deref(), self.reader.identity())?;
+        // What a crash at the end of a compaction left.
+        remove_before(self.reader.directory(), below.base);
+        let deltas = if let Some(number) = number {
+            vec![DeltaName { base: below.base, number }]
+        } else {
+            let number = || self.numbers.next(data_dir);
+            usable_deltas(data_dir, below.base, number).map_err(OpeningError::SetAside)?
+        };
+        let settings = delta_settings(&self.settings);
+        let mut paths = deltas.iter().map(|delta| (delta.base, delta.path(data_dir)));
+        let Some((_, first)) = paths.next() else { return Err(OpeningError::Stopped) };
+        let store = Store::open(&first, settings, below, snapshot)?;
+        for (base, path) in paths {
+            self.check_end(store.meta().applied)?;
+            self.check_end(base)?;
+            // It was begun in vain: what came after went to the one before.
+            if store.meta().applied > base {
+                data_dir::remove_directory(&path).map_err(OpeningError::SetAside)?;
+                continue;
+            }
+            replay(&self.shared, &self.reader, &store, base)?;
+            store.begin_delta(&path, settings, base)?;
+        }
+        self.check_end(store.meta().applied)?;
         loop {
             let end = self.shared.journal_end();
             replay(&self.shared, &self.reader, &store, end)?;
@@ -135,18 +283,8 @@ impl Opening {
         }
     }
 
-    /// Makes sure that the store is at a position from which the journal can be read on.
-    fn begin(&self, store: &Store) -> Result<(), OpeningError> {
-        let meta = store.numbers().meta;
-        match meta.applied {
-            Some(applied) if applied > self.end => Err(self.journal_lost_its_end(applied).into()),
-            Some(applied) if applied >= self.reader.oldest() => Ok(()),
-            None if meta == Meta::empty(self.reader.identity()) => self.read_snapshot(store),
-            Some(_) => {
-                Err(StoreError::Damaged("it is made up to a position that is not in the journal").into())
-            }
-            None => Err(StoreError::Damaged("it was not built to the end").into()),
-        }
+    fn check_end(&self, applied: u64) -> Result<(), OpeningError> {
+        if applied > self.end { Err(self.journal_lost_its_end(applied).into()) } else { Ok(()) }
     }
 
     /// Marks the journal as damaged, because sled was made from more than it has.
@@ -161,21 +299,123 @@ impl Opening {
         }
         Damage::new(directory, self.end, "it ends before what sled was made from").into()
     }
+}
 
-    /// Fills an empty store from the journal's snapshot.
-    fn read_snapshot(&self, store: &Store) -> Result<(), OpeningError> {
-        let start = self.reader.start();
-        self.reader.read_snapshot(|records| {
-            let mut changes = Changes::default();
-            for record in records {
-                let version = Version::in_snapshot(start, &record);
-                changes.apply(store, record, version)?;
+/// What is stored of the index of this journal, without what the journal has more; nothing if a delta is missing.
+pub(crate) fn stored(
+    data_dir: &Path,
+    settings: DeltaSettings,
+    identity: Identity,
+) -> Result<Option<Store>, OpeningError> {
+    let directory = data_dir.join(JOURNAL);
+    let position = files::list(&directory)?.snapshots.last().map(|snapshot| snapshot.position);
+    let snapshot = match position {
+        None => None,
+        Some(position) => SortedSnapshot::open(&directory, position)?.map(Arc::new),
+    };
+    let below = below(snapshot.as_deref(), identity)?;
+    let deltas = usable_deltas(data_dir, below.base, || Ok(1)).map_err(OpeningError::SetAside)?;
+    let mut paths = deltas.iter().map(|delta| (delta.base, delta.path(data_dir)));
+    let Some((_, first)) = paths.next().filter(|(_, first)| first.exists()) else { return Ok(None) };
+    let open = || {
+        let store = Store::open(&first, settings, below, snapshot)?;
+        for (base, path) in paths {
+            if store.meta().applied == base {
+                store.begin_delta(&path, settings, base)?;
             }
-            // Without a position: a snapshot that was read in part must not pass for a whole one after a crash.
-            store.write(changes, None)?;
-            if self.shared.is_stopping() { Err(OpeningError::Stopped) } else { Ok(()) }
-        })?;
-        Ok(store.write(Changes::default(), Some(start))?)
+        }
+        Ok(store)
+    };
+    Ok(Some(guarded(open)?))
+}
+
+/// What is said of this snapshot, of a journal of this identity.
+fn below(snapshot: Option<&SortedSnapshot>, identity: Identity) -> Result<Meta, JournalError> {
+    let Some(snapshot) = snapshot else { return Ok(Meta::empty(identity)) };
+    if snapshot.identity() != identity {
+        return Err(Damage::new(&snapshot.path, 0, "the file belongs to another journal").into());
+    }
+    Ok(snapshot.meta())
+}
+
+/// Removes the journal's files before a position that nobody needs any more. If that fails, the next compaction does it.
+pub(crate) fn remove_before(directory: &Path, position: u64) {
+    if let Err(error) = files::remove_before(directory, position) {
+        tracing::warn!(%error, "old files of the journal could not be removed");
+    }
+}
+
+/// Up to which position of this journal sled was brought; nothing if there is no sled that tells.
+pub(crate) fn applied(data_dir: &Path, identity: Identity) -> io::Result<Option<u64>> {
+    let deltas = data_dir::deltas(data_dir)?.into_iter().map(|delta| delta.path(data_dir));
+    let all = data_dir::old_sleds(data_dir)?.into_iter().chain(deltas);
+    let applied = all.filter_map(|path| applied_in(&path));
+    Ok(applied.filter(|(of, _)| *of == identity).map(|(_, applied)| applied).max())
+}
+
+/// The deltas over the snapshot at this position: of each the newest, and at least the one to create. All others are
+/// removed.
+fn usable_deltas(
+    data_dir: &Path,
+    position: u64,
+    number: impl FnOnce() -> io::Result<u64>,
+) -> io::Result<Vec<DeltaName>> {
+    let mut usable: Vec<DeltaName> = Vec::new();
+    for delta in data_dir::deltas(data_dir)? {
+        let older = usable.pop_if(|before| before.base == delta.base);
+        if delta.base < position {
+            data_dir::remove_directory(&delta.path(data_dir))?;
+        } else {
+            usable.push(delta);
+        }
+        if let Some(older) = older {
+            data_dir::remove_directory(&older.path(data_dir))?;
+        }
+    }
+    if usable.first().is_none_or(|first| first.base != position) {
+        usable.insert(0, DeltaName { base: position, number: number()? });
+    }
+    Ok(usable)
+}
+
+impl From<OpenSnapshotError> for OpeningError {
+    fn from(error: OpenSnapshotError) -> Self {
+        match error {
+            OpenSnapshotError::Journal(error) => error.into(),
+            OpenSnapshotError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for OpeningError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Snapshot(error) => error.into(),
+            error @ (StoreError::Sled(_)
+            | StoreError::Panicked(_)
+            | StoreError::Directory(_)
+            | StoreError::Damaged(_)) => Self::Store(error),
+        }
+    }
+}
+
+impl From<BuildError> for OpeningError {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Io(error) => Self::Build(error),
+            BuildError::Invalid => Self::Build(io::Error::other(BuildError::Invalid)),
+            BuildError::Stopped => Self::Stopped,
+        }
+    }
+}
+
+/// A part of the snapshot that is needed to bring the index up to the journal: then there is no index.
+impl From<SortedError> for OpeningError {
+    fn from(error: SortedError) -> Self {
+        Self::Journal(match error {
+            SortedError::Io { path, source } => JournalError::Io { path, source },
+            SortedError::Damaged { path, offset, what } => Damage::new(&path, offset, what).into(),
+        })
     }
 }
 
@@ -183,7 +423,11 @@ impl OpeningError {
     /// Whether a retry may succeed.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
-            Self::Store(_) | Self::SetAside(_) | Self::Journal(JournalError::Io { .. }) => true,
+            Self::Store(_)
+            | Self::SetAside(_)
+            | Self::Remove(_)
+            | Self::Build(_)
+            | Self::Journal(JournalError::Io { .. }) => true,
             Self::Stopped | Self::Journal(JournalError::Newer { .. } | JournalError::Damaged(_)) => false,
         }
     }
@@ -196,22 +440,23 @@ pub(crate) fn replay(
     store: &Store,
     end: u64,
 ) -> Result<(), OpeningError> {
-    let start = store.numbers().meta.applied.unwrap_or(reader.start());
+    let start = store.meta().applied;
+    let view = store.view();
     let mut written = start;
     let mut changes = Changes::default();
     for commit in reader.commits(start, end) {
         let commit = commit?;
         let commit_end = commit.end;
         for (version, record) in commit.into_versions() {
-            changes.apply(store, record, version)?;
+            changes.apply(&view, &record, version)?;
         }
         if commit_end - written >= BATCH_BYTES {
-            store.write(std::mem::take(&mut changes), Some(commit_end))?;
+            store.write(std::mem::take(&mut changes), commit_end)?;
             written = commit_end;
         }
         if shared.is_stopping() {
             return Err(OpeningError::Stopped);
         }
     }
-    if start < end { Ok(store.write(changes, Some(end))?) } else { Ok(()) }
+    if start < end { Ok(store.write(changes, end)?) } else { Ok(()) }
 }

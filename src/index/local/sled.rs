@@ -1,270 +1,213 @@
-//! The index in sled: built from the journal, and rebuilt whenever it is damaged or missing. Only this module
-//! knows sled. Keys and values are described in [`layout`].
+//! A delta: what changed since a snapshot, in a sled of its own. Only this module knows sled.
+//!
+//! A *delta* says of a key what its value is, or that it is removed; of all other keys what lies below it holds, an
+//! older delta or the snapshot. Keys and values are described in [`super::store::layout`].
 //!
 //! sled 0.34.7 does not sync, panics on damaged files (47 of 75 with flipped bytes) and at times reads wrong data
 //! from them, so nothing rests on it alone:
 //! - Every batch holds the journal's position and a sum over all entries ([`meta`]), checked at every opening.
-//! - Every call that may panic is guarded; a panic is an error, upon which the index is rebuilt.
+//! - Every value has a checksum with its key, checked whenever it is read.
+//! - Every call that may panic is guarded; a panic is an error, upon which the delta is built anew from the journal.
 //! - It is flushed by its own timer only. What it loses in a crash is applied again from the journal. Its
 //!   `flush_async` is never used: it can deadlock on sled's own I/O threads.
 //! - The alphas of 1.0 are no way out: one of them lost all data two openings after a kill.
 
 use std::fs::{self, File};
-use std::mem::ManuallyDrop;
-use std::ops::Bound;
+use std::ops::{Bound, Deref};
 use std::panic::{self, AssertUnwindSafe};
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-mod changes;
-mod layout;
-mod meta;
-mod walk;
+use bytes::Bytes;
 
-pub(crate) use changes::Changes;
+mod meta;
+
 pub(crate) use meta::Meta;
 
 use super::journal::format::Identity;
-use crate::index::record::ReferrerKey;
-use crate::index::referrer_state::ReferrerState;
-use crate::index::{Entry, Page, Repository, Scan};
-use crate::oci::{Digest, RepositoryName};
-use layout::Stored;
-
-/// Of one page: more make it grow.
-const USUAL_ENTRIES: usize = 16;
+use super::store::StoreError;
 
 /// How long an opening waits for the threads of an instance that this process has just closed.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
+/// The key of the description of the delta.
+const META: [u8; 1] = [0];
+/// The first byte of a value says what it is, and four bytes of checksum follow.
+const THERE: u8 = 1;
+const REMOVED: u8 = 0;
+const PREFIX_BYTES: usize = 5;
 
-/// Why the index in sled cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
-    #[error("sled: {0}")]
-    Sled(#[from] sled::Error),
-    #[error("sled panicked: {0}")]
-    Panicked(String),
-    #[error("sled's directory: {0}")]
-    Directory(#[from] std::io::Error),
-    #[error("the index in sled is damaged: {0}")]
-    Damaged(&'static str),
+/// A key or value, where it was read.
+#[derive(Clone, Debug)]
+pub(crate) enum Slice {
+    InFile(Bytes),
+    /// From this byte on.
+    InSled(sled::IVec, usize),
 }
 
-/// The index in sled. One thread writes, any number read.
+impl Deref for Slice {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::InFile(bytes) => bytes,
+            Self::InSled(bytes, start) => bytes.get(*start..).unwrap_or_default(),
+        }
+    }
+}
+
+/// What a delta says of a key.
 #[derive(Debug)]
-pub(crate) struct Store {
+pub(crate) enum Said {
+    Value(Slice),
+    Removed,
+}
+
+/// A delta. One thread writes, any number read.
+#[derive(Debug)]
+pub(crate) struct Delta {
     tree: sled::Db,
-    numbers: Mutex<Numbers>,
+    path: PathBuf,
+    /// Whether nothing lies below, so that nothing has to be said of what is removed.
+    is_lowest: bool,
 }
 
-/// The description of the index, and how many referrers came and went since it was opened.
+/// The way in which a delta is opened.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Numbers {
-    pub(crate) meta: Meta,
-    pub(crate) added: u64,
-    pub(crate) removed: u64,
+pub(crate) struct DeltaSettings {
+    pub(crate) cache_bytes: u64,
+    pub(crate) flush_interval: Duration,
 }
 
-impl Store {
-    /// Opens or creates the index in `path` and checks every entry. An index built from another journal than
-    /// `identity` counts as damaged.
+impl Delta {
+    /// Opens or creates the delta in `path` and checks every entry. A new one begins with what is said of what lies
+    /// `below`; one that lies over something else counts as damaged. Returns what it says of itself.
     pub(crate) fn open(
         path: &Path,
-        cache_bytes: u64,
-        flush_interval: Duration,
-        identity: Identity,
-    ) -> Result<Self, StoreError> {
+        settings: DeltaSettings,
+        below: Meta,
+    ) -> Result<(Self, Meta), StoreError> {
         guarded(|| {
             remove_unfinished_snapshots(path)?;
             wait_for_lock(path);
-            let flush_every = u64::try_from(flush_interval.as_millis()).unwrap_or(u64::MAX);
+            let flush_every = u64::try_from(settings.flush_interval.as_millis()).unwrap_or(u64::MAX);
             let tree = sled::Config::new()
                 .path(path)
-                .cache_capacity(cache_bytes)
+                .cache_capacity(settings.cache_bytes)
                 // Never None: sled collects its garbage only in the thread of this timer.
                 .flush_every_ms(Some(flush_every.max(1)))
                 .open()?;
-            let meta = Meta::verified(&tree, identity)?;
-            Ok(Self { tree, numbers: Mutex::new(Numbers { meta, added: 0, removed: 0 }) })
+            let meta = verified(&tree, below)?;
+            Ok((Self { tree, path: path.to_owned(), is_lowest: below.base == 0 }, meta))
         })
     }
 
-    /// The numbers as of the last batch.
-    pub(crate) fn numbers(&self) -> Numbers {
-        *self.lock_numbers()
+    /// Its directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
-    fn lock_numbers(&self) -> MutexGuard<'_, Numbers> {
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What the delta says of a key; nothing if it does not know it.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Said>, StoreError> {
+        let Some(value) = self.tree.get(key)? else { return Ok(None) };
+        Ok(Some(opened(key, value)?.map_or(Said::Removed, Said::Value)))
     }
 
-    /// The state of a referrer.
-    pub(crate) fn referrer_state(&self, referrer: &ReferrerKey) -> Result<Option<ReferrerState>, StoreError> {
-        guarded(|| match self.tree.get(layout::reverse_entry(referrer))? {
-            Some(reverse) => self.complete(referrer, reverse),
-            None => Ok(None),
-        })
+    /// The keys in a range, in order, each with its value, or nothing if it is removed.
+    pub(crate) fn range(&self, from: Bound<&[u8]>, to: Option<&[u8]>) -> DeltaEntries {
+        let to = to.map_or(Bound::Unbounded, Bound::Excluded);
+        DeltaEntries(self.tree.range::<&[u8], _>((from, to)))
     }
 
-    /// The referrer whose reverse entry is `reverse`, with its descriptor.
-    fn complete(
+    /// Writes the new values of keys (`None` for those that are removed), and what the delta says of itself, all or
+    /// nothing. The sum in `meta` is brought up to date.
+    ///
+    /// In one atomic batch, because sled flushes whenever it likes: after a crash it may have lost any number of
+    /// the last batches, and the position tells from where the journal must be applied again.
+    pub(crate) fn write(
         &self,
-        referrer: &ReferrerKey,
-        mut reverse: sled::IVec,
-    ) -> Result<Option<ReferrerState>, StoreError> {
-        loop {
-            let Stored { value: mut state, has_descriptor } = layout::decode_reverse_entry(&reverse)
-                .ok_or(StoreError::Damaged("a reverse entry is unreadable"))?;
-            if has_descriptor {
-                return Ok(Some(state));
+        values: impl IntoIterator<Item = (Vec<u8>, Option<Vec<u8>>)>,
+        meta: &mut Meta,
+    ) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in values {
+            if let Some(before) = self.tree.get(&key)? {
+                meta.subtract(&key, &before);
             }
-            if let Some(descriptor) = self.descriptor_in_link(referrer, &state)? {
-                state.descriptor = descriptor;
-                return Ok(Some(state));
-            }
-            // A batch was applied between the two look-ups: sled has no snapshot for several reads.
-            match self.tree.get(layout::reverse_entry(referrer))? {
-                None => return Ok(None),
-                Some(again) if again == reverse => {
-                    return Err(StoreError::Damaged("a referrer's link is missing"));
+            match value {
+                None if self.is_lowest => batch.remove(key),
+                value => {
+                    let value = sealed(&key, value.as_deref());
+                    meta.add(&key, &value);
+                    batch.insert(key, value);
                 }
-                Some(again) => reverse = again,
             }
         }
+        batch.insert(&META, meta.encode());
+        Ok(self.tree.apply_batch(batch)?)
     }
 
-    fn descriptor_in_link(
-        &self,
-        referrer: &ReferrerKey,
-        state: &ReferrerState,
-    ) -> Result<Option<String>, StoreError> {
-        let Some(subject) = state.links.keys().next() else { return Ok(None) };
-        let key = layout::link(&referrer.repository, subject, state.order);
-        let Some(value) = self.tree.get(&key)? else { return Ok(None) };
-        let link = decode_link(&key, &value)?;
-        Ok(link.has_descriptor.then_some(link.value.descriptor))
-    }
-
-    /// One page of the referrers of `subject`, oldest first, from one scan over its links alone.
-    pub(crate) fn referrers(
-        &self,
-        repository: &Repository,
-        subject: &Digest,
-        scan: &Scan,
-    ) -> Result<Page, StoreError> {
-        let first = scan.after.map_or_else(
-            || Bound::Included(layout::links_to(repository, subject)),
-            |after| Bound::Excluded(layout::link(repository, subject, after)),
-        );
-        let mut behind = layout::links_to(repository, subject);
-        behind.extend([0xff; size_of::<u64>() + 1]);
-        guarded(|| {
-            let entries = Vec::with_capacity(scan.max_entries.min(USUAL_ENTRIES));
-            let mut page = Page { entries, more: false };
-            let (mut bytes, mut claims) = (0, 0);
-            for link in self.tree.range((first, Bound::Excluded(behind))) {
-                let (key, value) = link?;
-                let Some(entry) = self.complete_entry(repository, decode_link(&key, &value)?)? else {
-                    continue;
-                };
-                if !(scan.accepts)(&entry) {
-                    continue;
-                }
-                bytes += entry.descriptor.len() + 1;
-                claims += usize::from(!entry.was_confirmed);
-                let fits = (bytes <= scan.max_bytes && claims <= scan.max_claims) || page.entries.is_empty();
-                if page.entries.len() >= scan.max_entries || !fits {
-                    page.more = true;
-                    break;
-                }
-                page.entries.push(entry);
+    /// Reads and checks every value.
+    pub(crate) fn check(&self, go_on: impl Fn() -> bool) -> Result<(), StoreError> {
+        let mut values = self.range(Bound::Excluded(&META), None);
+        while go_on() {
+            match values.next() {
+                Some(value) => value.map(|_| ())?,
+                None => break,
             }
-            Ok(page)
-        })
-    }
-
-    /// The entry with its descriptor; none if the referrer was removed meanwhile.
-    fn complete_entry(
-        &self,
-        repository: &Repository,
-        stored: Stored<Entry>,
-    ) -> Result<Option<Entry>, StoreError> {
-        let Stored { value: entry, has_descriptor } = stored;
-        if has_descriptor {
-            return Ok(Some(entry));
         }
-        let referrer = ReferrerKey { repository: repository.clone(), digest: entry.digest.clone() };
-        let state = self.referrer_state(&referrer)?;
-        Ok(state.map(|state| Entry { descriptor: state.descriptor, ..entry }))
+        Ok(())
     }
 
-    /// All referrers that are there from the beginning of the iteration to its end. Of those added or removed
-    /// meanwhile, some.
-    pub(crate) fn all(&self) -> impl Iterator<Item = Result<(ReferrerKey, ReferrerState), StoreError>> {
-        let complete = |reverse: sled::Result<(sled::IVec, sled::IVec)>| {
-            let (key, reverse) = reverse?;
-            let damaged = StoreError::Damaged("the key of a reverse entry is unreadable");
-            let referrer = layout::referrer_of_reverse_entry(&key).ok_or(damaged)?;
-            Ok(self.complete(&referrer, reverse)?.map(|state| (referrer, state)))
-        };
-        self.tree.scan_prefix(layout::REVERSE).filter_map(move |reverse| complete(reverse).transpose())
-    }
-
-    /// How many referrers a repository has.
-    pub(crate) fn referrers_in(&self, repository: &Repository) -> Result<u64, StoreError> {
-        guarded(|| {
-            self.tree
-                .get(layout::referrers_in(repository))?
-                .map_or(Ok(0), |count| changes::decode_count(&count))
-        })
-    }
-
-    /// The repositories of an upstream in which `subject` has referrers, by name.
-    pub(crate) fn repositories(
-        &self,
-        upstream: u32,
-        subject: &Digest,
-    ) -> Result<Vec<RepositoryName>, StoreError> {
-        guarded(|| {
-            let prefix = layout::repositories_of(upstream, subject);
-            let name = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
-                let (key, _) = entry?;
-                let name = key.strip_prefix(prefix.as_slice()).and_then(|name| str::from_utf8(name).ok());
-                let name = name.and_then(|name| name.parse().ok());
-                name.ok_or(StoreError::Damaged("the name of a repository is unreadable"))
-            };
-            self.tree.scan_prefix(&prefix).map(name).collect()
-        })
-    }
-
-    /// Proves that the index can be read.
+    /// Proves that it can be read.
     pub(crate) fn probe(&self) -> Result<(), StoreError> {
-        guarded(|| Ok(self.tree.get(layout::META).map(|_| ())?))
+        guarded(|| Ok(self.tree.get(META).map(|_| ())?))
     }
 
     /// Hands everything to the operating system. Not durable: see the module.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
         guarded(|| Ok(self.tree.flush().map(|_| ())?))
     }
+}
 
-    /// Closes a store that failed, without waiting for it.
-    pub(crate) fn abandon(store: Arc<Self>) {
-        // On a thread of its own, because closing such a sled may panic or never end. If the system gives no thread,
-        // the store is kept until the process ends.
-        let store = ManuallyDrop::new(store);
-        let close = move || {
-            let closed = guarded(|| {
-                drop(ManuallyDrop::into_inner(store));
-                Ok(())
-            });
-            if let Err(error) = closed {
-                tracing::warn!(%error, "an index that failed could not be closed");
-            }
-        };
-        thread::Builder::new().name("index-abandoned".to_owned()).spawn(close).ok();
+impl From<sled::Error> for StoreError {
+    fn from(error: sled::Error) -> Self {
+        Self::Sled(error.to_string())
     }
+}
+
+/// The entries of a delta.
+pub(crate) struct DeltaEntries(sled::Iter);
+
+impl std::fmt::Debug for DeltaEntries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeltaEntries").finish_non_exhaustive()
+    }
+}
+
+impl Iterator for DeltaEntries {
+    type Item = Result<(Slice, Option<Slice>), StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let open = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (key, value) = entry?;
+            let value = opened(&key, value)?;
+            Ok((Slice::InSled(key, 0), value))
+        };
+        self.0.next().map(open)
+    }
+}
+
+/// Of which journal the sled in this directory is made, and up to which position, whichever build wrote it; nothing if
+/// it cannot be told.
+pub(crate) fn applied_in(path: &Path) -> Option<(Identity, u64)> {
+    let read = || {
+        remove_unfinished_snapshots(path)?;
+        wait_for_lock(path);
+        let tree = sled::Config::new().path(path).cache_capacity(1 << 20).open()?;
+        Ok(tree.get(META)?.and_then(|meta| Meta::applied_of_any_format(&meta)))
+    };
+    guarded(read).ok().flatten()
 }
 
 /// Runs `act`; a panic in it is an error. sled panics on damaged files.
@@ -276,8 +219,78 @@ pub(crate) fn guarded<T>(act: impl FnOnce() -> Result<T, StoreError>) -> Result<
     })
 }
 
-fn decode_link(key: &[u8], value: &[u8]) -> Result<Stored<Entry>, StoreError> {
-    layout::decode_link(key, value).ok_or(StoreError::Damaged("a link is unreadable"))
+fn checksum(key: &[u8], kind: u8, value: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(key), &[kind]), value)
+}
+
+fn sealed(key: &[u8], value: Option<&[u8]>) -> Vec<u8> {
+    let (kind, content) = value.map_or((REMOVED, &[][..]), |value| (THERE, value));
+    let mut sealed = Vec::with_capacity(PREFIX_BYTES + content.len());
+    sealed.push(kind);
+    sealed.extend(checksum(key, kind, content).to_be_bytes());
+    sealed.extend_from_slice(content);
+    sealed
+}
+
+fn opened(key: &[u8], value: sled::IVec) -> Result<Option<Slice>, StoreError> {
+    let damaged = StoreError::Damaged("a value is not as it was written");
+    let Some(([kind, expected @ ..], content)) = value.split_first_chunk::<PREFIX_BYTES>() else {
+        return Err(damaged);
+    };
+    if checksum(key, *kind, content) != u32::from_be_bytes(*expected) {
+        return Err(damaged);
+    }
+    match *kind {
+        THERE => Ok(Some(Slice::InSled(value, PREFIX_BYTES))),
+        REMOVED if content.is_empty() => Ok(None),
+        _ => Err(damaged),
+    }
+}
+
+/// What must hold of any bytes.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_any(key: &[u8], value: &[u8]) {
+    if let Ok(Some(content)) = opened(key, value.into()) {
+        assert_eq!(sealed(key, Some(&content)), value);
+    }
+    let written = opened(key, sealed(key, Some(value)).into());
+    assert_eq!(written.ok().flatten().as_deref(), Some(value));
+    assert!(matches!(opened(key, sealed(key, None).into()), Ok(None)));
+    if let Some(meta) = Meta::decode(value) {
+        assert_eq!(meta.encode(), value);
+    }
+}
+
+/// Reads what the delta says of itself and checks every entry against it.
+fn verified(tree: &sled::Db, below: Meta) -> Result<Meta, StoreError> {
+    let Some(meta) = tree.get(META)? else {
+        let empty = tree.iter().next().transpose()?.is_none();
+        return if empty { Ok(below) } else { Err(StoreError::Damaged("it has no head")) };
+    };
+    let meta =
+        Meta::decode(&meta).ok_or(StoreError::Damaged("its head is unreadable or of another format"))?;
+    if meta.identity != below.identity {
+        return Err(StoreError::Damaged("it is made from another journal"));
+    }
+    if meta.base != below.base {
+        return Err(StoreError::Damaged("it lies over another snapshot"));
+    }
+    let mut found = Meta { entries: 0, sum: 0, ..meta };
+    for entry in tree.range(META.to_vec()..) {
+        let (key, value) = entry?;
+        if *key != META {
+            found.add(&key, &value);
+        }
+        // In damaged files the iteration may run in a circle and never end.
+        if found.entries > meta.entries {
+            break;
+        }
+    }
+    if found == meta {
+        Ok(meta)
+    } else {
+        Err(StoreError::Damaged("its entries are not those that were written"))
+    }
 }
 
 /// Removes what a kill during sled's opening leaves: while such a file is there, every further opening reports
@@ -311,44 +324,21 @@ fn wait_for_lock(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::Version;
-    use crate::index::record::{Record, Recorded};
-    use crate::oci::{Link, LinkKind};
 
-    const IDENTITY: Identity = Identity([7; 16]);
-
-    fn open(path: &Path) -> Result<Store, StoreError> {
-        Store::open(path, 1 << 20, Duration::from_millis(100), IDENTITY)
-    }
-
-    fn fill(store: &Store) {
-        let mut changes = Changes::default();
-        for n in 0..20 {
-            let repository = Repository { upstream: 0, name: "a".parse().unwrap() };
-            let record = Record::Recorded(Recorded {
-                referrer: ReferrerKey { repository, digest: Digest::Sha256([n; 32]) },
-                order: u64::from(n),
-                pending: false,
-                claimed: false,
-                was_confirmed: false,
-                absent_since: None,
-                version: None,
-                descriptor: "{}".to_owned(),
-                links: vec![Link { subject: Digest::Sha256([99; 32]), kind: LinkKind::Parent }],
-            });
-            changes.apply(store, record, Version(1)).unwrap();
-        }
-        store.write(changes, Some(1)).unwrap();
+    fn open(path: &Path) -> Result<(Delta, Meta), StoreError> {
+        let settings = DeltaSettings { cache_bytes: 1 << 20, flush_interval: Duration::from_millis(100) };
+        Delta::open(path, settings, Meta::empty(Identity([7; 16])))
     }
 
     /// What opening says after `tamper`, which sled itself finds in order.
     #[track_caller]
     fn check(tamper: impl FnOnce(&sled::Db), expected: Option<&str>) {
         let directory = tempfile::tempdir().unwrap();
-        let store = open(directory.path()).unwrap();
-        fill(&store);
-        tamper(&store.tree);
-        drop(store);
+        let (delta, mut meta) = open(directory.path()).unwrap();
+        let values = (1..20).map(|n| (vec![n], (n < 15).then(|| vec![n; 20])));
+        delta.write(values, &mut meta).unwrap();
+        tamper(&delta.tree);
+        drop(delta);
         let error = open(directory.path()).err();
         let expected = expected.map(|what| format!("the index in sled is damaged: {what}"));
         assert_eq!(error.map(|error| error.to_string()), expected);
@@ -356,24 +346,43 @@ mod tests {
 
     #[test]
     fn what_was_not_written_as_it_is_is_noticed() {
-        let first_link = |tree: &sled::Db| tree.get_gt(layout::META).unwrap().unwrap();
+        let first = |tree: &sled::Db| tree.get_gt(META).unwrap().unwrap();
         let entries = Some("its entries are not those that were written");
         check(|_| {}, None);
-        check(|tree| drop(tree.remove(first_link(tree).0)), entries);
-        check(|tree| drop(tree.insert(first_link(tree).0, "other")), entries);
+        check(|tree| drop(tree.remove(first(tree).0)), entries);
+        check(|tree| drop(tree.insert(first(tree).0, "other")), entries);
         check(|tree| drop(tree.insert([1, 2, 3], "one too many")), entries);
         let swap = |tree: &sled::Db| {
-            let (one, of_one) = first_link(tree);
+            let (one, of_one) = first(tree);
             let (other, of_other) = tree.get_gt(&one).unwrap().unwrap();
             tree.insert(one, of_other).unwrap();
             tree.insert(other, of_one).unwrap();
         };
         check(swap, entries);
-        check(|tree| drop(tree.remove(layout::META)), Some("it has no head"));
+        check(|tree| drop(tree.remove(META)), Some("it has no head"));
         let head = Some("its head is unreadable or of another format");
-        check(|tree| drop(tree.insert(layout::META, "head")), head);
+        check(|tree| drop(tree.insert(META, "head")), head);
         let other = Meta::empty(Identity([8; 16])).encode();
-        check(|tree| drop(tree.insert(layout::META, other)), Some("it is made from another journal"));
+        check(|tree| drop(tree.insert(META, other)), Some("it is made from another journal"));
+        let other = Meta { base: 5, ..Meta::empty(Identity([7; 16])) }.encode();
+        check(|tree| drop(tree.insert(META, other)), Some("it lies over another snapshot"));
+    }
+
+    #[test]
+    fn a_value_that_changes_under_an_open_delta_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (delta, mut meta) = open(directory.path()).unwrap();
+        delta.write([(vec![1], Some(vec![9; 20])), (vec![2], Some(vec![9; 20]))], &mut meta).unwrap();
+        let (one, other) = (delta.tree.get([1]).unwrap().unwrap(), sealed(&[2], None));
+        for wrong in [&one[..], &other[..other.len() - 1], &[], &[THERE; 9]] {
+            delta.tree.insert([2], wrong).unwrap();
+            assert!(delta.get(&[2]).is_err(), "{wrong:?}");
+            assert!(delta.check(|| true).is_err());
+        }
+        delta.tree.insert([2], other).unwrap();
+        assert!(matches!(delta.get(&[2]), Ok(Some(Said::Removed))));
+        assert!(matches!(delta.get(&[3]), Ok(None)));
+        assert!(matches!(delta.get(&[1]), Ok(Some(Said::Value(value))) if *value == [9; 20]));
     }
 
     #[test]

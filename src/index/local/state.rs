@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::in_progress::{PutsInProgress, ReadsInProgress};
-use super::sled::Store;
+use super::store::Store;
 
 use crate::index::{IndexState, ReadError, Statistics, WriteError};
 
@@ -174,7 +174,13 @@ impl SharedState {
 
     pub(crate) fn statistics(&self) -> Statistics {
         let statistics = *self.statistics.lock().unwrap_or_else(PoisonError::into_inner);
-        Statistics { in_flight: self.puts.len() as u64, ..statistics }
+        let damaged = match &*self.phase.borrow() {
+            Phase::Ready(store) => {
+                store.view().snapshot().map_or(0, |snapshot| snapshot.file.damaged() as u64)
+            }
+            Phase::Opening | Phase::Rebuilding(_) | Phase::Damaged(..) | Phase::Closed => 0,
+        };
+        Statistics { in_flight: self.puts.len() as u64, damaged, ..statistics }
     }
 
     pub(crate) fn update_statistics(&self, update: impl FnOnce(&mut Statistics)) {

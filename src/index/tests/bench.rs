@@ -119,6 +119,11 @@ impl Bench {
         self.settings.data_dir.join("sled")
     }
 
+    /// The directory of the newest delta.
+    pub(super) fn delta(&self) -> PathBuf {
+        files_in(&self.sled()).pop().unwrap()
+    }
+
     pub(super) fn journal_files(&self, extension: &str) -> Vec<PathBuf> {
         let mut files: Vec<_> = files_in(&self.settings.data_dir.join("journal"));
         files.retain(|path| path.extension().is_some_and(|found| found == extension));

@@ -8,8 +8,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::*;
 use crate::index::local::committer::Committer;
 use crate::index::local::journal::Journal;
-use crate::index::local::sled::Store;
+use crate::index::local::opening::OpenedIndex;
+use crate::index::local::sled::{DeltaSettings, Meta};
 use crate::index::local::state::SharedState;
+use crate::index::local::store::Store;
 use crate::index::local::write::{Put, Reply};
 use crate::index::local::{EngineCommand, QueuedWrite};
 
@@ -39,12 +41,17 @@ impl Parts {
         }
         let identity = journal.reader().identity();
         let sled = directory.path().join("sled");
-        let store = Arc::new(Store::open(&sled, 1 << 20, Duration::from_secs(1), identity).unwrap());
+        let settings = DeltaSettings { cache_bytes: 1 << 20, flush_interval: Duration::from_secs(1) };
+        let store = Arc::new(Store::open(&sled, settings, Meta::empty(identity), None).unwrap());
         let (commands, receiver) = mpsc::channel(64);
         let committer =
             Committer::new(Arc::clone(&shared), journal, receiver, 1 << 30, Duration::from_secs(3600));
         Self { directory, shared, store, committer, commands }
     }
+}
+
+fn opened(store: Arc<Store>) -> EngineCommand {
+    EngineCommand::Opened(OpenedIndex { store: Ok(store), built: None })
 }
 
 fn key(n: u32) -> ReferrerKey {
@@ -76,7 +83,7 @@ fn received<T>(answer: WriteAnswer<T>) -> T {
 
 /// What is pending of the referrers of subject 1.
 fn pending_of_1(store: &Store) -> Vec<bool> {
-    let page = store.referrers(&repository("a"), &digest(1), &everything()).unwrap();
+    let page = store.view().referrers(&repository("a"), &digest(1), &everything()).unwrap();
     page.entries.iter().map(|entry| entry.pending).collect()
 }
 
@@ -85,7 +92,7 @@ fn pending_of_1(store: &Store) -> Vec<bool> {
 #[track_caller]
 fn check_failing(device: &str, expected: &str) {
     let Parts { directory, store, committer, commands, .. } = Parts::new();
-    commands.blocking_send(EngineCommand::Opened(store)).unwrap();
+    commands.blocking_send(opened(store)).unwrap();
     let acknowledged = [send(&commands, begin(10, &[1])), send(&commands, begin(11, &[1]))];
     commands.blocking_send(EngineCommand::Close).unwrap();
     committer.run();
@@ -93,12 +100,12 @@ fn check_failing(device: &str, expected: &str) {
 
     let Parts { directory, shared, store, committer, commands } = Parts::open(directory, Some(device));
     // All of these in one batch, so that none comes when writing is resumed.
-    let opened = Arc::clone(&store);
+    let read = Arc::clone(&store);
     let begun: Vec<_> = (12..14).map(|n| send(&commands, begin(n, &[1]))).collect();
     // Nothing would have to be written for this one.
     let unknown = send(&commands, |reply| Write::Doubt { key: key(99), reply });
     let probe = send(&commands, |reply| Write::Probe { reply });
-    commands.blocking_send(EngineCommand::Opened(store)).unwrap();
+    commands.blocking_send(opened(store)).unwrap();
     let thread = thread::spawn(|| committer.run());
     for answer in begun {
         assert_eq!(answer.blocking_recv().unwrap().unwrap_err(), WriteError::Failed);
@@ -107,7 +114,7 @@ fn check_failing(device: &str, expected: &str) {
         assert_eq!(answer.blocking_recv().unwrap(), Err(WriteError::Failed));
     }
     assert_eq!(shared.failures(), 1);
-    assert_eq!(pending_of_1(&opened), [true, true]);
+    assert_eq!(pending_of_1(&read), [true, true]);
     assert_eq!(shared.statistics().in_flight, 0);
     while shared.writable().is_err() {
         let reason = shared.write_failure().unwrap_or_default();
@@ -115,7 +122,7 @@ fn check_failing(device: &str, expected: &str) {
         thread::sleep(Duration::from_millis(5));
     }
     received(send(&commands, begin(14, &[1])));
-    assert_eq!((shared.state(), pending_of_1(&opened)), (IndexState::Ready, vec![true, true, true]));
+    assert_eq!((shared.state(), pending_of_1(&read)), (IndexState::Ready, vec![true, true, true]));
     commands.blocking_send(EngineCommand::Close).unwrap();
     thread.join().unwrap();
     drop((opened, shared));
@@ -123,7 +130,7 @@ fn check_failing(device: &str, expected: &str) {
     fs::remove_dir_all(directory.path().join("sled")).unwrap();
     let Parts { directory: _directory, shared, store, committer, commands } = Parts::open(directory, None);
     let thread = thread::spawn(|| committer.run());
-    commands.blocking_send(EngineCommand::Opened(Arc::clone(&store))).unwrap();
+    commands.blocking_send(opened(Arc::clone(&store))).unwrap();
     received(send(&commands, begin(15, &[1])));
     commands.blocking_send(EngineCommand::Close).unwrap();
     thread.join().unwrap();
@@ -141,7 +148,7 @@ fn after_a_write_or_a_sync_that_failed_nothing_is_acknowledged_until_writing_is_
 #[test]
 fn a_command_sees_what_the_same_batch_did_before_it() {
     let Parts { directory: _directory, shared, store, committer, commands } = Parts::new();
-    commands.blocking_send(EngineCommand::Opened(Arc::clone(&store))).unwrap();
+    commands.blocking_send(opened(Arc::clone(&store))).unwrap();
     let seen = Version::of(shared.journal_end(), 0);
     let first = send(&commands, begin(10, &[1]));
     let (repository, found) = (repository("a"), referrer(10, &[1]));
@@ -155,7 +162,7 @@ fn a_command_sees_what_the_same_batch_did_before_it() {
     assert_eq!((received(doubted), received(unknown)), (Removed::Doubted, Removed::Unknown));
     let (first, second) = (received(first), received(second));
     assert_eq!(first.order, second.order);
-    let state = store.referrer_state(&key(10)).unwrap().unwrap();
+    let state = store.view().referrer_state(&key(10)).unwrap().unwrap();
     assert_eq!((state.order, state.pending, state.links.len()), (first.order, true, 1));
     let statistics = shared.statistics();
     // The doubt is two: it was confirmed, and is a claim now.
@@ -178,11 +185,11 @@ fn before_sled_is_there_it_writes_what_is_right_whatever_is_known() {
     assert_eq!(received(send(&commands, remove(10))), Removed::Doubted);
     assert_eq!(received(send(&commands, remove(99))), Removed::Doubted);
     assert_eq!(shared.state(), IndexState::Opening);
-    commands.blocking_send(EngineCommand::Opened(Arc::clone(&store))).unwrap();
+    commands.blocking_send(opened(Arc::clone(&store))).unwrap();
     // From here on it sees what is known.
     assert_eq!(received(send(&commands, remove(99))), Removed::Unknown);
     assert_eq!(shared.state(), IndexState::Ready);
-    let pending = |n| store.referrer_state(&key(n)).unwrap().map(|state| state.pending);
+    let pending = |n| store.view().referrer_state(&key(n)).unwrap().map(|state| state.pending);
     assert_eq!([10, 11, 12, 13, 99].map(pending), [Some(true), Some(false), Some(true), Some(true), None]);
     // Whether it made the referrer known was not to be seen when it began.
     refuse(kept);

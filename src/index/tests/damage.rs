@@ -55,9 +55,9 @@ async fn without_sled_the_answers_are_the_same() {
 async fn check_damaged_sled(damage: impl Fn(&Path)) -> usize {
     let (original, expected) = filled().await;
     let mut rebuilds = 0;
-    for path in files_in(&original.sled()).into_iter().filter(|path| path.is_file()) {
+    for path in files_in(&original.delta()).into_iter().filter(|path| path.is_file()) {
         let bench = original.after_crash();
-        damage(&bench.sled().join(path.file_name().unwrap()));
+        damage(&bench.delta().join(path.file_name().unwrap()));
         let index = bench.open().await;
         assert_eq!(answers(&index, 0..5).await, expected, "{}", path.display());
         put(&index, 200, &[5]).await;
@@ -109,7 +109,7 @@ async fn a_file_of_sled_cut_short_changes_no_answer() {
 #[tokio::test]
 async fn what_a_kill_while_sled_opened_left_is_in_nobodys_way() {
     let (bench, expected) = filled().await;
-    fs::write(bench.sled().join("snap.0000000000000000.generating"), b"").unwrap();
+    fs::write(bench.delta().join("snap.0000000000000000.generating"), b"").unwrap();
     let index = bench.open().await;
     assert_eq!(answers(&index, 0..5).await, expected);
     assert_eq!(bench.rebuilds(), 0);

@@ -142,5 +142,5 @@ async fn compaction_beside_writers_keeps_everything_and_drops_old_segments() {
     let index = bench.try_open().unwrap();
     index.opened().await;
     let IndexState::Damaged(reason) = index.state() else { panic!("{:?}", index.state()) };
-    assert!(reason.contains("the snapshot is not complete"), "{reason}");
+    assert!(reason.contains("the block is not as it was written"), "{reason}");
 }

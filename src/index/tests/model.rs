@@ -58,6 +58,14 @@ enum Step {
     Rebuild,
     /// What is on disk is all that is left.
     Kill,
+    /// Bytes of a file of sled are others, from this place on.
+    DamageSled {
+        place: usize,
+    },
+    /// A bit of the snapshot is another one, for a while.
+    DamageSnapshot {
+        place: usize,
+    },
 }
 
 fn referrer_number() -> std::ops::Range<u32> {
@@ -86,6 +94,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Reopen),
         1 => Just(Step::Rebuild),
         1 => Just(Step::Kill),
+        1 => place().prop_map(|place| Step::DamageSled { place }),
+        1 => place().prop_map(|place| Step::DamageSnapshot { place }),
     ]
 }
 
@@ -99,13 +109,54 @@ async fn version_if(seen: bool, index: &Index, referrer: u32) -> Version {
     version(index, referrer).await.filter(|_| seen).unwrap_or(Version::UNKNOWN)
 }
 
+/// What the model says of a referrer in a list.
+type ModelListed = (Digest, (bool, bool), String, LinkKinds);
+
+fn listed_as(entries: Vec<Entry>) -> Vec<ModelListed> {
+    let listed =
+        |entry: Entry| (entry.digest, (entry.pending, entry.was_confirmed), entry.descriptor, entry.kinds);
+    entries.into_iter().map(listed).collect()
+}
+
+/// Overwrites some of one of the files of a closed sled.
+fn damage_sled(bench: &Bench, place: usize) {
+    let deltas = files_in(&bench.sled());
+    let files: Vec<_> =
+        deltas.iter().flat_map(|delta| files_in(delta)).filter(|path| path.is_file()).collect();
+    let path = &files[place % files.len()];
+    let mut bytes = fs::read(path).unwrap();
+    let at = (place >> 8) % bytes.len().max(1);
+    let noise = (place >> 3).to_be_bytes().into_iter().cycle();
+    bytes.iter_mut().skip(at).take(1 + place % 100).zip(noise).for_each(|(byte, noise)| *byte ^= noise);
+    fs::write(path, bytes).unwrap();
+}
+
+/// While a bit of the snapshot is another one, each list is right, or an error.
+async fn damage_snapshot(bench: &Bench, model: &Model, place: usize) {
+    let Some(path) = bench.journal_files("snapshot").pop() else { return };
+    let intact = fs::read(&path).unwrap();
+    let mut bytes = intact.clone();
+    // Behind the header: damage in there is damage of all.
+    let place = 48 + place % (bytes.len() - 48);
+    bytes[place] ^= 4;
+    fs::write(&path, bytes).unwrap();
+    // Of a copy, in which anything may be written.
+    let copy = bench.after_crash();
+    fs::write(&path, intact).unwrap();
+    let index = copy.try_open().unwrap();
+    index.opened().await;
+    for subject in 0..3 {
+        match index.referrers(repository("a"), digest(subject), everything()).await {
+            Ok(page) => assert_eq!(listed_as(page.entries), model.list(subject), "{place}"),
+            Err(error) => assert_eq!(error, ReadError::Damaged, "{place}"),
+        }
+    }
+    index.close().await;
+}
+
 async fn compare(index: &Index, model: &Model) {
     for subject in 0..3 {
-        let listed: Vec<_> = entries(index, subject)
-            .await
-            .into_iter()
-            .map(|entry| (entry.digest, (entry.pending, entry.was_confirmed), entry.descriptor, entry.kinds))
-            .collect();
+        let listed = listed_as(entries(index, subject).await);
         let expected = model.list(subject);
         assert_eq!(listed, expected, "{subject}");
         let holders = index.repositories(0, digest(subject)).await.unwrap();
@@ -194,6 +245,10 @@ impl Pair {
                 model.learn(said, claimed, removed.is_some());
             }
             Step::Settle { ref said, seen } => {
+                // It takes the referrer away, and of a deletion meanwhile: as for a PUT.
+                if said.subjects.is_empty() && !self.bench.is_local() && !self.puts.is_empty() {
+                    return;
+                }
                 let version = version_if(seen, index, said.referrer).await;
                 index.settle(repository("a"), version, described(said)).await.unwrap();
                 model.settle(said, seen);
@@ -214,7 +269,8 @@ impl Pair {
         }
     }
 
-    /// Opens the index again, from its files or from what a kill leaves of them.
+    /// Opens the index again, from its files or from what a kill or damage leaves of them.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the caller has sorted them")]
     async fn reopen(mut self, step: &Step) -> Self {
         // In a database everything is there after a kill, but the PUTs that were under way count until they expire;
         // `replicas` has the tests of that.
@@ -232,8 +288,16 @@ impl Pair {
             // What was in flight has no outcome.
             None => in_flight.into_iter().for_each(|referrer| self.model.doubt(referrer)),
         }
-        if matches!(step, Step::Rebuild) {
-            self.bench.lose_sled();
+        match *step {
+            Step::Rebuild => self.bench.lose_sled(),
+            Step::DamageSled { place } if self.bench.is_local() => {
+                self.killed = true;
+                damage_sled(&self.bench, place);
+            }
+            Step::DamageSnapshot { place } if self.bench.is_local() => {
+                damage_snapshot(&self.bench, &self.model, place).await;
+            }
+            _ => {}
         }
         self.index = self.bench.open().await;
         self
@@ -256,15 +320,24 @@ async fn run(mut bench: Bench, steps: Vec<Step>, forgets_at_once: bool) {
             | Step::Remove { .. }
             | Step::Absent { .. }
             | Step::Doubt { .. } => pair.tell(&step).await,
-            Step::Reopen | Step::Rebuild | Step::Kill => pair = pair.reopen(&step).await,
+            Step::Reopen
+            | Step::Rebuild
+            | Step::Kill
+            | Step::DamageSled { .. }
+            | Step::DamageSnapshot { .. } => pair = pair.reopen(&step).await,
         }
         compare(&pair.index, &pair.model).await;
     }
     assert!(pair.killed || pair.bench.rebuilds() == 0);
 }
 
+/// How many, or what `MODEL_CASES` says: for an hour, some 2,000.
+fn cases() -> u32 {
+    std::env::var("MODEL_CASES").map_or(24, |cases| cases.parse().unwrap())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn behaves_as_the_model(steps in prop::collection::vec(step(), 1..60), forgets_at_once in any::<bool>()) {

@@ -7,9 +7,8 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::format::{self, HEADER_BYTES, Header, Unusable};
+use super::format::{HEADER_BYTES, Header, Unusable};
 use super::{Damage, JournalError};
-use crate::index::record::Record;
 
 /// Extension of segments.
 const SEGMENT: &str = "journal";
@@ -17,8 +16,6 @@ const SEGMENT: &str = "journal";
 const SNAPSHOT: &str = "snapshot";
 /// Extension added to the name of an incomplete file.
 const UNFINISHED: &str = "tmp";
-/// Length of a snapshot's frames: what has to be in memory at once to read one.
-const FRAME_BYTES: usize = 1 << 20;
 
 /// A segment: the frames from one position to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +153,11 @@ impl UnfinishedFile {
         self.file.write_all(bytes)
     }
 
+    /// Waits until all of it so far is on the disk.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     /// Gives the file its name. Returns the file, open for appending.
     pub(crate) fn finish(self) -> io::Result<File> {
         self.file.sync_all()?;
@@ -184,43 +186,6 @@ pub(crate) fn open(path: &Path, position: u64) -> Result<(File, Header), Journal
         Ok(_) => Err(Damage::new(path, 0, "the header names another position than the file's name").into()),
         Err(Unusable::Damaged) => Err(Damage::new(path, 0, "the header is not intact").into()),
         Err(Unusable::Newer(found)) => Err(JournalError::Newer { path: path.to_owned(), found }),
-    }
-}
-
-/// Writes a snapshot: a record for each referrer, and one at the end that counts them. Without that it is incomplete.
-pub(crate) struct SnapshotWriter {
-    file: UnfinishedFile,
-    payload: Vec<u8>,
-    referrers: u64,
-    length: u64,
-}
-
-impl SnapshotWriter {
-    pub(crate) fn create(directory: &Path, header: &Header) -> io::Result<Self> {
-        let file = UnfinishedFile::create(snapshot_path(directory, header.position), header)?;
-        Ok(Self { file, payload: Vec::new(), referrers: 0, length: HEADER_BYTES })
-    }
-
-    /// Adds one referrer.
-    pub(crate) fn append(&mut self, record: &Record) -> io::Result<()> {
-        record.write_to(&mut self.payload)?;
-        self.referrers += 1;
-        if self.payload.len() >= FRAME_BYTES { self.write_frame() } else { Ok(()) }
-    }
-
-    fn write_frame(&mut self) -> io::Result<()> {
-        let frame = format::seal(&self.payload)?;
-        self.payload.clear();
-        self.length += frame.len() as u64;
-        self.file.append(&frame)
-    }
-
-    /// Completes the snapshot. Returns its length.
-    pub(crate) fn finish(mut self) -> io::Result<u64> {
-        Record::End { referrers: self.referrers }.write_to(&mut self.payload)?;
-        self.write_frame()?;
-        self.file.finish()?;
-        Ok(self.length)
     }
 }
 

@@ -4,7 +4,8 @@
 //! 48 bytes, numbers in big endian: `refshim\n`, format version (u32), identity of the journal (16 random bytes),
 //! position (u64), highest order before (u64), CRC32C of all that (u32). This layout is the same in every format
 //! version, so that a journal of a newer build is told from a damaged one. Format 2 added kinds of record that builds
-//! of format 1 do not know.
+//! of format 1 do not know. In format 3 snapshots are sorted ([`crate::index::local::store::snapshot`]); before, they
+//! were frames of records like the segments.
 //!
 //! # Frame
 //! One group commit: a marker, the payload's length (u32), CRC32C of length and payload (u32), the payload. The
@@ -12,14 +13,17 @@
 //! bad frame at the very end, and everything before it is known to be intact.
 //!
 //! The length is part of the checksum because a damaged one would make the reader take other bytes for the payload.
-//! The marker cannot occur in UTF-8 text, so the next frame behind a damaged one can be found.
+//! The marker cannot occur in UTF-8 text, so the next frame behind a damaged one can be found; where payloads are no text,
+//! the checksum tells a frame from what only looks like one.
 
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use bytes::{Buf, BufMut};
 
 /// The format version that this build writes and reads.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
+/// The first one whose snapshots are sorted.
+pub(crate) const FIRST_SORTED: u32 = 3;
 /// How long a header is.
 pub(crate) const HEADER_BYTES: u64 = 48;
 const MAGIC: [u8; 8] = *b"refshim\n";
@@ -91,7 +95,7 @@ impl Header {
     }
 }
 
-/// Cannot stand in UTF-8 text, thus in no payload: what comes after a bad frame can be found by it.
+/// Cannot stand in UTF-8 text, thus in no record: what comes after a bad frame can be found by it.
 const MARKER: [u8; 4] = [0xff, 0xfe, 0xfd, 0xfc];
 const PREAMBLE_BYTES: usize = 12;
 
@@ -104,6 +108,24 @@ pub(crate) fn seal(payload: &[u8]) -> io::Result<Vec<u8>> {
     frame.put_u32(checksum(length, payload));
     frame.put_slice(payload);
     Ok(frame)
+}
+
+/// The checksum in the frame around `payload`.
+pub(crate) fn checksum_of(payload: &[u8]) -> io::Result<u32> {
+    let length = u32::try_from(payload.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    Ok(checksum(length, payload))
+}
+
+/// The payload of one whole frame, if it is intact and has this checksum.
+pub(crate) fn unseal(mut frame: &[u8], expected: u32) -> Option<&[u8]> {
+    let marker = frame.try_get_u32().ok()?;
+    let length = frame.try_get_u32().ok()?;
+    let checksum = frame.try_get_u32().ok()?;
+    let is_intact = marker == u32::from_be_bytes(MARKER)
+        && length as usize == frame.len()
+        && checksum == expected
+        && self::checksum(length, frame) == expected;
+    is_intact.then_some(frame)
 }
 
 fn checksum(length: u32, payload: &[u8]) -> u32 {

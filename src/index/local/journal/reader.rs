@@ -1,7 +1,7 @@
 //! Reads the intact journal from a position on, also while it is being appended to.
 //!
 //! Used to build sled and bring it up to date. The first thing that is not intact is an error; reading a damaged
-//! journal as far as possible is [`super::salvage`].
+//! journal as far as possible is [`crate::index::local::maintenance`]'s.
 
 use std::io::{self, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -45,8 +45,6 @@ pub(crate) struct JournalReader {
     pub(super) directory: PathBuf,
     pub(super) identity: Identity,
     pub(super) snapshot: Option<Snapshot>,
-    /// Where the oldest segment begins.
-    pub(super) oldest: u64,
 }
 
 impl JournalReader {
@@ -65,9 +63,14 @@ impl JournalReader {
         self.snapshot.map_or(0, |snapshot| snapshot.position)
     }
 
-    /// The oldest position from which on all segments are there.
-    pub(crate) fn oldest(&self) -> u64 {
-        self.oldest
+    /// Where the snapshot is, if there is one.
+    pub(crate) fn snapshot_position(&self) -> Option<u64> {
+        self.snapshot.map(|snapshot| snapshot.position)
+    }
+
+    /// A reader of the same journal with this snapshot in place of all before its position.
+    pub(crate) fn after(&self, snapshot: Snapshot) -> Self {
+        Self { snapshot: Some(snapshot), ..self.clone() }
     }
 
     /// The commits from one position to another; both have to be where a frame begins or a segment ends.
@@ -75,7 +78,7 @@ impl JournalReader {
         Commits { directory: self.directory.clone(), identity: self.identity, at: from, to, segment: None }
     }
 
-    /// Passes the records of the snapshot to `take`, one frame at a time. Whether it is complete is known only at the
+    /// Passes the records of a snapshot of an older format to `take`, one frame at a time. Whether it is complete is known only at the
     /// end.
     pub(crate) fn read_snapshot<E: From<JournalError>>(
         &self,

@@ -34,7 +34,6 @@ impl TargetDirectory {
     pub(crate) fn open(data_dir: &Path) -> Result<Self, MaintenanceError> {
         let data_dir = data_dir::create(data_dir)?;
         let lock = data_dir::lock(&data_dir)?;
-        data_dir::adopt_new_sled(&data_dir)?;
         data_dir::finish_rebuild(&data_dir)?;
         let complete = data_dir.join(JOURNAL);
         let directory = if complete.exists() { complete } else { data_dir.join(UNFINISHED_COPY) };

@@ -10,15 +10,17 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::{CACHE_BYTES, FLUSH_INTERVAL};
+use super::scratch::write_snapshot;
 use crate::index::Version;
-use crate::index::local::data_dir::{self, JOURNAL, SLED, UNFINISHED_LOAD};
+use crate::index::local::data_dir::{self, JOURNAL, UNFINISHED_LOAD};
 use crate::index::local::journal::files::{self, segment_path, snapshot_path};
 use crate::index::local::journal::format::{self, Frames, NextFrame};
-use crate::index::local::journal::format::{HEADER_BYTES, Header, Identity};
-use crate::index::local::journal::{Damage, Journal, JournalError};
-use crate::index::local::sled::Store;
+use crate::index::local::journal::format::{HEADER_BYTES, Header};
+use crate::index::local::journal::{Damage, Journal, JournalError, create_segment};
+use crate::index::local::opening;
+use crate::index::local::store::snapshot::{SortedSnapshot, is_sorted};
 use crate::index::maintenance::dump::{DumpReader, DumpWriter};
 use crate::index::maintenance::{Dumped, MaintenanceError, failed};
 use crate::index::record::{Record, Recorded, ReferrerKey};
@@ -67,8 +69,9 @@ impl OpenJournal {
     /// Opens the journal in `directory`, of a data directory that the caller has locked.
     pub(crate) fn open_held(directory: &Path, data_dir: &Path) -> Result<Self, MaintenanceError> {
         let files = open_all(directory)?;
-        let applied = files.last().map(|last| applied(data_dir, last.header.identity)).transpose()?;
-        Ok(Self { files, applied: applied.flatten() })
+        let applied = files.last().map(|last| opening::applied(data_dir, last.header.identity));
+        let applied = applied.transpose().map_err(failed("looking for sled"))?.flatten();
+        Ok(Self { files, applied })
     }
 
     fn last_order(&self) -> u64 {
@@ -97,18 +100,6 @@ impl OpenJournal {
             Some(_) | None => Ok(()),
         }
     }
-}
-
-/// Up to where sled has taken the journal, if there is one. One that does not open tells nothing; the next start
-/// replaces it.
-fn applied(data_dir: &Path, identity: Identity) -> Result<Option<u64>, MaintenanceError> {
-    data_dir::adopt_new_sled(data_dir)?;
-    let sled = data_dir.join(SLED);
-    if !sled.exists() {
-        return Ok(None);
-    }
-    let store = Store::open(&sled, CACHE_BYTES, FLUSH_INTERVAL, identity);
-    Ok(store.ok().and_then(|store| store.numbers().meta.applied))
 }
 
 /// Passes each record on once.
@@ -171,6 +162,9 @@ impl JournalFile {
         self,
         lines: &mut Once<T>,
     ) -> Result<IntactEnd, MaintenanceError> {
+        if self.is_snapshot && is_sorted(&self.header) {
+            return self.read_sorted(lines);
+        }
         let io_error = |source| MaintenanceError::from(JournalError::io(&self.path, source));
         let damage =
             |offset, what| MaintenanceError::from(JournalError::from(Damage::new(&self.path, offset, what)));
@@ -207,6 +201,19 @@ impl JournalFile {
                 }
             }
         }
+    }
+
+    fn read_sorted<T: FnMut(Record) -> Result<(), MaintenanceError>>(
+        self,
+        lines: &mut Once<T>,
+    ) -> Result<IntactEnd, MaintenanceError> {
+        let position = self.header.position;
+        let snapshot = Arc::new(SortedSnapshot::of(self.file, self.path.clone(), self.header)?);
+        for state in snapshot.view().states() {
+            let (referrer, state) = state?;
+            lines.of_snapshot(position, Record::Recorded(Recorded::of(referrer, state)))?;
+        }
+        Ok(IntactEnd { path: self.path, offset: self.length, position })
     }
 
     fn end(&self, offset: u64) -> IntactEnd {
@@ -299,17 +306,19 @@ pub fn load(data_dir: &Path, input: impl BufRead) -> Result<Dumped, MaintenanceE
     Ok(Dumped { records })
 }
 
+/// Makes a journal of one snapshot and an empty segment.
 fn fill(directory: &Path, mut dump: DumpReader<impl BufRead>) -> Result<u64, MaintenanceError> {
-    let mut journal = Journal::create(directory, SEGMENT_BYTES)?;
-    let mut payload = Vec::new();
-    while let Some(record) = dump.next()? {
-        record.write_to(&mut payload).map_err(|error| failed("writing the journal")(error.into()))?;
-        if payload.len() >= BATCH_BYTES {
-            append(&mut journal, &payload, dump.last_order())?;
-            payload.clear();
+    let writing = failed("writing the journal");
+    fs::create_dir(directory).map_err(&writing)?;
+    let header = write_snapshot(directory, |take| {
+        while let Some(record) = dump.next()? {
+            take(record)?;
         }
-    }
-    append(&mut journal, &payload, dump.last_order())?;
+        Ok(())
+    })?;
+    let header = Header { last_order: header.last_order.max(dump.last_order()), ..header };
+    create_segment(directory, &header).map_err(&writing)?;
+    files::sync_directory(directory).map_err(&writing)?;
     Ok(dump.records())
 }
 

@@ -4,7 +4,7 @@
 //! because its removal may have been lost, and the upstream is asked for it before it is listed again. Manifests that
 //! records behind a gap mention, without their links being known, are reported as lost.
 //!
-//! The result is collected in a sled of its own, written as one snapshot, and put in place by renames
+//! The result is written as one snapshot, and put in place by renames
 //! ([`data_dir`] lists them). The damaged journal is kept. A crash in between leaves it where it was, or both
 //! complete.
 
@@ -12,20 +12,17 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{CACHE_BYTES, FLUSH_INTERVAL};
+use super::salvage::{JournalSalvage, Piece};
 use super::{Gap, MaintenanceError, RepositoryCounts, RepositoryManifest, failed};
 use crate::index::Order;
 use crate::index::Version;
-use crate::index::local::data_dir::{self, JOURNAL, REBUILT_JOURNAL, SCRATCH_SLED, UNFINISHED_REBUILD};
-use crate::index::local::journal::files::SnapshotWriter;
+use crate::index::local::building::{Building, Placed, Sum};
+use crate::index::local::data_dir::{self, JOURNAL, REBUILT_JOURNAL, UNFINISHED_REBUILD};
 use crate::index::local::journal::format::Header;
-use crate::index::local::journal::salvage::{JournalSalvage, Piece};
 use crate::index::local::journal::{create_segment, files, random_identity};
-use crate::index::local::sled::{Changes, Store};
-use crate::index::record::{Record, Recorded};
-
-/// Changed referrers that are written to sled at once.
-const BATCH: usize = 1_000;
+use crate::index::local::store::snapshot::SnapshotWriter;
+use crate::index::record::{Record, ReferrerKey};
+use crate::index::referrer_state::ReferrerState;
 
 /// The result of a rebuild.
 #[derive(Debug, Default)]
@@ -55,49 +52,37 @@ pub fn rebuild(data_dir: &Path) -> Result<Rebuilt, MaintenanceError> {
         return Err(MaintenanceError::NoIndex(data_dir.to_owned()));
     }
     let _lock = data_dir::lock(data_dir)?;
-    data_dir::adopt_new_sled(data_dir)?;
     data_dir::finish_rebuild(data_dir)?;
     let journal = data_dir.join(JOURNAL);
     if !journal.exists() {
         return Err(MaintenanceError::NoIndex(data_dir.to_owned()));
     }
+    let unfinished = data_dir.join(UNFINISHED_REBUILD);
+    remove(&unfinished)?;
+    let writing = failed("writing the rebuilt journal");
+    fs::create_dir(&unfinished).map_err(&writing)?;
     let mut rebuilt = Rebuilt::default();
-    let scratch = data_dir.join(SCRATCH_SLED);
-    remove(&scratch)?;
-    let identity = random_identity().map_err(failed("an identity for the journal"))?;
-    let mut new_index = NewIndex {
-        store: Store::open(&scratch, CACHE_BYTES, FLUSH_INTERVAL, identity)?,
-        changes: Changes::default(),
-        changed: 0,
-        end: 0,
-        last_order: 0,
-        highest: 0,
-        shift: 0,
-    };
-    JournalSalvage::find(&journal)?.read(|piece| new_index.take(piece, &mut rebuilt))?;
-    new_index.write()?;
-    rebuilt.referrers = new_index.store.numbers().meta.referrers;
-    if !rebuilt.gaps.is_empty() {
-        let header = Header::new(identity, new_index.end, new_index.last_order);
-        new_index.write_journal(&data_dir.join(UNFINISHED_REBUILD), &header, &mut rebuilt)?;
+    let mut salvaged = Salvaged::new(&unfinished);
+    JournalSalvage::find(&journal)?.read(|piece| salvaged.take(piece, &mut rebuilt))?;
+    salvaged.write_journal(&unfinished, &mut rebuilt)?;
+    if rebuilt.gaps.is_empty() {
+        remove(&unfinished)?;
+    } else {
         let aside = data_dir::free_name_for_damaged_journal(data_dir);
-        fs::rename(data_dir.join(UNFINISHED_REBUILD), data_dir.join(REBUILT_JOURNAL))
-            .map_err(failed("the rebuilt journal"))?;
+        fs::rename(&unfinished, data_dir.join(REBUILT_JOURNAL)).map_err(failed("the rebuilt journal"))?;
         fs::rename(&journal, &aside).map_err(failed("the damaged journal"))?;
         data_dir::finish_rebuild(data_dir)?;
         rebuilt.set_aside = Some(aside);
     }
-    drop(new_index);
-    remove(&scratch)?;
     data_dir::set_sled_aside(data_dir).map_err(failed("setting sled aside"))?;
     Ok(rebuilt)
 }
 
-/// The index as far as it is read, in a sled of its own.
-struct NewIndex {
-    store: Store,
-    changes: Changes,
-    changed: usize,
+/// All records that are left.
+struct Salvaged {
+    building: Building,
+    /// For each gap, how many records stand before it, and the version of the doubt that it brings.
+    gaps: Vec<(u64, Version)>,
     end: u64,
     last_order: u64,
     /// The highest version so far.
@@ -107,19 +92,24 @@ struct NewIndex {
     shift: u64,
 }
 
-impl NewIndex {
+impl Salvaged {
+    fn new(directory: &Path) -> Self {
+        let building = Building::new(directory);
+        Self { building, gaps: Vec::new(), end: 0, last_order: 0, highest: 0, shift: 0 }
+    }
+
     fn take(&mut self, piece: Piece, rebuilt: &mut Rebuilt) -> Result<(), MaintenanceError> {
         match piece {
             Piece::Commit(commit) => {
                 self.end = self.end.max(commit.end);
                 for (version, record) in commit.into_versions() {
-                    let version = self.shifted(version);
-                    self.apply(record, version, rebuilt)?;
+                    self.add(version, &record, rebuilt)?;
                 }
             }
             Piece::Gap(gap) => {
-                self.doubt_all()?;
+                self.highest = self.highest.saturating_add(1);
                 self.shift = self.highest;
+                self.gaps.push((self.building.added(), Version(self.highest)));
                 let before = Some(Order(self.last_order)).filter(|order| order.0 > 0);
                 rebuilt.between.push((before, None));
                 rebuilt.gaps.push(gap);
@@ -129,10 +119,10 @@ impl NewIndex {
         Ok(())
     }
 
-    fn apply(
+    fn add(
         &mut self,
-        record: Record,
         version: Version,
+        record: &Record,
         rebuilt: &mut Rebuilt,
     ) -> Result<(), MaintenanceError> {
         if let Some(order) = record.order() {
@@ -141,70 +131,73 @@ impl NewIndex {
                 after.get_or_insert(order);
             }
         }
-        let Some(key) = record.referrer() else { return Ok(()) };
-        let manifest = (key.repository.clone(), key.digest.clone());
-        let is_known = self.changes.find(&self.store, key)?.is_some();
-        let tells_all = record.recorded().is_some() || matches!(record, Record::Removed(_));
-        if is_known || rebuilt.gaps.is_empty() || tells_all {
-            rebuilt.lost.remove(&manifest);
-        } else {
-            rebuilt.lost.insert(manifest);
-        }
-        self.changes.apply(&self.store, record, version)?;
-        self.changed += 1;
-        if self.changed >= BATCH { self.write() } else { Ok(()) }
-    }
-
-    fn shifted(&mut self, version: Version) -> Version {
         let version = self.shift.saturating_add(version.0);
         self.highest = self.highest.max(version);
-        Version(version)
-    }
-
-    /// Doubts every referrer: its removal may have been lost.
-    fn doubt_all(&mut self) -> Result<(), MaintenanceError> {
-        self.write()?;
-        self.highest = self.highest.saturating_add(1);
-        let version = Version(self.highest);
-        let mut all = self.store.all().map(|state| state.map(|(referrer, _)| referrer)).peekable();
-        while all.peek().is_some() {
-            let mut changes = Changes::default();
-            for referrer in all.by_ref().take(BATCH) {
-                changes.apply(&self.store, Record::Doubted(referrer?), version)?;
-            }
-            self.store.write(changes, None)?;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self) -> Result<(), MaintenanceError> {
-        self.changed = 0;
-        Ok(self.store.write(std::mem::take(&mut self.changes), None)?)
+        self.building.add(Version(version), record).map_err(failed("sorting what is intact"))
     }
 
     /// Writes it as a journal of one snapshot and an empty segment.
-    fn write_journal(
-        &self,
-        directory: &Path,
-        header: &Header,
-        rebuilt: &mut Rebuilt,
-    ) -> Result<(), MaintenanceError> {
+    fn write_journal(self, directory: &Path, rebuilt: &mut Rebuilt) -> Result<(), MaintenanceError> {
         let failed = failed("writing the rebuilt journal");
-        remove(directory)?;
-        fs::create_dir(directory).map_err(&failed)?;
-        let mut writer = SnapshotWriter::create(directory, header).map_err(&failed)?;
-        for state in self.store.all() {
-            let (referrer, state) = state?;
-            if state.pending {
-                *rebuilt.doubted.entry(referrer.repository.clone()).or_default() += 1;
-            }
-            // Versions are positions in the damaged journal, and mean nothing in the new one.
-            let recorded = Recorded { version: None, ..Recorded::of(referrer, state) };
-            writer.append(&Record::Recorded(recorded)).map_err(&failed)?;
-        }
+        let identity = random_identity().map_err(&failed)?;
+        // Not zero: a snapshot stands before what comes.
+        let position = self.end.max(1);
+        let header = Header::new(identity, position, self.last_order);
+        let mut writer = SnapshotWriter::create(directory, &header).map_err(&failed)?;
+        let (gaps, state, is_lost) = (&self.gaps, None, false);
+        let mut left = Left { gaps, position, rebuilt, state, is_lost, passed: 0 };
+        self.building.write(&mut writer, || true, &mut left)?;
         writer.finish().map_err(&failed)?;
-        create_segment(directory, header).map_err(&failed)?;
+        create_segment(directory, &header).map_err(&failed)?;
         files::sync_directory(directory).map_err(&failed)
+    }
+}
+
+/// Adds up the records that are left of a referrer, and doubts it at each gap behind the first of them.
+struct Left<'a> {
+    gaps: &'a [(u64, Version)],
+    /// The version of all states. Those of the records are positions in the damaged journal, and mean nothing in the new
+    /// one.
+    position: u64,
+    rebuilt: &'a mut Rebuilt,
+    state: Option<ReferrerState>,
+    /// Whether it is only known that the referrer was there.
+    is_lost: bool,
+    /// How many of the gaps stand before the record that was added last.
+    passed: usize,
+}
+
+impl Left<'_> {
+    fn pass_gaps(&mut self, referrer: &ReferrerKey, place: u64) {
+        let gaps = self.gaps.get(self.passed..).unwrap_or_default();
+        for (_, version) in gaps.iter().take_while(|(before, _)| *before <= place) {
+            let doubted = Record::Doubted(referrer.clone());
+            self.state = ReferrerState::after(self.state.take(), doubted, *version);
+            self.passed += 1;
+        }
+    }
+}
+
+impl Sum for Left<'_> {
+    fn add(&mut self, referrer: &ReferrerKey, Placed { place, version, record }: Placed) {
+        self.pass_gaps(referrer, place);
+        let tells_all = record.recorded().is_some() || matches!(record, Record::Removed(_));
+        self.is_lost = self.state.is_none() && self.passed > 0 && !tells_all;
+        self.state = ReferrerState::after(self.state.take(), record, version);
+    }
+
+    fn end(&mut self, referrer: &ReferrerKey) -> Option<ReferrerState> {
+        self.pass_gaps(referrer, u64::MAX);
+        self.passed = 0;
+        if std::mem::take(&mut self.is_lost) {
+            self.rebuilt.lost.insert((referrer.repository.clone(), referrer.digest.clone()));
+        }
+        let state = self.state.take()?;
+        self.rebuilt.referrers += 1;
+        if state.pending && !self.gaps.is_empty() {
+            *self.rebuilt.doubted.entry(referrer.repository.clone()).or_default() += 1;
+        }
+        Some(ReferrerState { version: Version(self.position), ..state })
     }
 }
 

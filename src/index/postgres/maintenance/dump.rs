@@ -59,11 +59,12 @@ impl IndexDatabase {
             return Err(MaintenanceError::OccupiedDatabase);
         }
         let mut dump = DumpReader::begin(input)?;
-        let mut scratch = Scratch::new()?;
-        while let Some(record) = dump.next()? {
-            scratch.apply(record)?;
-        }
-        scratch.write()?;
+        let scratch = Scratch::of_records(|take| {
+            while let Some(record) = dump.next()? {
+                take(record)?;
+            }
+            Ok(())
+        })?;
         // Reading the dump may have taken as long as a connection lives.
         let session = self.known().await?;
         let transaction = session.transaction().await?;

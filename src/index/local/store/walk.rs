@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
-use super::{Store, StoreError, guarded, layout};
+use super::{Slice, StoreError, View, guarded, layout, prefix_end};
 use crate::index::record::ReferrerKey;
 use crate::index::referrer_state::ReferrerState;
 use crate::index::{KnownReferrer, Repository, RepositoryPage};
@@ -13,7 +13,7 @@ use crate::oci::{Digest, RepositoryName};
 /// Bytes of the descriptors on a page after which it ends: a single one may have megabytes of annotations.
 const PAGE_BYTES: usize = 4 << 20;
 
-impl Store {
+impl View {
     /// The repositories of an upstream that have referrers, in the order of their keys.
     pub(crate) fn referring_repositories(
         &self,
@@ -25,28 +25,27 @@ impl Store {
         let first =
             first(prefix.clone(), after.map(|name| layout::referrers_in(&Repository { upstream, name })));
         guarded(|| {
-            let name = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
+            let name = |entry: Result<(Slice, Slice), StoreError>| {
                 let (key, _) = entry?;
                 let repository = layout::repository_of_referrers_in(&key);
                 let damaged = StoreError::Damaged("the name of a repository is unreadable");
                 Ok(repository.ok_or(damaged)?.name)
             };
-            let entries = self.tree.range((first, Bound::Unbounded));
-            let is_here = |entry: &sled::Result<(sled::IVec, sled::IVec)>| {
-                entry.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix))
-            };
-            entries.take_while(is_here).take(max).map(name).collect()
+            self.range(first.as_ref().map(Vec::as_slice), prefix_end(&prefix).as_deref())
+                .take(max)
+                .map(name)
+                .collect()
         })
     }
 
     /// All repositories that have referrers.
     pub(crate) fn all_repositories(&self) -> Result<BTreeSet<Repository>, StoreError> {
         guarded(|| {
-            let repository = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
+            let repository = |entry: Result<(Slice, Slice), StoreError>| {
                 let damaged = StoreError::Damaged("the name of a repository is unreadable");
                 layout::repository_of_referrers_in(&entry?.0).ok_or(damaged)
             };
-            self.tree.scan_prefix(layout::REFERRERS_IN).map(repository).collect()
+            self.prefixed(&layout::REFERRERS_IN).map(repository).collect()
         })
     }
 
@@ -84,11 +83,8 @@ impl Store {
         guarded(|| {
             let mut states = Vec::new();
             let mut bytes = 0;
-            for entry in self.tree.range((first, Bound::Unbounded)) {
+            for entry in self.range(first.as_ref().map(Vec::as_slice), prefix_end(&prefix).as_deref()) {
                 let (key, reverse) = entry?;
-                if !key.starts_with(&prefix) {
-                    break;
-                }
                 if states.len() >= max || bytes > PAGE_BYTES {
                     return Ok((states, true));
                 }

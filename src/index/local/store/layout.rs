@@ -1,11 +1,12 @@
-//! Keys and values in sled (format 4): numbers in big endian, a repository as upstream (u32), length (u16) and
+//! Keys and values of the index, in snapshots and deltas alike: numbers in big endian, a repository as upstream (u32), length (u16) and
 //! name, a digest as a byte for its algorithm and its bytes.
 //!
-//! There is one tree, because a batch of sled is atomic in one tree only. The first byte of a key is its space:
+//! There is one order of all keys, because a batch of sled is atomic in one tree only. The first byte of a key is its
+//! space:
 //!
 //! | Key | Value |
 //! |---|---|
-//! | `0` | what the index says of itself, see [`super::meta`] |
+//! | `0` | in deltas: what the delta says of itself, see [`crate::index::local::sled`] |
 //! | `1`, repository, subject, order | a link: flags, kinds, version, referrer, descriptor |
 //! | `2`, repository, referrer | the *reverse entry*, from a referrer to its links: flags, order, version, time of the first 404, links, descriptor |
 //! | `3`, upstream, subject, name | how many referrers the subject has in the repository of this name |
@@ -28,11 +29,12 @@ use crate::index::referrer_state::ReferrerState;
 use crate::index::{Entry, Order, Repository, Version};
 use crate::oci::{Algorithm, Digest, LinkKinds};
 
-/// The key of the description of the index.
-pub(super) const META: [u8; 1] = [0];
-const LINKS: u8 = 1;
+/// The first byte of links.
+pub(super) const LINK_SPACE: u8 = 1;
+/// No key is less.
+pub(super) const FIRST: [u8; 1] = [LINK_SPACE];
 /// The prefix of reverse entries.
-pub(super) const REVERSE: [u8; 1] = [2];
+pub(crate) const REVERSE: [u8; 1] = [2];
 
 const REPOSITORIES: u8 = 3;
 const REFERRERS: u8 = 4;
@@ -50,7 +52,7 @@ const LONGEST_USUAL_NAME: usize = 64;
 
 /// The prefix of all links to `subject`.
 pub(super) fn links_to(repository: &Repository, subject: &Digest) -> Vec<u8> {
-    let mut key = new_key(LINKS, repository, DIGEST_BYTES + ORDER_BYTES);
+    let mut key = new_key(LINK_SPACE, repository, DIGEST_BYTES + ORDER_BYTES);
     put_digest(&mut key, subject);
     key
 }
@@ -67,15 +69,27 @@ pub(super) fn order_of_link(key: &[u8]) -> Option<Order> {
     key.last_chunk().map(|order| Order(u64::from_be_bytes(*order)))
 }
 
+/// The repository in the key of a link.
+pub(super) fn repository_of_link(key: &[u8]) -> Option<Repository> {
+    take_repository(&mut key.strip_prefix(&FIRST)?)
+}
+
+/// The subject in the key of a link.
+pub(super) fn subject_of_link(key: &[u8]) -> Option<Digest> {
+    let mut rest = key.strip_prefix(&FIRST)?;
+    take_repository(&mut rest)?;
+    take_digest(&mut rest)
+}
+
 /// The key of a referrer's reverse entry.
-pub(super) fn reverse_entry(referrer: &ReferrerKey) -> Vec<u8> {
+pub(crate) fn reverse_entry(referrer: &ReferrerKey) -> Vec<u8> {
     let mut key = new_key(REVERSE[0], &referrer.repository, DIGEST_BYTES);
     put_digest(&mut key, &referrer.digest);
     key
 }
 
 /// The referrer in the key of a reverse entry.
-pub(super) fn referrer_of_reverse_entry(key: &[u8]) -> Option<ReferrerKey> {
+pub(crate) fn referrer_of_reverse_entry(key: &[u8]) -> Option<ReferrerKey> {
     let mut rest = key.strip_prefix(&REVERSE)?;
     let repository = take_repository(&mut rest)?;
     let digest = take_digest(&mut rest)?;
@@ -107,14 +121,14 @@ pub(super) fn repositories_of(upstream: u32, subject: &Digest) -> Vec<u8> {
 }
 
 /// The key of the number of referrers that `subject` has in the repository.
-pub(super) fn repository_of(subject: &Digest, repository: &Repository) -> Vec<u8> {
+pub(crate) fn repository_of(subject: &Digest, repository: &Repository) -> Vec<u8> {
     let mut key = repositories_of(repository.upstream, subject);
     key.put_slice(repository.name.as_str().as_bytes());
     key
 }
 
 /// The key of the number of referrers in the repository.
-pub(super) fn referrers_in(repository: &Repository) -> Vec<u8> {
+pub(crate) fn referrers_in(repository: &Repository) -> Vec<u8> {
     new_key(REFERRERS, repository, 0)
 }
 
@@ -183,7 +197,7 @@ const WAS_CONFIRMED: u8 = 16;
 const REPEATED_BYTES: usize = 64 << 10;
 
 /// All entries of a referrer, keys and values: its links, and the reverse entry last.
-pub(super) fn entries(referrer: &ReferrerKey, state: &ReferrerState) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn entries(referrer: &ReferrerKey, state: &ReferrerState) -> Vec<(Vec<u8>, Vec<u8>)> {
     let repeats = state.links.len() * state.descriptor.len() <= REPEATED_BYTES || state.links.len() == 1;
     let descriptor_in_reverse = !repeats || state.links.is_empty();
     let flags = [
@@ -279,10 +293,52 @@ pub(super) fn decode_reverse_entry(mut value: &[u8]) -> Option<Stored<ReferrerSt
     Some(Stored { value: state, has_descriptor: flags & DESCRIPTOR_IN_REVERSE != 0 })
 }
 
+/// A number of referrers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Count {
+    InRepository(u64),
+    OfSubject(u64),
+}
+
+/// The number of referrers under this key, if it is one.
+pub(super) fn decode_count(key: &[u8], value: &[u8]) -> Option<Count> {
+    let count = value.try_into().ok().map(u64::from_be_bytes)?;
+    match *key.first()? {
+        REPOSITORIES => Some(Count::OfSubject(count)),
+        REFERRERS => Some(Count::InRepository(count)),
+        _ => None,
+    }
+}
+
+/// Whether the key is that of a number of referrers.
+pub(crate) fn is_count(key: &[u8]) -> bool {
+    matches!(key.first(), Some(&(REPOSITORIES | REFERRERS)))
+}
+
+/// Whether the value of a reverse entry says that the referrer is pending.
+pub(super) fn is_pending(value: &[u8]) -> bool {
+    value.first().is_some_and(|flags| flags & PENDING != 0)
+}
+
 /// Whether it is pending, and whether it was ever confirmed.
 fn confirmation(flags: u8) -> (bool, bool) {
     let pending = flags & PENDING != 0;
     (pending, !pending || flags & WAS_CONFIRMED != 0)
+}
+
+/// What must hold of any bytes: what can be read is read as it was written.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_any(key: &[u8], value: &[u8]) {
+    drop((decode_link(key, value), repository_of_link(key), subject_of_link(key)));
+    let referrer = referrer_of_reverse_entry(key);
+    if let Some(referrer) = &referrer {
+        assert_eq!(reverse_entry(referrer), key);
+    }
+    if let (Some(referrer), Some(stored)) = (referrer, decode_reverse_entry(value)) {
+        for (key, value) in entries(&referrer, &stored.value) {
+            assert!(decode_link(&key, &value).is_some() || decode_reverse_entry(&value).is_some());
+        }
+    }
 }
 
 #[cfg(test)]

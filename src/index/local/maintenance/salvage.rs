@@ -8,11 +8,12 @@ use std::fs::File;
 use std::io::{BufReader, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::JournalError;
-use super::files::{self, JournalFiles, segment_path, snapshot_path};
-use super::format::{self, Frames, NextFrame};
-use super::format::{HEADER_BYTES, Identity};
-use super::reader::Commit;
+use super::damaged_snapshot;
+use crate::index::local::journal::files::{self, JournalFiles, segment_path, snapshot_path};
+use crate::index::local::journal::format::{self, Frames, NextFrame};
+use crate::index::local::journal::format::{FIRST_SORTED, HEADER_BYTES, Header, Identity};
+use crate::index::local::journal::reader::Commit;
+use crate::index::local::journal::{Damage, JournalError};
 use crate::index::record::Record;
 
 /// A part of a file that is not as it was written.
@@ -74,9 +75,7 @@ impl JournalSalvage {
             }
         }
         let mut salvage = Self { sources: sources.clone(), identity };
-        let snapshots = sources.iter().rposition(|source| {
-            source.is_snapshot && salvage.read_source(source, &mut |piece| intact(&piece)).is_ok()
-        });
+        let snapshots = sources.iter().rposition(|source| source.is_snapshot && salvage.is_intact(source));
         if let Some(newest) = snapshots {
             sources.drain(..newest);
             salvage.sources = sources;
@@ -111,6 +110,15 @@ impl JournalSalvage {
         Ok(())
     }
 
+    fn is_intact(&self, source: &SalvageFile) -> bool {
+        match files::open(&source.path, source.position) {
+            Ok((_, header)) if Some(header.identity) == self.identity && header.format >= FIRST_SORTED => {
+                damaged_snapshot::is_intact(&source.path, header)
+            }
+            Ok(_) | Err(_) => self.read_source(source, &mut |piece| intact(&piece)).is_ok(),
+        }
+    }
+
     fn read_source<E: From<JournalError>>(
         &self,
         source: &SalvageFile,
@@ -120,9 +128,17 @@ impl JournalSalvage {
             Ok((_, header)) if Some(header.identity) != self.identity => {
                 return take(Piece::Gap(source.gap(0, source.length, "the file belongs to another journal")));
             }
+            Ok((_, header)) if source.is_snapshot && header.format >= FIRST_SORTED => {
+                return damaged_snapshot::read(&source.path, header, take);
+            }
             Ok(_) => {}
             Err(JournalError::Damaged(_)) => {
                 take(source.bad(0, HEADER_BYTES.min(source.length), "the header is not intact"))?;
+                // Which format it has is not known then, but by what stands in it.
+                if let (true, Some(identity)) = (source.is_snapshot && source.is_sorted()?, self.identity) {
+                    let header = Header::new(identity, source.position, 0);
+                    return damaged_snapshot::read(&source.path, header, take);
+                }
             }
             Err(error) => return Err(error.into()),
         }
@@ -131,6 +147,17 @@ impl JournalSalvage {
 }
 
 impl SalvageFile {
+    /// Whether the first intact frame is no record, which is text.
+    fn is_sorted(&self) -> Result<bool, JournalError> {
+        let io_error = |source| JournalError::io(&self.path, source);
+        let mut file = File::open(&self.path).map_err(io_error)?;
+        let first = format::next_intact(&mut file, HEADER_BYTES, self.length).map_err(io_error)?;
+        let Some(first) = first else { return Ok(false) };
+        file.seek(SeekFrom::Start(first)).map_err(io_error)?;
+        let frame = Frames::new(BufReader::new(file), first, self.length).next().map_err(io_error)?;
+        Ok(matches!(frame, NextFrame::Intact(payload) if payload.first() != Some(&b'{')))
+    }
+
     fn read_frames<E: From<JournalError>>(
         &self,
         take: &mut impl FnMut(Piece) -> Result<(), E>,
@@ -198,7 +225,7 @@ impl SalvageFile {
 fn intact(piece: &Piece) -> Result<(), JournalError> {
     match piece {
         Piece::Commit(_) => Ok(()),
-        Piece::Gap(gap) | Piece::Torn(gap) => Err(super::Damage::new(&gap.path, gap.offset, gap.what).into()),
+        Piece::Gap(gap) | Piece::Torn(gap) => Err(Damage::new(&gap.path, gap.offset, gap.what).into()),
     }
 }
 
