@@ -25,7 +25,7 @@ fn open(directory: &Path) -> Queue<String> {
 }
 
 async fn next(queue: &Queue<String>) -> Job<String> {
-    tokio::time::timeout(Duration::from_secs(60), queue.next()).await.unwrap()
+    tokio::time::timeout(Duration::from_secs(100), queue.next()).await.unwrap()
 }
 
 #[tokio::test]
@@ -158,8 +158,14 @@ async fn what_a_lost_replica_has_queued_is_worked_off_by_another() {
     // Of a file, all must be worked off.
     assert_eq!(server.psql("SELECT count(*) FROM queued").trim(), "2");
     drop(queue);
-    // Or its first look for what others have left, which may be under way, takes it over.
+    // Or its first look for what others have left, which may be under way, takes it over: also one that the server
+    // works on when nobody waits for it any more.
     lost.close().await;
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                  AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    while server.psql(others).trim() != "0" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     server.psql("UPDATE queued SET until_us = 1");
     let other = index();
     let queue = Queue::<String>::open(place(&other), 4).unwrap();
