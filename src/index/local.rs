@@ -291,7 +291,9 @@ impl Local {
             // a shorter list.
             Ok(Ok(found)) => return self.shared.still_valid(&store).map(|()| found),
             // Of this part of the snapshot nothing can be said; the rest is as good as before.
-            Ok(Err(StoreError::Snapshot(SortedError::Damaged { .. }))) => return Err(ReadError::Damaged),
+            Ok(Err(StoreError::Snapshot(SortedError::Damaged { .. } | SortedError::Needed))) => {
+                return Err(ReadError::Damaged);
+            }
             Ok(Err(StoreError::Snapshot(error @ SortedError::Io { .. }))) => {
                 tracing::error!(%error, "the index cannot be read");
                 self.shared.count_failure();

@@ -51,7 +51,9 @@ impl WriteBatch {
     /// Notes that something could not be looked up.
     fn failed(&mut self, error: StoreError) {
         match error {
-            StoreError::Snapshot(SortedError::Damaged { .. }) => self.refusal = Some(WriteError::Damaged),
+            StoreError::Snapshot(SortedError::Damaged { .. } | SortedError::Needed) => {
+                self.refusal = Some(WriteError::Damaged);
+            }
             StoreError::Snapshot(SortedError::Io { .. }) => self.refusal = Some(WriteError::Failed),
             error @ (StoreError::Sled(_)
             | StoreError::Panicked(_)

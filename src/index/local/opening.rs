@@ -415,6 +415,8 @@ impl From<SortedError> for OpeningError {
         Self::Journal(match error {
             SortedError::Io { path, source } => JournalError::Io { path, source },
             SortedError::Damaged { path, offset, what } => Damage::new(&path, offset, what).into(),
+            // Is handled where it may come up.
+            SortedError::Needed => JournalError::io(Path::new(""), io::Error::other(error)),
         })
     }
 }
@@ -448,7 +450,14 @@ pub(crate) fn replay(
         let commit = commit?;
         let commit_end = commit.end;
         for (version, record) in commit.into_versions() {
-            changes.apply(&view, &record, version)?;
+            match changes.apply(&view, &record, version) {
+                // Recorded before the block was damaged, or while nothing could be looked up. It is in the journal, which
+                // is kept, and the rest of the index need not wait for somebody who mends this.
+                Err(StoreError::Snapshot(SortedError::Damaged { .. } | SortedError::Needed)) => {
+                    changes.leave_out(&view, &record);
+                }
+                applied => applied?,
+            }
         }
         if commit_end - written >= BATCH_BYTES {
             store.write(std::mem::take(&mut changes), commit_end)?;

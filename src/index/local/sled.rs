@@ -26,6 +26,7 @@ mod meta;
 pub(crate) use meta::Meta;
 
 use super::journal::format::Identity;
+use super::sorted::SortedError;
 use super::store::StoreError;
 
 /// How long an opening waits for the threads of an instance that this process has just closed.
@@ -35,6 +36,7 @@ const META: [u8; 1] = [0];
 /// The first byte of a value says what it is, and four bytes of checksum follow.
 const THERE: u8 = 1;
 const REMOVED: u8 = 0;
+const UNREADABLE: u8 = 2;
 const PREFIX_BYTES: usize = 5;
 
 /// A key or value, where it was read.
@@ -61,6 +63,15 @@ impl Deref for Slice {
 pub(crate) enum Said {
     Value(Slice),
     Removed,
+}
+
+/// What is written of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Write {
+    Value(Vec<u8>),
+    Removed,
+    /// It cannot be told, because a damaged part of the snapshot would be needed. Whoever reads it gets that as an error.
+    Unreadable,
 }
 
 /// A delta. One thread writes, any number read.
@@ -119,25 +130,24 @@ impl Delta {
         DeltaEntries(self.tree.range::<&[u8], _>((from, to)))
     }
 
-    /// Writes the new values of keys (`None` for those that are removed), and what the delta says of itself, all or
-    /// nothing. The sum in `meta` is brought up to date.
+    /// Writes keys, and what the delta says of itself, all or nothing. The sum in `meta` is brought up to date.
     ///
     /// In one atomic batch, because sled flushes whenever it likes: after a crash it may have lost any number of
     /// the last batches, and the position tells from where the journal must be applied again.
     pub(crate) fn write(
         &self,
-        values: impl IntoIterator<Item = (Vec<u8>, Option<Vec<u8>>)>,
+        writes: impl IntoIterator<Item = (Vec<u8>, Write)>,
         meta: &mut Meta,
     ) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
-        for (key, value) in values {
+        for (key, write) in writes {
             if let Some(before) = self.tree.get(&key)? {
                 meta.subtract(&key, &before);
             }
-            match value {
-                None if self.is_lowest => batch.remove(key),
-                value => {
-                    let value = sealed(&key, value.as_deref());
+            match write {
+                Write::Removed if self.is_lowest => batch.remove(key),
+                Write::Value(_) | Write::Removed | Write::Unreadable => {
+                    let value = sealed(&key, &write);
                     meta.add(&key, &value);
                     batch.insert(key, value);
                 }
@@ -223,8 +233,12 @@ fn checksum(key: &[u8], kind: u8, value: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(key), &[kind]), value)
 }
 
-fn sealed(key: &[u8], value: Option<&[u8]>) -> Vec<u8> {
-    let (kind, content) = value.map_or((REMOVED, &[][..]), |value| (THERE, value));
+fn sealed(key: &[u8], write: &Write) -> Vec<u8> {
+    let (kind, content) = match write {
+        Write::Value(value) => (THERE, value.as_slice()),
+        Write::Removed => (REMOVED, &[][..]),
+        Write::Unreadable => (UNREADABLE, &[][..]),
+    };
     let mut sealed = Vec::with_capacity(PREFIX_BYTES + content.len());
     sealed.push(kind);
     sealed.extend(checksum(key, kind, content).to_be_bytes());
@@ -243,6 +257,7 @@ fn opened(key: &[u8], value: sled::IVec) -> Result<Option<Slice>, StoreError> {
     match *kind {
         THERE => Ok(Some(Slice::InSled(value, PREFIX_BYTES))),
         REMOVED if content.is_empty() => Ok(None),
+        UNREADABLE if content.is_empty() => Err(SortedError::Needed.into()),
         _ => Err(damaged),
     }
 }
@@ -251,11 +266,12 @@ fn opened(key: &[u8], value: sled::IVec) -> Result<Option<Slice>, StoreError> {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn read_any(key: &[u8], value: &[u8]) {
     if let Ok(Some(content)) = opened(key, value.into()) {
-        assert_eq!(sealed(key, Some(&content)), value);
+        assert_eq!(sealed(key, &Write::Value(content.to_vec())), value);
     }
-    let written = opened(key, sealed(key, Some(value)).into());
+    let written = opened(key, sealed(key, &Write::Value(value.to_vec())).into());
     assert_eq!(written.ok().flatten().as_deref(), Some(value));
-    assert!(matches!(opened(key, sealed(key, None).into()), Ok(None)));
+    assert!(matches!(opened(key, sealed(key, &Write::Removed).into()), Ok(None)));
+    assert!(opened(key, sealed(key, &Write::Unreadable).into()).is_err());
     if let Some(meta) = Meta::decode(value) {
         assert_eq!(meta.encode(), value);
     }
@@ -335,7 +351,8 @@ mod tests {
     fn check(tamper: impl FnOnce(&sled::Db), expected: Option<&str>) {
         let directory = tempfile::tempdir().unwrap();
         let (delta, mut meta) = open(directory.path()).unwrap();
-        let values = (1..20).map(|n| (vec![n], (n < 15).then(|| vec![n; 20])));
+        let value = |n| if n < 15 { Write::Value(vec![n; 20]) } else { Write::Removed };
+        let values = (1..20).map(|n| (vec![n], value(n)));
         delta.write(values, &mut meta).unwrap();
         tamper(&delta.tree);
         drop(delta);
@@ -372,8 +389,9 @@ mod tests {
     fn a_value_that_changes_under_an_open_delta_is_noticed() {
         let directory = tempfile::tempdir().unwrap();
         let (delta, mut meta) = open(directory.path()).unwrap();
-        delta.write([(vec![1], Some(vec![9; 20])), (vec![2], Some(vec![9; 20]))], &mut meta).unwrap();
-        let (one, other) = (delta.tree.get([1]).unwrap().unwrap(), sealed(&[2], None));
+        let value = || Write::Value(vec![9; 20]);
+        delta.write([(vec![1], value()), (vec![2], value())], &mut meta).unwrap();
+        let (one, other) = (delta.tree.get([1]).unwrap().unwrap(), sealed(&[2], &Write::Removed));
         for wrong in [&one[..], &other[..other.len() - 1], &[], &[THERE; 9]] {
             delta.tree.insert([2], wrong).unwrap();
             assert!(delta.get(&[2]).is_err(), "{wrong:?}");

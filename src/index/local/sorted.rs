@@ -45,6 +45,9 @@ pub(crate) enum SortedError {
     Io { path: PathBuf, source: io::Error },
     #[error("{} is damaged at byte {offset}: {what}", path.display())]
     Damaged { path: PathBuf, offset: u64, what: &'static str },
+    /// Something was recorded that cannot be told without a damaged block.
+    #[error("what was recorded of it needs a damaged block of the snapshot")]
+    Needed,
 }
 
 /// What the writer counted, for the trailer.

@@ -29,7 +29,7 @@ pub(crate) use changes::Changes;
 use merge::Merge;
 pub(crate) use snapshot::SortedSnapshot;
 
-use super::sled::{Delta, DeltaSettings, Meta, Said, Slice, guarded};
+use super::sled::{Delta, DeltaSettings, Meta, Said, Slice, Write, guarded};
 use super::sorted::SortedError;
 
 /// How often it is looked whether a delta is still read.
@@ -112,10 +112,10 @@ impl Store {
     pub(crate) fn write(&self, changes: Changes, applied: u64) -> Result<(), StoreError> {
         let mut meta = self.meta();
         meta.applied = applied;
-        let values = changes.into_values(&mut meta)?;
+        let writes = changes.into_writes(&mut meta)?;
         let view = self.view();
         let delta = view.deltas.first().ok_or(StoreError::Damaged("there is no delta"))?;
-        guarded(|| delta.write(values, &mut meta))?;
+        guarded(|| delta.write(writes, &mut meta))?;
         *self.meta.lock().unwrap_or_else(PoisonError::into_inner) = meta;
         Ok(())
     }

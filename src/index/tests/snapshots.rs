@@ -114,14 +114,17 @@ async fn a_damaged_block_costs_the_lists_that_need_it_and_no_others() {
         // What was refused is neither in sled nor in the journal, and everything else is in both.
         fs::remove_dir_all(bench.sled()).unwrap();
         let index = bench.try_open().unwrap();
+        // At once, while nothing can be looked up: it is taken, and may need the damaged block.
+        put(&index, 990, &[39]).await;
         index.opened().await;
-        let state = index.state();
+        assert_eq!(index.state(), IndexState::Ready);
+        let after = all_lists(&index).await;
         // What was recorded before the damage may need the block now.
-        assert!(matches!(state, IndexState::Ready | IndexState::Damaged(_)), "{state:?}");
-        if state == IndexState::Ready {
-            assert_eq!(all_lists(&index).await, before, "{place}");
-            with_the_same += 1;
-        }
+        let differs = |(before, after): &(&Result<_, _>, &Result<_, _>)| before != after && after.is_ok();
+        let differing: Vec<_> =
+            (0..).zip(before.iter().zip(&after)).filter(|(_, both)| differs(both)).collect();
+        assert!(differing.iter().all(|(subject, _)| *subject == 39), "{place}: {differing:?}");
+        with_the_same += usize::from(after.iter().filter(|list| list.is_err()).count() < 20);
         index.close().await;
         drop(index);
         let report = check(&bench.settings.data_dir).unwrap();

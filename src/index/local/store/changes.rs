@@ -9,10 +9,10 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Meta, StoreError, View, layout};
-use crate::index::Version;
+use super::{Meta, StoreError, View, Write, layout};
 use crate::index::record::{Record, ReferrerKey};
 use crate::index::referrer_state::ReferrerState;
+use crate::index::{Order, Version};
 
 /// Changes that are not written yet.
 #[derive(Debug, Default)]
@@ -20,6 +20,8 @@ pub(crate) struct Changes {
     referrers: HashMap<ReferrerKey, Change>,
     /// Numbers of referrers before, by key.
     counts: HashMap<Vec<u8>, u64>,
+    /// Keys of which nothing can be told, because a damaged part of the snapshot is needed.
+    unreadable: Vec<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -47,6 +49,22 @@ impl Changes {
         let change = self.change(view, key)?;
         change.after = ReferrerState::after(change.after.take(), record.clone(), version);
         Ok(())
+    }
+
+    /// Notes that this record cannot be applied, because a part of the snapshot is damaged: the referrer, and the lists
+    /// that it is on or belongs on, are unreadable from now on.
+    pub(crate) fn leave_out(&mut self, view: &View, record: &Record) {
+        let Some(referrer) = record.referrer() else { return };
+        self.unreadable.push(layout::reverse_entry(referrer));
+        let told = record.recorded().into_iter();
+        let told =
+            told.flat_map(|recorded| recorded.links.iter().map(|link| (&link.subject, recorded.order)));
+        for (subject, order) in told {
+            self.unreadable.push(layout::link(&referrer.repository, subject, Order(order)));
+            self.unreadable.push(layout::repository_of(subject, &referrer.repository));
+        }
+        // Dear, but it takes a damaged block and a record that was written when nobody knew of it.
+        self.unreadable.extend(view.links_left_of(referrer));
     }
 
     fn change(&mut self, view: &View, key: &ReferrerKey) -> Result<&mut Change, StoreError> {
@@ -81,14 +99,10 @@ impl Changes {
         Ok(())
     }
 
-    /// The new values of all keys that change, `None` for those that are removed. The numbers in `meta` are brought up
-    /// to date.
-    pub(super) fn into_values(
-        self,
-        meta: &mut Meta,
-    ) -> Result<BTreeMap<Vec<u8>, Option<Vec<u8>>>, StoreError> {
+    /// What is written of all keys that change. The numbers in `meta` are brought up to date.
+    pub(super) fn into_writes(self, meta: &mut Meta) -> Result<BTreeMap<Vec<u8>, Write>, StoreError> {
         // Sorted, because sled finds its way to the next key quicker then.
-        let mut values = BTreeMap::new();
+        let mut writes = BTreeMap::new();
         let mut steps: HashMap<Vec<u8>, i64> = HashMap::new();
         for (referrer, change) in self.referrers {
             if change.before == change.after {
@@ -97,20 +111,24 @@ impl Changes {
             count(&referrer, &change, &mut steps);
             if let Some(state) = &change.before {
                 meta.discount(state);
-                values.extend(layout::entries(&referrer, state).into_iter().map(|(key, _)| (key, None)));
+                writes.extend(
+                    layout::entries(&referrer, state).into_iter().map(|(key, _)| (key, Write::Removed)),
+                );
             }
             if let Some(state) = &change.after {
                 meta.count(state);
                 let entries = layout::entries(&referrer, state).into_iter();
-                values.extend(entries.map(|(key, value)| (key, Some(value))));
+                writes.extend(entries.map(|(key, value)| (key, Write::Value(value))));
             }
         }
         for (key, step) in steps.into_iter().filter(|(_, step)| *step != 0) {
             let before = self.counts.get(&key).copied().ok_or(MISCOUNTED)?;
             let count = before.checked_add_signed(step).ok_or(MISCOUNTED)?;
-            values.insert(key, (count > 0).then(|| count.to_be_bytes().to_vec()));
+            let value = || Write::Value(count.to_be_bytes().to_vec());
+            writes.insert(key, if count > 0 { value() } else { Write::Removed });
         }
-        Ok(values)
+        writes.extend(self.unreadable.into_iter().map(|key| (key, Write::Unreadable)));
+        Ok(writes)
     }
 }
 

@@ -50,6 +50,11 @@ const VERSION_BYTES: usize = 8;
 /// Longer names make their keys grow.
 const LONGEST_USUAL_NAME: usize = 64;
 
+/// The prefix of all links in the repository.
+pub(super) fn links_in(repository: &Repository) -> Vec<u8> {
+    new_key(LINK_SPACE, repository, 0)
+}
+
 /// The prefix of all links to `subject`.
 pub(super) fn links_to(repository: &Repository, subject: &Digest) -> Vec<u8> {
     let mut key = new_key(LINK_SPACE, repository, DIGEST_BYTES + ORDER_BYTES);

@@ -46,6 +46,14 @@ impl View {
         })
     }
 
+    /// The keys of a referrer's links, as far as they are left in the snapshot.
+    pub(super) fn links_left_of(&self, referrer: &ReferrerKey) -> impl Iterator<Item = Vec<u8>> {
+        let is_its = |(key, value): &(Slice, Slice)| {
+            layout::decode_link(key, value).is_some_and(|link| link.value.digest == referrer.digest)
+        };
+        self.left(layout::links_in(&referrer.repository)).filter(is_its).map(|(key, _)| key.to_vec())
+    }
+
     /// The snapshot's entries of a space, without those that cannot be read.
     fn left(&self, prefix: Vec<u8>) -> impl Iterator<Item = (Slice, Slice)> {
         let end = super::prefix_end(&prefix);

@@ -71,7 +71,7 @@ impl SortedSnapshot {
         for entry in self.file.range(std::ops::Bound::Unbounded, None) {
             match entry {
                 Ok((key, value)) => count.add(&key, &value),
-                Err(SortedError::Damaged { .. }) => {}
+                Err(SortedError::Damaged { .. } | SortedError::Needed) => {}
                 Err(error @ SortedError::Io { .. }) => return Err(error.into()),
             }
         }
