@@ -72,15 +72,8 @@ async fn main() -> Result<(), Failed> {
         measure(&format!("list of {referrers}"), lasts, 1, move |_, _| {
             let index = index.clone();
             async move {
-                let scan = Scan {
-                    after: None,
-                    max_entries: 10_000,
-                    max_bytes: 4 << 20,
-                    max_claims: 10_000,
-                    accepts: Box::new(|_| true),
-                };
                 let subject = digest(&referrers.to_string());
-                let page = index.referrers(repository("bench/queries")?, subject, scan).await?;
+                let page = index.referrers(repository("bench/queries")?, subject, everything()).await?;
                 if page.entries.len() as u64 == referrers { Ok(()) } else { Err("not all are listed".into()) }
             }
         })
@@ -95,14 +88,8 @@ async fn main() -> Result<(), Failed> {
                     // Any order that is not theirs.
                     let nth = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
                     let Some(group) = Group::nth_of(links, links_each, nth) else { return Ok(()) };
-                    let scan = Scan {
-                        after: None,
-                        max_entries: 10_000,
-                        max_bytes: 4 << 20,
-                        max_claims: 10_000,
-                        accepts: Box::new(|_| true),
-                    };
-                    let page = index.referrers(repository(&group.name())?, group.subject(), scan).await?;
+                    let page =
+                        index.referrers(repository(&group.name())?, group.subject(), everything()).await?;
                     if page.entries.len() as u64 == links_each {
                         Ok(())
                     } else {
@@ -205,6 +192,17 @@ fn dump(links: u64, output: &mut impl io::Write) -> Result<(), Failed> {
     }
     writeln!(output, r#"{{"end":{{"records":{records}}}}}"#)?;
     Ok(output.flush()?)
+}
+
+/// All on one page.
+fn everything() -> Scan {
+    Scan {
+        after: None,
+        max_entries: 10_000,
+        max_bytes: 4 << 20,
+        max_claims: 10_000,
+        accepts: Box::new(|_| true),
+    }
 }
 
 fn repository(name: &str) -> Result<Repository, Failed> {

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use refshim::index::{Index, Scan};
+use refshim::index::Index;
 
-use super::{Failed, digest, put, repository};
+use super::{Failed, digest, everything, put, repository};
 
 const CLIENTS: u64 = 24;
 /// Of each writer, so that the index grows as a busy one does and not as fast as it can.
@@ -120,16 +120,10 @@ async fn write(index: Index, seen: Arc<Seen>, client: u64, end: Instant) -> Resu
 async fn ask(index: Index, seen: Arc<Seen>, client: u64, end: Instant) -> Result<(), Failed> {
     let mut n = 0u64;
     while Instant::now() < end {
-        let scan = Scan {
-            after: None,
-            max_entries: 10_000,
-            max_bytes: 4 << 20,
-            max_claims: 10_000,
-            accepts: Box::new(|_| true),
-        };
         let start = Instant::now();
         let subject = digest(&format!("soak {client} {}", n / 2));
-        let page = index.referrers(repository(&format!("soak/{}", client % 8))?, subject, scan).await?;
+        let page =
+            index.referrers(repository(&format!("soak/{}", client % 8))?, subject, everything()).await?;
         seen.took(&seen.lists, start);
         // Whoever writes to it is ahead by far, but for the first moments.
         if page.entries.len() == 4 {
