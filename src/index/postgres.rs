@@ -174,6 +174,9 @@ impl Postgres {
             let (mut conflicts, mut broken, mut unconnected) = (0, 0, 0);
             loop {
                 let session = match self.session().await {
+                    // Connecting may end after the index was closed: what begins then would be done for nobody, and a
+                    // replica that is gone would hold what it took.
+                    Ok(_) if self.keeper.health() == Health::Closed => return Err(Failure::Closed),
                     Ok(session) => session,
                     Err(Failure::Unreachable(_)) if unconnected == 0 => {
                         unconnected += 1;

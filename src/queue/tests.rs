@@ -25,7 +25,7 @@ fn open(directory: &Path) -> Queue<String> {
 }
 
 async fn next(queue: &Queue<String>) -> Job<String> {
-    tokio::time::timeout(Duration::from_secs(100), queue.next()).await.unwrap()
+    tokio::time::timeout(Duration::from_secs(60), queue.next()).await.unwrap()
 }
 
 #[tokio::test]
