@@ -19,7 +19,9 @@ pub(super) fn print_report(report: &CheckReport, out: &mut impl Write) -> io::Re
         )?;
     }
     match &report.sled {
-        Ok((referrers, links)) => writeln!(out, "sled: {referrers} referrers with {links} links")?,
+        Ok((referrers, links)) => {
+            writeln!(out, "snapshot and sled: {referrers} referrers with {links} links")?
+        }
         Err(why) => writeln!(out, "sled: {why}; it will be rebuilt at the next start")?,
     }
     if report.gaps.is_empty() {

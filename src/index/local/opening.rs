@@ -17,25 +17,30 @@
 //!   built ([`super::building`]) before the deltas. What older builds had in sled is removed first.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::mpsc;
 
+mod error;
+mod stored;
+
+pub(crate) use error::OpeningError;
+pub(crate) use stored::{DeltaNumbers, applied, remove_before, stored};
+use stored::{open_snapshot, usable_deltas};
+
 use super::EngineCommand;
-use super::building::{BuildError, Building, PlainSum};
-use super::data_dir::{self, DeltaName, JOURNAL};
+use super::building::{Building, PlainSum};
+use super::data_dir::{self, DeltaName};
 use super::journal::files::{self, Snapshot, segment_path, snapshot_path};
-use super::journal::format::{Header, Identity};
+use super::journal::format::Header;
 use super::journal::reader::JournalReader;
 use super::journal::{Damage, Journal, JournalError, create_segment};
-use super::sled::{DeltaSettings, Meta, applied_in, guarded};
+use super::sled::{DeltaSettings, applied_in, guarded};
 use super::sorted::SortedError;
 use super::state::SharedState;
-use super::store::snapshot::{OpenSnapshotError, SnapshotWriter};
-use super::store::{Changes, SortedSnapshot, Store, StoreError};
+use super::store::snapshot::SnapshotWriter;
+use super::store::{Changes, Store, StoreError};
 use crate::index::{IndexSettings, Version};
 
 /// How much of the journal is read before its changes are written to sled. Larger batches take gigabytes of memory in
@@ -44,23 +49,6 @@ const BATCH_BYTES: u64 = 64 << 10;
 /// How much of the journal is left for the committer to apply. It writes nothing meanwhile.
 const REST_BYTES: u64 = 1 << 20;
 
-/// Why the index could not be brought up to the journal.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum OpeningError {
-    #[error(transparent)]
-    Store(StoreError),
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    #[error("the damaged index could not be set aside: {0}")]
-    SetAside(#[source] io::Error),
-    #[error("what an older build left could not be removed: {0}")]
-    Remove(#[source] io::Error),
-    #[error("the snapshot cannot be built: {0}")]
-    Build(#[source] io::Error),
-    #[error("the index was closed while it was being opened")]
-    Stopped,
-}
-
 /// Opens the index, as often as needed.
 #[derive(Debug)]
 pub(crate) struct Opener {
@@ -68,19 +56,6 @@ pub(crate) struct Opener {
     /// Weak: the committer ends when the last [`super::Local`] is gone, and holds this itself.
     pub(crate) commands: mpsc::WeakSender<EngineCommand>,
     pub(crate) numbers: Arc<DeltaNumbers>,
-}
-
-/// Gives numbers to deltas, in this process none twice.
-#[derive(Debug, Default)]
-pub(crate) struct DeltaNumbers(AtomicU64);
-
-impl DeltaNumbers {
-    /// A number that no delta of this process or in the data directory has or had.
-    fn next(&self, data_dir: &Path) -> io::Result<u64> {
-        let highest = data_dir::deltas(data_dir)?.iter().map(|delta| delta.number).max().unwrap_or(0);
-        self.0.fetch_max(highest, Ordering::Relaxed);
-        Ok(self.0.fetch_add(1, Ordering::Relaxed) + 1)
-    }
 }
 
 /// What came of an opening.
@@ -244,13 +219,11 @@ impl Opening {
     /// ones.
     fn caught_up(&self, number: Option<u64>) -> Result<Store, OpeningError> {
         let data_dir = &self.settings.data_dir;
-        let snapshot = match self.reader.snapshot_position() {
-            None => None,
-            Some(position) => SortedSnapshot::open(self.reader.directory(), position)?.map(Arc::new),
-        };
-        let below = below(snapshot.as_deref(), self.reader.identity())?;
+        let reader = &self.reader;
+        let (snapshot, below) =
+            open_snapshot(reader.directory(), reader.snapshot_position(), reader.identity())?;
         // What a crash at the end of a compaction left.
-        remove_before(self.reader.directory(), below.base);
+        remove_before(reader.directory(), below.base);
         let deltas = if let Some(number) = number {
             vec![DeltaName { base: below.base, number }]
         } else {
@@ -298,140 +271,6 @@ impl Opening {
             tracing::error!(file = %path.display(), %error, "that the journal lost its end cannot be noted");
         }
         Damage::new(directory, self.end, "it ends before what sled was made from").into()
-    }
-}
-
-/// What is stored of the index of this journal, without what the journal has more; nothing if a delta is missing.
-pub(crate) fn stored(
-    data_dir: &Path,
-    settings: DeltaSettings,
-    identity: Identity,
-) -> Result<Option<Store>, OpeningError> {
-    let directory = data_dir.join(JOURNAL);
-    let position = files::list(&directory)?.snapshots.last().map(|snapshot| snapshot.position);
-    let snapshot = match position {
-        None => None,
-        Some(position) => SortedSnapshot::open(&directory, position)?.map(Arc::new),
-    };
-    let below = below(snapshot.as_deref(), identity)?;
-    let deltas = usable_deltas(data_dir, below.base, || Ok(1)).map_err(OpeningError::SetAside)?;
-    let mut paths = deltas.iter().map(|delta| (delta.base, delta.path(data_dir)));
-    let Some((_, first)) = paths.next().filter(|(_, first)| first.exists()) else { return Ok(None) };
-    let open = || {
-        let store = Store::open(&first, settings, below, snapshot)?;
-        for (base, path) in paths {
-            if store.meta().applied == base {
-                store.begin_delta(&path, settings, base)?;
-            }
-        }
-        Ok(store)
-    };
-    Ok(Some(guarded(open)?))
-}
-
-/// What is said of this snapshot, of a journal of this identity.
-fn below(snapshot: Option<&SortedSnapshot>, identity: Identity) -> Result<Meta, JournalError> {
-    let Some(snapshot) = snapshot else { return Ok(Meta::empty(identity)) };
-    if snapshot.identity() != identity {
-        return Err(Damage::new(&snapshot.path, 0, "the file belongs to another journal").into());
-    }
-    Ok(snapshot.meta())
-}
-
-/// Removes the journal's files before a position that nobody needs any more. If that fails, the next compaction does it.
-pub(crate) fn remove_before(directory: &Path, position: u64) {
-    if let Err(error) = files::remove_before(directory, position) {
-        tracing::warn!(%error, "old files of the journal could not be removed");
-    }
-}
-
-/// Up to which position of this journal sled was brought; nothing if there is no sled that tells.
-pub(crate) fn applied(data_dir: &Path, identity: Identity) -> io::Result<Option<u64>> {
-    let deltas = data_dir::deltas(data_dir)?.into_iter().map(|delta| delta.path(data_dir));
-    let all = data_dir::old_sleds(data_dir)?.into_iter().chain(deltas);
-    let applied = all.filter_map(|path| applied_in(&path));
-    Ok(applied.filter(|(of, _)| *of == identity).map(|(_, applied)| applied).max())
-}
-
-/// The deltas over the snapshot at this position: of each the newest, and at least the one to create. All others are
-/// removed.
-fn usable_deltas(
-    data_dir: &Path,
-    position: u64,
-    number: impl FnOnce() -> io::Result<u64>,
-) -> io::Result<Vec<DeltaName>> {
-    let mut usable: Vec<DeltaName> = Vec::new();
-    for delta in data_dir::deltas(data_dir)? {
-        let older = usable.pop_if(|before| before.base == delta.base);
-        if delta.base < position {
-            data_dir::remove_directory(&delta.path(data_dir))?;
-        } else {
-            usable.push(delta);
-        }
-        if let Some(older) = older {
-            data_dir::remove_directory(&older.path(data_dir))?;
-        }
-    }
-    if usable.first().is_none_or(|first| first.base != position) {
-        usable.insert(0, DeltaName { base: position, number: number()? });
-    }
-    Ok(usable)
-}
-
-impl From<OpenSnapshotError> for OpeningError {
-    fn from(error: OpenSnapshotError) -> Self {
-        match error {
-            OpenSnapshotError::Journal(error) => error.into(),
-            OpenSnapshotError::Store(error) => error.into(),
-        }
-    }
-}
-
-impl From<StoreError> for OpeningError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Snapshot(error) => error.into(),
-            error @ (StoreError::Sled(_)
-            | StoreError::Panicked(_)
-            | StoreError::Directory(_)
-            | StoreError::Damaged(_)) => Self::Store(error),
-        }
-    }
-}
-
-impl From<BuildError> for OpeningError {
-    fn from(error: BuildError) -> Self {
-        match error {
-            BuildError::Io(error) => Self::Build(error),
-            BuildError::Invalid => Self::Build(io::Error::other(BuildError::Invalid)),
-            BuildError::Stopped => Self::Stopped,
-        }
-    }
-}
-
-/// A part of the snapshot that is needed to bring the index up to the journal: then there is no index.
-impl From<SortedError> for OpeningError {
-    fn from(error: SortedError) -> Self {
-        Self::Journal(match error {
-            SortedError::Io { path, source } => JournalError::Io { path, source },
-            SortedError::Damaged { path, offset, what } => Damage::new(&path, offset, what).into(),
-            // Is handled where it may come up.
-            SortedError::Needed => JournalError::io(Path::new(""), io::Error::other(error)),
-        })
-    }
-}
-
-impl OpeningError {
-    /// Whether a retry may succeed.
-    pub(crate) fn may_pass(&self) -> bool {
-        match self {
-            Self::Store(_)
-            | Self::SetAside(_)
-            | Self::Remove(_)
-            | Self::Build(_)
-            | Self::Journal(JournalError::Io { .. }) => true,
-            Self::Stopped | Self::Journal(JournalError::Newer { .. } | JournalError::Damaged(_)) => false,
-        }
     }
 }
 
