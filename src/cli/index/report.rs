@@ -20,7 +20,7 @@ pub(super) fn print_report(report: &CheckReport, out: &mut impl Write) -> io::Re
     }
     match &report.sled {
         Ok((referrers, links)) => {
-            writeln!(out, "snapshot and sled: {referrers} referrers with {links} links")?
+            writeln!(out, "snapshot and sled: {referrers} referrers with {links} links")?;
         }
         Err(why) => writeln!(out, "sled: {why}; it will be rebuilt at the next start")?,
     }
