@@ -33,6 +33,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::client::Result;
 use crate::config::{CommandLine, Config};
 use crate::server::Server;
+use crate::server::service_manager::{Inherited, keep_alive};
 use crate::{telemetry, tls};
 use connection::run;
 use output::{EXIT_CODES, fail, failed};
@@ -132,6 +133,10 @@ impl Serve {
         if let Err(error) = telemetry::start_logging(&config.log) {
             return fail(CONFIGURATION_ERROR, &format!("log.filter: {error}"));
         }
+        let inherited = match Inherited::take() {
+            Ok(inherited) => inherited,
+            Err(error) => return fail(1, &format!("cannot take the sockets that were handed over (LISTEN_FDS): {error}")),
+        };
         // Each client's connection, and the one to the upstream for it, is an open file.
         if let Err(error) = rlimit::increase_nofile_limit(rlimit::INFINITY) {
             tracing::warn!(%error, "the limit of open files cannot be raised");
@@ -145,16 +150,16 @@ impl Serve {
             Ok(runtime) => runtime,
             Err(error) => return fail(1, &format!("cannot start the runtime: {error}")),
         };
-        let code = runtime.block_on(serve(&config));
+        let code = runtime.block_on(serve(&config, inherited));
         // A look-up of the index on a disk that hangs may never end.
         runtime.shutdown_timeout(Duration::from_secs(1));
         code
     }
 }
 
-async fn serve(config: &Config) -> ExitCode {
+async fn serve(config: &Config, inherited: Inherited) -> ExitCode {
     let started = async {
-        let server = Server::start(config).await.map_err(|error| error.to_string())?;
+        let server = Server::start(config, inherited).await.map_err(|error| error.to_string())?;
         let addresses = server.address().and_then(|listen| Ok((listen, server.admin_address()?)));
         let signals = signals().map_err(|error| format!("cannot wait for signals: {error}"))?;
         let (listen, admin_listen) = addresses.map_err(|error| error.to_string())?;
@@ -165,7 +170,10 @@ async fn serve(config: &Config) -> ExitCode {
             let upstream = &config.upstream.url;
             let (further_upstreams, tls) = (config.further_upstreams.len(), config.tls.is_some());
             tracing::info!(%listen, %admin_listen, %upstream, further_upstreams, tls, "serving");
-            server.serve(termination, hangup).await;
+            tokio::select! {
+                () = server.serve(termination, hangup) => {}
+                () = keep_alive() => {}
+            }
             ExitCode::SUCCESS
         }
         Err(error) => fail(1, &error),

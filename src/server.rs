@@ -5,6 +5,7 @@ pub mod app;
 mod connection;
 mod handlers;
 mod request_log;
+pub mod service_manager;
 mod watched;
 
 use std::convert::Infallible;
@@ -36,6 +37,7 @@ use crate::proxy::forward::{Clients, Peer};
 use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::referrers_tags::{ReferrersTags, ReferrersTagsError};
 use crate::server::app::App;
+use crate::server::service_manager::Inherited;
 use crate::telemetry::Metrics;
 use crate::tls::{Acceptor, Reload as _, TlsError};
 
@@ -56,6 +58,15 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// A socket was handed over for no setting.
+    #[error(
+        "the socket {0} was handed over (LISTEN_FDS), but it is neither at the port of listen nor of admin_listen: give \
+         the unit of the socket and these settings the same ports"
+    )]
+    Inherited(SocketAddr),
+    /// A socket that was handed over has no address.
+    #[error("a socket that was handed over (LISTEN_FDS) cannot be used: {0}")]
+    Unreadable(#[source] io::Error),
     /// Every request would come back to refshim.
     #[error("the upstream {0} is where refshim itself listens: give one of the two another address")]
     Loop(Authority),
@@ -110,9 +121,12 @@ impl ServerTls {
     /// Reloads changed files at each interval and each SIGHUP, for ever.
     async fn watch(self, mut hangup: Signal) {
         loop {
-            tokio::select! {
-                () = tokio::time::sleep(self.interval) => {}
-                _ = hangup.recv() => {}
+            let is_told = tokio::select! {
+                () = tokio::time::sleep(self.interval) => false,
+                _ = hangup.recv() => true,
+            };
+            if is_told {
+                service_manager::reloading().await;
             }
             let tls = self.clone();
             // The files may be on a volume that hangs.
@@ -125,15 +139,19 @@ impl ServerTls {
             if let Err(error) = looked.await {
                 tracing::error!(%error, "the TLS files could not be looked at");
             }
+            if is_told {
+                service_manager::ready().await;
+            }
         }
     }
 }
 
 impl Server {
-    /// Binds both listeners and starts to open the index.
-    pub async fn start(config: &Config) -> Result<Self, StartError> {
-        let clients = listen(config.listen).await?;
-        let admins = listen(config.admin_listen).await?;
+    /// Binds both listeners, unless they are inherited, and starts to open the index.
+    pub async fn start(config: &Config, mut inherited: Inherited) -> Result<Self, StartError> {
+        let clients = inherited.listen(config.listen).await?;
+        let admins = inherited.listen(config.admin_listen).await?;
+        inherited.all_taken()?;
         let (metrics, load) = (Arc::new(Metrics::new()), Load::default());
         let upstream = |settings: &config::UpstreamConfig| {
             // The bound address and not the configured one, whose port may be 0.
@@ -240,6 +258,7 @@ impl Server {
             // The first of these futures to end ends serving.
             std::future::pending::<()>().await;
         };
+        service_manager::ready().await;
         tokio::select! {
             () = clients => {}
             () = admins => {}
@@ -250,6 +269,7 @@ impl Server {
         // Closed and not just left alone: the system would go on accepting connections that nobody serves.
         drop((self.clients, self.admins));
         tracing::info!(connections = open.len(), "draining");
+        service_manager::stopping().await;
         ending.cancel();
         // What they did stays, and the same again goes on from there.
         self.desk.stop_all();
@@ -296,10 +316,6 @@ fn leads_to(upstream: &RegistryUrl, own: SocketAddr) -> bool {
     let is_own = |host: IpAddr| host == own.ip() || (own.ip().is_unspecified() && host.is_loopback());
     let is_localhost = host == "localhost" && (own.ip().is_loopback() || own.ip().is_unspecified());
     port == own.port() && (is_localhost || host.parse().is_ok_and(is_own))
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
 }
 
 /// What both listeners share.

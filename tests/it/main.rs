@@ -53,6 +53,7 @@ mod request_log;
 mod rollout;
 mod self_signed;
 mod serve_command;
+mod service_manager;
 mod silent_clients;
 mod support;
 mod test_databases;

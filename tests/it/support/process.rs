@@ -29,6 +29,7 @@ pub(crate) struct Start<'a> {
     upstream: String,
     data_dir: &'a Path,
     variables: Vec<(&'a str, String)>,
+    environment: Vec<(&'a str, String)>,
     wrapper: Vec<String>,
     listen: [String; 2],
 }
@@ -46,7 +47,8 @@ impl Refshim {
     /// In front of whatever is at this URL.
     pub(crate) fn in_front_of<'a>(upstream: &str, data_dir: &'a Path) -> Start<'a> {
         let listen = ["127.0.0.1:0", "127.0.0.1:0"].map(str::to_owned);
-        Start { upstream: upstream.to_owned(), data_dir, variables: Vec::new(), wrapper: Vec::new(), listen }
+        let (variables, environment, wrapper) = Default::default();
+        Start { upstream: upstream.to_owned(), data_dir, variables, environment, wrapper, listen }
     }
 
     /// In front of this registry, whose certificate it trusts if there is one.
@@ -176,6 +178,13 @@ impl Start<'_> {
         self
     }
 
+    #[allow(dead_code, reason = "one suite uses it")]
+    /// With a variable of its environment that is not a setting.
+    pub(crate) fn in_environment(mut self, variable: &'static str, value: &str) -> Self {
+        self.environment.push((variable, value.to_owned()));
+        self
+    }
+
     /// With its index in this database, if there is one.
     pub(crate) fn with_index(self, postgres: Option<&Postgres>) -> Self {
         match postgres {
@@ -243,6 +252,7 @@ impl Start<'_> {
         for (name, value) in self.variables {
             command.env(format!("REFSHIM_{name}"), value);
         }
+        command.envs(self.environment);
         command
     }
 }
