@@ -135,7 +135,12 @@ impl Serve {
         }
         let inherited = match Inherited::take() {
             Ok(inherited) => inherited,
-            Err(error) => return fail(1, &format!("cannot take the sockets that were handed over (LISTEN_FDS): {error}")),
+            Err(error) => {
+                return fail(
+                    1,
+                    &format!("cannot take the sockets that were handed over (LISTEN_FDS): {error}"),
+                );
+            }
         };
         // Each client's connection, and the one to the upstream for it, is an open file.
         if let Err(error) = rlimit::increase_nofile_limit(rlimit::INFINITY) {

@@ -82,6 +82,8 @@ pub struct Config {
     pub sweep: SweepConfig,
     /// The index.
     pub index: IndexConfig,
+    /// Traces.
+    pub traces: TracesConfig,
     /// The log.
     pub log: LogConfig,
 }
@@ -220,6 +222,49 @@ pub struct IndexConfig {
     /// How long the upstream must have answered nothing but 404 for a referrer before its links are removed.
     /// Default 1 hour.
     pub forget_after: Duration,
+}
+
+/// Traces, sent by OpenTelemetry's protocol over HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TracesConfig {
+    /// The collector, without `/v1/traces`. Default: none, and no traces.
+    pub endpoint: Option<RegistryUrl>,
+    /// The share of the traces that begin here which is sampled. One that a client began is sampled if the client says so.
+    /// Default all.
+    pub sample: Share,
+}
+
+/// A share of a whole, in millionths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share(u32);
+
+impl Share {
+    /// All of it.
+    pub const ALL: Self = Self(1_000_000);
+
+    /// So many hundredths of it, as a decimal number with up to four digits after the point.
+    fn of_percent(text: &str) -> Option<Self> {
+        let (percent, rest) = text.split_once('.').unwrap_or((text, "0"));
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_number(percent) || !is_number(rest) || rest.len() > 4 {
+            return None;
+        }
+        let millionths =
+            percent.parse::<u32>().ok()?.checked_mul(10_000)? + format!("{rest:0<4}").parse::<u32>().ok()?;
+        (millionths <= Self::ALL.0).then_some(Self(millionths))
+    }
+
+    /// From 0 to 1.
+    #[must_use]
+    pub fn ratio(self) -> f64 {
+        f64::from(self.0) / f64::from(Self::ALL.0)
+    }
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self::ALL
+    }
 }
 
 /// The log.

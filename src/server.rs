@@ -38,7 +38,7 @@ use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::referrers_tags::{ReferrersTags, ReferrersTagsError};
 use crate::server::app::App;
 use crate::server::service_manager::Inherited;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Traces, TracesError};
 use crate::tls::{Acceptor, Reload as _, TlsError};
 
 /// The pause after a failed accept. Without free file descriptors it fails again and again, until a
@@ -79,6 +79,9 @@ pub enum StartError {
     /// Referrers tags cannot be written.
     #[error("cannot write referrers tags (referrers.write_tags): {0}")]
     ReferrersTags(#[from] ReferrersTagsError),
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// TLS towards clients cannot be set up.
     #[error("cannot set up TLS towards clients: {0}")]
     ServerTls(#[source] TlsError),
@@ -99,6 +102,7 @@ pub struct Server {
     desk: Arc<Desk>,
     sweeps: SweepConfig,
     metrics: Arc<Metrics>,
+    traces: Traces,
     notifications: Arc<Notifications>,
     tags: Arc<ReferrersTags>,
     index: Index,
@@ -152,7 +156,8 @@ impl Server {
         let clients = inherited.listen(config.listen).await?;
         let admins = inherited.listen(config.admin_listen).await?;
         inherited.all_taken()?;
-        let (metrics, load) = (Arc::new(Metrics::new()), Load::default());
+        let (metrics, load, traces) =
+            (Arc::new(Metrics::new()), Load::default(), Traces::new(&config.traces)?);
         let upstream = |settings: &config::UpstreamConfig| {
             // The bound address and not the configured one, whose port may be 0.
             if clients.local_addr().is_ok_and(|own| leads_to(&settings.url, own)) {
@@ -164,7 +169,7 @@ impl Server {
             }
             let upstream = Upstream::new(settings, &metrics);
             upstream
-                .map(|upstream| Arc::new(upstream.under(load.clone())))
+                .map(|upstream| Arc::new(upstream.under(load.clone()).traced(traces.clone())))
                 .map_err(|error| StartError::Upstream(settings.name.clone(), error))
         };
         let upstreams = Upstreams {
@@ -176,7 +181,8 @@ impl Server {
         begin(config, &index, &metrics);
         let tasks = TaskTracker::new();
         let tags = Arc::new(ReferrersTags::open(config, &index, &metrics)?);
-        let app = App::new(config, &upstreams, &index, &tags, Arc::clone(&metrics), load, tasks.clone());
+        let observed = (Arc::clone(&metrics), traces.clone());
+        let app = App::new(config, &upstreams, &index, &tags, observed, load, tasks.clone());
         let notifications = Arc::new(Notifications::open(config, &index, &metrics)?);
         let desk = Arc::new(Desk::new(config, &index, &metrics));
         let background = Background { notifications: Arc::clone(&notifications), tags: Arc::clone(&tags) };
@@ -201,6 +207,7 @@ impl Server {
             desk,
             sweeps: config.sweep.clone(),
             metrics,
+            traces,
             index,
             tasks,
             timeouts: config.timeouts.clone(),
@@ -284,6 +291,7 @@ impl Server {
         if tokio::time::timeout(self.timeouts.shutdown, self.index.close()).await.is_err() {
             tracing::warn!("the index did not close within the limit; the next start replays its journal");
         }
+        self.traces.close().await;
         tracing::info!("stopped");
     }
 }

@@ -6,6 +6,7 @@ mod coverage;
 mod labels;
 mod logging;
 mod maybe;
+mod traces;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use coverage::CoverageMetrics;
 pub use labels::{EventFailure, LinkOutcome, Notified, QueryRefused, Stale, Swept, TagFailure, Unrecorded};
 pub use logging::{Described, start_logging, within_request, within_this_request};
 use maybe::MaybeGauge;
+pub use traces::{Span, Traces, TracesError};
 
 const SECONDS: [f64; 14] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];

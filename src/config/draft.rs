@@ -15,7 +15,7 @@ use super::tls_files::{Places, TlsChecks, TlsFiles};
 use super::upstream::{UpstreamDraft, UpstreamName};
 use super::{
     ClientAuth, Config, IndexConfig, LimitsConfig, LogConfig, ManifestsConfig, NotificationsConfig,
-    ReferencesConfig, ReferrersConfig, RegistryUrl, SweepConfig, TimeoutsConfig, TlsConfig,
+    ReferencesConfig, ReferrersConfig, RegistryUrl, SweepConfig, TimeoutsConfig, TlsConfig, TracesConfig,
 };
 
 /// The configuration while it is parsed: the upstream may still be missing.
@@ -39,6 +39,7 @@ pub(super) struct Draft {
     pub(super) sources: BTreeMap<SourceName, SourceDraft>,
     pub(super) index: IndexConfig,
     pub(super) database: DatabaseDraft,
+    pub(super) traces: TracesConfig,
     pub(super) log: LogConfig,
 }
 
@@ -68,6 +69,7 @@ impl Default for Draft {
             sources: BTreeMap::new(),
             index: IndexConfig::default(),
             database: DatabaseDraft::default(),
+            traces: TracesConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -133,6 +135,7 @@ impl Draft {
             notifications: NotificationsConfig { sources, ..self.notifications },
             sweep: self.sweep,
             index: IndexConfig { database, ..self.index },
+            traces: self.traces,
             log: self.log,
         })
     }

@@ -10,7 +10,7 @@ use super::notifications::{SOURCE_SETTINGS, SourceDraft, SourceName};
 use super::upstream::{UPSTREAM_SETTINGS, UpstreamDraft, UpstreamName};
 use super::value::{
     GIB, HOUR, Invalid, KIB, MIB, MINUTE, address, client_auth, count, directory, duration, file, link_kind,
-    list, log_filter, log_format, network, server_name, size, statements, write_tags, yes_or_no,
+    list, log_filter, log_format, network, server_name, share, size, statements, write_tags, yes_or_no,
 };
 use crate::oci::LinkKinds;
 
@@ -149,6 +149,8 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     setting("index.tls.server_name", One, |to, text| {
         put(&mut to.database.tls.server_name, server_name(text).map(Some))
     }),
+    setting("traces.endpoint", One, |to, text| put(&mut to.traces.endpoint, text.parse().map(Some))),
+    setting("traces.sample", One, |to, text| put(&mut to.traces.sample, share(text))),
     setting("log.format", One, |to, text| put(&mut to.log.format, log_format(text))),
     setting("log.filter", One, |to, text| put(&mut to.log.filter, log_filter(text))),
 ];

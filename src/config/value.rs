@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 
 use super::{
-    ClientAuth, Http2, InvalidDatabaseUrl, InvalidRegistryUrl, LogFormat, Mode, SourceKind, Statements,
-    UpstreamName, WriteTags,
+    ClientAuth, Http2, InvalidDatabaseUrl, InvalidRegistryUrl, LogFormat, Mode, Share, SourceKind,
+    Statements, UpstreamName, WriteTags,
 };
 use crate::oci::{InvalidName, LinkKind, UnknownLinkKind};
 
@@ -100,6 +100,12 @@ pub(super) fn size<T: TryFrom<u64>>(text: &str, bounds: RangeInclusive<u64>) -> 
 /// A number of things.
 pub(super) fn count(text: &str, bounds: RangeInclusive<u64>) -> Result<usize, Invalid> {
     COUNT.read(text, &bounds)
+}
+
+/// A share of a whole.
+pub(super) fn share(text: &str) -> Result<Share, Invalid> {
+    let share = text.strip_suffix('%').and_then(Share::of_percent);
+    share.ok_or_else(|| form("a percentage up to 100%", text, "100%, 10% or 0.5%"))
 }
 
 /// An address to listen on.

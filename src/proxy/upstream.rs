@@ -31,7 +31,7 @@ use crate::config::{self, Http2, Mode, RegistryUrl};
 use crate::http::body::Body;
 use crate::http::limits::Load;
 use crate::http::route::is_api;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Traces};
 use crate::tls::{Connector, Protocols, Reload as _, TlsError};
 use connection::{LARGE, SMALL};
 use pool::Pool;
@@ -66,6 +66,7 @@ pub struct Upstream {
     silence_limit: Duration,
     body_idle: Duration,
     metrics: Metrics,
+    traces: Traces,
     started: Instant,
     /// When a registry last answered, in milliseconds since `started`, plus one; zero before the first answer.
     answered: AtomicU64,
@@ -126,6 +127,7 @@ impl Upstream {
             silence_limit: settings.timeouts.response,
             body_idle: settings.timeouts.body_idle,
             metrics: metrics.of_upstream(&settings.name),
+            traces: Traces::default(),
             started: Instant::now(),
             answered: AtomicU64::new(0),
         })
@@ -135,6 +137,12 @@ impl Upstream {
     #[must_use]
     pub fn under(self, load: Load) -> Self {
         Self { load, ..self }
+    }
+
+    /// Makes a span for each request.
+    #[must_use]
+    pub fn traced(self, traces: Traces) -> Self {
+        Self { traces, ..self }
     }
 
     /// Its number in the index.
@@ -267,8 +275,16 @@ impl Upstream {
         mut request: Request<Body>,
     ) -> Result<Response<Incoming>, UpstreamError> {
         *request.uri_mut() = self.target(request.uri())?;
+        let mut span = self.traces.send(&mut request, &self.name);
         // Boxed, since each future around it already has room for the request, and would get this one's size on top.
-        Box::pin(self.send_to_target(pool, request)).await
+        let answered = Box::pin(self.send_to_target(pool, request)).await;
+        if let Some(span) = &mut span {
+            match &answered {
+                Ok(answer) => span.answered(answer.status()),
+                Err(error) => span.failed(error),
+            }
+        }
+        answered
     }
 
     /// The same path and query at the upstream, with its base path before `/v2/`.

@@ -32,7 +32,7 @@ use crate::proxy::selection::Selection;
 use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::referrers_tags::ReferrersTags;
 use crate::registry::Caller;
-use crate::telemetry::{Metrics, within_request};
+use crate::telemetry::{Metrics, Span, Traces, within_request};
 
 /// Answers the clients' requests.
 #[derive(Debug)]
@@ -42,6 +42,7 @@ pub struct App {
     /// In the order of the configuration.
     further: Vec<Handlers>,
     metrics: Arc<Metrics>,
+    traces: Traces,
     tasks: TaskTracker,
     requests: Arc<Requests>,
     answers: Arc<Answers>,
@@ -56,7 +57,7 @@ impl App {
         upstreams: &Upstreams,
         index: &Index,
         tags: &ReferrersTags,
-        metrics: Arc<Metrics>,
+        (metrics, traces): (Arc<Metrics>, Traces),
         load: Load,
         tasks: TaskTracker,
     ) -> Self {
@@ -75,6 +76,7 @@ impl App {
             default,
             further,
             metrics,
+            traces,
             tasks,
             requests: Requests::new(config.limits.requests_per_client, load),
             answers: Answers::new(config.limits.answer_bytes),
@@ -111,16 +113,26 @@ impl App {
     ) -> Response<Body> {
         // Request id. First: everything behind it logs the id, and the upstream gets it too.
         let id = self.request_ids.identify(&mut request);
+        // Trace. Before anything is asked of an upstream, whose part of it stands below this span.
+        let mut span = self.traces.receive(&mut request);
         // HEAD, outside of what counts bodies: theirs is given up before it counts.
         let is_head = *request.method() == Method::HEAD;
         let (mut response, mode) = match self.admit(&origin, place, &mut request) {
             Ok(in_progress) => {
-                let (mut response, mode) = self.answer(origin, request, &in_progress).await;
+                let (mut response, mode) = self.answer(origin, request, &in_progress, span.as_mut()).await;
+                if let Some(mut span) = span {
+                    span.answered(response.status());
+                    in_progress.carry(span);
+                }
                 // To the last byte: until then the client's share counts it, and its connection is not idle.
                 response.body_mut().keep(in_progress);
                 (response, mode)
             }
-            Err(error) => (self.reject(&request, &error), Mode::Full),
+            Err(error) => {
+                let response = self.reject(&request, &error);
+                span.iter_mut().for_each(|span| span.answered(response.status()));
+                (response, Mode::Full)
+            }
         };
         if is_head {
             leave_body_out(&mut response);
@@ -159,11 +171,15 @@ impl App {
         origin: Origin,
         mut request: Request<Incoming>,
         in_progress: &RequestGuard,
+        span: Option<&mut Span>,
     ) -> (Response<Body>, Mode) {
         let log = RequestLog::of(&request);
         let (handlers, origin) = self.select(origin, &mut request);
         let mode = handlers.upstream.mode();
         let route = Route::parse(request.method(), request.uri().path()).within(mode);
+        if let Some(span) = span {
+            span.routed(route.class(), handlers.upstream.name());
+        }
         let log = Arc::new(log.selected(&handlers.upstream, request.uri()));
         // Boxed: the futures around it have room for the request as well, and each is moved once.
         let answer = Box::pin(self.finish(handlers, route, origin, request, in_progress, Arc::clone(&log)));

@@ -37,7 +37,8 @@ impl Inherited {
         let failed = |source| StartError::Listen { address, source };
         let own: Vec<_> = self.0.iter().map(|socket| socket.local_addr().ok()).collect();
         let exact = own.iter().position(|own| *own == Some(address));
-        let place = exact.or_else(|| own.iter().position(|own| own.is_some_and(|own| own.port() == address.port())));
+        let place =
+            exact.or_else(|| own.iter().position(|own| own.is_some_and(|own| own.port() == address.port())));
         let Some(place) = place else { return TcpListener::bind(address).await.map_err(failed) };
         let socket = self.0.swap_remove(place);
         socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket)).map_err(failed)

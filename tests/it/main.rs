@@ -59,6 +59,7 @@ mod support;
 mod test_databases;
 mod test_registries;
 mod tls;
+mod traces;
 mod tunnels;
 mod upstream_faults;
 mod upstreams;

@@ -37,7 +37,8 @@ impl Manager {
         let mut heard = Vec::new();
         loop {
             let mut bytes = [0; 512];
-            let length = self.socket.recv(&mut bytes).unwrap_or_else(|error| panic!("no {state}: {error}: {heard:?}"));
+            let length =
+                self.socket.recv(&mut bytes).unwrap_or_else(|error| panic!("no {state}: {error}: {heard:?}"));
             let said = std::str::from_utf8(&bytes[..length]).unwrap();
             heard.extend(said.lines().map(str::to_owned));
             if heard.iter().any(|said| said == state) {
@@ -61,7 +62,10 @@ async fn a_service_manager_hears_when_it_is_ready_alive_reloading_and_stopping()
     let reloading = manager.hears("RELOADING=1");
     assert!(!reloading.contains(&"READY=1".to_owned()), "{reloading:?}");
     let reloaded = manager.hears("READY=1");
-    assert!(reloading.iter().chain(&reloaded).any(|said| said.starts_with("MONOTONIC_USEC=")), "{reloaded:?}");
+    assert!(
+        reloading.iter().chain(&reloaded).any(|said| said.starts_with("MONOTONIC_USEC=")),
+        "{reloaded:?}"
+    );
     refshim.terminate();
     manager.hears("STOPPING=1");
     assert!(refshim.wait().success());
@@ -77,7 +81,11 @@ async fn it_is_alive_until_the_last_request_has_ended() {
         .launch_unready();
     // A push whose body does not come.
     let mut push = std::net::TcpStream::connect(refshim.address).unwrap();
-    write!(push, "PUT /v2/a/manifests/x HTTP/1.1\r\nhost: x\r\ncontent-type: a/b\r\ncontent-length: 9\r\n\r\n{{").unwrap();
+    write!(
+        push,
+        "PUT /v2/a/manifests/x HTTP/1.1\r\nhost: x\r\ncontent-type: a/b\r\ncontent-length: 9\r\n\r\n{{"
+    )
+    .unwrap();
     refshim.logs("\"serving\"", 1).await;
     Client::new(refshim.address).get("/v2/").await;
     refshim.terminate();
@@ -114,7 +122,8 @@ fn a_socket_that_nothing_listens_at_is_refused() {
     let mut systemd = Activated::start([clients, other], &command);
     let _starts = std::net::TcpStream::connect(clients).unwrap();
     let said: Vec<String> = systemd.lines.by_ref().map_while(Result::ok).collect();
-    let expected = format!("the socket {other} was handed over (LISTEN_FDS), but it is neither at the port of listen");
+    let expected =
+        format!("the socket {other} was handed over (LISTEN_FDS), but it is neither at the port of listen");
     assert!(said.iter().any(|line| line.contains(&expected)), "{said:?}");
     assert_eq!(systemd.process.wait().unwrap().code(), Some(1));
 }
@@ -196,7 +205,9 @@ struct Supervisor {
 impl Supervisor {
     fn start(registry: &Registry, directory: &std::path::Path) -> Self {
         let mut command = Command::new("python3");
-        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/service_manager/supervisor.py")).arg(binary());
+        command
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/service_manager/supervisor.py"))
+            .arg(binary());
         command.args(["serve", "--listen", "{clients}", "--admin-listen", "{admins}", "--upstream"]);
         command.arg(registry.url()).arg("--data-dir").arg(directory);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

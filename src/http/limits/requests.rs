@@ -1,6 +1,7 @@
 //! `limits.requests_per_client`: requests in progress of each client address.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,7 +35,33 @@ impl Load {
 /// that resets its requests over and over could start more work than its limit allows (as in CVE-2023-44487).
 #[derive(Clone, Debug)]
 pub struct RequestGuard {
-    _shared: Arc<(CountedRequest, Busy)>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    _counted: CountedRequest,
+    _busy: Busy,
+    carried: Mutex<Option<Carried>>,
+}
+
+/// Whatever is to be dropped when the request has ended.
+struct Carried {
+    _it: Box<dyn Send>,
+}
+
+impl fmt::Debug for Carried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Carried")
+    }
+}
+
+impl RequestGuard {
+    /// Keeps this until the last clone is dropped.
+    pub fn carry(&self, it: impl Send + 'static) {
+        *self.shared.carried.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Carried { _it: Box::new(it) });
+    }
 }
 
 #[derive(Debug)]
@@ -65,7 +92,8 @@ impl Requests {
         drop(counts);
         self.load.0.fetch_add(1, Ordering::Relaxed);
         let counted = CountedRequest { requests: Arc::clone(self), client };
-        Ok(RequestGuard { _shared: Arc::new((counted, busy)) })
+        let shared = Shared { _counted: counted, _busy: busy, carried: Mutex::new(None) };
+        Ok(RequestGuard { shared: Arc::new(shared) })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ClientNetwork, usize>> {
