@@ -130,7 +130,9 @@ impl App {
             }
             Err(error) => {
                 let response = self.reject(&request, &error);
-                span.iter_mut().for_each(|span| span.answered(response.status()));
+                if let Some(span) = &mut span {
+                    span.answered(response.status());
+                }
                 (response, Mode::Full)
             }
         };

@@ -10,8 +10,8 @@ use super::super::settings::{KnownSetting, SETTINGS, Setting};
 use super::super::upstream::UPSTREAM_SETTINGS;
 use super::super::{
     ClientAuth, CommandLine, Config, Http2, IndexConfig, LimitsConfig, LogConfig, LogFormat, ManifestsConfig,
-    ReferencesConfig, ReferrersConfig, ServiceConfig, SweepConfig, TimeoutsConfig, TlsConfig, UpstreamConfig,
-    UpstreamTls, WriteTags, file,
+    ReferencesConfig, ReferrersConfig, ServiceConfig, Share, SweepConfig, TimeoutsConfig, TlsConfig,
+    TracesConfig, UpstreamConfig, UpstreamTls, WriteTags, file,
 };
 use super::{EXAMPLE, defaults, from_file, upstream};
 use crate::config::{NotificationSource, NotificationsConfig, SourceCredentials, SourceKind, UpstreamName};
@@ -124,6 +124,9 @@ const EVERY_SETTING: &str = r#"
     cache_bytes = "1GiB"
     compact_bytes = "3MiB"
     forget_after = "2h"
+    [traces]
+    endpoint = "http://collector:4318"
+    sample = "0.5%"
     [log]
     format = "json"
     filter = "debug"
@@ -185,6 +188,10 @@ fn every_setting_reaches_its_field() {
             cache_bytes: 1 << 30,
             compact_bytes: 3 << 20,
             forget_after: Duration::from_secs(2 * 3600),
+        },
+        traces: TracesConfig {
+            endpoint: Some("http://collector:4318".parse().unwrap()),
+            sample: Share(5_000),
         },
         log: LogConfig { format: LogFormat::Json, filter: "debug".to_owned() },
     };
