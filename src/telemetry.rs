@@ -6,6 +6,7 @@ mod coverage;
 mod labels;
 mod logging;
 mod maybe;
+mod reloads;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +27,9 @@ use crate::oci::LinkKind;
 
 use coverage::CoverageMetrics;
 pub use labels::{EventFailure, LinkOutcome, Notified, QueryRefused, Stale, Swept, TagFailure, Unrecorded};
-pub use logging::{Described, start_logging, within_request, within_this_request};
+pub use logging::{Described, FilterError, LogFilter, start_logging, within_request, within_this_request};
 use maybe::MaybeGauge;
+use reloads::ReloadMetrics;
 
 const SECONDS: [f64; 14] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];
@@ -64,6 +66,7 @@ struct All {
     tag_failures: Family<TagLabels, Counter>,
     tags_waiting: Family<UpstreamLabels, Gauge>,
     tags_oldest: Family<UpstreamLabels, Gauge>,
+    reloads: ReloadMetrics,
     index: IndexGauges,
 }
 
@@ -208,6 +211,7 @@ impl All {
                 "referrers_tags_oldest_seconds",
                 "How long the oldest of them has waited",
             ),
+            reloads: ReloadMetrics::new(all),
             index: IndexGauges::new(all),
             registry,
         }
