@@ -1,8 +1,10 @@
 //! The admin listener: `/healthz` (the process is up), `/readyz` (it can do its work) and `/metrics`, for which it asks
 //! for no credentials, so it is never on the clients' port; and `/notifications/…`, where registries tell what was
-//! pushed past refshim.
+//! pushed past refshim; and, from this machine alone, jobs, reloading and the log filter.
 
+mod control;
 mod jobs;
+mod own_machine;
 mod readiness;
 
 use std::net::IpAddr;
@@ -13,7 +15,7 @@ use futures_util::future::join_all;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use crate::config::Mode;
@@ -24,8 +26,10 @@ use crate::notifications::{self, Notifications};
 use crate::proxy::upstream::Upstreams;
 use crate::referrers_tags::ReferrersTags;
 use crate::telemetry::Metrics;
+pub use control::{Control, ReloadRequest};
 use jobs::Jobs;
 use readiness::Readiness;
+pub use readiness::look_at;
 
 /// How long an answer of the upstream, or a write of the index, counts as current.
 const FRESH: Duration = Duration::from_secs(10);
@@ -43,6 +47,7 @@ pub struct Admin {
     wrote: Mutex<Option<Wrote>>,
     background: Background,
     jobs: Jobs,
+    control: Control,
 }
 
 /// What works in the background, and is measured for `/metrics`.
@@ -63,25 +68,31 @@ struct Wrote {
 }
 
 impl Admin {
-    /// An admin listener for these. With `index_counts`, refshim is not ready without its index.
+    /// An admin listener for these. If the index counts, refshim is not ready without it. A reload replaces the
+    /// upstreams by others of the same names.
     #[must_use]
     pub fn new(
-        index: Index,
-        index_counts: bool,
-        upstreams: &Upstreams,
+        (index, index_counts): (Index, bool),
+        upstreams: &watch::Receiver<Upstreams>,
         background: Background,
         desk: Arc<Desk>,
+        control: Control,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let upstreams = upstreams.iter().map(Readiness::of).collect();
+        let count = upstreams.borrow().iter().count();
+        let upstreams = (0..count).map(|place| Readiness::of(upstreams.clone(), place)).collect();
         let jobs = Jobs { desk, index: index.clone() };
-        Self { index, index_counts, upstreams, metrics, wrote: Mutex::new(None), background, jobs }
+        Self { index, index_counts, upstreams, metrics, wrote: Mutex::new(None), background, jobs, control }
     }
 
-    /// The answer to `/healthz`, `/readyz`, `/metrics`, a notification or, from this machine, a job.
+    /// The answer to `/healthz`, `/readyz`, `/metrics`, a notification or, from this machine, a job, a reload or the
+    /// log filter.
     pub async fn answer(&self, client: IpAddr, request: Request<Incoming>) -> Response<Body> {
         if matches!(request.uri().path(), "/jobs" | "/coverage") {
             return self.jobs.answer(client, request).await;
+        }
+        if matches!(request.uri().path(), "/reload" | "/log-filter") {
+            return self.control.answer(client, request).await;
         }
         if let Some(source) = request.uri().path().strip_prefix(notifications::PATH) {
             let source = source.to_owned();
@@ -146,9 +157,10 @@ impl Admin {
         };
         let mut lines = line("index", index);
         for (upstream, state) in self.upstreams.iter().zip(upstreams) {
-            let name = upstream.upstream.name();
+            let upstream = upstream.upstream();
+            let name = upstream.name();
             let part = if name.is_default() { "upstream".to_owned() } else { format!("upstream {name}") };
-            let part = match upstream.upstream.mode() {
+            let part = match upstream.mode() {
                 Mode::Full => part,
                 mode @ (Mode::Learn | Mode::Pass) => format!("{part} (mode {mode})"),
             };

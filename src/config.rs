@@ -6,14 +6,19 @@ mod consistency;
 mod database;
 mod database_url;
 mod draft;
+mod example;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod in_force;
+mod kind;
 mod load;
 mod mistake;
 mod mode;
 mod notifications;
+mod quantity;
 mod registry_url;
+mod schema;
 mod service;
 mod settings;
 mod tls_files;
@@ -23,6 +28,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,13 +39,15 @@ use crate::oci::LinkKinds;
 
 pub use database::{DatabaseConfig, DatabaseTls, Statements};
 pub use database_url::{DatabaseUrl, InvalidDatabaseUrl};
-pub use load::{CommandLine, IndexPlace};
+pub use in_force::{Changes, Loaded, SettingsInForce};
+pub use load::{CommandLine, ConfigSources, IndexPlace};
 pub use mistake::{Mistake, Mistakes};
 pub use mode::Mode;
 pub use notifications::{
     InvalidSourceName, NotificationSource, NotificationsConfig, SourceCredentials, SourceKind, SourceName,
 };
 pub use registry_url::{InvalidRegistryUrl, RegistryUrl};
+pub use schema::schema;
 pub use service::{ServiceConfig, secret};
 pub use tls_files::TlsChecks;
 pub use upstream::{Http2, InvalidUpstreamName, UpstreamConfig, UpstreamName, UpstreamTls};
@@ -261,6 +269,17 @@ impl Share {
     }
 }
 
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (percent, rest) = (self.0 / 10_000, self.0 % 10_000);
+        let rest = format!("{rest:04}");
+        match rest.trim_end_matches('0') {
+            "" => write!(f, "{percent}%"),
+            rest => write!(f, "{percent}.{rest}%"),
+        }
+    }
+}
+
 impl Default for Share {
     fn default() -> Self {
         Self::ALL
@@ -356,6 +375,16 @@ impl Default for IndexConfig {
             compact_bytes: 64 << 20,
             forget_after: Duration::from_secs(60 * 60),
         }
+    }
+}
+
+impl LogConfig {
+    /// The filter in this text, as the setting has it.
+    ///
+    /// # Errors
+    /// It is none; what is wrong with it.
+    pub fn filter_of(text: &str) -> Result<String, String> {
+        value::log_filter(text).map_err(|invalid| invalid.to_string())
     }
 }
 

@@ -4,6 +4,8 @@
 pub mod app;
 mod connection;
 mod handlers;
+mod live;
+mod reload;
 mod request_log;
 pub mod service_manager;
 mod watched;
@@ -12,7 +14,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::uri::Authority;
@@ -22,24 +24,28 @@ use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::app::Parts;
 use self::connection::Connection;
-use crate::admin::{Admin, Background};
+use self::live::Live;
+use self::reload::Reloader;
+use crate::admin::{Admin, Background, Control, ReloadRequest};
 use crate::config::{self, Config, Mode, RegistryUrl, SweepConfig, TimeoutsConfig, UpstreamName};
 use crate::http::body::Body;
 use crate::http::limits::{Connections, Load, Place};
 use crate::index::{Index, IndexSettings, OpenError};
 use crate::jobs::{Desk, sweep};
 use crate::notifications::{Notifications, NotificationsError};
-use crate::proxy::forward::{Clients, Peer};
-use crate::proxy::upstream::{Upstream, Upstreams};
+use crate::proxy::forward::Peer;
 use crate::referrers_tags::{ReferrersTags, ReferrersTagsError};
-use crate::server::app::App;
 use crate::server::service_manager::Inherited;
 use crate::telemetry::{Metrics, Traces, TracesError};
-use crate::tls::{Acceptor, Reload as _, TlsError};
+use crate::tls::{Acceptor, TlsError};
+
+pub use reload::Reloading;
 
 /// The pause after a failed accept. Without free file descriptors it fails again and again, until a
 /// connection ends.
@@ -95,124 +101,65 @@ pub enum StartError {
 pub struct Server {
     clients: TcpListener,
     admins: TcpListener,
-    tls: ServerTls,
-    known_clients: Arc<Clients>,
-    app: Arc<App>,
+    live: watch::Receiver<Arc<Live>>,
+    reloader: Arc<Reloader>,
+    reloads: mpsc::Receiver<ReloadRequest>,
     admin: Arc<Admin>,
     desk: Arc<Desk>,
     sweeps: SweepConfig,
-    metrics: Arc<Metrics>,
-    traces: Traces,
-    notifications: Arc<Notifications>,
-    tags: Arc<ReferrersTags>,
-    index: Index,
-    tasks: TaskTracker,
-    timeouts: TimeoutsConfig,
     connections: Connections,
-}
-
-/// Everything that is loaded from TLS files.
-#[derive(Clone, Debug)]
-struct ServerTls {
-    acceptor: Option<Arc<Acceptor>>,
-    upstreams: Upstreams,
-    notifications: Arc<Notifications>,
-    tags: Arc<ReferrersTags>,
-    interval: Duration,
-}
-
-impl ServerTls {
-    /// Reloads changed files at each interval and each SIGHUP, for ever.
-    async fn watch(self, mut hangup: Signal) {
-        loop {
-            let is_told = tokio::select! {
-                () = tokio::time::sleep(self.interval) => false,
-                _ = hangup.recv() => true,
-            };
-            if is_told {
-                service_manager::reloading().await;
-            }
-            let tls = self.clone();
-            // The files may be on a volume that hangs.
-            let looked = tokio::task::spawn_blocking(move || {
-                tls.acceptor.iter().for_each(|acceptor| acceptor.reload());
-                tls.upstreams.iter().for_each(|upstream| upstream.reload());
-                tls.notifications.reload();
-                tls.tags.reload();
-            });
-            if let Err(error) = looked.await {
-                tracing::error!(%error, "the TLS files could not be looked at");
-            }
-            if is_told {
-                service_manager::ready().await;
-            }
-        }
-    }
 }
 
 impl Server {
     /// Binds both listeners, unless they are inherited, and starts to open the index.
-    pub async fn start(config: &Config, mut inherited: Inherited) -> Result<Self, StartError> {
+    pub async fn start(reloading: Reloading, mut inherited: Inherited) -> Result<Self, StartError> {
+        let Reloading { sources, loaded, filter } = reloading;
+        let config = &loaded.config;
         let clients = inherited.listen(config.listen).await?;
         let admins = inherited.listen(config.admin_listen).await?;
         inherited.all_taken()?;
-        let (metrics, load, traces) =
-            (Arc::new(Metrics::new()), Load::default(), Traces::new(&config.traces)?);
-        let upstream = |settings: &config::UpstreamConfig| {
-            // The bound address and not the configured one, whose port may be 0.
-            if clients.local_addr().is_ok_and(|own| leads_to(&settings.url, own)) {
-                return Err(StartError::Loop(settings.url.authority().clone()));
-            }
-            if settings.tls.insecure_skip_verify {
-                tracing::warn!(upstream = %settings.name, "insecure_skip_verify: whoever answers in place of this \
-                    upstream is believed, and gets all credentials");
-            }
-            let upstream = Upstream::new(settings, &metrics);
-            upstream
-                .map(|upstream| Arc::new(upstream.under(load.clone()).traced(traces.clone())))
-                .map_err(|error| StartError::Upstream(settings.name.clone(), error))
-        };
-        let upstreams = Upstreams {
-            default: upstream(&config.upstream)?,
-            further: config.further_upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
-        };
-        let acceptor = config.tls.as_ref().map(Acceptor::new).transpose().map_err(StartError::ServerTls)?;
+        // The bound address and not the configured one, whose port may be 0.
+        if let Ok(own) = clients.local_addr() {
+            refuse_loops(config, own)?;
+        }
+        let metrics = Arc::new(Metrics::new());
+        metrics.loaded_configuration(true);
         let index = Index::open(IndexSettings::of(config))?;
         begin(config, &index, &metrics);
-        let tasks = TaskTracker::new();
         let tags = Arc::new(ReferrersTags::open(config, &index, &metrics)?);
-        let observed = (Arc::clone(&metrics), traces.clone());
-        let app = App::new(config, &upstreams, &index, &tags, observed, load, tasks.clone());
-        let notifications = Arc::new(Notifications::open(config, &index, &metrics)?);
-        let desk = Arc::new(Desk::new(config, &index, &metrics));
-        let background = Background { notifications: Arc::clone(&notifications), tags: Arc::clone(&tags) };
-        let (jobs, counted) = (Arc::clone(&desk), Arc::clone(&metrics));
+        let (load, tasks, traces) = (Load::default(), TaskTracker::new(), Traces::new(&config.traces)?);
+        let parts = Parts { index, tags, metrics, traces, load, tasks };
+        let live = Live::new(config, &parts, None)?;
+        let notifications = Arc::new(Notifications::open(config, &parts.index, &parts.metrics)?);
+        let desk = Arc::new(Desk::new(config, &parts.index, &parts.metrics));
+        let background =
+            Background { notifications: Arc::clone(&notifications), tags: Arc::clone(&parts.tags) };
         let index_counts = config.index.database.as_ref().is_none_or(|database| database.readiness);
-        let admin = Admin::new(index.clone(), index_counts, &upstreams, background, jobs, counted);
-        Ok(Self {
-            clients,
-            admins,
-            tls: ServerTls {
-                acceptor: acceptor.map(Arc::new),
-                upstreams,
-                notifications: Arc::clone(&notifications),
-                tags: Arc::clone(&tags),
-                interval: config.tls_reload,
-            },
-            known_clients: Arc::new(Clients::new(config)),
-            app: Arc::new(app),
-            admin: Arc::new(admin),
+        let (upstreams, upstreams_now) = watch::channel(live.upstreams.clone());
+        let (ask, reloads) = mpsc::channel(1);
+        let admin = Admin::new(
+            (parts.index.clone(), index_counts),
+            &upstreams_now,
+            background,
+            Arc::clone(&desk),
+            Control { reloads: ask, filter: filter.clone() },
+            Arc::clone(&parts.metrics),
+        );
+        let connections = Connections::new(config.limits.connections);
+        let sweeps = config.sweep.clone();
+        let (live, live_now) = watch::channel(Arc::new(live));
+        let reloader = Reloader {
+            sources,
+            loaded: Mutex::new(loaded),
+            filter,
+            live,
+            upstreams,
+            parts,
+            connections: connections.clone(),
             notifications,
-            tags,
-            desk,
-            sweeps: config.sweep.clone(),
-            metrics,
-            traces,
-            index,
-            tasks,
-            timeouts: config.timeouts.clone(),
-            connections: Connections::new(config.limits.connections),
-        })
+        };
+        let (admin, reloader) = (Arc::new(admin), Arc::new(reloader));
+        Ok(Self { clients, admins, live: live_now, reloader, reloads, admin, desk, sweeps, connections })
     }
 
     /// The address for clients.
@@ -226,21 +173,22 @@ impl Server {
     }
 
     /// Serves until `shutdown`; then accepts no more connections, lets requests in progress finish within the
-    /// limit, and closes the index. Reloads TLS files at each `hangup`.
+    /// limit, and closes the index. Reloads the configuration and TLS files at each `hangup`.
     pub async fn serve(self, shutdown: impl Future<Output = ()>, hangup: Signal) {
         let (open, ending) = (TaskTracker::new(), CancellationToken::new());
-        let app = self.app;
-        let tls = &self.tls.acceptor;
-        let has_tls = tls.is_some();
-        let doors = Doors { connections: &open, shutdown: &ending, timeouts: &self.timeouts };
-        let clients = doors.accept(&self.clients, &self.connections, tls.clone(), |client, place| {
-            let client = Peer::new(Arc::clone(&self.known_clients), client, has_tls);
-            TowerToHyperService::new(Arc::clone(&app).service(client, place))
+        let Parts { index, tags, metrics, tasks, .. } = &self.reloader.parts;
+        let live = || Arc::clone(&self.live.borrow());
+        let has_tls = live().acceptor.is_some();
+        let doors = Doors { connections: &open, shutdown: &ending };
+        let with_tls = || (live().timeouts.clone(), live().acceptor.clone());
+        let clients = doors.accept(&self.clients, &self.connections, with_tls, |client, place| {
+            TowerToHyperService::new(Live::service(self.live.clone(), Peer::new(client, has_tls), place))
         });
-        let admin = self.admin;
+        let admin = &self.admin;
         let admin_connections = Connections::new(ADMIN_CONNECTIONS);
-        let admins = doors.accept(&self.admins, &admin_connections, None, |client, place| {
-            let admin = Arc::clone(&admin);
+        let without_tls = || (live().timeouts.clone(), None);
+        let admins = doors.accept(&self.admins, &admin_connections, without_tls, |client, place| {
+            let admin = Arc::clone(admin);
             hyper::service::service_fn(move |request: Request<Incoming>| {
                 let (admin, busy) = (Arc::clone(&admin), place.begin());
                 async move {
@@ -251,15 +199,15 @@ impl Server {
                 }
             })
         });
-        self.notifications.work(&self.tasks, &ending);
+        self.reloader.notifications.work(tasks, &ending);
         // Each registry once, and none that may be told nothing of.
         let swept = |it: &&config::UpstreamConfig| it.shares.is_none() && it.mode != Mode::Pass;
         for upstream in self.desk.upstreams().filter(swept).cloned() {
-            let (desk, index, sweeps) = (Arc::clone(&self.desk), self.index.clone(), self.sweeps.clone());
-            let metrics = self.metrics.of_upstream(&upstream.name);
-            self.tasks.spawn(sweep(desk, index, upstream, sweeps, metrics, ending.clone()));
+            let (desk, index, sweeps) = (Arc::clone(&self.desk), index.clone(), self.sweeps.clone());
+            let metrics = metrics.of_upstream(&upstream.name);
+            tasks.spawn(sweep(desk, index, upstream, sweeps, metrics, ending.clone()));
         }
-        self.tags.work(&self.tasks, &ending);
+        tags.work(tasks, &ending);
         let first_look = async {
             admin.look_at_upstreams().await;
             // The first of these futures to end ends serving.
@@ -270,7 +218,7 @@ impl Server {
             () = clients => {}
             () = admins => {}
             () = first_look => {}
-            () = self.tls.watch(hangup) => {}
+            () = Arc::clone(&self.reloader).watch(hangup, self.reloads) => {}
             () = shutdown => {}
         }
         // Closed and not just left alone: the system would go on accepting connections that nobody serves.
@@ -282,16 +230,17 @@ impl Server {
         self.desk.stop_all();
         open.close();
         // Pushes that outlived their clients, too: what the registry took is still to be recorded.
-        self.tasks.close();
-        let drained = async { tokio::join!(open.wait(), self.tasks.wait()) };
-        if tokio::time::timeout(self.timeouts.shutdown, drained).await.is_err() {
-            tracing::warn!(limit = ?self.timeouts.shutdown, "some requests did not end within the limit");
+        tasks.close();
+        let drained = async { tokio::join!(open.wait(), tasks.wait()) };
+        let limit = self.live.borrow().timeouts.shutdown;
+        if tokio::time::timeout(limit, drained).await.is_err() {
+            tracing::warn!(?limit, "some requests did not end within the limit");
         }
         // After everything that writes to it.
-        if tokio::time::timeout(self.timeouts.shutdown, self.index.close()).await.is_err() {
+        if tokio::time::timeout(limit, index.close()).await.is_err() {
             tracing::warn!("the index did not close within the limit; the next start replays its journal");
         }
-        self.traces.close().await;
+        self.reloader.parts.traces.close().await;
         tracing::info!("stopped");
     }
 }
@@ -311,9 +260,22 @@ fn begin(config: &Config, index: &Index, metrics: &Metrics) {
             index.void_coverage(upstream.number());
         }
     }
+    warn_of_idle_settings(config);
+}
+
+fn warn_of_idle_settings(config: &Config) {
     for table in config.without_effect() {
         tracing::warn!(table, "the settings of [{table}] have no effect in the modes of the upstreams");
     }
+}
+
+/// Looks for an upstream that is refshim itself. No reload changes the URLs, so this is done once.
+///
+/// # Errors
+/// There is one.
+pub fn refuse_loops(config: &Config, own: SocketAddr) -> Result<(), StartError> {
+    let found = config.upstreams().find(|upstream| leads_to(&upstream.url, own));
+    found.map_or(Ok(()), |upstream| Err(StartError::Loop(upstream.url.authority().clone())))
 }
 
 /// Whether the upstream's URL is this address, as far as can be told without DNS.
@@ -326,21 +288,28 @@ fn leads_to(upstream: &RegistryUrl, own: SocketAddr) -> bool {
     port == own.port() && (is_localhost || host.parse().is_ok_and(is_own))
 }
 
+/// Binds an address.
+///
+/// # Errors
+/// It is in use, or is none of this machine.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+}
+
 /// What both listeners share.
 struct Doors<'a> {
     connections: &'a TaskTracker,
     shutdown: &'a CancellationToken,
-    timeouts: &'a TimeoutsConfig,
 }
 
 impl Doors<'_> {
-    /// Accepts connections for ever, and serves each in a task of its own: a slow TLS handshake delays no
+    /// Accepts connections for ever, each with the settings in force, and serves each in a task of its own: a slow TLS handshake delays no
     /// other.
     async fn accept<S>(
         &self,
         listener: &TcpListener,
         connections: &Connections,
-        tls: Option<Arc<Acceptor>>,
+        settings: impl Fn() -> (TimeoutsConfig, Option<Arc<Acceptor>>),
         service: impl Fn(IpAddr, Arc<Place>) -> S,
     ) where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Send + Sync + 'static,
@@ -352,14 +321,15 @@ impl Doors<'_> {
                     // Over the limit and its reserve for 503s, the stream is dropped: refusals need a limit,
                     // too.
                     let Some(place) = connections.admit().await else { continue };
+                    let (timeouts, tls) = settings();
                     let connection = Connection {
-                        timeouts: self.timeouts.clone(),
+                        timeouts,
                         client,
                         service: service(client.ip(), Arc::clone(&place)),
                         place,
                         shutdown: self.shutdown.clone(),
                     };
-                    self.connections.spawn(connection.serve(tls.clone(), stream));
+                    self.connections.spawn(connection.serve(tls, stream));
                 }
                 // Never the end of the loop: a client that resets its connection early causes an error, too.
                 Err(error) => {

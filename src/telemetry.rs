@@ -6,6 +6,7 @@ mod coverage;
 mod labels;
 mod logging;
 mod maybe;
+mod reloads;
 mod traces;
 
 use std::sync::Arc;
@@ -27,8 +28,9 @@ use crate::oci::LinkKind;
 
 use coverage::CoverageMetrics;
 pub use labels::{EventFailure, LinkOutcome, Notified, QueryRefused, Stale, Swept, TagFailure, Unrecorded};
-pub use logging::{Described, start_logging, within_request, within_this_request};
+pub use logging::{Described, FilterError, LogFilter, start_logging, within_request, within_this_request};
 use maybe::MaybeGauge;
+use reloads::ReloadMetrics;
 pub use traces::{Span, Traces, TracesError};
 
 const SECONDS: [f64; 14] =
@@ -66,6 +68,7 @@ struct All {
     tag_failures: Family<TagLabels, Counter>,
     tags_waiting: Family<UpstreamLabels, Gauge>,
     tags_oldest: Family<UpstreamLabels, Gauge>,
+    reloads: ReloadMetrics,
     index: IndexGauges,
 }
 
@@ -210,6 +213,7 @@ impl All {
                 "referrers_tags_oldest_seconds",
                 "How long the oldest of them has waited",
             ),
+            reloads: ReloadMetrics::new(all),
             index: IndexGauges::new(all),
             registry,
         }

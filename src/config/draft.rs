@@ -77,7 +77,15 @@ impl Default for Draft {
 
 impl Draft {
     pub(super) fn default_upstream(&mut self) -> &mut UpstreamDraft {
-        self.upstreams.entry(UpstreamName::default_upstream()).or_default()
+        self.upstream(&UpstreamName::default_upstream())
+    }
+
+    pub(super) fn upstream(&mut self, name: &UpstreamName) -> &mut UpstreamDraft {
+        self.upstreams.entry(name.clone()).or_default()
+    }
+
+    pub(super) fn source(&mut self, name: &SourceName) -> &mut SourceDraft {
+        self.sources.entry(name.clone()).or_default()
     }
 
     /// The mistakes in the files that the settings name.

@@ -45,7 +45,7 @@ pub use error::{SharedError, UpstreamError};
 pub const VIA_REFSHIM: HeaderValue = HeaderValue::from_static("1.1 refshim");
 
 /// One upstream registry.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Upstream {
     number: u32,
     name: config::UpstreamName,
@@ -57,7 +57,7 @@ pub struct Upstream {
     /// Uses HTTP/1.1 for `Upgrade`; present where `large` may use HTTP/2.
     http1: Option<Pool>,
     connectors: Vec<Connector>,
-    redirects: Redirects,
+    redirects: Arc<Redirects>,
     scheme: Scheme,
     url: RegistryUrl,
     /// The `Host` of each request; in HTTP/2 the URI has it.
@@ -67,9 +67,15 @@ pub struct Upstream {
     body_idle: Duration,
     metrics: Metrics,
     traces: Traces,
+    answered: Arc<Answered>,
+}
+
+/// When a registry last answered.
+#[derive(Debug)]
+struct Answered {
     started: Instant,
-    /// When a registry last answered, in milliseconds since `started`, plus one; zero before the first answer.
-    answered: AtomicU64,
+    /// In milliseconds since `started`, plus one; zero before the first answer.
+    last: AtomicU64,
 }
 
 /// All upstreams, in the order of the configuration: the default one first.
@@ -111,7 +117,7 @@ impl Upstream {
             number: settings.number(),
             name: settings.name.clone(),
             settings: settings.clone(),
-            redirects: Redirects::default(),
+            redirects: Arc::default(),
             large: pool(connector.clone(), protocols, LARGE),
             thrifty: pool(connector.clone(), protocols, SMALL),
             load: Load::default(),
@@ -128,9 +134,35 @@ impl Upstream {
             body_idle: settings.timeouts.body_idle,
             metrics: metrics.of_upstream(&settings.name),
             traces: Traces::default(),
-            started: Instant::now(),
-            answered: AtomicU64::new(0),
+            answered: Arc::new(Answered { started: Instant::now(), last: AtomicU64::new(0) }),
         })
+    }
+
+    /// This upstream under other settings. The connections are kept if nothing changed that they are made by; else
+    /// there are new ones, and those in use end with their requests.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn with_settings(
+        &self,
+        settings: &config::UpstreamConfig,
+        metrics: &Metrics,
+    ) -> Result<Self, TlsError> {
+        let made_by = |it: &config::UpstreamConfig| {
+            let config::UpstreamConfig { url, tls, http2, timeouts, .. } = it.clone();
+            (url, tls, http2, [timeouts.connect, timeouts.body_idle, timeouts.pool_idle])
+        };
+        let kept = if made_by(settings) == made_by(&self.settings) {
+            Self {
+                settings: settings.clone(),
+                rewrites_realm: settings.rewrite_realm,
+                silence_limit: settings.timeouts.response,
+                ..self.clone()
+            }
+        } else {
+            Self::new(settings, metrics)?.under(self.load.clone()).traced(self.traces.clone())
+        };
+        Ok(Self { answered: Arc::clone(&self.answered), ..kept })
     }
 
     /// Uses small buffers while this load is high.
@@ -213,8 +245,8 @@ impl Upstream {
     /// The time since a registry last answered; `None` if none has yet.
     #[must_use]
     pub fn answered_ago(&self) -> Option<Duration> {
-        let answered = self.answered.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.started.elapsed().saturating_sub(Duration::from_millis(answered)))
+        let answered = self.answered.last.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.answered.started.elapsed().saturating_sub(Duration::from_millis(answered)))
     }
 
     /// Sends a request to this upstream, whatever scheme and host its URI has. It is retried as the module says.

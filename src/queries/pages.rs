@@ -150,6 +150,12 @@ impl ReferrerPages {
         }
     }
 
+    /// Goes on from `before`, the same under an earlier configuration: a client in the middle of a list goes on, too.
+    #[must_use]
+    pub fn following(self, before: &Self) -> Self {
+        Self { elsewhere: self.elsewhere.following(&before.elsewhere), ..self }
+    }
+
     /// One page. May be cancelled at any point: whatever was merged or settled until then stays.
     pub async fn page(
         &self,

@@ -38,6 +38,7 @@ pub struct PushWatcher {
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     budget: Arc<Semaphore>,
+    budget_bytes: usize,
 }
 
 /// A push on its way.
@@ -68,8 +69,16 @@ impl PushWatcher {
         tasks: TaskTracker,
         budget: usize,
     ) -> Self {
-        let budget = Arc::new(Semaphore::new(budget.min(Semaphore::MAX_PERMITS)));
-        Self { registry, index, reader, metrics, tasks, budget }
+        let permits = Arc::new(Semaphore::new(budget.min(Semaphore::MAX_PERMITS)));
+        Self { registry, index, reader, metrics, tasks, budget: permits, budget_bytes: budget }
+    }
+
+    /// Goes on from `before`, the same under an earlier configuration. With another budget, what is held already does
+    /// not count in the new one.
+    #[must_use]
+    pub fn following(self, before: &Self) -> Self {
+        let is_same = self.budget_bytes == before.budget_bytes;
+        Self { budget: if is_same { Arc::clone(&before.budget) } else { self.budget }, ..self }
     }
 
     /// `PUT /v2/<name>/manifests/<ref>`.

@@ -6,7 +6,6 @@
 //! extensions or in a type and a pinned future for each. For the connection, all of it is one
 //! [`tower::Service`].
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,9 +14,8 @@ use http::{Method, Request, Response, Uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
-use tower::Service;
 
-use super::handlers::Handlers;
+use super::handlers::{Handlers, Kin};
 use super::request_log::{RequestIds, RequestLog};
 use crate::config::{Config, Mode};
 use crate::http::body::Body;
@@ -27,7 +25,7 @@ use crate::http::limits::{Answers, Limit, Load, Place, RequestGuard, Requests};
 use crate::http::route::{Route, RouteClass};
 use crate::index::Index;
 use crate::proxy::error::Error;
-use crate::proxy::forward::{self, Origin, Peer};
+use crate::proxy::forward::{self, Origin};
 use crate::proxy::selection::Selection;
 use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::referrers_tags::ReferrersTags;
@@ -46,66 +44,61 @@ pub struct App {
     tasks: TaskTracker,
     requests: Arc<Requests>,
     answers: Arc<Answers>,
-    request_ids: RequestIds,
+    request_ids: Arc<RequestIds>,
+}
+
+/// What every configuration of one process has in common.
+#[derive(Clone, Debug)]
+pub(super) struct Parts {
+    pub(super) index: Index,
+    pub(super) tags: Arc<ReferrersTags>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) traces: Traces,
+    pub(super) load: Load,
+    /// Work that outlives its client.
+    pub(super) tasks: TaskTracker,
 }
 
 impl App {
-    /// Sets up the handlers of each upstream; work that outlives its client runs on `tasks`.
-    #[must_use]
-    pub fn new(
-        config: &Config,
-        upstreams: &Upstreams,
-        index: &Index,
-        tags: &ReferrersTags,
-        (metrics, traces): (Arc<Metrics>, Traces),
-        load: Load,
-        tasks: TaskTracker,
-    ) -> Self {
-        let new = |upstream: &Arc<Upstream>, same: Option<&Handlers>| {
-            Handlers::new(config, upstream, same, (index, tags, &metrics, &tasks))
-        };
-        let default = new(&upstreams.default, None);
+    /// Sets up the handlers of each upstream; they go on from those of `before`, if there is one.
+    pub(super) fn new(config: &Config, upstreams: &Upstreams, parts: &Parts, before: Option<&Self>) -> Self {
+        let at = |place: usize| before.and_then(|before| before.handlers().nth(place));
+        let new = |upstream: &Arc<Upstream>, kin: Kin<'_>| Handlers::new(config, upstream, kin, parts);
+        let default = new(&upstreams.default, Kin { same: None, before: at(0) });
         let mut further: Vec<Handlers> = Vec::with_capacity(upstreams.further.len());
         for upstream in &upstreams.further {
             let is_same = |other: &&Handlers| other.upstream.number() == upstream.number();
             let same = std::iter::once(&default).chain(&further).find(is_same);
-            further.push(new(upstream, same));
+            let kin = Kin { same, before: at(further.len() + 1) };
+            further.push(new(upstream, kin));
         }
+        let limits = &config.limits;
+        let new_requests = || Requests::new(limits.requests_per_client, parts.load.clone());
+        let requests = before.map_or_else(new_requests, |before| Arc::clone(&before.requests));
+        requests.resize(limits.requests_per_client);
+        let new_answers = || Answers::new(limits.answer_bytes);
+        let answers = before.map_or_else(new_answers, |before| Arc::clone(&before.answers));
+        answers.resize(limits.answer_bytes);
         Self {
             selection: Selection::new(config),
             default,
             further,
-            metrics,
-            traces,
-            tasks,
-            requests: Requests::new(config.limits.requests_per_client, load),
-            answers: Answers::new(config.limits.answer_bytes),
-            request_ids: RequestIds::new(),
+            metrics: Arc::clone(&parts.metrics),
+            traces: parts.traces.clone(),
+            tasks: parts.tasks.clone(),
+            requests,
+            answers,
+            request_ids: before.map_or_else(Arc::default, |before| Arc::clone(&before.request_ids)),
         }
     }
 
-    /// The service for one client's connection.
-    #[must_use]
-    pub fn service(
-        self: Arc<Self>,
-        client: Peer,
-        place: Arc<Place>,
-    ) -> impl Service<
-        Request<Incoming>,
-        Response = Response<Body>,
-        Error = Infallible,
-        Future = impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<>,
-    > + Clone
-    + Send
-    + use<> {
-        tower::service_fn(move |request| {
-            let (app, origin, place) = (Arc::clone(&self), client.origin(&request), Arc::clone(&place));
-            async move { Ok(app.serve(origin, &place, request).await) }
-        })
+    /// Those of the default upstream first.
+    fn handlers(&self) -> impl Iterator<Item = &Handlers> {
+        std::iter::once(&self.default).chain(&self.further)
     }
 
     /// The layers that every request passes, whether it is accepted or not.
-    async fn serve(
+    pub(super) async fn serve(
         &self,
         origin: Origin,
         place: &Arc<Place>,

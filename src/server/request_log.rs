@@ -97,14 +97,16 @@ pub(super) struct RequestIds {
     count: AtomicU64,
 }
 
-impl RequestIds {
-    pub(super) fn new() -> Self {
+impl Default for RequestIds {
+    fn default() -> Self {
         use std::hash::BuildHasher as _;
         // The keys of `RandomState` are random. The process id alone is the same in most containers.
         let process = std::hash::RandomState::new().hash_one(std::process::id());
         Self { process, count: AtomicU64::new(0) }
     }
+}
 
+impl RequestIds {
     /// The id that a request came with, or a new one that it gets.
     pub(super) fn identify<B>(&self, request: &mut Request<B>) -> Option<HeaderValue> {
         // Kept, so that the logs of everyone on the way have the same id.

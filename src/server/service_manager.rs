@@ -39,7 +39,7 @@ impl Inherited {
         let exact = own.iter().position(|own| *own == Some(address));
         let place =
             exact.or_else(|| own.iter().position(|own| own.is_some_and(|own| own.port() == address.port())));
-        let Some(place) = place else { return TcpListener::bind(address).await.map_err(failed) };
+        let Some(place) = place else { return super::listen(address).await };
         let socket = self.0.swap_remove(place);
         socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket)).map_err(failed)
     }

@@ -257,6 +257,43 @@ fn the_manual_has_every_setting_with_its_default() {
     assert_eq!(rows.collect::<Vec<_>>(), settings());
 }
 
+#[test]
+fn the_manual_says_what_a_reload_changes() {
+    let manual = read(MANUAL);
+    let (_, said) = manual.split_once("\nA reload changes ").unwrap();
+    let (said, _) = said.split_once(" All else takes a restart").unwrap();
+    let (common, of_upstreams) = said.split_once(" of each\nupstream ").unwrap();
+    let quoted =
+        |text: &str| -> Vec<String> { text.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let shown = Command::new(env!("CARGO_BIN_EXE_refshim")).args(["config", "schema"]).output().unwrap();
+    let schema: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let mut live = BTreeSet::new();
+    collect_live(&schema["properties"], "", &mut live);
+    let is_said = |key: &String| {
+        let table = key.split_once('.').map(|(table, _)| format!("{table}.*"));
+        quoted(common).iter().any(|said| said == key || Some(said) == table.as_ref())
+    };
+    assert_eq!(live.iter().filter(|key| !is_said(key)).collect::<Vec<_>>(), Vec::<&String>::new());
+    let known: BTreeSet<String> = quoted(common).into_iter().filter(|said| !said.ends_with(".*")).collect();
+    assert_eq!(known.iter().filter(|said| !live.contains(*said)).collect::<Vec<_>>(), Vec::<&String>::new());
+    let mut live = BTreeSet::new();
+    collect_live(&schema["$defs"]["upstream"]["properties"], "", &mut live);
+    assert_eq!(live, quoted(of_upstreams).into_iter().collect());
+}
+
+/// The keys in this part of the schema that a reload changes.
+fn collect_live(properties: &Value, table: &str, live: &mut BTreeSet<String>) {
+    for (name, setting) in properties.as_object().unwrap() {
+        let key = format!("{table}{name}");
+        if setting["properties"].is_object() {
+            collect_live(&setting["properties"], &format!("{key}."), live);
+        } else if name != "upstreams" && !setting["description"].as_str().unwrap().contains("takes a restart")
+        {
+            live.insert(key);
+        }
+    }
+}
+
 /// The text of every file below a directory.
 fn texts(directory: &str) -> Vec<(PathBuf, String)> {
     let entries = fs::read_dir(root().join(directory)).unwrap().map(|entry| entry.unwrap().path());

@@ -30,13 +30,16 @@ const ORDER: [&str; 23] = [
 ];
 
 /// What may be named in which rooms only.
-const ROOMS: [(&str, &[&str]); 12] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("sled::", &["index/local/sled"]),
     ("rustls::", &["tls"]),
+    ("opentelemetry", &["telemetry/traces"]),
+    ("listenfd::", &["server/service_manager"]),
+    ("sd_notify::", &["server/service_manager"]),
     ("deadpool_postgres", &["index/postgres"]),
     ("tokio_postgres::", &["config/database", "config/tests/database", "index/postgres", "tls/database"]),
     ("hyper::client::", &["proxy/upstream"]),
-    ("hyper_util::client::legacy;", &["client/transport", "client/error"]),
+    ("hyper_util::client::legacy;", &["client/transport", "client/error", "telemetry/traces"]),
     ("prometheus_client", &["telemetry"]),
     ("clap::", &["cli"]),
     ("toml::", &["config"]),

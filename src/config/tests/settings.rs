@@ -87,7 +87,7 @@ fn every_setting_has_a_key_and_a_variable_of_its_own() {
 }
 
 /// Every setting that is not an upstream's, each at another value than its default.
-const EVERY_SETTING: &str = r#"
+pub(super) const EVERY_SETTING: &str = r#"
     upstream = "http://10.0.0.5"
     listen = "[::]:0"
     admin_listen = "0.0.0.0:0"
@@ -203,26 +203,27 @@ fn source(name: &str, kind: SourceKind, credentials: SourceCredentials) -> Notif
     NotificationSource { name: name.parse().unwrap(), kind, upstream, credentials }
 }
 
+pub(super) const NOTIFICATIONS: &str = r#"
+    upstream = "http://10.0.0.5"
+    [notifications]
+    queue = 16
+    rate = 17
+    give_up_after = "1h"
+    [notifications.registry]
+    kind = "distribution"
+    user = "registry"
+    password_file = "password"
+    [notifications.harbor]
+    kind = "harbor"
+    upstream = "default"
+    secret_file = "secret"
+    [notifications.zot]
+    kind = "zot"
+    allow_anonymous = true
+"#;
+
 #[test]
 fn every_setting_of_notifications_reaches_its_field() {
-    let text = r#"
-        upstream = "http://10.0.0.5"
-        [notifications]
-        queue = 16
-        rate = 17
-        give_up_after = "1h"
-        [notifications.registry]
-        kind = "distribution"
-        user = "registry"
-        password_file = "password"
-        [notifications.harbor]
-        kind = "harbor"
-        upstream = "default"
-        secret_file = "secret"
-        [notifications.zot]
-        kind = "zot"
-        allow_anonymous = true
-    "#;
     let expected = NotificationsConfig {
         sources: vec![
             source("harbor", SourceKind::Harbor, SourceCredentials::Secret("secret".into())),
@@ -237,7 +238,7 @@ fn every_setting_of_notifications_reaches_its_field() {
         rate: 17,
         give_up_after: Duration::from_secs(3600),
     };
-    let mut sources = from_file(text);
+    let mut sources = from_file(NOTIFICATIONS);
     assert_eq!(sources.load().unwrap().notifications, expected);
     sources.variables = vec![
         ("REFSHIM_NOTIFICATIONS_RATE".into(), "18".into()),
@@ -247,33 +248,34 @@ fn every_setting_of_notifications_reaches_its_field() {
     assert_eq!((found.rate, found.sources[0].kind), (18, SourceKind::Zot));
 }
 
+pub(super) const UPSTREAMS: &str = r#"
+    upstream = "http://10.0.0.5"
+    timeouts.response = "9s"
+    [upstreams.default]
+    http2 = "auto"
+    [upstreams.hub]
+    url = "https://hub.example/base"
+    hosts = ["Hub.example.com", "hub:8443"]
+    namespaces = "docker.io"
+    prefixes = ["hub", "mirror/hub"]
+    strip_prefix = true
+    ca = "ca"
+    certificate = "crt"
+    key = "key"
+    server_name = "inside"
+    http2 = "always"
+    rewrite_realm = "true"
+    connect = "1s"
+    body_idle = "3s"
+    pool_idle = "4s"
+    service.token_file = "token"
+    [upstreams.default.service]
+    user = "refshim"
+    password_file = "password"
+"#;
+
 #[test]
 fn every_setting_of_an_upstream_reaches_its_field() {
-    let text = r#"
-        upstream = "http://10.0.0.5"
-        timeouts.response = "9s"
-        [upstreams.default]
-        http2 = "auto"
-        [upstreams.hub]
-        url = "https://hub.example/base"
-        hosts = ["Hub.example.com", "hub:8443"]
-        namespaces = "docker.io"
-        prefixes = ["hub", "mirror/hub"]
-        strip_prefix = true
-        ca = "ca"
-        certificate = "crt"
-        key = "key"
-        server_name = "inside"
-        http2 = "always"
-        rewrite_realm = "true"
-        connect = "1s"
-        body_idle = "3s"
-        pool_idle = "4s"
-        service.token_file = "token"
-        [upstreams.default.service]
-        user = "refshim"
-        password_file = "password"
-    "#;
     let common = TimeoutsConfig { response: Duration::from_secs(9), ..TimeoutsConfig::default() };
     let own = TimeoutsConfig {
         connect: Duration::from_secs(1),
@@ -298,7 +300,7 @@ fn every_setting_of_an_upstream_reaches_its_field() {
         rewrite_realm: true,
         ..upstream("hub", "https://hub.example/base", &own)
     };
-    let mut sources = from_file(text);
+    let mut sources = from_file(UPSTREAMS);
     let config = sources.load().unwrap();
     assert_eq!(config.further_upstreams, [hub]);
     let service = ServiceConfig::Password { user: "refshim".to_owned(), password_file: "password".into() };

@@ -56,11 +56,17 @@ impl Connections {
         let budget = |most| Budget::new(Limit::Connections, most);
         Self(Arc::new(SharedConnections {
             served: budget(most),
-            refused: budget(most.div_ceil(10)),
+            refused: budget(reserve(most)),
             began: Instant::now(),
             head_bytes: AtomicUsize::new(0),
             places: Mutex::default(),
         }))
+    }
+
+    /// Changes the limit. Connections above it stay until they end, and nothing new is served until then.
+    pub fn resize(&self, most: usize) {
+        self.0.served.resize(most);
+        self.0.refused.resize(reserve(most));
     }
 
     /// Admits a connection, evicting an idle one if need be. Over the connection limit, every request on it is
@@ -95,6 +101,11 @@ impl Connections {
         drop(places);
         Arc::new(Place { shared: Arc::clone(&self.0), number, state, _permit: permit })
     }
+}
+
+/// How many connections beyond the limit are accepted to be answered with 503.
+fn reserve(most: usize) -> usize {
+    most.div_ceil(10)
 }
 
 impl SharedConnections {

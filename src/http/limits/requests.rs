@@ -11,7 +11,7 @@ use super::{Busy, ClientNetwork, Limit};
 /// Counts the requests in progress of each client address.
 #[derive(Debug)]
 pub struct Requests {
-    most: usize,
+    most: AtomicUsize,
     load: Load,
     counts: Mutex<HashMap<ClientNetwork, usize>>,
 }
@@ -74,7 +74,12 @@ impl Requests {
     /// A limit of `most` requests for each client.
     #[must_use]
     pub fn new(most: usize, load: Load) -> Arc<Self> {
-        Arc::new(Self { most, load, counts: Mutex::default() })
+        Arc::new(Self { most: AtomicUsize::new(most), load, counts: Mutex::default() })
+    }
+
+    /// Changes the limit for the requests that begin from now on.
+    pub fn resize(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// Counts a request of this client, and keeps its connection `busy`.
@@ -85,7 +90,7 @@ impl Requests {
         let client = ClientNetwork::from(client);
         let mut counts = self.lock();
         let count = counts.entry(client).or_default();
-        if *count >= self.most {
+        if *count >= self.most.load(Ordering::Relaxed) {
             return Err(Limit::RequestsPerClient);
         }
         *count += 1;

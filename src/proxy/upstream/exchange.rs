@@ -89,8 +89,8 @@ impl Upstream {
                 let now = Instant::now();
                 self.metrics.upstream_answered(now - began);
                 if is_of_registry(&response) {
-                    let millis = u64::try_from((now - self.started).as_millis()).unwrap_or(0);
-                    self.answered.store(millis + 1, Ordering::Relaxed);
+                    let millis = u64::try_from((now - self.answered.started).as_millis()).unwrap_or(0);
+                    self.answered.last.store(millis + 1, Ordering::Relaxed);
                 }
                 Ok(response)
             }

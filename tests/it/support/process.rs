@@ -77,12 +77,12 @@ impl Refshim {
         self.signal("-TERM");
     }
 
-    /// SIGHUP: the TLS files are looked at now.
+    /// SIGHUP: the configuration and the TLS files are loaded again.
     pub(crate) fn hang_up(&self) {
         self.signal("-HUP");
     }
 
-    fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let kill = Command::new("kill").args([signal, &self.pid().to_string()]).status();
         assert!(kill.unwrap().success());
     }
