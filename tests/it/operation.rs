@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::support::{Client, Refshim, Registry, Scripted, about};
 
@@ -205,4 +207,30 @@ async fn draining_has_a_limit() {
     }
     assert!(tokio::task::spawn_blocking(move || refshim.stop()).await.unwrap().success());
     assert!(request.await.unwrap().is_err());
+}
+
+/// The request of a client that has just connected may be on its way, or half of it there.
+#[tokio::test]
+async fn a_client_that_has_just_connected_is_answered_before_the_end() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::start(registry.address, directory.path()).await;
+    let head = b"GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut connected = Vec::new();
+    for sent in [0, 1, 10, head.len() - 1] {
+        let mut stream = TcpStream::connect(refshim.address).await.unwrap();
+        stream.write_all(&head[..sent]).await.unwrap();
+        connected.push((sent, stream));
+    }
+    // Connections are accepted in their order.
+    refshim.client().get("/v2/").await;
+    refshim.terminate();
+    refshim.logs("draining", 1).await;
+    for (sent, mut stream) in connected {
+        stream.write_all(&head[sent..]).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "after {sent} bytes: {answer}");
+    }
+    assert!(tokio::task::spawn_blocking(move || refshim.wait()).await.unwrap().success());
 }

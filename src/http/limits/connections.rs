@@ -9,7 +9,7 @@
 mod place;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -87,6 +87,7 @@ impl Connections {
     fn place(&self, permit: BudgetGuard, is_served: bool) -> Arc<Place> {
         let state = Arc::new(ConnectionState {
             is_served,
+            was_used: AtomicBool::new(false),
             busy: AtomicU32::new(0),
             idle_since: AtomicU64::new(self.0.now()),
             writing_since: AtomicU64::new(NOT_WRITING),
