@@ -15,13 +15,16 @@ const README: &str = "README.md";
 const API: &str = "deploy/API.md";
 const MANUAL: &str = "deploy/MANUAL.md";
 const CONTRIBUTING: &str = ".github/CONTRIBUTING.md";
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: [&str; 12] = [
     README,
     API,
     MANUAL,
     "deploy/ROLLOUT.md",
     "deploy/REPLICAS.md",
     "deploy/CHANGES.md",
+    "deploy/INSTALLING.md",
+    "deploy/RELEASING.md",
+    "deploy/VERIFYING.md",
     "deploy/notifications/README.md",
     CONTRIBUTING,
     ".github/SECURITY.md",
