@@ -15,14 +15,37 @@ const README: &str = "README.md";
 const API: &str = "deploy/API.md";
 const MANUAL: &str = "deploy/MANUAL.md";
 const CONTRIBUTING: &str = ".github/CONTRIBUTING.md";
-const DOCUMENTS: [&str; 9] = [
+const UPGRADING: &str = "deploy/UPGRADING.md";
+const DOCUMENTS: [&str; 31] = [
     README,
     API,
     MANUAL,
+    UPGRADING,
+    "deploy/OUTAGE.md",
+    "deploy/SIZING.md",
+    "deploy/REGISTRIES.md",
     "deploy/ROLLOUT.md",
     "deploy/REPLICAS.md",
     "deploy/CHANGES.md",
     "deploy/notifications/README.md",
+    "deploy/recipes/README.md",
+    "deploy/recipes/cloud-load-balancer.md",
+    "deploy/recipes/containerd.md",
+    "deploy/recipes/distribution.md",
+    "deploy/recipes/docker.md",
+    "deploy/recipes/docker-hub.md",
+    "deploy/recipes/envoy.md",
+    "deploy/recipes/ghcr.md",
+    "deploy/recipes/gitlab.md",
+    "deploy/recipes/haproxy.md",
+    "deploy/recipes/harbor.md",
+    "deploy/recipes/kyverno.md",
+    "deploy/recipes/nexus.md",
+    "deploy/recipes/nginx.md",
+    "deploy/recipes/podman.md",
+    "deploy/recipes/policy-controller.md",
+    "deploy/recipes/ratify.md",
+    "deploy/recipes/traefik.md",
     CONTRIBUTING,
     ".github/SECURITY.md",
 ];
@@ -187,6 +210,15 @@ async fn the_backup_of_the_manual_is_restored() {
 }
 
 #[tokio::test]
+async fn the_way_back_of_an_upgrade_leads_to_what_was_there_before_it() {
+    let quickstart = Quickstart::start().await;
+    let [before, back] = &blocks(&read(UPGRADING), "sh")[..] else { panic!("a dump, and the way back") };
+    quickstart.run(before);
+    let said = quickstart.run(back);
+    assert!(said.ends_with("intact\n"), "{said}");
+}
+
+#[tokio::test]
 async fn configurations_of_the_documents_load() {
     let authority = Authority::new();
     let directory = authority.directory();
@@ -204,8 +236,8 @@ async fn configurations_of_the_documents_load() {
     for document in DOCUMENTS {
         for block in blocks(&read(document), "toml") {
             let table: toml::Table = toml::from_str(&block).unwrap();
-            // The one for containerd.
-            if table.contains_key("server") {
+            // Those for containerd and podman.
+            if table.contains_key("server") || table.contains_key("registry") {
                 continue;
             }
             let (file, data) = (directory.join("refshim.toml"), tempfile::tempdir().unwrap());
@@ -220,7 +252,7 @@ async fn configurations_of_the_documents_load() {
             loaded += 1;
         }
     }
-    assert_eq!(loaded, 9);
+    assert_eq!(loaded, 23);
 }
 
 /// The settings of the example file and their defaults, as the manual writes them.
