@@ -15,40 +15,24 @@ const README: &str = "README.md";
 const API: &str = "deploy/API.md";
 const MANUAL: &str = "deploy/MANUAL.md";
 const CONTRIBUTING: &str = ".github/CONTRIBUTING.md";
+const OUTAGE: &str = "deploy/OUTAGE.md";
 const UPGRADING: &str = "deploy/UPGRADING.md";
-const DOCUMENTS: [&str; 31] = [
-    README,
-    API,
-    MANUAL,
-    UPGRADING,
-    "deploy/OUTAGE.md",
-    "deploy/SIZING.md",
-    "deploy/REGISTRIES.md",
-    "deploy/ROLLOUT.md",
-    "deploy/REPLICAS.md",
-    "deploy/CHANGES.md",
-    "deploy/notifications/README.md",
-    "deploy/recipes/README.md",
-    "deploy/recipes/cloud-load-balancer.md",
-    "deploy/recipes/containerd.md",
-    "deploy/recipes/distribution.md",
-    "deploy/recipes/docker.md",
-    "deploy/recipes/docker-hub.md",
-    "deploy/recipes/envoy.md",
-    "deploy/recipes/ghcr.md",
-    "deploy/recipes/gitlab.md",
-    "deploy/recipes/haproxy.md",
-    "deploy/recipes/harbor.md",
-    "deploy/recipes/kyverno.md",
-    "deploy/recipes/nexus.md",
-    "deploy/recipes/nginx.md",
-    "deploy/recipes/podman.md",
-    "deploy/recipes/policy-controller.md",
-    "deploy/recipes/ratify.md",
-    "deploy/recipes/traefik.md",
-    CONTRIBUTING,
-    ".github/SECURITY.md",
-];
+
+/// Whatever is written for people: the top, and all below `deploy`.
+fn documents() -> BTreeSet<String> {
+    let mut found = BTreeSet::from([README, CONTRIBUTING, ".github/SECURITY.md"].map(str::to_owned));
+    let mut directories = vec![root().join("deploy")];
+    while let Some(directory) = directories.pop() {
+        for path in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|kind| kind == "md") {
+                found.insert(path.strip_prefix(root()).unwrap().display().to_string());
+            }
+        }
+    }
+    found
+}
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -116,6 +100,7 @@ impl Quickstart {
         bash.args(["-euo", "pipefail", "-c", session]).current_dir(self.home());
         bash.env("PATH", path).env("HOME", self.home()).env("NO_PROXY", "127.0.0.1");
         bash.env("REGISTRY", self.refshim.address.to_string());
+        bash.env("ADMIN", format!("http://{}", self.refshim.admin));
         bash.env("DATA_DIR", self.directory.path().join("data"));
         let output = bash.output().unwrap();
         let (out, err) =
@@ -199,10 +184,11 @@ async fn the_sessions_of_the_api_reference_do_what_they_say() {
 }
 
 #[tokio::test]
-async fn the_backup_of_the_manual_is_restored() {
+async fn backups_are_restored() {
     let quickstart = Quickstart::start().await;
-    let sessions = session(MANUAL, "Backup, and a damaged disk", "sh");
-    assert_eq!(sessions.len(), 2, "a dump, and a copy of the files");
+    let mut sessions = session(MANUAL, "Backup, and a damaged disk", "sh");
+    sessions.push(blocks(&read(UPGRADING), "sh").join("\n"));
+    assert_eq!(sessions.len(), 3, "a dump, a copy of the files, and the way back of an upgrade");
     for backup in &sessions {
         let said = quickstart.run(backup);
         assert!(said.ends_with("intact\n"), "{said}");
@@ -210,12 +196,13 @@ async fn the_backup_of_the_manual_is_restored() {
 }
 
 #[tokio::test]
-async fn the_way_back_of_an_upgrade_leads_to_what_was_there_before_it() {
+async fn after_an_outage_everything_is_known_again() {
     let quickstart = Quickstart::start().await;
-    let [before, back] = &blocks(&read(UPGRADING), "sh")[..] else { panic!("a dump, and the way back") };
-    quickstart.run(before);
-    let said = quickstart.run(back);
-    assert!(said.ends_with("intact\n"), "{said}");
+    let [afterwards] = &blocks(&read(OUTAGE), "sh")[..] else { panic!("one session") };
+    let whole = Regex::new(r"\(all\) +yes").unwrap();
+    assert!(!whole.is_match(&quickstart.run(r#"refshim coverage --admin "$ADMIN""#)));
+    let said = quickstart.run(afterwards);
+    assert!(whole.is_match(&said), "{said}");
 }
 
 #[tokio::test]
@@ -233,8 +220,8 @@ async fn configurations_of_the_documents_load() {
         fs::write(directory.join(name), "secret").unwrap();
     }
     let mut loaded = 0;
-    for document in DOCUMENTS {
-        for block in blocks(&read(document), "toml") {
+    for document in documents() {
+        for block in blocks(&read(&document), "toml") {
             let table: toml::Table = toml::from_str(&block).unwrap();
             // Those for containerd and podman.
             if table.contains_key("server") || table.contains_key("registry") {
@@ -375,8 +362,8 @@ fn anchors(text: &str) -> Vec<String> {
 #[test]
 fn links_between_the_documents_lead_somewhere() {
     let link = Regex::new(r"\]\(([^()\s]+)\)").unwrap();
-    for document in DOCUMENTS {
-        let text = read(document);
+    for document in documents() {
+        let text = read(&document);
         for link in link.captures_iter(&text).map(|link| link[1].to_owned()) {
             if link.contains("://") {
                 continue;
@@ -384,8 +371,8 @@ fn links_between_the_documents_lead_somewhere() {
             let (path, anchor) =
                 link.split_once('#').map_or((&link[..], None), |(path, at)| (path, Some(at)));
             let target = match path {
-                "" => root().join(document),
-                path => root().join(document).parent().unwrap().join(path),
+                "" => root().join(&document),
+                path => root().join(&document).parent().unwrap().join(path),
             };
             assert!(target.exists(), "{document}: {link} leads nowhere");
             if let Some(anchor) = anchor {
@@ -403,6 +390,6 @@ fn links_between_the_documents_lead_somewhere() {
 fn every_document_is_looked_at() {
     let listed = Command::new("git").args(["ls-files", "*.md"]).current_dir(root()).output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
-    let listed: BTreeSet<&str> = listed.lines().collect();
-    assert!(listed.is_empty() || listed == BTreeSet::from(DOCUMENTS), "{listed:?}");
+    let listed: BTreeSet<String> = listed.lines().map(str::to_owned).collect();
+    assert!(listed.is_empty() || listed == documents(), "{listed:?}");
 }

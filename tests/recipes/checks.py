@@ -12,6 +12,7 @@ import shutil
 import ssl
 import tarfile
 import threading
+import time
 from urllib.parse import urljoin, urlsplit
 
 from pages import require
@@ -176,6 +177,28 @@ def leads_back(door, location):
     followed = urlsplit(urljoin(f"https://{door.host}/", location))
     require((followed.scheme, followed.netloc) == ("https", door.host), f"{location} leads elsewhere")
     return followed.path + ("?" + followed.query if followed.query else "")
+
+
+class SlowDownload(threading.Thread):
+    """A client that takes a part, and the rest only when a limit on the whole would have ended it."""
+
+    def __init__(self, door, image, seconds):
+        super().__init__(daemon=True)
+        self.door, self.image, self.seconds = door, image, seconds
+        self.wrong = "it never ended"
+        self.start()
+
+    def run(self):
+        try:
+            connection = self.door.connection()
+            connection.request("GET", f"/v2/app/blobs/{self.image.layer}")
+            response = connection.getresponse()
+            content = response.read(1 << 20)
+            time.sleep(self.seconds)
+            content += response.read()
+            self.wrong = None if digest_of(content) == self.image.layer else f"{len(content)} bytes came"
+        except Exception as error:  # Told by whoever waits for it.
+            self.wrong = repr(error)
 
 
 def registry_is_told(door):

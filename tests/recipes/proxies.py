@@ -112,7 +112,15 @@ def envoy(lab):
     })
     options = ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warn"]
     tried.started(str(lab.programs / "envoy"), "-c", str(lab.machine.file("envoy.yaml", settings)), *options)
-    tried.passes()
+    door = tried.passes()
+    # A route's own limit is 15 seconds. What comes after it is tried meanwhile.
+    lab.slow = checks.SlowDownload(door, lab.image, seconds=17)
 
 
-TRIED = [nginx, haproxy, traefik, envoy]
+def envoy_does_not_end_slow_downloads(lab):
+    lab.slow.join()
+    require(lab.slow.wrong is None, lab.slow.wrong)
+
+
+TRIED = [envoy, nginx, haproxy, traefik]
+AT_LAST = [envoy_does_not_end_slow_downloads]
