@@ -137,7 +137,7 @@ def answers_are_whole(door, image):
     require((status, len(body)) == (206, 10), f"{status}: {fields}")
     status, _, body = door.request("GET", "/v2/app/manifests/none", Accept=MANIFEST)
     require(status == 404 and json.loads(body)["errors"][0]["code"] == "MANIFEST_UNKNOWN", f"{status}: {body}")
-    status, _, body = door.request("GET", "/v2/", Authorization="Bearer " + "x" * 12000)
+    status, _, body = door.request("GET", "/v2/", Authorization="Bearer " + "x" * 20000)
     require(status == 200, f"a long token: {status}: {body}")
 
 
@@ -177,6 +177,19 @@ def leads_back(door, location):
     followed = urlsplit(urljoin(f"https://{door.host}/", location))
     require((followed.scheme, followed.netloc) == ("https", door.host), f"{location} leads elsewhere")
     return followed.path + ("?" + followed.query if followed.query else "")
+
+
+class HeldDownload:
+    """A client that has asked for a layer and takes nothing of it until it is told to."""
+
+    def __init__(self, door, image):
+        self.image, connection = image, door.connection()
+        connection.request("GET", f"/v2/app/blobs/{image.layer}")
+        self.response = connection.getresponse()
+
+    def ends(self):
+        content = self.response.read()
+        require(digest_of(content) == self.image.layer, f"{len(content)} bytes came")
 
 
 class SlowDownload(threading.Thread):

@@ -4,7 +4,6 @@ docker-registry stands in Docker Hub's place twice: behind refshim, and as what 
 """
 
 import json
-import os
 import subprocess
 import urllib.request
 
@@ -73,17 +72,18 @@ def podman(lab):
         'location = "refshim.example.com"': f'location = "127.0.0.1:{mirror.refshim.port}"\ninsecure = true',
     })
     conf = lab.machine.file("registries.conf", conf)
-    environment = {**os.environ, "CONTAINERS_REGISTRIES_CONF": str(conf)}
+    skopeo = ["skopeo", "--registries-conf", str(conf)]
     storage = lab.machine.directory
     buildah = [
-        "buildah", "--root", f"{storage}/graph", "--runroot", f"{storage}/run", "--storage-driver", "vfs", "pull", "-q",
-        "--policy", "always", "--signature-policy", str(lab.machine.file("policy.json", ACCEPT_ALL)),
+        "buildah", "--registries-conf", str(conf), "--root", f"{storage}/graph", "--runroot", f"{storage}/run",
+        "--storage-driver", "vfs", "pull", "-q", "--policy", "always", "--signature-policy",
+        str(lab.machine.file("policy.json", ACCEPT_ALL)),
     ]
 
     def pulls(tag):
-        shown = run("skopeo", "inspect", "--raw", f"docker://{NAME}:{tag}", env=environment)
+        shown = run(*skopeo, "inspect", "--raw", f"docker://{NAME}:{tag}")
         require(digest_of(shown.encode()) == lab.small.digest, f"{shown} is not the image")
-        run(*buildah, f"{NAME}:{tag}", env=environment)
+        run(*buildah, f"{NAME}:{tag}")
 
     pulls("mirrored")
     mirror.falls_back()
