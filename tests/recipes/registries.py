@@ -29,13 +29,13 @@ def distribution(lab):
     past = f"127.0.0.1:{port}/told"
     copy = ["skopeo", "copy", "-q", "--insecure-policy", "--dest-tls-verify=false", lab.small.source()]
     run(*copy, f"docker://{past}:v1")
-    # Of a client that refshim does not see: the manifest that refers to the image, by its own tag.
-    attached = run(refshim(), "attach", f"{past}:v1", str(lab.sbom), "--artifact-type", "application/spdx+json").strip()
-    path = f"http://127.0.0.1:{shim.port}/v2/told/referrers/{lab.small.digest}"
+    # A reference is in no referrers tag, where refshim would find it without being told.
+    run(refshim(), "ref", f"{past}:v1", f"{past}:refers")
+    path = f"http://127.0.0.1:{shim.port}/v2/told/manifests/v1/references"
 
     def is_listed():
         with urllib.request.urlopen(path, timeout=60) as response:
-            return attached in [entry["digest"] for entry in json.loads(response.read())["manifests"]]
+            return json.loads(response.read())["manifests"]
 
     until("what was pushed past refshim is listed", is_listed)
 
