@@ -9,7 +9,7 @@ import urllib.request
 
 from checks import digest_of
 from pages import files, require, with_other
-from processes import Refshim, Registry, as_root, run
+from processes import PATH, Refshim, Registry, as_root, run
 
 REFSHIM = "/etc/refshim/refshim.toml"
 HUB = "https://registry-1.docker.io"
@@ -124,10 +124,38 @@ def verifiers(lab):
                 require(digest_of(response.read()) == layer["digest"], f"{layer}")
 
 
-def docker(_):
-    daemon = json.loads(files("docker.md")["/etc/docker/daemon.json"])
-    (mirror,) = daemon["registry-mirrors"]
-    require(mirror == "https://refshim.example.com", f"Docker takes no path in a mirror: {mirror}")
+def docker(lab):
+    mirror = Mirror(lab, "docker.md")
+    settings = with_other(mirror.files["/etc/docker/daemon.json"], {
+        "https://refshim.example.com": f"http://127.0.0.1:{mirror.refshim.port}",
+    })
+    home = lab.machine.file("daemon.json", settings).parent
+    socket = f"{home}/socket"
+    ask = [*as_root(), "curl", "-qfsS", "--unix-socket", socket]
+
+    def answers():
+        return subprocess.run([*ask, "http://docker/_ping"], capture_output=True).returncode == 0
+
+    # It touches nothing that another daemon, or the machine's network, has.
+    apart = ["--iptables=false", "--ip6tables=false", "--ip-masq=false", "--ip-forward=false", "--bridge=none"]
+    places = ["--data-root", f"{home}/data", "--exec-root", f"{home}/exec", "--pidfile", f"{home}/pid"]
+    process, log = lab.machine.start_until(
+        answers, *as_root(), lab.dockerd, "--config-file", f"{home}/daemon.json", "-H", f"unix://{socket}",
+        "--storage-driver", "vfs", *apart, *places, PATH=PATH,
+    )
+
+    def pull(tag):
+        return run(*ask, "-X", "POST", f"http://docker/images/create?fromImage=app&tag={tag}")
+
+    said = pull("mirrored")
+    require("Digest: " + lab.small.digest in said, f"{said}")
+    # Docker Hub's own address cannot be another one: that Docker turns to it is in its log.
+    lab.machine.stop(mirror.refshim.process)
+    pull_fails = [*ask, "-X", "POST", "http://docker/images/create?fromImage=app&tag=direct"]
+    subprocess.run(pull_fails, capture_output=True, timeout=60)
+    turned = f"Attempting next endpoint for pull after error: Get \\\"http://127.0.0.1:{mirror.refshim.port}/v2/"
+    require(turned in log.read_text(), f"Docker did not turn to Docker Hub: {log.read_text()}")
+    lab.machine.stop(process)
 
 
 TRIED = [containerd, podman, docker, verifiers]
