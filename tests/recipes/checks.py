@@ -1,5 +1,5 @@
-"""What a client must find behind any proxy: transfers of any size that are not stored on the way, addresses that lead back,
-and a registry that is told who asks."""
+"""What a client must find behind any proxy: transfers of any size that are not stored on the way, addresses that lead
+back, and a registry that is told who asks."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""containerd, skopeo and buildah with the mirrors that their pages show, and what verifiers ask.
+"""containerd, Docker, skopeo and buildah with the mirrors that their pages show, and what verifiers ask.
 
 docker-registry stands in Docker Hub's place twice: behind refshim, and as what clients fall back to.
 """

@@ -64,13 +64,14 @@ def nginx_with(tried, port, changes):
         **changes,
     })
     directory = lab.machine.file("refshim.conf", settings).parent
-    stored = "".join(f"{kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+    stored = "".join(f"{kind}_temp_path {directory}/{kind};" for kind in kinds)
     main = lab.machine.file(
         "nginx.conf",
         f"daemon off; master_process off; pid {directory}/pid; error_log stderr warn; events {{}}\n"
         f"http {{ access_log off; {stored} include {directory}/refshim.conf; }}\n",
     )
-    _, log = tried.started("nginx", "-c", str(main), port=port)
+    _, log = tried.started("nginx", "-e", "stderr", "-c", str(main), port=port)
     return log
 
 
