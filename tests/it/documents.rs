@@ -16,6 +16,7 @@ const API: &str = "deploy/API.md";
 const MANUAL: &str = "deploy/MANUAL.md";
 const CONTRIBUTING: &str = ".github/CONTRIBUTING.md";
 const OUTAGE: &str = "deploy/OUTAGE.md";
+const RECIPES: &str = "deploy/recipes/README.md";
 const UPGRADING: &str = "deploy/UPGRADING.md";
 
 /// Whatever is written for people: the top, and all below `deploy`.
@@ -196,8 +197,11 @@ async fn backups_are_restored() {
 }
 
 #[tokio::test]
-async fn after_an_outage_everything_is_known_again() {
+async fn a_recipe_is_tried_and_after_an_outage_everything_is_known_again() {
     let quickstart = Quickstart::start().await;
+    let [trial] = &blocks(&read(RECIPES), "sh")[..] else { panic!("one session") };
+    let said = quickstart.run(trial);
+    assert!(said.contains("application/vnd.example.trial"), "{said}");
     let [afterwards] = &blocks(&read(OUTAGE), "sh")[..] else { panic!("one session") };
     let whole = Regex::new(r"\(all\) +yes").unwrap();
     assert!(!whole.is_match(&quickstart.run(r#"refshim coverage --admin "$ADMIN""#)));
