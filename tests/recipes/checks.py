@@ -168,6 +168,19 @@ def upload_streams(door, registry):
     require((status, body == content) == (200, True), f"{status}, {len(body)} bytes")
 
 
+def http2_passes(door, image, directory):
+    """A large layer in one piece, there and back, over HTTP/2."""
+    curl = ["curl", "-qfsS", "--http2", "--cacert", str(door.authority), "-w", "%{http_version}"]
+    there, back = image.directory / "blobs" / "sha256" / image.layer.removeprefix("sha256:"), directory / "over-http2"
+    _, fields, _ = door.request("POST", "/v2/http2/blobs/uploads/", Content_Length="0")
+    location = leads_back(door, fields["Location"])
+    location += ("&" if "?" in location else "?") + f"digest={image.layer}"
+    version = run(*curl, "-T", str(there), "-o", "/dev/null", f"https://{door.host}{location}")
+    require(version == "2", f"the upload went by HTTP/{version}")
+    version = run(*curl, "-o", str(back), f"https://{door.host}/v2/http2/blobs/{image.layer}")
+    require(version == "2" and digest_of(back.read_bytes()) == image.layer, f"HTTP/{version}, or other bytes")
+
+
 def chunk(connection, content):
     connection.send(f"{len(content):x}\r\n".encode() + content + b"\r\n")
 

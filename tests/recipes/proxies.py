@@ -23,20 +23,22 @@ class Tried:
         process, log = self.machine.start(port or self.port, *command)
         return process, log
 
-    def passes(self):
+    def passes(self, http2=True):
         lab, door = self.lab, checks.Door(self.port, self.lab.certificate, self.lab.certificates)
         checks.image_passes(door, lab.image, lab.machine.directory / "copied")
         checks.referrer_is_listed(door, lab.image, lab.sbom)
         checks.answers_are_whole(door, lab.image)
         checks.upload_streams(door, lab.registry)
         checks.registry_is_told(door)
+        if http2:
+            checks.http2_passes(door, lab.image, lab.machine.directory)
         return door
 
 
 def nginx(lab):
     tried = Tried(lab, "nginx.md")
     log = nginx_with(tried, tried.port, {})
-    held = checks.HeldDownload(tried.passes(), lab.image)
+    held = checks.HeldDownload(tried.passes(http2=False), lab.image)
 
     # Without what the page says against it bodies are stored, or the last line here could not fail.
     port = lab.machine.port()
