@@ -15,20 +15,25 @@ const README: &str = "README.md";
 const API: &str = "deploy/API.md";
 const MANUAL: &str = "deploy/MANUAL.md";
 const CONTRIBUTING: &str = ".github/CONTRIBUTING.md";
-const DOCUMENTS: [&str; 12] = [
-    README,
-    API,
-    MANUAL,
-    "deploy/ROLLOUT.md",
-    "deploy/REPLICAS.md",
-    "deploy/CHANGES.md",
-    "deploy/INSTALLING.md",
-    "deploy/RELEASING.md",
-    "deploy/VERIFYING.md",
-    "deploy/notifications/README.md",
-    CONTRIBUTING,
-    ".github/SECURITY.md",
-];
+const OUTAGE: &str = "deploy/OUTAGE.md";
+const RECIPES: &str = "deploy/recipes/README.md";
+const UPGRADING: &str = "deploy/UPGRADING.md";
+
+/// Whatever is written for people: the top, and all below `deploy`.
+fn documents() -> BTreeSet<String> {
+    let mut found = BTreeSet::from([README, CONTRIBUTING, ".github/SECURITY.md"].map(str::to_owned));
+    let mut directories = vec![root().join("deploy")];
+    while let Some(directory) = directories.pop() {
+        for path in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|kind| kind == "md") {
+                found.insert(path.strip_prefix(root()).unwrap().display().to_string());
+            }
+        }
+    }
+    found
+}
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -96,6 +101,7 @@ impl Quickstart {
         bash.args(["-euo", "pipefail", "-c", session]).current_dir(self.home());
         bash.env("PATH", path).env("HOME", self.home()).env("NO_PROXY", "127.0.0.1");
         bash.env("REGISTRY", self.refshim.address.to_string());
+        bash.env("ADMIN", format!("http://{}", self.refshim.admin));
         bash.env("DATA_DIR", self.directory.path().join("data"));
         let output = bash.output().unwrap();
         let (out, err) =
@@ -179,14 +185,28 @@ async fn the_sessions_of_the_api_reference_do_what_they_say() {
 }
 
 #[tokio::test]
-async fn the_backup_of_the_manual_is_restored() {
+async fn backups_are_restored() {
     let quickstart = Quickstart::start().await;
-    let sessions = session(MANUAL, "Backup, and a damaged disk", "sh");
-    assert_eq!(sessions.len(), 2, "a dump, and a copy of the files");
+    let mut sessions = session(MANUAL, "Backup, and a damaged disk", "sh");
+    sessions.push(blocks(&read(UPGRADING), "sh").join("\n"));
+    assert_eq!(sessions.len(), 3, "a dump, a copy of the files, and the way back of an upgrade");
     for backup in &sessions {
         let said = quickstart.run(backup);
         assert!(said.ends_with("intact\n"), "{said}");
     }
+}
+
+#[tokio::test]
+async fn a_recipe_is_tried_and_after_an_outage_everything_is_known_again() {
+    let quickstart = Quickstart::start().await;
+    let [trial] = &blocks(&read(RECIPES), "sh")[..] else { panic!("one session") };
+    let said = quickstart.run(trial);
+    assert!(said.contains("application/vnd.example.trial"), "{said}");
+    let [afterwards] = &blocks(&read(OUTAGE), "sh")[..] else { panic!("one session") };
+    let whole = Regex::new(r"\(all\) +yes").unwrap();
+    assert!(!whole.is_match(&quickstart.run(r#"refshim coverage --admin "$ADMIN""#)));
+    let said = quickstart.run(afterwards);
+    assert!(whole.is_match(&said), "{said}");
 }
 
 #[tokio::test]
@@ -204,11 +224,11 @@ async fn configurations_of_the_documents_load() {
         fs::write(directory.join(name), "secret").unwrap();
     }
     let mut loaded = 0;
-    for document in DOCUMENTS {
-        for block in blocks(&read(document), "toml") {
+    for document in documents() {
+        for block in blocks(&read(&document), "toml") {
             let table: toml::Table = toml::from_str(&block).unwrap();
-            // The one for containerd.
-            if table.contains_key("server") {
+            // Those for containerd and podman.
+            if table.contains_key("server") || table.contains_key("registry") {
                 continue;
             }
             let (file, data) = (directory.join("refshim.toml"), tempfile::tempdir().unwrap());
@@ -223,7 +243,7 @@ async fn configurations_of_the_documents_load() {
             loaded += 1;
         }
     }
-    assert_eq!(loaded, 9);
+    assert_eq!(loaded, 23);
 }
 
 /// The settings of the example file and their defaults, as the manual writes them.
@@ -383,8 +403,8 @@ fn anchors(text: &str) -> Vec<String> {
 #[test]
 fn links_between_the_documents_lead_somewhere() {
     let link = Regex::new(r"\]\(([^()\s]+)\)").unwrap();
-    for document in DOCUMENTS {
-        let text = read(document);
+    for document in documents() {
+        let text = read(&document);
         for link in link.captures_iter(&text).map(|link| link[1].to_owned()) {
             if link.contains("://") {
                 continue;
@@ -392,8 +412,8 @@ fn links_between_the_documents_lead_somewhere() {
             let (path, anchor) =
                 link.split_once('#').map_or((&link[..], None), |(path, at)| (path, Some(at)));
             let target = match path {
-                "" => root().join(document),
-                path => root().join(document).parent().unwrap().join(path),
+                "" => root().join(&document),
+                path => root().join(&document).parent().unwrap().join(path),
             };
             assert!(target.exists(), "{document}: {link} leads nowhere");
             if let Some(anchor) = anchor {
@@ -411,6 +431,6 @@ fn links_between_the_documents_lead_somewhere() {
 fn every_document_is_looked_at() {
     let listed = Command::new("git").args(["ls-files", "*.md"]).current_dir(root()).output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
-    let listed: BTreeSet<&str> = listed.lines().collect();
-    assert!(listed.is_empty() || listed == BTreeSet::from(DOCUMENTS), "{listed:?}");
+    let listed: BTreeSet<String> = listed.lines().map(str::to_owned).collect();
+    assert!(listed.is_empty() || listed == documents(), "{listed:?}");
 }
