@@ -15,12 +15,14 @@ const README: &str = "README.md";
 const API: &str = "deploy/API.md";
 const MANUAL: &str = "deploy/MANUAL.md";
 const CONTRIBUTING: &str = ".github/CONTRIBUTING.md";
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: [&str; 11] = [
     README,
     API,
     MANUAL,
     "deploy/ROLLOUT.md",
     "deploy/REPLICAS.md",
+    "deploy/KUBERNETES.md",
+    "deploy/chart/README.md",
     "deploy/CHANGES.md",
     "deploy/notifications/README.md",
     CONTRIBUTING,
