@@ -1,4 +1,4 @@
-{{/* The registry of a sidecar. As a sidecar container it starts before refshim and stops after it, so that uploads in
+{{/* The registry of a sidecar. As a sidecar container it starts before refshim and stops after it, so that requests in
      progress may end. */}}
 {{- define "refshim.registry" -}}
 {{- $registry := .Values.registry }}
