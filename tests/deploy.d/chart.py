@@ -48,6 +48,8 @@ REFUSED = [
     ({"image": {"digest": "sha256:1"}}, "/image/digest"),
     ({"service": {"port": 70000}}, "/service/port"),
     ({"service": {"port": "5000"}}, "/service/port"),
+    ({"service": {"extraPorts": [{"name": "more", "containerPort": 5001}]}}, "/service/extraPorts/0/containerPort"),
+    ({"service": {"extraPorts": [{"name": "admin", "containerPort": 8443}]}}, "/service/extraPorts/0/name"),
     ({"ingress": {"enabled": True}}, "ingress needs hosts"),
     ({"ingress": {"enabled": True, "hosts": ["https://a.example"]}}, "/ingress/hosts/0"),
     ({"httpRoute": {"enabled": True}}, "httpRoute needs parentRefs"),

@@ -14,6 +14,8 @@ from tools import ROOT, Wrong, require, version
 KUBERNETES = ["1.30", "1.37"]
 # What the Secrets, ConfigMaps and claims that an operator brings along are called in the examples here.
 GIVEN = re.compile(r"given-|refshim-index$|index-password$|registry-(login|data|htpasswd|tls)$")
+# The ports that a file of values opens beside the usual ones.
+FURTHER = {"chart with gateway-everything.yaml": [8443, 9443]}
 SCHEMAS = Path(__file__).parent / "schemas"
 # Those of the Pod Security Standard "restricted".
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
@@ -61,14 +63,12 @@ def selectors_select_the_pods(rendering):
 
 def services_reach_refshim_alone(rendering):
     named = {port["name"]: port["containerPort"] for port in rendering.containers["refshim"]["ports"]}
-    services = {"": [5000], "-admin": [5001]}
     for service in rendering.all("Service"):
-        ports = service["spec"]["ports"]
-        reached = [named.get(port["targetPort"]) for port in ports]
+        reached = [named.get(port["targetPort"]) for port in service["spec"]["ports"]]
         is_admin = service["metadata"]["name"].endswith("-admin")
-        require(reached == services["-admin" if is_admin else ""], f"{service['metadata']['name']} leads to {reached}")
+        wanted = [5001] if is_admin else [5000, *FURTHER.get(rendering.name, [])]
+        require(reached == wanted, f"{service['metadata']['name']} leads to {reached}")
         require(not is_admin or service["spec"]["clusterIP"] == "None", "the admin Service is not headless")
-    rendering.service()
     others = [name for name, one in rendering.containers.items() if name != "refshim" and "ports" in one]
     require("registry" not in others, "the registry has ports")
     scheme = "https" if "tls.certificate" in rendering.settings else "http"
@@ -119,10 +119,11 @@ def admin_is_kept_from_clients(rendering):
         return
     (policy,) = policies
     require("Ingress" in policy["spec"]["policyTypes"], "it is not about who comes in")
-    open_to_all = [rule["ports"] for rule in policy["spec"]["ingress"] if not rule.get("from")]
-    require(all(ports == [{"port": 5000}] for ports in open_to_all), f"open to everybody: {open_to_all}")
-    ports = [port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]]
-    require(5000 in ports and set(ports) <= {5000, 5001}, f"the ports are {ports}")
+    open_to_all = [port for rule in policy["spec"]["ingress"] if not rule.get("from") for port in rule["ports"]]
+    require(all(port == {"port": 5000} for port in open_to_all), f"open to everybody: {open_to_all}")
+    ports = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
+    wanted = {5000, *FURTHER.get(rendering.name, [])}
+    require(ports - {5001} == wanted, f"the ports are {ports}")
 
 
 def mounts_have_volumes(rendering):

@@ -49,5 +49,5 @@ labels:
 {{- end }}
 
 {{- define "refshim.upstream" -}}
-{{- ternary "http://127.0.0.1:5002" .Values.upstream.url (eq .Values.mode "sidecar") }}
+{{- ternary "http://127.0.0.1:5003" .Values.upstream.url (eq .Values.mode "sidecar") }}
 {{- end }}

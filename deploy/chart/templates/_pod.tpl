@@ -132,6 +132,10 @@ spec:
       containerPort: 5000
     - name: admin
       containerPort: 5001
+    {{- range .Values.service.extraPorts }}
+    - name: {{ .name }}
+      containerPort: {{ .containerPort }}
+    {{- end }}
   {{- with include "refshim.preStopSeconds" . | int }}
   lifecycle:
     preStop:

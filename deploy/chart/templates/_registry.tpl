@@ -9,7 +9,7 @@
   env:
     # Loopback: whoever reached the registry directly could push round refshim.
     - name: REGISTRY_HTTP_ADDR
-      value: 127.0.0.1:5002
+      value: 127.0.0.1:5003
     - name: REGISTRY_STORAGE_DELETE_ENABLED
       value: "true"
     # registry:3 looks for a collector of traces otherwise.
