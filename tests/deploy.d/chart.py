@@ -26,6 +26,7 @@ REFUSED = [
     ({"upstream": {"ca": {"existingSecret": "a", "existingConfigMap": "b"}}}, "/upstream/ca"),
     ({"upstream": {"service": {"existingSecret": "a"}}}, "needs a user"),
     ({"upstream": {"service": {"existingSecret": "a", "kind": "cookie"}}}, "/upstream/service/kind"),
+    ({"upstream": {"service": {"kind": "token", "user": "me"}}}, "with kind password alone"),
     ({"index": {"kind": "mysql"}}, "/index/kind"),
     ({"index": {"kind": "postgresql"}}, "needs index.postgresql.url"),
     ({"index": {"postgresql": {"url": "postgres://refshim@db/refshim"}}}, "index.kind is local"),

@@ -36,6 +36,9 @@
 {{- if and .existingSecret (eq .kind "password") (not .user) }}
 {{- $wrong = append $wrong "upstream.service of kind password needs a user" }}
 {{- end }}
+{{- if and .user (ne .kind "password") }}
+{{- $wrong = append $wrong "upstream.service has a user with kind password alone" }}
+{{- end }}
 {{- end }}
 {{- $owned := dict
   "upstream" "upstream.url" "upstreams.default.url" "upstream.url" "upstreams.default.ca" "upstream.ca"
