@@ -72,18 +72,31 @@ impl SettingsInForce {
         Self(all)
     }
 
-    /// What is different in `new`.
+    /// What is different in `new`. Of an upstream that is new or gone, only what was said of it; what follows a common
+    /// setting is told with that.
     #[must_use]
     pub fn changes(&self, new: &Self) -> Changes {
         let mut changes = Changes::default();
-        let find = |all: &Self, key: &str| all.0.iter().find(|it| it.key == key).map(|it| it.value.clone());
-        let (before, after) = (self.0.iter(), new.0.iter());
-        let gone = before.filter(|it| find(new, &it.key).is_none());
-        for setting in after.filter(|it| find(self, &it.key).as_ref() != Some(&it.value)).chain(gone) {
-            let keys = if setting.is_live { &mut changes.live } else { &mut changes.fixed };
-            keys.push(setting.key.clone());
+        for key in new.0.iter().chain(&self.0).map(|it| it.key.as_str()) {
+            let changed = match (self.find(key), new.find(key)) {
+                (Some(before), Some(after)) => {
+                    let follow = [before, after].iter().all(|it| matches!(it.source, ValueSource::Common(_)));
+                    (before.value != after.value && !follow).then_some(after)
+                }
+                (Some(one), None) | (None, Some(one)) => Some(one).filter(|it| it.is_stated()),
+                (None, None) => None,
+            };
+            let Some(changed) = changed else { continue };
+            let keys = if changed.is_live { &mut changes.live } else { &mut changes.fixed };
+            if !keys.contains(&changed.key) {
+                keys.push(changed.key.clone());
+            }
         }
         changes
+    }
+
+    fn find(&self, key: &str) -> Option<&SettingInForce> {
+        self.0.iter().find(|it| it.key == key)
     }
 
     /// Each setting by its key, with value, source, and whether a change takes a restart.
@@ -135,6 +148,10 @@ impl fmt::Debug for SettingsInForce {
 }
 
 impl SettingInForce {
+    fn is_stated(&self) -> bool {
+        matches!(self.source, ValueSource::Stated(_))
+    }
+
     /// The table of the file that it stands in, and its key there. In the table of an upstream the keys have dots,
     /// since a table of its own for some of them would end the other's.
     fn table_and_key(&self) -> (&str, &str) {
