@@ -24,6 +24,7 @@ use crate::notifications::{self, Notifications};
 use crate::proxy::upstream::Upstreams;
 use crate::referrers_tags::ReferrersTags;
 use crate::telemetry::Metrics;
+use crate::tls::Acceptor;
 use jobs::Jobs;
 use readiness::Readiness;
 
@@ -52,6 +53,8 @@ pub struct Background {
     pub notifications: Arc<Notifications>,
     /// Referrers tags.
     pub tags: Arc<ReferrersTags>,
+    /// The certificates towards clients.
+    pub acceptor: Option<Arc<Acceptor>>,
 }
 
 /// A successful write of the index.
@@ -73,7 +76,7 @@ impl Admin {
         desk: Arc<Desk>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let upstreams = upstreams.iter().map(Readiness::of).collect();
+        let upstreams = upstreams.iter().map(|upstream| Readiness::of(upstream, &metrics)).collect();
         let jobs = Jobs { desk, index: index.clone() };
         Self { index, index_counts, upstreams, metrics, wrote: Mutex::new(None), background, jobs }
     }
@@ -98,6 +101,9 @@ impl Admin {
             "/metrics" => {
                 self.background.notifications.measure();
                 self.background.tags.measure();
+                for certificate in self.background.acceptor.iter().flat_map(|it| it.certificates()) {
+                    self.metrics.certificate_expires(&certificate.file, certificate.expires);
+                }
                 self.measure_coverage().await;
                 metrics(self.metrics.render(self.index.statistics().as_ref(), &self.index.state()))
             }
@@ -105,9 +111,10 @@ impl Admin {
         }
     }
 
-    /// Probes each upstream once, so that the log says at the start which of them is not a registry.
-    pub async fn look_at_upstreams(&self) {
-        join_all(self.upstreams.iter().map(Readiness::look)).await;
+    /// Looks at each upstream, at the start and from then on, so that the log says when one is no registry, and when it
+    /// is one again; never ends.
+    pub async fn watch_upstreams(&self) {
+        join_all(self.upstreams.iter().map(Readiness::watch)).await;
     }
 
     /// Asks the index how far the registries are known. It may be in a database that does not answer: then the metrics

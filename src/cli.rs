@@ -23,7 +23,7 @@ mod tagging;
 mod tree;
 mod work;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -145,14 +145,14 @@ impl Serve {
             Ok(runtime) => runtime,
             Err(error) => return fail(1, &format!("cannot start the runtime: {error}")),
         };
-        let code = runtime.block_on(serve(&config));
+        let code = runtime.block_on(serve(&config, given.file().as_deref()));
         // A look-up of the index on a disk that hangs may never end.
         runtime.shutdown_timeout(Duration::from_secs(1));
         code
     }
 }
 
-async fn serve(config: &Config) -> ExitCode {
+async fn serve(config: &Config, file: Option<&Path>) -> ExitCode {
     let started = async {
         let server = Server::start(config).await.map_err(|error| error.to_string())?;
         let addresses = server.address().and_then(|listen| Ok((listen, server.admin_address()?)));
@@ -162,13 +162,27 @@ async fn serve(config: &Config) -> ExitCode {
     };
     match started.await {
         Ok((server, listen, admin_listen, (termination, hangup))) => {
+            let (version, tls) = (env!("CARGO_PKG_VERSION"), config.tls.is_some());
+            let (config_file, index) = (file.map(|file| file.display().to_string()), index_place(config));
             let upstream = &config.upstream.url;
-            let (further_upstreams, tls) = (config.further_upstreams.len(), config.tls.is_some());
-            tracing::info!(%listen, %admin_listen, %upstream, further_upstreams, tls, "serving");
+            let further = config.further_upstreams.iter().map(|it| format!("{}={}", it.name, it.url));
+            let further_upstreams = further.collect::<Vec<_>>().join(" ");
+            tracing::info!(version, config_file, index, %listen, %admin_listen, tls, %upstream, further_upstreams,
+                "serving");
             server.serve(termination, hangup).await;
             ExitCode::SUCCESS
         }
         Err(error) => fail(1, &error),
+    }
+}
+
+/// Where the index is: its directory, or its database without the password.
+fn index_place(config: &Config) -> String {
+    match &config.index.database {
+        Some(database) => database.url.to_string(),
+        None => {
+            std::path::absolute(&config.data_dir).unwrap_or(config.data_dir.clone()).display().to_string()
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod load;
+mod logs;
 mod mistake;
 mod mode;
 mod notifications;
@@ -34,6 +35,7 @@ use crate::oci::LinkKinds;
 pub use database::{DatabaseConfig, DatabaseTls, Statements};
 pub use database_url::{DatabaseUrl, InvalidDatabaseUrl};
 pub use load::{CommandLine, IndexPlace};
+pub use logs::{AccessLogConfig, AuditConfig, LogOutput};
 pub use mistake::{Mistake, Mistakes};
 pub use mode::Mode;
 pub use notifications::{
@@ -84,6 +86,10 @@ pub struct Config {
     pub index: IndexConfig,
     /// The log.
     pub log: LogConfig,
+    /// The access log.
+    pub access_log: AccessLogConfig,
+    /// The audit log.
+    pub audit: AuditConfig,
 }
 
 /// TLS towards clients. All files are PEM, reloaded when they change and on SIGHUP.

@@ -1,9 +1,14 @@
 //! Listens, serves and drains: both listeners, HTTP/1.1 and HTTP/2 on each connection, and a shutdown within
 //! a limit.
 
+mod access_log;
 pub mod app;
+mod asked;
 mod connection;
 mod handlers;
+mod logs;
+mod loops;
+mod opening;
 mod request_log;
 mod watched;
 
@@ -20,13 +25,14 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::signal::unix::Signal;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::connection::Connection;
 use crate::admin::{Admin, Background};
-use crate::config::{self, Config, Mode, RegistryUrl, SweepConfig, TimeoutsConfig, UpstreamName};
+use crate::config::{self, Config, Mode, SweepConfig, TimeoutsConfig, UpstreamName};
 use crate::http::body::Body;
 use crate::http::limits::{Connections, Load, Place};
 use crate::index::{Index, IndexSettings, OpenError};
@@ -36,8 +42,11 @@ use crate::proxy::forward::{Clients, Peer};
 use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::referrers_tags::{ReferrersTags, ReferrersTagsError};
 use crate::server::app::App;
-use crate::telemetry::Metrics;
+use crate::telemetry::{LineLogError, Metrics};
 use crate::tls::{Acceptor, Reload as _, TlsError};
+use logs::Logs;
+use loops::leads_to;
+use opening::tell_when_open;
 
 /// The pause after a failed accept. Without free file descriptors it fails again and again, until a
 /// connection ends.
@@ -68,6 +77,12 @@ pub enum StartError {
     /// Referrers tags cannot be written.
     #[error("cannot write referrers tags (referrers.write_tags): {0}")]
     ReferrersTags(#[from] ReferrersTagsError),
+    /// The access log or the audit log cannot be opened.
+    #[error("cannot open a log: {0}")]
+    Log(#[from] LineLogError),
+    /// The system does not let refshim wait for SIGHUP.
+    #[error("cannot wait for signals: {0}")]
+    Signal(#[source] io::Error),
     /// TLS towards clients cannot be set up.
     #[error("cannot set up TLS towards clients: {0}")]
     ServerTls(#[source] TlsError),
@@ -94,6 +109,10 @@ pub struct Server {
     tasks: TaskTracker,
     timeouts: TimeoutsConfig,
     connections: Connections,
+    logs: Logs,
+    log_hangup: Signal,
+    /// When opening the index began.
+    opening: Instant,
 }
 
 /// Everything that is loaded from TLS files.
@@ -153,15 +172,25 @@ impl Server {
             default: upstream(&config.upstream)?,
             further: config.further_upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
         };
+        metrics.begin_at_zero(config);
+        let (logs, log_hangup) =
+            (Logs::open(config, &metrics)?, signal(SignalKind::hangup()).map_err(StartError::Signal)?);
         let acceptor = config.tls.as_ref().map(Acceptor::new).transpose().map_err(StartError::ServerTls)?;
+        let opening = Instant::now();
         let index = Index::open(IndexSettings::of(config))?;
         begin(config, &index, &metrics);
         let tasks = TaskTracker::new();
         let tags = Arc::new(ReferrersTags::open(config, &index, &metrics)?);
-        let app = App::new(config, &upstreams, &index, &tags, Arc::clone(&metrics), load, tasks.clone());
+        let app =
+            App::new(config, &upstreams, &index, &tags, Arc::clone(&metrics), &logs, (load, tasks.clone()));
         let notifications = Arc::new(Notifications::open(config, &index, &metrics)?);
         let desk = Arc::new(Desk::new(config, &index, &metrics));
-        let background = Background { notifications: Arc::clone(&notifications), tags: Arc::clone(&tags) };
+        let acceptor = acceptor.map(Arc::new);
+        let background = Background {
+            notifications: Arc::clone(&notifications),
+            tags: Arc::clone(&tags),
+            acceptor: acceptor.clone(),
+        };
         let (jobs, counted) = (Arc::clone(&desk), Arc::clone(&metrics));
         let index_counts = config.index.database.as_ref().is_none_or(|database| database.readiness);
         let admin = Admin::new(index.clone(), index_counts, &upstreams, background, jobs, counted);
@@ -169,7 +198,7 @@ impl Server {
             clients,
             admins,
             tls: ServerTls {
-                acceptor: acceptor.map(Arc::new),
+                acceptor,
                 upstreams,
                 notifications: Arc::clone(&notifications),
                 tags: Arc::clone(&tags),
@@ -187,6 +216,9 @@ impl Server {
             tasks,
             timeouts: config.timeouts.clone(),
             connections: Connections::new(config.limits.connections),
+            logs,
+            log_hangup,
+            opening,
         })
     }
 
@@ -235,16 +267,14 @@ impl Server {
             self.tasks.spawn(sweep(desk, index, upstream, sweeps, metrics, ending.clone()));
         }
         self.tags.work(&self.tasks, &ending);
-        let first_look = async {
-            admin.look_at_upstreams().await;
-            // The first of these futures to end ends serving.
-            std::future::pending::<()>().await;
-        };
+        // The first of these futures to end ends serving.
         tokio::select! {
             () = clients => {}
             () = admins => {}
-            () = first_look => {}
+            () = admin.watch_upstreams() => {}
             () = self.tls.watch(hangup) => {}
+            () = self.logs.watch(self.log_hangup) => {}
+            () = tell_when_open(&self.index, self.opening) => {}
             () = shutdown => {}
         }
         // Closed and not just left alone: the system would go on accepting connections that nobody serves.
@@ -264,6 +294,7 @@ impl Server {
         if tokio::time::timeout(self.timeouts.shutdown, self.index.close()).await.is_err() {
             tracing::warn!("the index did not close within the limit; the next start replays its journal");
         }
+        self.logs.close().await;
         tracing::info!("stopped");
     }
 }
@@ -286,16 +317,6 @@ fn begin(config: &Config, index: &Index, metrics: &Metrics) {
     for table in config.without_effect() {
         tracing::warn!(table, "the settings of [{table}] have no effect in the modes of the upstreams");
     }
-}
-
-/// Whether the upstream's URL is this address, as far as can be told without DNS.
-fn leads_to(upstream: &RegistryUrl, own: SocketAddr) -> bool {
-    let authority = upstream.authority();
-    let port = authority.port_u16().unwrap_or(if upstream.is_https() { 443 } else { 80 });
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let is_own = |host: IpAddr| host == own.ip() || (own.ip().is_unspecified() && host.is_loopback());
-    let is_localhost = host == "localhost" && (own.ip().is_loopback() || own.ip().is_unspecified());
-    port == own.port() && (is_localhost || host.parse().is_ok_and(is_own))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -344,28 +365,5 @@ impl Doors<'_> {
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(upstream: &str, own: &str, expected: bool) {
-        assert_eq!(leads_to(&upstream.parse().unwrap(), own.parse().unwrap()), expected, "{upstream} {own}");
-    }
-
-    #[test]
-    fn an_upstream_that_is_refshim_itself_is_recognised() {
-        check("http://127.0.0.1:5000", "127.0.0.1:5000", true);
-        check("http://127.0.0.1:5000", "127.0.0.1:5001", false);
-        check("http://localhost:5000", "127.0.0.1:5000", true);
-        check("http://localhost:5000", "0.0.0.0:5000", true);
-        check("http://localhost:5000", "10.0.0.1:5000", false);
-        check("http://127.0.0.1", "0.0.0.0:80", true);
-        check("https://127.0.0.1", "0.0.0.0:80", false);
-        check("http://[::1]:5000", "[::1]:5000", true);
-        check("http://registry:5000", "0.0.0.0:5000", false);
     }
 }

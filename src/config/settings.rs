@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use super::RegistryUrl;
 use super::draft::Draft;
+use super::logs::log_output;
 use super::notifications::{SOURCE_SETTINGS, SourceDraft, SourceName};
 use super::upstream::{UPSTREAM_SETTINGS, UpstreamDraft, UpstreamName};
 use super::value::{
@@ -151,6 +152,10 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     }),
     setting("log.format", One, |to, text| put(&mut to.log.format, log_format(text))),
     setting("log.filter", One, |to, text| put(&mut to.log.filter, log_filter(text))),
+    setting("access_log.output", One, |to, text| put(&mut to.access_log.output, log_output(text))),
+    setting("audit.output", One, |to, text| put(&mut to.audit.output, log_output(text))),
+    setting("audit.max_bytes", One, |to, text| put(&mut to.audit.max_bytes, size(text, 0..=256 * GIB))),
+    setting("audit.keep", One, |to, text| put(&mut to.audit.keep, count(text, 1..=1_000))),
 ];
 
 pub(super) const fn setting<D>(

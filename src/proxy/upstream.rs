@@ -25,6 +25,7 @@ use std::time::Duration;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::config::{self, Http2, Mode, RegistryUrl};
@@ -69,6 +70,7 @@ pub struct Upstream {
     started: Instant,
     /// When a registry last answered, in milliseconds since `started`, plus one; zero before the first answer.
     answered: AtomicU64,
+    failed: Notify,
 }
 
 /// All upstreams, in the order of the configuration: the default one first.
@@ -128,6 +130,7 @@ impl Upstream {
             metrics: metrics.of_upstream(&settings.name),
             started: Instant::now(),
             answered: AtomicU64::new(0),
+            failed: Notify::new(),
         })
     }
 
@@ -207,6 +210,11 @@ impl Upstream {
     pub fn answered_ago(&self) -> Option<Duration> {
         let answered = self.answered.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.started.elapsed().saturating_sub(Duration::from_millis(answered)))
+    }
+
+    /// Waits until the connection failed, or there was no answer in time; at once if that was so since the last time.
+    pub async fn failed(&self) {
+        self.failed.notified().await;
     }
 
     /// Sends a request to this upstream, whatever scheme and host its URI has. It is retried as the module says.

@@ -17,7 +17,10 @@ use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
+use super::access_log::{AccessLine, AccessLog};
+use super::asked::Asked;
 use super::handlers::Handlers;
+use super::logs::Logs;
 use super::request_log::{RequestIds, RequestLog};
 use crate::config::{Config, Mode};
 use crate::http::body::Body;
@@ -31,8 +34,7 @@ use crate::proxy::forward::{self, Origin, Peer};
 use crate::proxy::selection::Selection;
 use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::referrers_tags::ReferrersTags;
-use crate::registry::Caller;
-use crate::telemetry::{Metrics, within_request};
+use crate::telemetry::{Metrics, Queried, within_request};
 
 /// Answers the clients' requests.
 #[derive(Debug)]
@@ -46,6 +48,7 @@ pub struct App {
     requests: Arc<Requests>,
     answers: Arc<Answers>,
     request_ids: RequestIds,
+    access_log: Option<Arc<AccessLog>>,
 }
 
 impl App {
@@ -57,11 +60,11 @@ impl App {
         index: &Index,
         tags: &ReferrersTags,
         metrics: Arc<Metrics>,
-        load: Load,
-        tasks: TaskTracker,
+        logs: &Logs,
+        (load, tasks): (Load, TaskTracker),
     ) -> Self {
         let new = |upstream: &Arc<Upstream>, same: Option<&Handlers>| {
-            Handlers::new(config, upstream, same, (index, tags, &metrics, &tasks))
+            Handlers::new(config, upstream, same, (index, tags, &metrics, &logs.audit, &tasks))
         };
         let default = new(&upstreams.default, None);
         let mut further: Vec<Handlers> = Vec::with_capacity(upstreams.further.len());
@@ -79,6 +82,7 @@ impl App {
             requests: Requests::new(config.limits.requests_per_client, load),
             answers: Answers::new(config.limits.answer_bytes),
             request_ids: RequestIds::new(),
+            access_log: logs.access.clone(),
         }
     }
 
@@ -111,11 +115,14 @@ impl App {
     ) -> Response<Body> {
         // Request id. First: everything behind it logs the id, and the upstream gets it too.
         let id = self.request_ids.identify(&mut request);
+        // Access log. Before anything can end the request; the path is still the client's own.
+        let mut line = self.access_log.as_ref().map(|log| log.begin(origin.client(), &request, id.as_ref()));
         // HEAD, outside of what counts bodies: theirs is given up before it counts.
         let is_head = *request.method() == Method::HEAD;
         let (mut response, mode) = match self.admit(&origin, place, &mut request) {
             Ok(in_progress) => {
-                let (mut response, mode) = self.answer(origin, request, &in_progress).await;
+                let (mut response, mode) =
+                    self.answer(origin, request, &in_progress, line.as_deref_mut()).await;
                 // To the last byte: until then the client's share counts it, and its connection is not idle.
                 response.body_mut().keep(in_progress);
                 (response, mode)
@@ -128,6 +135,9 @@ impl App {
         // The client can quote the id, whoever answered; unless it is not to see that refshim is there.
         if let (Some(id), Mode::Full) = (id, mode) {
             response.headers_mut().entry(X_REQUEST_ID).or_insert(id);
+        }
+        if let Some(line) = line {
+            line.answered(&mut response);
         }
         response
     }
@@ -159,11 +169,15 @@ impl App {
         origin: Origin,
         mut request: Request<Incoming>,
         in_progress: &RequestGuard,
+        line: Option<&mut AccessLine>,
     ) -> (Response<Body>, Mode) {
         let log = RequestLog::of(&request);
         let (handlers, origin) = self.select(origin, &mut request);
         let mode = handlers.upstream.mode();
         let route = Route::parse(request.method(), request.uri().path()).within(mode);
+        if let Some(line) = line {
+            line.selected(&handlers.upstream, route.class());
+        }
         let log = Arc::new(log.selected(&handlers.upstream, request.uri()));
         // Boxed: the futures around it have room for the request as well, and each is moved once.
         let answer = Box::pin(self.finish(handlers, route, origin, request, in_progress, Arc::clone(&log)));
@@ -183,8 +197,8 @@ impl App {
     ) -> Response<Body> {
         let class = route.class();
         let is_query = route.is_query();
-        let mut caller = None;
-        let result = self.dispatch(handlers, route, &origin, request, in_progress, &mut caller).await;
+        let mut asked = Asked::default();
+        let result = self.dispatch(handlers, route, &origin, request, in_progress, &mut asked).await;
         // Before it is counted: an answer for which there is no room is an error.
         let result = result.and_then(|response| self.hold(origin.client(), response));
         if is_query {
@@ -195,8 +209,9 @@ impl App {
             self.count_rejected(&error);
             error.to_response()
         });
+        asked.answered(response.status());
         // Only refshim's own answers need it: the upstream's say themselves which pages may read them.
-        if let Some(caller) = &caller {
+        if let Some(caller) = &asked.caller {
             handlers.let_origins_read(&mut response, caller);
         }
         // Also refshim's own: the `Link` of a page needs the mark of its upstream.
@@ -206,8 +221,8 @@ impl App {
         response
     }
 
-    /// The match on the route. Each future is boxed, so that no request pays for the size of the largest. A
-    /// query's caller is left in `caller`, also if the answer is an error.
+    /// The match on the route. Each future is boxed, so that no request pays for the size of the largest. What else
+    /// there is of a query is left in `asked`, also if the answer is an error.
     async fn dispatch(
         &self,
         handlers: &Handlers,
@@ -215,7 +230,7 @@ impl App {
         origin: &Origin,
         request: Request<Incoming>,
         in_progress: &RequestGuard,
-        caller: &mut Option<Arc<Caller>>,
+        asked: &mut Asked,
     ) -> Result<Response<Body>, Error> {
         let at = |name| handlers.repository(name);
         match route {
@@ -253,14 +268,14 @@ impl App {
                 Box::pin(handlers.pushes.pass(at(repository), origin, request, in_progress)).await
             }
             Route::References { repository, manifest } => {
-                let visit = handlers.visit(repository, origin, &request);
-                *caller = Some(Arc::clone(&visit.caller));
-                Box::pin(handlers.references.answer(visit, manifest, &request)).await
+                let visit =
+                    asked.visit(handlers, repository, origin, &request, (Queried::References, &manifest));
+                asked.found(Box::pin(handlers.references.answer(visit, manifest, &request)).await)
             }
             Route::Referrers { repository, subject } => {
-                let visit = handlers.visit(repository, origin, &request);
-                *caller = Some(Arc::clone(&visit.caller));
-                Box::pin(handlers.referrers.answer(visit, subject, &request)).await
+                let visit =
+                    asked.visit(handlers, repository, origin, &request, (Queried::Referrers, &subject));
+                asked.found(Box::pin(handlers.referrers.answer(visit, subject, &request)).await)
             }
             Route::QueryMethod(_) => Err(Error::QueryMethod),
             Route::QueryPath(_, malformed) => Err(Error::Path(malformed)),

@@ -25,7 +25,7 @@ use crate::recording::watched::PushWatcher;
 use crate::referrers_tags::ReferrersTags;
 use crate::registry::reader::ManifestReader;
 use crate::registry::{Caller, Merger, Registry, Visit};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Audit, Metrics};
 
 /// One upstream and its handlers.
 #[derive(Debug)]
@@ -38,6 +38,7 @@ pub(super) struct Handlers {
     pub(super) references: ReferencesHandler,
     pub(super) referrers: ReferrersHandler,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) audit: Audit,
 }
 
 impl Handlers {
@@ -46,7 +47,7 @@ impl Handlers {
         config: &Config,
         upstream: &Arc<Upstream>,
         same: Option<&Self>,
-        (index, tags, metrics, tasks): (&Index, &ReferrersTags, &Metrics, &TaskTracker),
+        (index, tags, metrics, audit, tasks): (&Index, &ReferrersTags, &Metrics, &Audit, &TaskTracker),
     ) -> Self {
         let metrics = Arc::new(metrics.of_upstream(upstream.name()));
         let unlisted = UnlistedSubjects::new(tags.queue(upstream.name()), Arc::clone(&metrics));
@@ -79,7 +80,7 @@ impl Handlers {
             index.clone(),
             reader.clone(),
             Arc::clone(&metrics),
-            tasks.clone(),
+            (tasks.clone(), audit.clone()),
             config.limits.manifest_bytes,
         );
         let merger = Merger::new(Arc::clone(&registry), index.clone(), reader.clone(), config);
@@ -98,7 +99,7 @@ impl Handlers {
                 index.clone(),
                 reader,
                 unlisted,
-                tasks.clone(),
+                (tasks.clone(), audit.clone()),
             ),
             watched,
             pulls,
@@ -107,6 +108,7 @@ impl Handlers {
             upstream: Arc::clone(upstream),
             registry,
             metrics,
+            audit: audit.clone(),
         }
     }
 

@@ -9,9 +9,9 @@ use super::super::notifications::SOURCE_SETTINGS;
 use super::super::settings::{KnownSetting, SETTINGS, Setting};
 use super::super::upstream::UPSTREAM_SETTINGS;
 use super::super::{
-    ClientAuth, CommandLine, Config, Http2, IndexConfig, LimitsConfig, LogConfig, LogFormat, ManifestsConfig,
-    ReferencesConfig, ReferrersConfig, ServiceConfig, SweepConfig, TimeoutsConfig, TlsConfig, UpstreamConfig,
-    UpstreamTls, WriteTags, file,
+    AccessLogConfig, AuditConfig, ClientAuth, CommandLine, Config, Http2, IndexConfig, LimitsConfig,
+    LogConfig, LogFormat, LogOutput, ManifestsConfig, ReferencesConfig, ReferrersConfig, ServiceConfig,
+    SweepConfig, TimeoutsConfig, TlsConfig, UpstreamConfig, UpstreamTls, WriteTags, file,
 };
 use super::{EXAMPLE, defaults, from_file, upstream};
 use crate::config::{NotificationSource, NotificationsConfig, SourceCredentials, SourceKind, UpstreamName};
@@ -127,6 +127,12 @@ const EVERY_SETTING: &str = r#"
     [log]
     format = "json"
     filter = "debug"
+    [access_log]
+    output = "stdout"
+    [audit]
+    output = "/var/log/refshim/audit.jsonl"
+    max_bytes = "2MiB"
+    keep = 3
 "#;
 
 #[test]
@@ -187,6 +193,12 @@ fn every_setting_reaches_its_field() {
             forget_after: Duration::from_secs(2 * 3600),
         },
         log: LogConfig { format: LogFormat::Json, filter: "debug".to_owned() },
+        access_log: AccessLogConfig { output: LogOutput::Stdout },
+        audit: AuditConfig {
+            output: LogOutput::File("/var/log/refshim/audit.jsonl".into()),
+            max_bytes: 2 << 20,
+            keep: 3,
+        },
     };
     assert_eq!(from_file(EVERY_SETTING).load(), Ok(expected));
 }
