@@ -26,6 +26,8 @@ use crate::notifications::{self, Notifications};
 use crate::proxy::upstream::Upstreams;
 use crate::referrers_tags::ReferrersTags;
 use crate::telemetry::Metrics;
+use crate::tls::Acceptor;
+
 pub use control::{Control, ReloadRequest};
 use jobs::Jobs;
 use readiness::Readiness;
@@ -57,6 +59,8 @@ pub struct Background {
     pub notifications: Arc<Notifications>,
     /// Referrers tags.
     pub tags: Arc<ReferrersTags>,
+    /// The certificates towards clients.
+    pub acceptor: watch::Receiver<Option<Arc<Acceptor>>>,
 }
 
 /// A successful write of the index.
@@ -80,7 +84,7 @@ impl Admin {
         metrics: Arc<Metrics>,
     ) -> Self {
         let count = upstreams.borrow().iter().count();
-        let upstreams = (0..count).map(|place| Readiness::of(upstreams.clone(), place)).collect();
+        let upstreams = (0..count).map(|place| Readiness::of(upstreams.clone(), place, &metrics)).collect();
         let jobs = Jobs { desk, index: index.clone() };
         Self { index, index_counts, upstreams, metrics, wrote: Mutex::new(None), background, jobs, control }
     }
@@ -109,6 +113,10 @@ impl Admin {
             "/metrics" => {
                 self.background.notifications.measure();
                 self.background.tags.measure();
+                let acceptor = self.background.acceptor.borrow().clone();
+                for certificate in acceptor.iter().flat_map(|acceptor| acceptor.certificates()) {
+                    self.metrics.certificate_expires(&certificate.file, certificate.expires);
+                }
                 self.measure_coverage().await;
                 metrics(self.metrics.render(self.index.statistics().as_ref(), &self.index.state()))
             }
@@ -116,9 +124,10 @@ impl Admin {
         }
     }
 
-    /// Probes each upstream once, so that the log says at the start which of them is not a registry.
-    pub async fn look_at_upstreams(&self) {
-        join_all(self.upstreams.iter().map(Readiness::look)).await;
+    /// Looks at each upstream, at the start and from then on, so that the log says when one is no registry, and when it
+    /// is one again; never ends.
+    pub async fn watch_upstreams(&self) {
+        join_all(self.upstreams.iter().map(Readiness::watch)).await;
     }
 
     /// Asks the index how far the registries are known. It may be in a database that does not answer: then the metrics

@@ -193,7 +193,7 @@ impl Serve {
 }
 
 async fn serve(reloading: Reloading, inherited: Inherited) -> ExitCode {
-    let config = reloading.loaded.config.clone();
+    let (config, file) = (reloading.loaded.config.clone(), reloading.sources.given.file());
     let started = async {
         // First: a SIGHUP while the server starts would end it.
         let signals = signals().map_err(|error| format!("cannot wait for signals: {error}"))?;
@@ -204,9 +204,13 @@ async fn serve(reloading: Reloading, inherited: Inherited) -> ExitCode {
     };
     match started.await {
         Ok((server, listen, admin_listen, (termination, hangup))) => {
+            let (version, tls) = (env!("CARGO_PKG_VERSION"), config.tls.is_some());
+            let (config_file, index) = (file.map(|file| file.display().to_string()), index_place(&config));
             let upstream = &config.upstream.url;
-            let (further_upstreams, tls) = (config.further_upstreams.len(), config.tls.is_some());
-            tracing::info!(%listen, %admin_listen, %upstream, further_upstreams, tls, "serving");
+            let further = config.further_upstreams.iter().map(|it| format!("{}={}", it.name, it.url));
+            let further_upstreams = further.collect::<Vec<_>>().join(" ");
+            tracing::info!(version, config_file, index, %listen, %admin_listen, tls, %upstream, further_upstreams,
+                "serving");
             tokio::select! {
                 () = server.serve(termination, hangup) => {}
                 () = keep_alive() => {}
@@ -228,6 +232,16 @@ async fn checked(config: &Config) -> ExitCode {
         Ok(()) if is_well => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
         Err(error) => failed(&error),
+    }
+}
+
+/// Where the index is: its directory, or its database without the password.
+fn index_place(config: &Config) -> String {
+    match &config.index.database {
+        Some(database) => database.url.to_string(),
+        None => {
+            std::path::absolute(&config.data_dir).unwrap_or(config.data_dir.clone()).display().to_string()
+        }
     }
 }
 

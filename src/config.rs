@@ -13,6 +13,7 @@ pub(crate) mod fuzzing;
 mod in_force;
 mod kind;
 mod load;
+mod logs;
 mod mistake;
 mod mode;
 mod notifications;
@@ -41,6 +42,7 @@ pub use database::{DatabaseConfig, DatabaseTls, Statements};
 pub use database_url::{DatabaseUrl, InvalidDatabaseUrl};
 pub use in_force::{Changes, Loaded, SettingsInForce};
 pub use load::{CommandLine, ConfigSources, IndexPlace};
+pub use logs::{AccessLogConfig, AuditConfig, LogOutput};
 pub use mistake::{Mistake, Mistakes};
 pub use mode::Mode;
 pub use notifications::{
@@ -94,6 +96,10 @@ pub struct Config {
     pub traces: TracesConfig,
     /// The log.
     pub log: LogConfig,
+    /// The access log.
+    pub access_log: AccessLogConfig,
+    /// The audit log.
+    pub audit: AuditConfig,
 }
 
 /// TLS towards clients. All files are PEM, reloaded when they change and on SIGHUP.

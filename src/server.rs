@@ -1,10 +1,15 @@
 //! Listens, serves and drains: both listeners, HTTP/1.1 and HTTP/2 on each connection, and a shutdown within
 //! a limit.
 
+mod access_log;
 pub mod app;
+mod asked;
 mod connection;
 mod handlers;
 mod live;
+mod logs;
+mod loops;
+mod opening;
 mod reload;
 mod request_log;
 pub mod service_manager;
@@ -23,8 +28,9 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::signal::unix::Signal;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,7 +39,7 @@ use self::connection::Connection;
 use self::live::Live;
 use self::reload::Reloader;
 use crate::admin::{Admin, Background, Control, ReloadRequest};
-use crate::config::{self, Config, Mode, RegistryUrl, SweepConfig, TimeoutsConfig, UpstreamName};
+use crate::config::{self, Config, Mode, SweepConfig, TimeoutsConfig, UpstreamName};
 use crate::http::body::Body;
 use crate::http::limits::{Connections, Load, Place};
 use crate::index::{Index, IndexSettings, OpenError};
@@ -42,9 +48,12 @@ use crate::notifications::{Notifications, NotificationsError};
 use crate::proxy::forward::Peer;
 use crate::referrers_tags::{ReferrersTags, ReferrersTagsError};
 use crate::server::service_manager::Inherited;
-use crate::telemetry::{Metrics, Traces, TracesError};
+use crate::telemetry::{LineLogError, Metrics, Traces, TracesError};
 use crate::tls::{Acceptor, TlsError};
+use logs::Logs;
+use opening::tell_when_open;
 
+pub use loops::refuse_loops;
 pub use reload::Reloading;
 
 /// The pause after a failed accept. Without free file descriptors it fails again and again, until a
@@ -88,6 +97,12 @@ pub enum StartError {
     /// Traces cannot be sent.
     #[error(transparent)]
     Traces(#[from] TracesError),
+    /// The access log or the audit log cannot be opened.
+    #[error("cannot open a log: {0}")]
+    Log(#[from] LineLogError),
+    /// The system does not let refshim wait for SIGHUP.
+    #[error("cannot wait for signals: {0}")]
+    Signal(#[source] io::Error),
     /// TLS towards clients cannot be set up.
     #[error("cannot set up TLS towards clients: {0}")]
     ServerTls(#[source] TlsError),
@@ -108,6 +123,9 @@ pub struct Server {
     desk: Arc<Desk>,
     sweeps: SweepConfig,
     connections: Connections,
+    log_hangup: Signal,
+    /// When opening the index began.
+    opening: Instant,
 }
 
 impl Server {
@@ -123,17 +141,25 @@ impl Server {
             refuse_loops(config, own)?;
         }
         let metrics = Arc::new(Metrics::new());
+        metrics.begin_at_zero(config);
         metrics.loaded_configuration(true);
+        let logs = Logs::open(config, &metrics)?;
+        let log_hangup = signal(SignalKind::hangup()).map_err(StartError::Signal)?;
+        let opening = Instant::now();
         let index = Index::open(IndexSettings::of(config))?;
         begin(config, &index, &metrics);
         let tags = Arc::new(ReferrersTags::open(config, &index, &metrics)?);
         let (load, tasks, traces) = (Load::default(), TaskTracker::new(), Traces::new(&config.traces)?);
-        let parts = Parts { index, tags, metrics, traces, load, tasks };
+        let parts = Parts { index, tags, metrics, traces, logs, load, tasks };
         let live = Live::new(config, &parts, None)?;
         let notifications = Arc::new(Notifications::open(config, &parts.index, &parts.metrics)?);
         let desk = Arc::new(Desk::new(config, &parts.index, &parts.metrics));
-        let background =
-            Background { notifications: Arc::clone(&notifications), tags: Arc::clone(&parts.tags) };
+        let (acceptor, acceptor_now) = watch::channel(live.acceptor.clone());
+        let background = Background {
+            notifications: Arc::clone(&notifications),
+            tags: Arc::clone(&parts.tags),
+            acceptor: acceptor_now,
+        };
         let index_counts = config.index.database.as_ref().is_none_or(|database| database.readiness);
         let (upstreams, upstreams_now) = watch::channel(live.upstreams.clone());
         let (ask, reloads) = mpsc::channel(1);
@@ -148,18 +174,30 @@ impl Server {
         let connections = Connections::new(config.limits.connections);
         let sweeps = config.sweep.clone();
         let (live, live_now) = watch::channel(Arc::new(live));
-        let reloader = Reloader {
+        let reloader = Arc::new(Reloader {
             sources,
             loaded: Mutex::new(loaded),
             filter,
             live,
             upstreams,
+            acceptor,
             parts,
             connections: connections.clone(),
             notifications,
-        };
-        let (admin, reloader) = (Arc::new(admin), Arc::new(reloader));
-        Ok(Self { clients, admins, live: live_now, reloader, reloads, admin, desk, sweeps, connections })
+        });
+        Ok(Self {
+            clients,
+            admins,
+            live: live_now,
+            reloader,
+            reloads,
+            admin: Arc::new(admin),
+            desk,
+            sweeps,
+            connections,
+            log_hangup,
+            opening,
+        })
     }
 
     /// The address for clients.
@@ -176,7 +214,7 @@ impl Server {
     /// limit, and closes the index. Reloads the configuration and TLS files at each `hangup`.
     pub async fn serve(self, shutdown: impl Future<Output = ()>, hangup: Signal) {
         let (open, ending) = (TaskTracker::new(), CancellationToken::new());
-        let Parts { index, tags, metrics, tasks, .. } = &self.reloader.parts;
+        let Parts { index, tags, metrics, logs, tasks, .. } = &self.reloader.parts;
         let live = || Arc::clone(&self.live.borrow());
         let has_tls = live().acceptor.is_some();
         let doors = Doors { connections: &open, shutdown: &ending };
@@ -208,17 +246,15 @@ impl Server {
             tasks.spawn(sweep(desk, index, upstream, sweeps, metrics, ending.clone()));
         }
         tags.work(tasks, &ending);
-        let first_look = async {
-            admin.look_at_upstreams().await;
-            // The first of these futures to end ends serving.
-            std::future::pending::<()>().await;
-        };
         service_manager::ready().await;
+        // The first of these futures to end ends serving.
         tokio::select! {
             () = clients => {}
             () = admins => {}
-            () = first_look => {}
+            () = admin.watch_upstreams() => {}
             () = Arc::clone(&self.reloader).watch(hangup, self.reloads) => {}
+            () = logs.watch(self.log_hangup) => {}
+            () = tell_when_open(index, self.opening) => {}
             () = shutdown => {}
         }
         // Closed and not just left alone: the system would go on accepting connections that nobody serves.
@@ -241,6 +277,7 @@ impl Server {
             tracing::warn!("the index did not close within the limit; the next start replays its journal");
         }
         self.reloader.parts.traces.close().await;
+        logs.close().await;
         tracing::info!("stopped");
     }
 }
@@ -267,25 +304,6 @@ fn warn_of_idle_settings(config: &Config) {
     for table in config.without_effect() {
         tracing::warn!(table, "the settings of [{table}] have no effect in the modes of the upstreams");
     }
-}
-
-/// Looks for an upstream that is refshim itself. No reload changes the URLs, so this is done once.
-///
-/// # Errors
-/// There is one.
-pub fn refuse_loops(config: &Config, own: SocketAddr) -> Result<(), StartError> {
-    let found = config.upstreams().find(|upstream| leads_to(&upstream.url, own));
-    found.map_or(Ok(()), |upstream| Err(StartError::Loop(upstream.url.authority().clone())))
-}
-
-/// Whether the upstream's URL is this address, as far as can be told without DNS.
-fn leads_to(upstream: &RegistryUrl, own: SocketAddr) -> bool {
-    let authority = upstream.authority();
-    let port = authority.port_u16().unwrap_or(if upstream.is_https() { 443 } else { 80 });
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let is_own = |host: IpAddr| host == own.ip() || (own.ip().is_unspecified() && host.is_loopback());
-    let is_localhost = host == "localhost" && (own.ip().is_loopback() || own.ip().is_unspecified());
-    port == own.port() && (is_localhost || host.parse().is_ok_and(is_own))
 }
 
 /// Binds an address.
@@ -338,28 +356,5 @@ impl Doors<'_> {
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(upstream: &str, own: &str, expected: bool) {
-        assert_eq!(leads_to(&upstream.parse().unwrap(), own.parse().unwrap()), expected, "{upstream} {own}");
-    }
-
-    #[test]
-    fn an_upstream_that_is_refshim_itself_is_recognised() {
-        check("http://127.0.0.1:5000", "127.0.0.1:5000", true);
-        check("http://127.0.0.1:5000", "127.0.0.1:5001", false);
-        check("http://localhost:5000", "127.0.0.1:5000", true);
-        check("http://localhost:5000", "0.0.0.0:5000", true);
-        check("http://localhost:5000", "10.0.0.1:5000", false);
-        check("http://127.0.0.1", "0.0.0.0:80", true);
-        check("https://127.0.0.1", "0.0.0.0:80", false);
-        check("http://[::1]:5000", "[::1]:5000", true);
-        check("http://registry:5000", "0.0.0.0:5000", false);
     }
 }

@@ -9,13 +9,15 @@ use ipnet::IpNet;
 
 use super::consistency::inconsistencies;
 use super::database::DatabaseDraft;
+use super::logs;
 use super::mistake::Mistake;
 use super::notifications::{SourceDraft, SourceName};
 use super::tls_files::{Places, TlsChecks, TlsFiles};
 use super::upstream::{UpstreamDraft, UpstreamName};
 use super::{
-    ClientAuth, Config, IndexConfig, LimitsConfig, LogConfig, ManifestsConfig, NotificationsConfig,
-    ReferencesConfig, ReferrersConfig, RegistryUrl, SweepConfig, TimeoutsConfig, TlsConfig, TracesConfig,
+    AccessLogConfig, AuditConfig, ClientAuth, Config, IndexConfig, LimitsConfig, LogConfig, ManifestsConfig,
+    NotificationsConfig, ReferencesConfig, ReferrersConfig, RegistryUrl, SweepConfig, TimeoutsConfig,
+    TlsConfig, TracesConfig,
 };
 
 /// The configuration while it is parsed: the upstream may still be missing.
@@ -41,6 +43,8 @@ pub(super) struct Draft {
     pub(super) database: DatabaseDraft,
     pub(super) traces: TracesConfig,
     pub(super) log: LogConfig,
+    pub(super) access_log: AccessLogConfig,
+    pub(super) audit: AuditConfig,
 }
 
 impl Default for Draft {
@@ -71,6 +75,8 @@ impl Default for Draft {
             database: DatabaseDraft::default(),
             traces: TracesConfig::default(),
             log: LogConfig::default(),
+            access_log: AccessLogConfig::default(),
+            audit: AuditConfig::default(),
         }
     }
 }
@@ -123,6 +129,7 @@ impl Draft {
         let problem = |key, problem| mistakes.push(Mistake::new(key, problem));
         let database = self.database.finish(&self.index, problem);
         mistakes.extend(inconsistencies(&upstreams, &self.tls, &self.limits, &self.manifests));
+        mistakes.extend(logs::mistake(&self.access_log, &self.audit));
         let default = upstreams.iter().position(|upstream| upstream.name.is_default());
         let (Some(default), true) = (default, mistakes.is_empty()) else { return Err(mistakes) };
         Ok(Config {
@@ -145,6 +152,8 @@ impl Draft {
             index: IndexConfig { database, ..self.index },
             traces: self.traces,
             log: self.log,
+            access_log: self.access_log,
+            audit: self.audit,
         })
     }
 }

@@ -38,6 +38,14 @@ pub struct CommandLine {
     pub index_url: Option<String>,
 }
 
+impl CommandLine {
+    /// The TOML file: `--config`, or what `REFSHIM_CONFIG` names.
+    #[must_use]
+    pub fn file(&self) -> Option<PathBuf> {
+        self.config.clone().or_else(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from))
+    }
+}
+
 /// Where a configuration is loaded from, as often as it is asked for.
 #[derive(Clone, Debug)]
 pub struct ConfigSources {

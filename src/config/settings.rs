@@ -14,8 +14,8 @@ use super::notifications::{SOURCE_SETTINGS, SourceDraft, SourceName};
 use super::quantity::{GIB, HOUR, KIB, MIB, MILLION, MINUTE, Quantity, count, duration, size};
 use super::upstream::{UPSTREAM_SETTINGS, UpstreamDraft, UpstreamName};
 use super::value::{
-    ADDRESS, CLIENT_AUTH, DATABASE, DIRECTORY, FILE, Invalid, LINK_KIND, LOG_FILTER, LOG_FORMAT, NETWORK,
-    ORIGIN, REGISTRY, SERVER_NAME, SHARE, STATEMENTS, WRITE_TAGS,
+    ADDRESS, CLIENT_AUTH, DATABASE, DIRECTORY, FILE, Invalid, LINK_KIND, LOG_FILTER, LOG_FORMAT, LOG_OUTPUT,
+    NETWORK, ORIGIN, REGISTRY, SERVER_NAME, SHARE, STATEMENTS, WRITE_TAGS,
 };
 
 /// A setting: its key, its kind and its field.
@@ -101,6 +101,10 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     setting("index.tls.certificate", &at(Optional(FILE), |to| &mut to.database.tls.certificate)),
     setting("index.tls.key", &at(Optional(FILE), |to| &mut to.database.tls.key)),
     setting("index.tls.server_name", &at(Optional(SERVER_NAME), |to| &mut to.database.tls.server_name)),
+    setting("access_log.output", &at(LOG_OUTPUT, |to| &mut to.access_log.output)),
+    setting("audit.output", &at(LOG_OUTPUT, |to| &mut to.audit.output)),
+    setting("audit.max_bytes", &at(size(0..=256 * GIB), |to| &mut to.audit.max_bytes)),
+    setting("audit.keep", &at(count(1..=1_000), |to| &mut to.audit.keep)),
     setting("traces.endpoint", &at(Optional(REGISTRY), |to| &mut to.traces.endpoint)),
     setting("traces.sample", &at(SHARE, |to| &mut to.traces.sample)),
     setting("log.format", &at(LOG_FORMAT, |to| &mut to.log.format)),

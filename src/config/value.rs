@@ -11,9 +11,10 @@ use ipnet::IpNet;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 
 use super::kind::{Text, Words};
+use super::logs::log_output;
 use super::{
-    ClientAuth, DatabaseUrl, Http2, InvalidDatabaseUrl, InvalidRegistryUrl, LogFormat, Mode, RegistryUrl,
-    Share, SourceKind, Statements, UpstreamName, WriteTags,
+    ClientAuth, DatabaseUrl, Http2, InvalidDatabaseUrl, InvalidRegistryUrl, LogFormat, LogOutput, Mode,
+    RegistryUrl, Share, SourceKind, Statements, UpstreamName, WriteTags,
 };
 use crate::oci::{InvalidName, LinkKind, RepositoryName};
 
@@ -93,6 +94,8 @@ pub(super) const SOURCE_KIND: Words<SourceKind> = Words {
 };
 /// A kind of link.
 pub(super) const LINK_KIND: Words<LinkKind> = Words { what: "a kind of link", words: &LinkKind::WORDS };
+/// Where lines of a log are written.
+pub(super) const LOG_OUTPUT: Text<LogOutput> = text_of(log_output, "^(off|stdout|stderr|.*/.*[^/])$");
 /// The format of the log.
 pub(super) const LOG_FORMAT: Words<LogFormat> =
     Words { what: "a log format", words: &[("text", LogFormat::Text), ("json", LogFormat::Json)] };

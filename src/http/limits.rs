@@ -43,6 +43,12 @@ pub enum Limit {
     Questions,
 }
 
+impl Limit {
+    /// Every limit.
+    pub const ALL: [Self; 5] =
+        [Self::Connections, Self::RequestsPerClient, Self::ManifestBytes, Self::AnswerBytes, Self::Questions];
+}
+
 /// What counts as one client: an IPv4 address, or the /64 network of an IPv6 address. A site usually gets all
 /// addresses of a /64 (RFC 6177) and could otherwise pass for as many clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

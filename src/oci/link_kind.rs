@@ -34,7 +34,8 @@ pub struct UnknownLinkKind;
 pub struct LinkKinds(u8);
 
 impl LinkKind {
-    const ALL: [Self; 6] =
+    /// Every kind.
+    pub const ALL: [Self; 6] =
         [Self::Reference, Self::Subject, Self::Parent, Self::Attestation, Self::Cosign, Self::Fallback];
 
     /// All kinds, with their names.

@@ -25,6 +25,7 @@ use std::time::Duration;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::config::{self, Http2, Mode, RegistryUrl};
@@ -76,6 +77,8 @@ struct Answered {
     started: Instant,
     /// In milliseconds since `started`, plus one; zero before the first answer.
     last: AtomicU64,
+    /// Of each failure.
+    failed: Notify,
 }
 
 /// All upstreams, in the order of the configuration: the default one first.
@@ -134,7 +137,11 @@ impl Upstream {
             body_idle: settings.timeouts.body_idle,
             metrics: metrics.of_upstream(&settings.name),
             traces: Traces::default(),
-            answered: Arc::new(Answered { started: Instant::now(), last: AtomicU64::new(0) }),
+            answered: Arc::new(Answered {
+                started: Instant::now(),
+                last: AtomicU64::new(0),
+                failed: Notify::new(),
+            }),
         })
     }
 
@@ -247,6 +254,11 @@ impl Upstream {
     pub fn answered_ago(&self) -> Option<Duration> {
         let answered = self.answered.last.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.answered.started.elapsed().saturating_sub(Duration::from_millis(answered)))
+    }
+
+    /// Waits until the connection failed, or there was no answer in time; at once if that was so since the last time.
+    pub async fn failed(&self) {
+        self.answered.failed.notified().await;
     }
 
     /// Sends a request to this upstream, whatever scheme and host its URI has. It is retried as the module says.

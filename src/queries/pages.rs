@@ -90,6 +90,21 @@ pub struct ReferrerPage {
     pub warning: Option<HeaderValue>,
 }
 
+/// What a page's answer says, for those who only want to know how much it was.
+#[derive(Debug)]
+pub struct Listed {
+    /// The digest whose referrers are listed.
+    pub subject: Digest,
+    /// How many are on the page.
+    pub count: usize,
+}
+
+impl From<ReferrerPage> for Listed {
+    fn from(page: ReferrerPage) -> Self {
+        Self { subject: page.subject, count: page.descriptors.len() }
+    }
+}
+
 /// The start of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Next {

@@ -15,7 +15,10 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
+use super::access_log::{AccessLine, AccessLog};
+use super::asked::Asked;
 use super::handlers::{Handlers, Kin};
+use super::logs::Logs;
 use super::request_log::{RequestIds, RequestLog};
 use crate::config::{Config, Mode};
 use crate::http::body::Body;
@@ -29,8 +32,7 @@ use crate::proxy::forward::{self, Origin};
 use crate::proxy::selection::Selection;
 use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::referrers_tags::ReferrersTags;
-use crate::registry::Caller;
-use crate::telemetry::{Metrics, Span, Traces, within_request};
+use crate::telemetry::{Metrics, Queried, Span, Traces, within_request};
 
 /// Answers the clients' requests.
 #[derive(Debug)]
@@ -45,6 +47,7 @@ pub struct App {
     requests: Arc<Requests>,
     answers: Arc<Answers>,
     request_ids: Arc<RequestIds>,
+    access_log: Option<Arc<AccessLog>>,
 }
 
 /// What every configuration of one process has in common.
@@ -54,6 +57,7 @@ pub(super) struct Parts {
     pub(super) tags: Arc<ReferrersTags>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) traces: Traces,
+    pub(super) logs: Logs,
     pub(super) load: Load,
     /// Work that outlives its client.
     pub(super) tasks: TaskTracker,
@@ -89,6 +93,7 @@ impl App {
             requests,
             answers,
             request_ids: before.map_or_else(Arc::default, |before| Arc::clone(&before.request_ids)),
+            access_log: parts.logs.access.clone(),
         }
     }
 
@@ -108,11 +113,14 @@ impl App {
         let id = self.request_ids.identify(&mut request);
         // Trace. Before anything is asked of an upstream, whose part of it stands below this span.
         let mut span = self.traces.receive(&mut request);
+        // Access log. Before anything can end the request; the path is still the client's own.
+        let mut line = self.access_log.as_ref().map(|log| log.begin(origin.client(), &request, id.as_ref()));
         // HEAD, outside of what counts bodies: theirs is given up before it counts.
         let is_head = *request.method() == Method::HEAD;
         let (mut response, mode) = match self.admit(&origin, place, &mut request) {
             Ok(in_progress) => {
-                let (mut response, mode) = self.answer(origin, request, &in_progress, span.as_mut()).await;
+                let told = (line.as_deref_mut(), span.as_mut());
+                let (mut response, mode) = self.answer(origin, request, &in_progress, told).await;
                 if let Some(mut span) = span {
                     span.answered(response.status());
                     in_progress.carry(span);
@@ -135,6 +143,9 @@ impl App {
         // The client can quote the id, whoever answered; unless it is not to see that refshim is there.
         if let (Some(id), Mode::Full) = (id, mode) {
             response.headers_mut().entry(X_REQUEST_ID).or_insert(id);
+        }
+        if let Some(line) = line {
+            line.answered(&mut response);
         }
         response
     }
@@ -166,7 +177,7 @@ impl App {
         origin: Origin,
         mut request: Request<Incoming>,
         in_progress: &RequestGuard,
-        span: Option<&mut Span>,
+        (line, span): (Option<&mut AccessLine>, Option<&mut Span>),
     ) -> (Response<Body>, Mode) {
         let log = RequestLog::of(&request);
         let (handlers, origin) = self.select(origin, &mut request);
@@ -174,6 +185,9 @@ impl App {
         let route = Route::parse(request.method(), request.uri().path()).within(mode);
         if let Some(span) = span {
             span.routed(route.class(), handlers.upstream.name());
+        }
+        if let Some(line) = line {
+            line.selected(&handlers.upstream, route.class());
         }
         let log = Arc::new(log.selected(&handlers.upstream, request.uri()));
         // Boxed: the futures around it have room for the request as well, and each is moved once.
@@ -194,8 +208,8 @@ impl App {
     ) -> Response<Body> {
         let class = route.class();
         let is_query = route.is_query();
-        let mut caller = None;
-        let result = self.dispatch(handlers, route, &origin, request, in_progress, &mut caller).await;
+        let mut asked = Asked::default();
+        let result = self.dispatch(handlers, route, &origin, request, in_progress, &mut asked).await;
         // Before it is counted: an answer for which there is no room is an error.
         let result = result.and_then(|response| self.hold(origin.client(), response));
         if is_query {
@@ -206,8 +220,9 @@ impl App {
             self.count_rejected(&error);
             error.to_response()
         });
+        asked.answered(response.status());
         // Only refshim's own answers need it: the upstream's say themselves which pages may read them.
-        if let Some(caller) = &caller {
+        if let Some(caller) = &asked.caller {
             handlers.let_origins_read(&mut response, caller);
         }
         // Also refshim's own: the `Link` of a page needs the mark of its upstream.
@@ -217,8 +232,8 @@ impl App {
         response
     }
 
-    /// The match on the route. Each future is boxed, so that no request pays for the size of the largest. A
-    /// query's caller is left in `caller`, also if the answer is an error.
+    /// The match on the route. Each future is boxed, so that no request pays for the size of the largest. What else
+    /// there is of a query is left in `asked`, also if the answer is an error.
     async fn dispatch(
         &self,
         handlers: &Handlers,
@@ -226,7 +241,7 @@ impl App {
         origin: &Origin,
         request: Request<Incoming>,
         in_progress: &RequestGuard,
-        caller: &mut Option<Arc<Caller>>,
+        asked: &mut Asked,
     ) -> Result<Response<Body>, Error> {
         let at = |name| handlers.repository(name);
         match route {
@@ -264,14 +279,14 @@ impl App {
                 Box::pin(handlers.pushes.pass(at(repository), origin, request, in_progress)).await
             }
             Route::References { repository, manifest } => {
-                let visit = handlers.visit(repository, origin, &request);
-                *caller = Some(Arc::clone(&visit.caller));
-                Box::pin(handlers.references.answer(visit, manifest, &request)).await
+                let visit =
+                    asked.visit(handlers, repository, origin, &request, (Queried::References, &manifest));
+                asked.found(Box::pin(handlers.references.answer(visit, manifest, &request)).await)
             }
             Route::Referrers { repository, subject } => {
-                let visit = handlers.visit(repository, origin, &request);
-                *caller = Some(Arc::clone(&visit.caller));
-                Box::pin(handlers.referrers.answer(visit, subject, &request)).await
+                let visit =
+                    asked.visit(handlers, repository, origin, &request, (Queried::Referrers, &subject));
+                asked.found(Box::pin(handlers.referrers.answer(visit, subject, &request)).await)
             }
             Route::QueryMethod(_) => Err(Error::QueryMethod),
             Route::QueryPath(_, malformed) => Err(Error::Path(malformed)),

@@ -23,7 +23,7 @@ use crate::recording::unlisted::UnlistedSubjects;
 use crate::recording::watched::PushWatcher;
 use crate::registry::reader::ManifestReader;
 use crate::registry::{Caller, Merger, Registry, Visit};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Audit, Metrics};
 
 use super::app::Parts;
 
@@ -41,6 +41,7 @@ pub(super) struct Handlers {
     pages: Arc<ReferrerPages>,
     /// The memory of manifests that are being pushed.
     held: Pushes,
+    pub(super) audit: Audit,
 }
 
 /// The handlers that others go on from, or remember together with.
@@ -56,7 +57,8 @@ impl Handlers {
     /// The handlers of an upstream.
     pub(super) fn new(config: &Config, upstream: &Arc<Upstream>, kin: Kin<'_>, parts: &Parts) -> Self {
         let before = kin.before;
-        let Parts { index, tags, metrics, tasks, .. } = parts;
+        let Parts { index, tags, metrics, logs, tasks, .. } = parts;
+        let audit = &logs.audit;
         let metrics = Arc::new(metrics.of_upstream(upstream.name()));
         let unlisted = UnlistedSubjects::new(tags.queue(upstream.name()), Arc::clone(&metrics));
         let registry = Arc::new(registry(config, upstream, kin, &metrics));
@@ -75,7 +77,7 @@ impl Handlers {
             index.clone(),
             reader.clone(),
             Arc::clone(&metrics),
-            tasks.clone(),
+            (tasks.clone(), audit.clone()),
             config.limits.manifest_bytes,
         );
         let watched = match before {
@@ -96,7 +98,7 @@ impl Handlers {
                 index.clone(),
                 reader,
                 unlisted,
-                tasks.clone(),
+                (tasks.clone(), audit.clone()),
             ),
             watched,
             pulls,
@@ -107,6 +109,7 @@ impl Handlers {
             registry,
             metrics,
             held,
+            audit: audit.clone(),
         }
     }
 

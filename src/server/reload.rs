@@ -18,7 +18,7 @@ use crate::http::limits::Connections;
 use crate::notifications::Notifications;
 use crate::proxy::upstream::Upstreams;
 use crate::telemetry::LogFilter;
-use crate::tls::Reload as _;
+use crate::tls::{Acceptor, Reload as _};
 
 /// A configuration, and what loads and takes over another one.
 #[derive(Debug)]
@@ -52,6 +52,7 @@ pub(super) struct Reloader {
     pub(super) filter: LogFilter,
     pub(super) live: watch::Sender<Arc<Live>>,
     pub(super) upstreams: watch::Sender<Upstreams>,
+    pub(super) acceptor: watch::Sender<Option<Arc<Acceptor>>>,
     pub(super) parts: Parts,
     pub(super) connections: Connections,
     pub(super) notifications: Arc<Notifications>,
@@ -151,6 +152,7 @@ impl Reloader {
             let live = Live::new(&new.config, &self.parts, Some(&before))?;
             self.connections.resize(new.config.limits.connections);
             self.upstreams.send_replace(live.upstreams.clone());
+            self.acceptor.send_replace(live.acceptor.clone());
             self.live.send_replace(Arc::new(live));
             warn_of_idle_settings(&new.config);
         }

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{Metrics, registered};
+use super::Metrics;
+use super::families::registered;
 
 #[derive(Debug)]
 pub(super) struct ReloadMetrics {

@@ -11,8 +11,10 @@
 )]
 
 mod access;
+mod access_log;
 mod access_matrix;
 mod across_repositories;
+mod audit;
 mod bad_moments;
 mod broken_bodies;
 mod buildkit_attestations;
@@ -39,6 +41,7 @@ mod many_clients;
 mod modes;
 mod modules;
 mod notifications;
+mod observability;
 mod odd_registries;
 mod odd_requests;
 mod operation;

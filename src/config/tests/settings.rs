@@ -9,9 +9,10 @@ use super::super::notifications::SOURCE_SETTINGS;
 use super::super::settings::{KnownSetting, SETTINGS, Setting};
 use super::super::upstream::UPSTREAM_SETTINGS;
 use super::super::{
-    ClientAuth, CommandLine, Config, Http2, IndexConfig, LimitsConfig, LogConfig, LogFormat, ManifestsConfig,
-    ReferencesConfig, ReferrersConfig, ServiceConfig, Share, SweepConfig, TimeoutsConfig, TlsConfig,
-    TracesConfig, UpstreamConfig, UpstreamTls, WriteTags, file,
+    AccessLogConfig, AuditConfig, ClientAuth, CommandLine, Config, Http2, IndexConfig, LimitsConfig,
+    LogConfig, LogFormat, LogOutput, ManifestsConfig, ReferencesConfig, ReferrersConfig, ServiceConfig,
+    Share, SweepConfig, TimeoutsConfig, TlsConfig, TracesConfig, UpstreamConfig, UpstreamTls, WriteTags,
+    file,
 };
 use super::{EXAMPLE, defaults, from_file, upstream};
 use crate::config::{NotificationSource, NotificationsConfig, SourceCredentials, SourceKind, UpstreamName};
@@ -130,6 +131,12 @@ pub(super) const EVERY_SETTING: &str = r#"
     [log]
     format = "json"
     filter = "debug"
+    [access_log]
+    output = "stdout"
+    [audit]
+    output = "/var/log/refshim/audit.jsonl"
+    max_bytes = "2MiB"
+    keep = 3
 "#;
 
 #[test]
@@ -194,6 +201,12 @@ fn every_setting_reaches_its_field() {
             sample: Share(5_000),
         },
         log: LogConfig { format: LogFormat::Json, filter: "debug".to_owned() },
+        access_log: AccessLogConfig { output: LogOutput::Stdout },
+        audit: AuditConfig {
+            output: LogOutput::File("/var/log/refshim/audit.jsonl".into()),
+            max_bytes: 2 << 20,
+            keep: 3,
+        },
     };
     assert_eq!(from_file(EVERY_SETTING).load(), Ok(expected));
 }

@@ -48,6 +48,9 @@ impl Upstream {
             let is_unprocessed = matches!(error, UpstreamError::Unprocessed(_)) && sent <= RESENDS;
             let is_broken = matches!(error, UpstreamError::Broken(_)) && sent == 1;
             if !(is_unprocessed || (is_broken && again.is_without_consequences())) {
+                if error.is_the_upstreams() {
+                    self.answered.failed.notify_one();
+                }
                 return Err(error);
             }
             // The HTTP client may still hold the body: it drops it when its connection's task ends.
