@@ -317,20 +317,6 @@ fn collect_live(properties: &Value, table: &str, live: &mut BTreeSet<String>) {
     }
 }
 
-/// The text of every file below a directory.
-fn texts(directory: &str) -> Vec<(PathBuf, String)> {
-    let entries = fs::read_dir(root().join(directory)).unwrap().map(|entry| entry.unwrap().path());
-    let mut found = Vec::new();
-    for path in entries {
-        if path.is_dir() {
-            found.extend(texts(path.to_str().unwrap()));
-        } else {
-            found.push((path.clone(), read(path)));
-        }
-    }
-    found
-}
-
 #[test]
 fn metrics_that_the_documents_name_are_in_the_list() {
     let name = Regex::new(r"\brefshim_[a-z_]+[a-z]\b").unwrap();
