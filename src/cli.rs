@@ -164,7 +164,8 @@ async fn serve(config: &Config) -> ExitCode {
         Ok((server, listen, admin_listen, (termination, hangup))) => {
             let upstream = &config.upstream.url;
             let (further_upstreams, tls) = (config.further_upstreams.len(), config.tls.is_some());
-            tracing::info!(%listen, %admin_listen, %upstream, further_upstreams, tls, "serving");
+            let web_listen = server.web_address().map(tracing::field::display);
+            tracing::info!(%listen, %admin_listen, web_listen, %upstream, further_upstreams, tls, "serving");
             server.serve(termination, hangup).await;
             ExitCode::SUCCESS
         }

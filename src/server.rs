@@ -3,6 +3,7 @@
 
 pub mod app;
 mod connection;
+mod doors;
 mod handlers;
 mod request_log;
 mod watched;
@@ -14,21 +15,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Request;
 use http::uri::Authority;
-use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::connection::Connection;
+use self::doors::Doors;
 use crate::admin::{Admin, Background};
+use crate::client::{self, VisitorLogin};
 use crate::config::{self, Config, Mode, RegistryUrl, SweepConfig, TimeoutsConfig, UpstreamName};
-use crate::http::body::Body;
-use crate::http::limits::{Connections, Load, Place};
+use crate::http::limits::{Connections, Load};
 use crate::index::{Index, IndexSettings, OpenError};
 use crate::jobs::{Desk, sweep};
 use crate::notifications::{Notifications, NotificationsError};
@@ -38,12 +38,12 @@ use crate::referrers_tags::{ReferrersTags, ReferrersTagsError};
 use crate::server::app::App;
 use crate::telemetry::Metrics;
 use crate::tls::{Acceptor, Reload as _, TlsError};
+use crate::web::Web;
 
-/// The pause after a failed accept. Without free file descriptors it fails again and again, until a
-/// connection ends.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connection limit of the admin listener.
 const ADMIN_CONNECTIONS: usize = 1_000;
+/// Connection limit of the web page.
+const WEB_CONNECTIONS: usize = 1_000;
 
 /// Why refshim could not start.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +71,9 @@ pub enum StartError {
     /// TLS towards clients cannot be set up.
     #[error("cannot set up TLS towards clients: {0}")]
     ServerTls(#[source] TlsError),
+    /// The web page cannot be set up.
+    #[error("cannot set up the web page (web.listen): {0}")]
+    Web(#[from] client::Error),
     /// The client towards an upstream cannot be set up.
     #[error("cannot set up TLS towards the upstream {0}: {1}")]
     Upstream(UpstreamName, #[source] TlsError),
@@ -84,6 +87,7 @@ pub struct Server {
     tls: ServerTls,
     known_clients: Arc<Clients>,
     app: Arc<App>,
+    web: Option<(TcpListener, Arc<Web>)>,
     admin: Arc<Admin>,
     desk: Arc<Desk>,
     sweeps: SweepConfig,
@@ -103,6 +107,7 @@ struct ServerTls {
     upstreams: Upstreams,
     notifications: Arc<Notifications>,
     tags: Arc<ReferrersTags>,
+    logins: Vec<Arc<VisitorLogin>>,
     interval: Duration,
 }
 
@@ -121,6 +126,7 @@ impl ServerTls {
                 tls.upstreams.iter().for_each(|upstream| upstream.reload());
                 tls.notifications.reload();
                 tls.tags.reload();
+                tls.logins.iter().for_each(|login| login.reload());
             });
             if let Err(error) = looked.await {
                 tracing::error!(%error, "the TLS files could not be looked at");
@@ -159,6 +165,10 @@ impl Server {
         let tasks = TaskTracker::new();
         let tags = Arc::new(ReferrersTags::open(config, &index, &metrics)?);
         let app = App::new(config, &upstreams, &index, &tags, Arc::clone(&metrics), load, tasks.clone());
+        let web = match config.web.listen {
+            Some(address) => Some((listen(address).await?, Arc::new(app.web(config, &index)?))),
+            None => None,
+        };
         let notifications = Arc::new(Notifications::open(config, &index, &metrics)?);
         let desk = Arc::new(Desk::new(config, &index, &metrics));
         let background = Background { notifications: Arc::clone(&notifications), tags: Arc::clone(&tags) };
@@ -173,10 +183,12 @@ impl Server {
                 upstreams,
                 notifications: Arc::clone(&notifications),
                 tags: Arc::clone(&tags),
+                logins: web.iter().flat_map(|(_, web)| web.logins()).collect(),
                 interval: config.tls_reload,
             },
             known_clients: Arc::new(Clients::new(config)),
             app: Arc::new(app),
+            web,
             admin: Arc::new(admin),
             notifications,
             tags,
@@ -200,12 +212,18 @@ impl Server {
         self.admins.local_addr()
     }
 
+    /// The address of the web page, if there is one.
+    #[must_use]
+    pub fn web_address(&self) -> Option<SocketAddr> {
+        self.web.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
+    }
+
     /// Serves until `shutdown`; then accepts no more connections, lets requests in progress finish within the
     /// limit, and closes the index. Reloads TLS files at each `hangup`.
     pub async fn serve(self, shutdown: impl Future<Output = ()>, hangup: Signal) {
         let (open, ending) = (TaskTracker::new(), CancellationToken::new());
         let app = self.app;
-        let tls = &self.tls.acceptor;
+        let tls = self.tls.acceptor.clone();
         let has_tls = tls.is_some();
         let doors = Doors { connections: &open, shutdown: &ending, timeouts: &self.timeouts };
         let clients = doors.accept(&self.clients, &self.connections, tls.clone(), |client, place| {
@@ -226,6 +244,9 @@ impl Server {
                 }
             })
         });
+        let web_connections = Connections::new(WEB_CONNECTIONS);
+        let visitors =
+            doors.visit(self.web.as_ref(), &web_connections, tls.as_ref(), &self.known_clients, &admin);
         self.notifications.work(&self.tasks, &ending);
         // Each registry once, and none that may be told nothing of.
         let swept = |it: &&config::UpstreamConfig| it.shares.is_none() && it.mode != Mode::Pass;
@@ -243,12 +264,13 @@ impl Server {
         tokio::select! {
             () = clients => {}
             () = admins => {}
+            () = visitors => {}
             () = first_look => {}
             () = self.tls.watch(hangup) => {}
             () = shutdown => {}
         }
         // Closed and not just left alone: the system would go on accepting connections that nobody serves.
-        drop((self.clients, self.admins));
+        drop((self.clients, self.admins, self.web));
         tracing::info!(connections = open.len(), "draining");
         ending.cancel();
         // What they did stays, and the same again goes on from there.
@@ -300,51 +322,6 @@ fn leads_to(upstream: &RegistryUrl, own: SocketAddr) -> bool {
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
-}
-
-/// What both listeners share.
-struct Doors<'a> {
-    connections: &'a TaskTracker,
-    shutdown: &'a CancellationToken,
-    timeouts: &'a TimeoutsConfig,
-}
-
-impl Doors<'_> {
-    /// Accepts connections for ever, and serves each in a task of its own: a slow TLS handshake delays no
-    /// other.
-    async fn accept<S>(
-        &self,
-        listener: &TcpListener,
-        connections: &Connections,
-        tls: Option<Arc<Acceptor>>,
-        service: impl Fn(IpAddr, Arc<Place>) -> S,
-    ) where
-        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Send + Sync + 'static,
-        S::Future: Send + 'static,
-    {
-        loop {
-            match listener.accept().await {
-                Ok((stream, client)) => {
-                    // Over the limit and its reserve for 503s, the stream is dropped: refusals need a limit,
-                    // too.
-                    let Some(place) = connections.admit().await else { continue };
-                    let connection = Connection {
-                        timeouts: self.timeouts.clone(),
-                        client,
-                        service: service(client.ip(), Arc::clone(&place)),
-                        place,
-                        shutdown: self.shutdown.clone(),
-                    };
-                    self.connections.spawn(connection.serve(tls.clone(), stream));
-                }
-                // Never the end of the loop: a client that resets its connection early causes an error, too.
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections, trying again");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -64,6 +64,7 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     setting("tls.client_ca", One, |to, text| put(&mut to.tls.client_ca, file(text).map(Some))),
     setting("tls.client_auth", One, |to, text| put(&mut to.tls.client_auth, client_auth(text))),
     setting("tls.reload", One, |to, text| put(&mut to.tls_reload, duration(text, 100..=24 * HOUR))),
+    setting("web.listen", One, |to, text| put(&mut to.web.listen, address(text).map(Some))),
     setting("timeouts.connect", One, |to, text| put(&mut to.timeouts.connect, duration(text, LIMIT))),
     setting("timeouts.response", One, |to, text| put(&mut to.timeouts.response, duration(text, LIMIT))),
     setting("timeouts.body_idle", One, |to, text| put(&mut to.timeouts.body_idle, duration(text, LIMIT))),

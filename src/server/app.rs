@@ -19,6 +19,7 @@ use tower::Service;
 
 use super::handlers::Handlers;
 use super::request_log::{RequestIds, RequestLog};
+use crate::client::{self, VisitorLogin};
 use crate::config::{Config, Mode};
 use crate::http::body::Body;
 use crate::http::framing;
@@ -33,6 +34,7 @@ use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::referrers_tags::ReferrersTags;
 use crate::registry::Caller;
 use crate::telemetry::{Metrics, within_request};
+use crate::web::{Web, WebRegistry};
 
 /// Answers the clients' requests.
 #[derive(Debug)]
@@ -80,6 +82,24 @@ impl App {
             answers: Answers::new(config.limits.answer_bytes),
             request_ids: RequestIds::new(),
         }
+    }
+
+    /// The web page of the same registries, asked and limited together with the clients' requests.
+    ///
+    /// # Errors
+    /// TLS files towards a registry cannot be used.
+    pub fn web(&self, config: &Config, index: &Index) -> Result<Web, client::Error> {
+        let all = std::iter::once(&self.default).chain(&self.further).zip(config.upstreams());
+        let registries = all.map(|(handlers, upstream)| {
+            Ok(WebRegistry {
+                upstream: Arc::clone(&handlers.upstream),
+                registry: Arc::clone(&handlers.registry),
+                pages: Arc::clone(&handlers.pages),
+                login: Arc::new(VisitorLogin::of_upstream(upstream)?),
+            })
+        });
+        let limits = (Arc::clone(&self.requests), Arc::clone(&self.answers));
+        Ok(Web::new(config, registries.collect::<Result<_, _>>()?, index.clone(), limits))
     }
 
     /// The service for one client's connection.
@@ -308,7 +328,7 @@ impl App {
 
 /// Removes the body of an answer to HEAD and leaves the length that a GET would have (RFC 9110, section
 /// 9.3.2). In HTTP/1.1 hyper does so; in HTTP/2 it sends the body, which clients treat as a stream error.
-fn leave_body_out(response: &mut Response<Body>) {
+pub(super) fn leave_body_out(response: &mut Response<Body>) {
     if response.body().is_end_stream() {
         return;
     }

@@ -11,7 +11,7 @@ use super::super::upstream::UPSTREAM_SETTINGS;
 use super::super::{
     ClientAuth, CommandLine, Config, Http2, IndexConfig, LimitsConfig, LogConfig, LogFormat, ManifestsConfig,
     ReferencesConfig, ReferrersConfig, ServiceConfig, SweepConfig, TimeoutsConfig, TlsConfig, UpstreamConfig,
-    UpstreamTls, WriteTags, file,
+    UpstreamTls, WebConfig, WriteTags, file,
 };
 use super::{EXAMPLE, defaults, from_file, upstream};
 use crate::config::{NotificationSource, NotificationsConfig, SourceCredentials, SourceKind, UpstreamName};
@@ -103,6 +103,7 @@ const EVERY_SETTING: &str = r#"
     timeouts.shutdown = "0s"
     timeouts.manifest = "7s"
     timeouts.index = "6s"
+    web.listen = "[::1]:0"
     manifests = { max_bytes = 1, max_links_bytes = "2KiB", learn_bytes = 0 }
     referrers = { include = ["cosign", "parent"], upstream_ttl = "3s", stale_for = "4s", write_tags = "push" }
     [references]
@@ -155,6 +156,7 @@ fn every_setting_reaches_its_field() {
         tls_reload: Duration::from_secs(6),
         listen: "[::]:0".parse().unwrap(),
         admin_listen: "0.0.0.0:0".parse().unwrap(),
+        web: WebConfig { listen: Some("[::1]:0".parse().unwrap()) },
         data_dir: PathBuf::from("/data"),
         timeouts,
         manifests: ManifestsConfig { max_bytes: 1, max_links_bytes: 2 << 10, learn_bytes: 0 },
