@@ -10,19 +10,23 @@ use crate::oci::{ArtifactKind, Digest, TagOrDigest};
 /// More of one kind in one list are drawn as one node.
 const OF_A_KIND: usize = 40;
 /// Sizes, in the drawing's own units.
-const WIDTH: usize = 200;
+const WIDTH: usize = 240;
 const HEIGHT: usize = 44;
-const COLUMN: usize = 280;
+const COLUMN: usize = 320;
 const ROW: usize = 56;
 const MARGIN: usize = 8;
 /// Characters that fit into a node.
 const LABEL: usize = 26;
+/// The manifest itself stands no further down than the middle of so many rows, to be seen at once.
+const HIGHEST: usize = 14;
 
 /// A drawing.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Drawing {
     pub(super) width: usize,
     pub(super) height: usize,
+    /// Of every node: width and height.
+    pub(super) node: (usize, usize),
     pub(super) nodes: Vec<Node>,
     pub(super) edges: Vec<Edge>,
 }
@@ -65,7 +69,7 @@ struct From<'a> {
 impl Drawing {
     /// Draws these surroundings.
     pub(super) fn of(found: &Surroundings, asked: &Asked<'_>, kind: &str) -> Self {
-        let mut drawing = Self::default();
+        let mut drawing = Self { node: (WIDTH, HEIGHT), ..Self::default() };
         let middle = usize::from(!found.parents.is_empty());
         let page = asked.page_of("/image", &found.digest);
         let children = grouped(&found.children).into_iter();
@@ -77,13 +81,13 @@ impl Drawing {
         // Each list is as high as its leaves, and the shorter one stands in the middle of the longer.
         let rows = leaves(&right).max(left.len()).max(1);
         let mut row = (rows - leaves(&right).max(1)) / 2;
-        let center = middle_of(rows);
+        let center = middle_of(rows.min(HIGHEST));
         let from = From { column: middle, digest: &found.digest };
         for drawn in &right {
             drawing.put(drawn, &from, center, asked, &mut row);
         }
         for (place, drawn) in left.iter().enumerate() {
-            let row = (rows - left.len()) / 2 + place;
+            let row = rows.min(HIGHEST).saturating_sub(left.len()) / 2 + place;
             drawing.put_parent(drawn, &found.digest, center, asked, row);
         }
         drawing.nodes.push(Node {
@@ -192,7 +196,10 @@ fn grouped(items: &[Item]) -> Vec<Drawn<'_>> {
         .collect();
     let is_alone = |item: &&Item| !many.iter().any(|(kind, _)| *kind == item.kind);
     let groups = many.iter().map(|(kind, number)| Drawn::Group(*kind, *number));
-    items.iter().filter(is_alone).map(Drawn::One).chain(groups).collect()
+    let mut alone: Vec<&Item> = items.iter().filter(is_alone).collect();
+    // Stable: within a kind, the oldest first.
+    alone.sort_by_key(|item| item.kind);
+    alone.into_iter().map(Drawn::One).chain(groups).collect()
 }
 
 fn below(item: &Item) -> Vec<Drawn<'_>> {

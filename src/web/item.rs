@@ -88,7 +88,7 @@ impl Item {
         let Relation::Referrer(kinds) = self.relation else { return false };
         let by_tag_or_index: LinkKinds = [LinkKind::Cosign, LinkKind::Attestation].into_iter().collect();
         match self.kind {
-            ArtifactKind::Image => kinds.intersects(by_tag_or_index),
+            ArtifactKind::Image | ArtifactKind::Other => kinds.intersects(by_tag_or_index),
             ArtifactKind::Attestation => self.predicates.is_empty(),
             ArtifactKind::Signature
             | ArtifactKind::Sbom
@@ -97,8 +97,7 @@ impl Item {
             | ArtifactKind::Vex
             | ArtifactKind::Index
             | ArtifactKind::HelmChart
-            | ArtifactKind::Wasm
-            | ArtifactKind::Other => false,
+            | ArtifactKind::Wasm => false,
         }
     }
 
@@ -122,11 +121,12 @@ impl Item {
         }
     }
 
-    /// Whether a signature is listed below it.
-    pub(super) fn signed(&self) -> Signed {
+    /// Whether a signature is listed below it; of a signature itself that is no question.
+    pub(super) fn signed(&self) -> Option<Signed> {
         match &self.below {
-            Below::NotAsked => Signed::NotAsked,
-            Below::Listed { items, more } => Signed::by(items, !more),
+            _ if self.kind == ArtifactKind::Signature => None,
+            Below::NotAsked => Some(Signed::NotAsked),
+            Below::Listed { items, more } => Some(Signed::by(items, !more)),
         }
     }
 }

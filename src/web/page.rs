@@ -89,7 +89,7 @@ struct Entry {
     size: String,
     age: Option<Age>,
     relation: String,
-    signed: Signed,
+    signed: Option<Signed>,
 }
 
 #[derive(Debug, Template)]
@@ -330,26 +330,28 @@ fn subjects_of(manifest: &Manifest) -> Vec<Digest> {
     subjects
 }
 
-/// What is drawn, in a sentence.
+/// What is drawn, in two sentences.
 fn summary(found: &Surroundings) -> String {
-    let number = |items: &[Item], name: &str| count(items.len() as u64, name);
     let kinds = ArtifactKind::ALL.into_iter().filter_map(|kind| {
         let items = found.attached.iter().filter(|item| item.kind == kind).count();
         (items > 0).then(|| count(items as u64, kind.name()))
     });
     let kinds: Vec<String> = kinds.collect();
-    let attached =
-        if kinds.is_empty() { "nothing is known to be attached".to_owned() } else { kinds.join(", ") };
-    format!(
-        "On the left {}, in the middle the manifest itself, on the right {} and what is attached: {attached}. Further \
-         to the right is what is attached to those.",
-        match found.parents.len() {
-            0 => "nothing".to_owned(),
-            1 => "the index that lists it".to_owned(),
-            several => format!("{several} indexes that list it"),
-        },
-        number(&found.children, "part"),
-    )
+    let attached = if kinds.is_empty() {
+        "Nothing is known to be attached".to_owned()
+    } else {
+        format!("On the right is what is attached: {}", kinds.join(", "))
+    };
+    let children = match found.children.len() {
+        0 => String::new(),
+        some => format!(", and {} of the index", count(some as u64, "part")),
+    };
+    let parents = match found.parents.len() {
+        0 => String::new(),
+        1 => " The index that lists it is on the left.".to_owned(),
+        several => format!(" The {several} indexes that list it are on the left."),
+    };
+    format!("{attached}{children}.{parents}")
 }
 
 fn day(time: &Timestamp) -> String {

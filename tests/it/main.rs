@@ -61,4 +61,5 @@ mod tls;
 mod tunnels;
 mod upstream_faults;
 mod upstreams;
+mod web;
 mod write_tags;
