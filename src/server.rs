@@ -26,7 +26,6 @@ use tokio_util::task::TaskTracker;
 
 use self::doors::Doors;
 use crate::admin::{Admin, Background};
-use crate::client::{self, VisitorLogin};
 use crate::config::{self, Config, Mode, RegistryUrl, SweepConfig, TimeoutsConfig, UpstreamName};
 use crate::http::limits::{Connections, Load};
 use crate::index::{Index, IndexSettings, OpenError};
@@ -38,7 +37,7 @@ use crate::referrers_tags::{ReferrersTags, ReferrersTagsError};
 use crate::server::app::App;
 use crate::telemetry::Metrics;
 use crate::tls::{Acceptor, Reload as _, TlsError};
-use crate::web::Web;
+use crate::web::{Web, WebError};
 
 /// Connection limit of the admin listener.
 const ADMIN_CONNECTIONS: usize = 1_000;
@@ -73,7 +72,7 @@ pub enum StartError {
     ServerTls(#[source] TlsError),
     /// The web page cannot be set up.
     #[error("cannot set up the web page (web.listen): {0}")]
-    Web(#[from] client::Error),
+    Web(#[from] WebError),
     /// The client towards an upstream cannot be set up.
     #[error("cannot set up TLS towards the upstream {0}: {1}")]
     Upstream(UpstreamName, #[source] TlsError),
@@ -107,7 +106,7 @@ struct ServerTls {
     upstreams: Upstreams,
     notifications: Arc<Notifications>,
     tags: Arc<ReferrersTags>,
-    logins: Vec<Arc<VisitorLogin>>,
+    web: Option<Arc<Web>>,
     interval: Duration,
 }
 
@@ -126,7 +125,7 @@ impl ServerTls {
                 tls.upstreams.iter().for_each(|upstream| upstream.reload());
                 tls.notifications.reload();
                 tls.tags.reload();
-                tls.logins.iter().for_each(|login| login.reload());
+                tls.web.iter().for_each(|web| web.reload());
             });
             if let Err(error) = looked.await {
                 tracing::error!(%error, "the TLS files could not be looked at");
@@ -183,7 +182,7 @@ impl Server {
                 upstreams,
                 notifications: Arc::clone(&notifications),
                 tags: Arc::clone(&tags),
-                logins: web.iter().flat_map(|(_, web)| web.logins()).collect(),
+                web: web.as_ref().map(|(_, web)| Arc::clone(web)),
                 interval: config.tls_reload,
             },
             known_clients: Arc::new(Clients::new(config)),

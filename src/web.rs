@@ -17,7 +17,7 @@
 //! - An upstream that only a `Host` selects is shown only under that host, as on the clients' port.
 //!
 //! # What others wrote
-//! Annotations, types and titles are hostile text. askama escapes them, [`visible`](crate::oci::visible) shows what
+//! Annotations, types and titles are hostile text. askama escapes them, [`visible`](crate::oci::visible()) shows what
 //! would hide or reorder text, and links lead nowhere but to these pages: no address that stands in a manifest becomes
 //! one. The policy in `respond` (CSP) forbids scripts and everything from elsewhere, should all of that fail.
 //!
@@ -40,8 +40,8 @@ use std::sync::Arc;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
-use crate::client::VisitorLogin;
-use crate::config::{Config, Mode, UpstreamName};
+use crate::client::{self, VisitorLogin};
+use crate::config::{Config, Mode, UpstreamConfig, UpstreamName};
 use crate::http::body::Body;
 use crate::http::limits::{Answers, Limit, Place, Requests};
 use crate::index::Index;
@@ -50,6 +50,7 @@ use crate::proxy::selection::Selection;
 use crate::proxy::upstream::Upstream;
 use crate::queries::pages::ReferrerPages;
 use crate::registry::Registry;
+use crate::tls::Reload;
 
 use respond::{Door, Failure, Shown};
 use visitor::Visitor;
@@ -70,14 +71,40 @@ pub struct Web {
 /// A registry that the page shows.
 #[derive(Debug)]
 pub struct WebRegistry {
-    /// Its upstream.
-    pub upstream: Arc<Upstream>,
+    upstream: Arc<Upstream>,
     /// Where questions go.
-    pub registry: Arc<Registry>,
+    registry: Arc<Registry>,
     /// The lists that `/references` answers with.
-    pub pages: Arc<ReferrerPages>,
+    pages: Arc<ReferrerPages>,
     /// How visitors log in to it.
-    pub login: Arc<VisitorLogin>,
+    login: VisitorLogin,
+}
+
+/// Why there can be no web page.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct WebError(#[from] client::Error);
+
+impl WebRegistry {
+    /// The registry with these settings, which is asked by `registry` and listed by `pages`.
+    ///
+    /// # Errors
+    /// TLS files cannot be used.
+    pub fn new(
+        settings: &UpstreamConfig,
+        upstream: Arc<Upstream>,
+        registry: Arc<Registry>,
+        pages: Arc<ReferrerPages>,
+    ) -> Result<Self, WebError> {
+        Ok(Self { upstream, registry, pages, login: VisitorLogin::of_upstream(settings)? })
+    }
+}
+
+impl Reload for Web {
+    /// Reloads the TLS files towards token services, if they changed.
+    fn reload(&self) {
+        self.registries.iter().for_each(|registry| registry.login.reload());
+    }
 }
 
 /// Whether the parts of refshim work, without a reason: that is for the operator alone.
@@ -174,11 +201,6 @@ impl Web {
             _ => Err(Failure::NoSuchPage),
         };
         shown.map(Shown::into_response)
-    }
-
-    /// What is loaded from TLS files, to be reloaded with the others.
-    pub fn logins(&self) -> impl Iterator<Item = Arc<VisitorLogin>> {
-        self.registries.iter().map(|registry| Arc::clone(&registry.login))
     }
 
     /// The registries that a visitor of this host can reach. Of those that refshim only passes requests on to it has no

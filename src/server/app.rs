@@ -19,7 +19,6 @@ use tower::Service;
 
 use super::handlers::Handlers;
 use super::request_log::{RequestIds, RequestLog};
-use crate::client::{self, VisitorLogin};
 use crate::config::{Config, Mode};
 use crate::http::body::Body;
 use crate::http::framing;
@@ -34,7 +33,7 @@ use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::referrers_tags::ReferrersTags;
 use crate::registry::Caller;
 use crate::telemetry::{Metrics, within_request};
-use crate::web::{Web, WebRegistry};
+use crate::web::{Web, WebError, WebRegistry};
 
 /// Answers the clients' requests.
 #[derive(Debug)]
@@ -88,15 +87,11 @@ impl App {
     ///
     /// # Errors
     /// TLS files towards a registry cannot be used.
-    pub fn web(&self, config: &Config, index: &Index) -> Result<Web, client::Error> {
+    pub fn web(&self, config: &Config, index: &Index) -> Result<Web, WebError> {
         let all = std::iter::once(&self.default).chain(&self.further).zip(config.upstreams());
         let registries = all.map(|(handlers, upstream)| {
-            Ok(WebRegistry {
-                upstream: Arc::clone(&handlers.upstream),
-                registry: Arc::clone(&handlers.registry),
-                pages: Arc::clone(&handlers.pages),
-                login: Arc::new(VisitorLogin::of_upstream(upstream)?),
-            })
+            let Handlers { upstream: at, registry, pages, .. } = handlers;
+            WebRegistry::new(upstream, Arc::clone(at), Arc::clone(registry), Arc::clone(pages))
         });
         let limits = (Arc::clone(&self.requests), Arc::clone(&self.answers));
         Ok(Web::new(config, registries.collect::<Result<_, _>>()?, index.clone(), limits))

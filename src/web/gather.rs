@@ -2,6 +2,7 @@
 //! and what refers to that, within a budget. What is not asked for says so; it is never shown as "nothing".
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
@@ -25,8 +26,12 @@ const LOOKED_BELOW: usize = 32;
 const DEPTH: usize = 3;
 /// Entries of a list below another entry.
 const BELOW: usize = 20;
-/// Manifests of a list that are fetched to tell what they are.
-const CLEARED_UP: usize = 16;
+/// How many entries of such lists are looked below in turn, on one page.
+const LOOKS: usize = 64;
+/// Manifests that are fetched for one page to tell what they are.
+const CLEARED_UP: usize = 64;
+/// Entries that are looked at to find a signature.
+const CANDIDATES: usize = 16;
 /// Indexes that list the image.
 const PARENTS: usize = 20;
 /// Questions of one page at the same time.
@@ -43,6 +48,8 @@ pub(super) struct Surroundings {
     /// The last of the list, if it goes on behind.
     pub(super) next: Option<Order>,
     pub(super) parents: Vec<Item>,
+    /// Whether there are others.
+    pub(super) more_parents: bool,
     pub(super) signed: Signed,
     /// What was pushed before may be missing.
     pub(super) since: Option<Timestamp>,
@@ -70,6 +77,18 @@ pub(super) struct Reader<'a> {
     pub(super) digest: Digest,
     /// Whether the registry showed the manifest to the visitor.
     is_there: bool,
+    /// What is left of [`LOOKS`] and of [`CLEARED_UP`].
+    looks: Budget,
+    fetches: Budget,
+}
+
+/// How often something may still be done.
+struct Budget(AtomicUsize);
+
+impl Budget {
+    fn take(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
 }
 
 impl<'a> Reader<'a> {
@@ -83,7 +102,8 @@ impl<'a> Reader<'a> {
             (Answer::Absent, TagOrDigest::Tag(_)) => return Err(Failure::NothingKnown),
             (Answer::Odd(status), _) => return Err(Error::Undecided(status).into()),
         };
-        Ok(Self { web, at: asked.at, visit, digest, is_there })
+        let (looks, fetches) = (Budget(LOOKS.into()), Budget(CLEARED_UP.into()));
+        Ok(Self { web, at: asked.at, visit, digest, is_there, looks, fetches })
     }
 
     /// The manifest, if the registry has it.
@@ -99,7 +119,7 @@ impl<'a> Reader<'a> {
         if manifest.is_none() && items.is_empty() {
             return Err(Failure::NothingKnown);
         }
-        let parents = self.parents().await?;
+        let (parents, more_parents) = self.parents().await?;
         let children = manifest.as_ref().map(children_of).unwrap_or_default();
         let is_whole = next.is_none() && part.after.is_none() && part.kind.is_none();
         let mut signed = Signed::by(&items, is_whole);
@@ -113,7 +133,7 @@ impl<'a> Reader<'a> {
         };
         let since = self.since().await?;
         let digest = self.digest.clone();
-        Ok(Surroundings { digest, manifest, children, attached, next, parents, signed, since })
+        Ok(Surroundings { digest, manifest, children, attached, next, parents, more_parents, signed, since })
     }
 
     /// The time before which pushes may be missing; none if the repository is known as a whole.
@@ -177,17 +197,18 @@ impl<'a> Reader<'a> {
         let subject = TagOrDigest::Digest(subject.clone());
         let page = self.at.pages.page(self.visit.clone(), subject, &wanted).await?;
         let described = page.descriptors.iter().zip(&page.kinds);
-        let items = described.filter_map(|(descriptor, kinds)| {
-            let descriptor: Descriptor = serde_json::from_str(descriptor).ok()?;
-            Some(Item::of(descriptor, Relation::Referrer(*kinds)))
+        // An error and not a shorter list, should one of them be malformed.
+        let items = described.map(|(descriptor, kinds)| {
+            let descriptor: Descriptor = serde_json::from_str(descriptor).map_err(|_| Error::Handler)?;
+            Ok(Item::of(descriptor, Relation::Referrer(*kinds)))
         });
-        let items = self.cleared_up(items.collect()).await;
+        let items = self.cleared_up(items.collect::<Result<_, Error>>()?).await;
         Ok(Listed { items, next: page.next.and_then(|next| next.after) })
     }
 
     /// Fetches those whose descriptor does not tell what they are.
     async fn cleared_up(&self, mut items: Vec<Item>) -> Vec<Item> {
-        let vague = items.iter_mut().filter(|item| item.is_vague()).take(CLEARED_UP);
+        let vague = items.iter_mut().filter(|item| item.is_vague() && self.fetches.take());
         let fetches = vague.map(|item| async move {
             // Left as it is where that fails: it is there, whatever it is.
             if let Ok(Some(manifest)) = self.fetch(&item.digest).await {
@@ -199,11 +220,13 @@ impl<'a> Reader<'a> {
         items
     }
 
-    async fn parents(&self) -> Result<Vec<Item>, Error> {
+    /// The indexes that list the manifest, and whether there are others.
+    async fn parents(&self) -> Result<(Vec<Item>, bool), Error> {
         let accepts = |entry: &Entry| entry.kinds.intersects(LinkKind::Parent.into());
         let part = Part { after: None, count: PARENTS, kind: None };
-        let Listed { items, .. } = self.list(&self.digest, part, false, Arc::new(accepts)).await?;
-        Ok(items.into_iter().map(|item| Item { relation: Relation::Parent, ..item }).collect())
+        let Listed { items, next } = self.list(&self.digest, part, false, Arc::new(accepts)).await?;
+        let parents = items.into_iter().map(|item| Item { relation: Relation::Parent, ..item });
+        Ok((parents.collect(), next.is_some()))
     }
 
     /// Whether a signature is among all that is attached, also on other pages.
@@ -214,7 +237,7 @@ impl<'a> Reader<'a> {
             Some(ArtifactKind::Image) => entry.kinds.intersects(LinkKind::Cosign.into()),
             Some(_) | None => false,
         };
-        let part = Part { after: None, count: CLEARED_UP, kind: None };
+        let part = Part { after: None, count: CANDIDATES, kind: None };
         let Listed { items, next } = self.list(&self.digest, part, false, Arc::new(accepts)).await?;
         Ok(Signed::by(&items, next.is_none()))
     }
@@ -232,6 +255,10 @@ impl<'a> Reader<'a> {
     }
 
     async fn below(&self, item: Item, levels: usize) -> Item {
+        // The image's own list first: what is on it is looked below whatever else there is.
+        if levels < DEPTH - 1 && !self.looks.take() {
+            return item;
+        }
         let part = Part { after: None, count: BELOW, kind: None };
         let Ok(Listed { items: found, next }) = self.attached(&item.digest, part, true).await else {
             return item;

@@ -100,6 +100,7 @@ struct ImagePage<'a> {
     since: Option<String>,
     rows: &'a [Row],
     parents: &'a [Row],
+    more_parents: bool,
     kind: Option<ArtifactKind>,
     is_first: bool,
     next: Option<String>,
@@ -179,6 +180,7 @@ impl Web {
             since: found.since.map(|since| day(&since)),
             rows: &rows,
             parents: &parents,
+            more_parents: found.more_parents,
             kind: site.kind,
             is_first: site.after.is_none(),
             next,
@@ -349,6 +351,7 @@ fn summary(found: &Surroundings) -> String {
     let parents = match found.parents.len() {
         0 => String::new(),
         1 => " The index that lists it is on the left.".to_owned(),
+        several if found.more_parents => format!(" {several} of the indexes that list it are on the left."),
         several => format!(" The {several} indexes that list it are on the left."),
     };
     format!("{attached}{children}.{parents}")
