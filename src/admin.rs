@@ -27,6 +27,7 @@ use crate::proxy::upstream::Upstreams;
 use crate::referrers_tags::ReferrersTags;
 use crate::telemetry::Metrics;
 use crate::tls::Acceptor;
+use crate::web::Health;
 
 pub use control::{Control, ReloadRequest};
 use jobs::Jobs;
@@ -128,6 +129,18 @@ impl Admin {
     /// is one again; never ends.
     pub async fn watch_upstreams(&self) {
         join_all(self.upstreams.iter().map(Readiness::watch)).await;
+    }
+
+    /// Whether the parts work, as the web page may say it to anybody.
+    pub async fn health(&self) -> Health {
+        let upstreams = join_all(self.upstreams.iter().map(Readiness::look));
+        let index = tokio::time::timeout(readiness::PROBE_WAIT, self.index_works());
+        let (index, upstreams) = tokio::join!(index, upstreams);
+        let names = self.upstreams.iter().map(|readiness| readiness.upstream().name().clone());
+        Health {
+            index: index.is_ok_and(|works| works.is_ok()),
+            upstreams: names.zip(upstreams.iter().map(Result::is_ok)).collect(),
+        }
     }
 
     /// Asks the index how far the registries are known. It may be in a database that does not answer: then the metrics

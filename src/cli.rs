@@ -209,8 +209,9 @@ async fn serve(reloading: Reloading, inherited: Inherited) -> ExitCode {
             let upstream = &config.upstream.url;
             let further = config.further_upstreams.iter().map(|it| format!("{}={}", it.name, it.url));
             let further_upstreams = further.collect::<Vec<_>>().join(" ");
-            tracing::info!(version, config_file, index, %listen, %admin_listen, tls, %upstream, further_upstreams,
-                "serving");
+            let web_listen = server.web_address().map(tracing::field::display);
+            tracing::info!(version, config_file, index, %listen, %admin_listen, web_listen, tls, %upstream,
+                further_upstreams, "serving");
             tokio::select! {
                 () = server.serve(termination, hangup) => {}
                 () = keep_alive() => {}

@@ -69,6 +69,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The address of health, readiness and metrics. Default `127.0.0.1:5001`.
     pub admin_listen: SocketAddr,
+    /// The web page.
+    pub web: WebConfig,
     /// The directory of the journal and the index, created if it is missing. Relative to the working
     /// directory. Default `./refshim-data`.
     pub data_dir: PathBuf,
@@ -123,6 +125,13 @@ pub enum ClientAuth {
     Required,
     /// A client may have none; one that is sent must be valid.
     Optional,
+}
+
+/// The web page: what is attached to an image, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WebConfig {
+    /// Its address; over TLS if [`Config::tls`] is set. Default: none, there is no web page.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Sweeps: the registry is gone through again and again for what was pushed past refshim, and for what vanished.

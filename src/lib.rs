@@ -44,6 +44,7 @@
 //! | [`compare`] | what refshim knows, beside what the registry lists by itself |
 //! | [`jobs`] | what goes through a whole registry, by a command or a serving refshim |
 //! | [`queries`] | `references` and `referrers`, in one repository or across repositories |
+//! | [`web`] | the web page: what is attached to an image, for people |
 //! | [`admin`] | health, readiness, metrics |
 //! | [`server`] | listeners, connections, the layers, the end; loads the configuration again |
 //! | [`cli`] | the command line |
@@ -112,6 +113,7 @@ pub mod registry;
 pub mod server;
 pub mod telemetry;
 pub mod tls;
+pub mod web;
 
 #[cfg(test)]
 #[allow(dead_code, unused_imports, reason = "the integration tests use the rest")]

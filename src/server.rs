@@ -5,6 +5,7 @@ mod access_log;
 pub mod app;
 mod asked;
 mod connection;
+mod doors;
 mod handlers;
 mod live;
 mod logs;
@@ -18,14 +19,12 @@ mod watched;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
+use http::Request;
 use http::uri::Authority;
-use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,13 +34,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::app::Parts;
-use self::connection::Connection;
+use self::doors::Doors;
 use self::live::Live;
 use self::reload::Reloader;
 use crate::admin::{Admin, Background, Control, ReloadRequest};
-use crate::config::{self, Config, Mode, SweepConfig, TimeoutsConfig, UpstreamName};
-use crate::http::body::Body;
-use crate::http::limits::{Connections, Load, Place};
+use crate::config::{self, Config, Mode, SweepConfig, UpstreamName};
+use crate::http::limits::{Connections, Load};
 use crate::index::{Index, IndexSettings, OpenError};
 use crate::jobs::{Desk, sweep};
 use crate::notifications::{Notifications, NotificationsError};
@@ -49,18 +47,18 @@ use crate::proxy::forward::Peer;
 use crate::referrers_tags::{ReferrersTags, ReferrersTagsError};
 use crate::server::service_manager::Inherited;
 use crate::telemetry::{LineLogError, Metrics, Traces, TracesError};
-use crate::tls::{Acceptor, TlsError};
+use crate::tls::TlsError;
+use crate::web::WebError;
 use logs::Logs;
 use opening::tell_when_open;
 
 pub use loops::refuse_loops;
 pub use reload::Reloading;
 
-/// The pause after a failed accept. Without free file descriptors it fails again and again, until a
-/// connection ends.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connection limit of the admin listener.
 const ADMIN_CONNECTIONS: usize = 1_000;
+/// Connection limit of the web page.
+const WEB_CONNECTIONS: usize = 1_000;
 
 /// Why refshim could not start.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +104,9 @@ pub enum StartError {
     /// TLS towards clients cannot be set up.
     #[error("cannot set up TLS towards clients: {0}")]
     ServerTls(#[source] TlsError),
+    /// The web page cannot be set up.
+    #[error("cannot set up the web page (web.listen): {0}")]
+    Web(#[from] WebError),
     /// The client towards an upstream cannot be set up.
     #[error("cannot set up TLS towards the upstream {0}: {1}")]
     Upstream(UpstreamName, #[source] TlsError),
@@ -119,6 +120,7 @@ pub struct Server {
     live: watch::Receiver<Arc<Live>>,
     reloader: Arc<Reloader>,
     reloads: mpsc::Receiver<ReloadRequest>,
+    web: Option<TcpListener>,
     admin: Arc<Admin>,
     desk: Arc<Desk>,
     sweeps: SweepConfig,
@@ -135,6 +137,10 @@ impl Server {
         let config = &loaded.config;
         let clients = inherited.listen(config.listen).await?;
         let admins = inherited.listen(config.admin_listen).await?;
+        let web = match config.web.listen {
+            Some(address) => Some(inherited.listen(address).await?),
+            None => None,
+        };
         inherited.all_taken()?;
         // The bound address and not the configured one, whose port may be 0.
         if let Ok(own) = clients.local_addr() {
@@ -191,6 +197,7 @@ impl Server {
             live: live_now,
             reloader,
             reloads,
+            web,
             admin: Arc::new(admin),
             desk,
             sweeps,
@@ -210,6 +217,12 @@ impl Server {
         self.admins.local_addr()
     }
 
+    /// The address of the web page, if there is one.
+    #[must_use]
+    pub fn web_address(&self) -> Option<SocketAddr> {
+        self.web.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
     /// Serves until `shutdown`; then accepts no more connections, lets requests in progress finish within the
     /// limit, and closes the index. Reloads the configuration and TLS files at each `hangup`.
     pub async fn serve(self, shutdown: impl Future<Output = ()>, hangup: Signal) {
@@ -218,7 +231,7 @@ impl Server {
         let live = || Arc::clone(&self.live.borrow());
         let has_tls = live().acceptor.is_some();
         let doors = Doors { connections: &open, shutdown: &ending };
-        let with_tls = || (live().timeouts.clone(), live().acceptor.clone());
+        let with_tls = || live().of_a_connection();
         let clients = doors.accept(&self.clients, &self.connections, with_tls, |client, place| {
             TowerToHyperService::new(Live::service(self.live.clone(), Peer::new(client, has_tls), place))
         });
@@ -237,6 +250,8 @@ impl Server {
                 }
             })
         });
+        let web_connections = Connections::new(WEB_CONNECTIONS);
+        let visitors = doors.visit(self.web.as_ref(), &web_connections, &self.live, admin);
         self.reloader.notifications.work(tasks, &ending);
         // Each registry once, and none that may be told nothing of.
         let swept = |it: &&config::UpstreamConfig| it.shares.is_none() && it.mode != Mode::Pass;
@@ -251,6 +266,7 @@ impl Server {
         tokio::select! {
             () = clients => {}
             () = admins => {}
+            () = visitors => {}
             () = admin.watch_upstreams() => {}
             () = Arc::clone(&self.reloader).watch(hangup, self.reloads) => {}
             () = logs.watch(self.log_hangup) => {}
@@ -258,7 +274,7 @@ impl Server {
             () = shutdown => {}
         }
         // Closed and not just left alone: the system would go on accepting connections that nobody serves.
-        drop((self.clients, self.admins));
+        drop((self.clients, self.admins, self.web));
         tracing::info!(connections = open.len(), "draining");
         service_manager::stopping().await;
         ending.cancel();
@@ -312,49 +328,4 @@ fn warn_of_idle_settings(config: &Config) {
 /// It is in use, or is none of this machine.
 pub async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
-}
-
-/// What both listeners share.
-struct Doors<'a> {
-    connections: &'a TaskTracker,
-    shutdown: &'a CancellationToken,
-}
-
-impl Doors<'_> {
-    /// Accepts connections for ever, each with the settings in force, and serves each in a task of its own: a slow TLS handshake delays no
-    /// other.
-    async fn accept<S>(
-        &self,
-        listener: &TcpListener,
-        connections: &Connections,
-        settings: impl Fn() -> (TimeoutsConfig, Option<Arc<Acceptor>>),
-        service: impl Fn(IpAddr, Arc<Place>) -> S,
-    ) where
-        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Send + Sync + 'static,
-        S::Future: Send + 'static,
-    {
-        loop {
-            match listener.accept().await {
-                Ok((stream, client)) => {
-                    // Over the limit and its reserve for 503s, the stream is dropped: refusals need a limit,
-                    // too.
-                    let Some(place) = connections.admit().await else { continue };
-                    let (timeouts, tls) = settings();
-                    let connection = Connection {
-                        timeouts,
-                        client,
-                        service: service(client.ip(), Arc::clone(&place)),
-                        place,
-                        shutdown: self.shutdown.clone(),
-                    };
-                    self.connections.spawn(connection.serve(tls, stream));
-                }
-                // Never the end of the loop: a client that resets its connection early causes an error, too.
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections, trying again");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
 }

@@ -5,6 +5,7 @@
 
 mod challenge;
 mod token;
+mod visitors;
 
 use std::collections::HashMap;
 use std::net::Ipv6Addr;
@@ -20,6 +21,8 @@ use super::{Error, ErrorKind, Options, Pace, Result};
 use crate::tls::MixedUp;
 use challenge::Challenge;
 use token::Token;
+
+pub use visitors::{LoginOutcome, VisitorLogin};
 
 const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_REGISTRY: &str = "registry-1.docker.io";

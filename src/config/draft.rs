@@ -17,7 +17,7 @@ use super::upstream::{UpstreamDraft, UpstreamName};
 use super::{
     AccessLogConfig, AuditConfig, ClientAuth, Config, IndexConfig, LimitsConfig, LogConfig, ManifestsConfig,
     NotificationsConfig, ReferencesConfig, ReferrersConfig, RegistryUrl, SweepConfig, TimeoutsConfig,
-    TlsConfig, TracesConfig,
+    TlsConfig, TracesConfig, WebConfig,
 };
 
 /// The configuration while it is parsed: the upstream may still be missing.
@@ -28,6 +28,7 @@ pub(super) struct Draft {
     pub(super) trusted_proxies: Vec<IpNet>,
     pub(super) listen: SocketAddr,
     pub(super) admin_listen: SocketAddr,
+    pub(super) web: WebConfig,
     pub(super) data_dir: PathBuf,
     pub(super) tls: TlsConfig,
     pub(super) tls_reload: Duration,
@@ -55,6 +56,7 @@ impl Default for Draft {
             trusted_proxies: Vec::new(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)),
             admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5001)),
+            web: WebConfig::default(),
             data_dir: PathBuf::from("./refshim-data"),
             tls: TlsConfig {
                 certificates: Vec::new(),
@@ -139,6 +141,7 @@ impl Draft {
             trusted_proxies: self.trusted_proxies,
             listen: self.listen,
             admin_listen: self.admin_listen,
+            web: self.web,
             data_dir: self.data_dir,
             tls: Some(self.tls).filter(|tls| !tls.certificates.is_empty()),
             tls_reload: self.tls_reload,

@@ -52,6 +52,7 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     live("tls.client_ca", &at(Optional(FILE), |to| &mut to.tls.client_ca)),
     live("tls.client_auth", &at(CLIENT_AUTH, |to| &mut to.tls.client_auth)),
     live("tls.reload", &at(duration(100..=24 * HOUR), |to| &mut to.tls_reload)),
+    setting("web.listen", &at(Optional(ADDRESS), |to| &mut to.web.listen)),
     live("timeouts.connect", &at(LIMIT, |to| &mut to.timeouts.connect)),
     live("timeouts.response", &at(LIMIT, |to| &mut to.timeouts.response)),
     live("timeouts.body_idle", &at(LIMIT, |to| &mut to.timeouts.body_idle)),
@@ -101,14 +102,14 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     setting("index.tls.certificate", &at(Optional(FILE), |to| &mut to.database.tls.certificate)),
     setting("index.tls.key", &at(Optional(FILE), |to| &mut to.database.tls.key)),
     setting("index.tls.server_name", &at(Optional(SERVER_NAME), |to| &mut to.database.tls.server_name)),
-    setting("access_log.output", &at(LOG_OUTPUT, |to| &mut to.access_log.output)),
-    setting("audit.output", &at(LOG_OUTPUT, |to| &mut to.audit.output)),
-    setting("audit.max_bytes", &at(size(0..=256 * GIB), |to| &mut to.audit.max_bytes)),
-    setting("audit.keep", &at(count(1..=1_000), |to| &mut to.audit.keep)),
     setting("traces.endpoint", &at(Optional(REGISTRY), |to| &mut to.traces.endpoint)),
     setting("traces.sample", &at(SHARE, |to| &mut to.traces.sample)),
     setting("log.format", &at(LOG_FORMAT, |to| &mut to.log.format)),
     live("log.filter", &at(LOG_FILTER, |to| &mut to.log.filter)),
+    setting("access_log.output", &at(LOG_OUTPUT, |to| &mut to.access_log.output)),
+    setting("audit.output", &at(LOG_OUTPUT, |to| &mut to.audit.output)),
+    setting("audit.max_bytes", &at(size(0..=256 * GIB), |to| &mut to.audit.max_bytes)),
+    setting("audit.keep", &at(count(1..=1_000), |to| &mut to.audit.keep)),
 ];
 
 /// A setting that a restart changes: something was opened, begun or connected by it.

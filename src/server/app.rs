@@ -33,6 +33,7 @@ use crate::proxy::selection::Selection;
 use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::referrers_tags::ReferrersTags;
 use crate::telemetry::{Metrics, Queried, Span, Traces, within_request};
+use crate::web::{Web, WebError, WebRegistry};
 
 /// Answers the clients' requests.
 #[derive(Debug)]
@@ -100,6 +101,19 @@ impl App {
     /// Those of the default upstream first.
     fn handlers(&self) -> impl Iterator<Item = &Handlers> {
         std::iter::once(&self.default).chain(&self.further)
+    }
+
+    /// The web page of the same registries, asked and limited together with the clients' requests.
+    ///
+    /// # Errors
+    /// TLS files towards a registry cannot be used.
+    pub(super) fn web(&self, config: &Config, index: &Index) -> Result<Web, WebError> {
+        let registries = self.handlers().zip(config.upstreams()).map(|(handlers, upstream)| {
+            let Handlers { upstream: at, registry, pages, .. } = handlers;
+            WebRegistry::new(upstream, Arc::clone(at), Arc::clone(registry), Arc::clone(pages))
+        });
+        let limits = (Arc::clone(&self.requests), Arc::clone(&self.answers));
+        Ok(Web::new(config, registries.collect::<Result<_, _>>()?, index.clone(), limits))
     }
 
     /// The layers that every request passes, whether it is accepted or not.
@@ -334,7 +348,7 @@ impl App {
 
 /// Removes the body of an answer to HEAD and leaves the length that a GET would have (RFC 9110, section
 /// 9.3.2). In HTTP/1.1 hyper does so; in HTTP/2 it sends the body, which clients treat as a stream error.
-fn leave_body_out(response: &mut Response<Body>) {
+pub(super) fn leave_body_out(response: &mut Response<Body>) {
     if response.body().is_end_stream() {
         return;
     }

@@ -35,10 +35,10 @@ pub(super) struct Handlers {
     pub(super) pushes: PushRecorder,
     pub(super) watched: PushWatcher,
     pub(super) pulls: Arc<PullRecorder>,
+    pub(super) pages: Arc<ReferrerPages>,
     pub(super) references: ReferencesHandler,
     pub(super) referrers: ReferrersHandler,
     pub(super) metrics: Arc<Metrics>,
-    pages: Arc<ReferrerPages>,
     /// The memory of manifests that are being pushed.
     held: Pushes,
     pub(super) audit: Audit,

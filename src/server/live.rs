@@ -18,6 +18,7 @@ use crate::http::limits::Place;
 use crate::proxy::forward::{Clients, Peer};
 use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::tls::Acceptor;
+use crate::web::Web;
 
 /// Everything that a reload replaces.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(super) struct Live {
     pub(super) app: App,
     pub(super) upstreams: Upstreams,
     pub(super) acceptor: Option<Arc<Acceptor>>,
+    /// The web page, if it has an address.
+    pub(super) web: Option<Web>,
     tls: Option<TlsConfig>,
     /// Of a connection, from when it is accepted.
     pub(super) timeouts: TimeoutsConfig,
@@ -55,8 +58,11 @@ impl Live {
                 made.map_err(StartError::ServerTls)?.map(Arc::new)
             }
         };
+        let app = App::new(config, &upstreams, parts, before.map(|before| &before.app));
+        let web = config.web.listen.map(|_address| app.web(config, &parts.index)).transpose()?;
         Ok(Self {
-            app: App::new(config, &upstreams, parts, before.map(|before| &before.app)),
+            app,
+            web,
             upstreams,
             acceptor,
             tls: config.tls.clone(),
@@ -64,6 +70,11 @@ impl Live {
             tls_interval: config.tls_reload,
             clients: Clients::new(config),
         })
+    }
+
+    /// What counts for a connection from when it is accepted: time-outs, and TLS if it is spoken.
+    pub(super) fn of_a_connection(&self) -> (TimeoutsConfig, Option<Arc<Acceptor>>) {
+        (self.timeouts.clone(), self.acceptor.clone())
     }
 
     /// The service for one client's connection: each request is answered by what is in force when it comes.

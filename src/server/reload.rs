@@ -18,7 +18,7 @@ use crate::http::limits::Connections;
 use crate::notifications::Notifications;
 use crate::proxy::upstream::Upstreams;
 use crate::telemetry::LogFilter;
-use crate::tls::{Acceptor, Reload as _};
+use crate::tls::{Acceptor, Reload};
 
 /// A configuration, and what loads and takes over another one.
 #[derive(Debug)]
@@ -101,6 +101,7 @@ impl Reloader {
         let looked = tokio::task::spawn_blocking(move || {
             live.acceptor.iter().for_each(|acceptor| acceptor.reload());
             live.upstreams.iter().for_each(|upstream| upstream.reload());
+            live.web.iter().for_each(Reload::reload);
             notifications.reload();
             tags.reload();
         });

@@ -68,4 +68,5 @@ mod traces;
 mod tunnels;
 mod upstream_faults;
 mod upstreams;
+mod web;
 mod write_tags;

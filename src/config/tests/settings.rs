@@ -11,8 +11,8 @@ use super::super::upstream::UPSTREAM_SETTINGS;
 use super::super::{
     AccessLogConfig, AuditConfig, ClientAuth, CommandLine, Config, Http2, IndexConfig, LimitsConfig,
     LogConfig, LogFormat, LogOutput, ManifestsConfig, ReferencesConfig, ReferrersConfig, ServiceConfig,
-    Share, SweepConfig, TimeoutsConfig, TlsConfig, TracesConfig, UpstreamConfig, UpstreamTls, WriteTags,
-    file,
+    Share, SweepConfig, TimeoutsConfig, TlsConfig, TracesConfig, UpstreamConfig, UpstreamTls, WebConfig,
+    WriteTags, file,
 };
 use super::{EXAMPLE, defaults, from_file, upstream};
 use crate::config::{NotificationSource, NotificationsConfig, SourceCredentials, SourceKind, UpstreamName};
@@ -104,6 +104,7 @@ pub(super) const EVERY_SETTING: &str = r#"
     timeouts.shutdown = "0s"
     timeouts.manifest = "7s"
     timeouts.index = "6s"
+    web.listen = "[::1]:0"
     manifests = { max_bytes = 1, max_links_bytes = "2KiB", learn_bytes = 0 }
     referrers = { include = ["cosign", "parent"], upstream_ttl = "3s", stale_for = "4s", write_tags = "push" }
     [references]
@@ -165,6 +166,7 @@ fn every_setting_reaches_its_field() {
         tls_reload: Duration::from_secs(6),
         listen: "[::]:0".parse().unwrap(),
         admin_listen: "0.0.0.0:0".parse().unwrap(),
+        web: WebConfig { listen: Some("[::1]:0".parse().unwrap()) },
         data_dir: PathBuf::from("/data"),
         timeouts,
         manifests: ManifestsConfig { max_bytes: 1, max_links_bytes: 2 << 10, learn_bytes: 0 },

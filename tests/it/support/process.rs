@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::postgres::Postgres;
-use super::{Client, Identity, Registry};
+use super::{Client, Http, Identity, Registry};
 
 /// Long enough for a busy machine; reaching it is a failure.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -22,6 +22,8 @@ pub(crate) struct Refshim {
     process: Logged,
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// The web page, if it was asked for.
+    web: Option<SocketAddr>,
 }
 
 /// How a refshim is started.
@@ -62,6 +64,24 @@ impl Refshim {
 
     pub(crate) fn client(&self) -> Client {
         Client::new(self.address)
+    }
+
+    /// A visitor of the web page.
+    #[allow(dead_code, reason = "the other suite has none")]
+    pub(crate) fn web(&self) -> Client {
+        Client::new(self.web.expect("a web page: Start::with_web"))
+    }
+
+    /// A visitor of the pages of the default upstream.
+    #[allow(dead_code, reason = "the other suite has none")]
+    pub(crate) fn visitor(&self) -> Client {
+        Client::to(&self.web_url("/registry/default"), Http::One, None)
+    }
+
+    /// The URL of a path of the web page.
+    #[allow(dead_code, reason = "the other suite has none")]
+    pub(crate) fn web_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.web.expect("a web page: Start::with_web"))
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -185,6 +205,12 @@ impl Start<'_> {
         self
     }
 
+    /// With the web page.
+    #[allow(dead_code, reason = "the other suite does without")]
+    pub(crate) fn with_web(self) -> Self {
+        self.with("WEB_LISTEN", "127.0.0.1:0")
+    }
+
     /// With its index in this database, if there is one.
     pub(crate) fn with_index(self, postgres: Option<&Postgres>) -> Self {
         match postgres {
@@ -227,7 +253,8 @@ impl Start<'_> {
         let process = Logged::spawn(self.command());
         let line = process.wait_for("\"serving\"");
         let address = |key: &str| line[key].as_str().unwrap().parse().unwrap();
-        Refshim { address: address("listen"), admin: address("admin_listen"), process }
+        let web = line["web_listen"].as_str().map(|address| address.parse().unwrap());
+        Refshim { address: address("listen"), admin: address("admin_listen"), web, process }
     }
 
     /// What starts it.
