@@ -154,24 +154,9 @@ impl Server {
         let clients = listen(config.listen).await?;
         let admins = listen(config.admin_listen).await?;
         let (metrics, load) = (Arc::new(Metrics::new()), Load::default());
-        let upstream = |settings: &config::UpstreamConfig| {
-            // The bound address and not the configured one, whose port may be 0.
-            if clients.local_addr().is_ok_and(|own| leads_to(&settings.url, own)) {
-                return Err(StartError::Loop(settings.url.authority().clone()));
-            }
-            if settings.tls.insecure_skip_verify {
-                tracing::warn!(upstream = %settings.name, "insecure_skip_verify: whoever answers in place of this \
-                    upstream is believed, and gets all credentials");
-            }
-            let upstream = Upstream::new(settings, &metrics);
-            upstream
-                .map(|upstream| Arc::new(upstream.under(load.clone())))
-                .map_err(|error| StartError::Upstream(settings.name.clone(), error))
-        };
-        let upstreams = Upstreams {
-            default: upstream(&config.upstream)?,
-            further: config.further_upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
-        };
+        let own =
+            clients.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let upstreams = upstreams(config, own, &metrics, &load)?;
         metrics.begin_at_zero(config);
         let (logs, log_hangup) =
             (Logs::open(config, &metrics)?, signal(SignalKind::hangup()).map_err(StartError::Signal)?);
@@ -297,6 +282,33 @@ impl Server {
         self.logs.close().await;
         tracing::info!("stopped");
     }
+}
+
+/// Sets up the client of each upstream. `own` is the address that is bound, and not the configured one, whose port may
+/// be 0.
+fn upstreams(
+    config: &Config,
+    own: SocketAddr,
+    metrics: &Metrics,
+    load: &Load,
+) -> Result<Upstreams, StartError> {
+    let upstream = |settings: &config::UpstreamConfig| {
+        if leads_to(&settings.url, own) {
+            return Err(StartError::Loop(settings.url.authority().clone()));
+        }
+        if settings.tls.insecure_skip_verify {
+            tracing::warn!(upstream = %settings.name, "insecure_skip_verify: whoever answers in place of this \
+                upstream is believed, and gets all credentials");
+        }
+        let upstream = Upstream::new(settings, metrics);
+        upstream
+            .map(|upstream| Arc::new(upstream.under(load.clone())))
+            .map_err(|error| StartError::Upstream(settings.name.clone(), error))
+    };
+    Ok(Upstreams {
+        default: upstream(&config.upstream)?,
+        further: config.further_upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
+    })
 }
 
 /// Says in which mode each upstream is, and begins its coverage, or ends it where not all that passes is recorded.
