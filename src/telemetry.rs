@@ -90,18 +90,22 @@ impl Metrics {
     /// Sets whether a registry answered when this upstream was last looked at.
     pub fn upstream_ready(&self, upstream: &UpstreamName, is_ready: bool) {
         let labels = UpstreamLabels { upstream: upstream.clone() };
-        self.all.upstreams_ready.get_or_create(&labels).set(i64::from(is_ready));
+        self.all.operation.upstreams_ready.get_or_create(&labels).set(i64::from(is_ready));
     }
 
     /// Sets when a certificate expires, in seconds since 1970.
     pub fn certificate_expires(&self, file: &Path, expires: u64) {
         let labels = CertificateLabels { file: file.display().to_string() };
-        self.all.certificates.get_or_create(&labels).set(i64::try_from(expires).unwrap_or(i64::MAX));
+        self.all
+            .operation
+            .certificates
+            .get_or_create(&labels)
+            .set(i64::try_from(expires).unwrap_or(i64::MAX));
     }
 
     /// The counter of lines that could not be written.
     fn lines_lost(&self, log: LogName) -> Counter {
-        self.all.lines_lost.get_or_create_owned(&LogLabels { log })
+        self.all.operation.lines_lost.get_or_create_owned(&LogLabels { log })
     }
 
     /// Counts an answered request.

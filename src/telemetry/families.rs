@@ -49,6 +49,12 @@ pub(super) struct All {
     pub(super) tags_oldest: Family<UpstreamLabels, Gauge>,
     pub(super) reloads: ReloadMetrics,
     pub(super) index: IndexGauges,
+    pub(super) operation: OperationMetrics,
+}
+
+/// What refshim depends on.
+#[derive(Debug)]
+pub(super) struct OperationMetrics {
     pub(super) upstreams_ready: Family<UpstreamLabels, Gauge>,
     pub(super) certificates: Family<CertificateLabels, Gauge>,
     pub(super) lines_lost: Family<LogLabels, Counter>,
@@ -160,8 +166,6 @@ impl All {
         // Without the prefix: dashboards for any process look for them by these names.
         registry.register_collector(Box::new(Process));
         let all = registry.sub_registry_with_prefix("refshim");
-        let build = Info::new(BuildLabels { version: env!("CARGO_PKG_VERSION") });
-        all.register("build", "1, with the version that is running", build);
         Self {
             requests: registered(all, "requests", "Requests by upstream, class of route, and status"),
             upstream_seconds: seconds(all, "upstream_seconds", "Time until the upstream's answer begins"),
@@ -212,6 +216,17 @@ impl All {
             ),
             reloads: ReloadMetrics::new(all),
             index: IndexGauges::new(all),
+            operation: OperationMetrics::new(all),
+            registry,
+        }
+    }
+}
+
+impl OperationMetrics {
+    fn new(all: &mut Registry) -> Self {
+        let build = Info::new(BuildLabels { version: env!("CARGO_PKG_VERSION") });
+        all.register("build", "1, with the version that is running", build);
+        Self {
             upstreams_ready: registered(
                 all,
                 "upstream_ready",
@@ -227,7 +242,6 @@ impl All {
                 "log_lines_lost",
                 "Lines of the access log or the audit log that could not be written",
             ),
-            registry,
         }
     }
 }

@@ -188,7 +188,7 @@ impl Writer {
                 self.reopen();
             }
             if count > 0 {
-                self.write(&batch, count);
+                self.write(&batch);
                 batch.clear();
             }
             if count < BATCH as u64 - 1 {
@@ -199,9 +199,17 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, batch: &str, count: u64) {
-        self.rotate_before(batch.len() as u64);
-        let written = self.write_all(batch.as_bytes());
+    fn write(&mut self, batch: &str) {
+        let mut rest = batch;
+        while !rest.is_empty() {
+            let (lines, behind) = rest.split_at(self.fitting(rest));
+            let written = self.write_all(lines.as_bytes());
+            self.note(written, lines.lines().count() as u64);
+            rest = behind;
+        }
+    }
+
+    fn note(&mut self, written: io::Result<()>, count: u64) {
         let log = self.name.as_str();
         match (written, self.lost_since) {
             (Ok(()), None) => {}
@@ -260,22 +268,35 @@ impl Writer {
         }
     }
 
-    /// Replaces a file that would get too long.
-    fn rotate_before(&mut self, more: u64) {
-        let Target::File { path, file } = &self.target else { return };
-        let Rotation { max_bytes, keep } = self.rotation;
+    /// How much of these lines fits into the file, and at least one line. Replaces the file if not even that does.
+    fn fitting(&mut self, lines: &str) -> usize {
+        let Target::File { file, .. } = &self.target else { return lines.len() };
+        let most = self.rotation.max_bytes;
+        if most == 0 {
+            return lines.len();
+        }
         // Asked each time, and not counted: somebody else may have cut it short (logrotate's copytruncate).
         let length = file.metadata().map_or(0, |file| file.len());
-        if max_bytes == 0 || length == 0 || length.saturating_add(more) <= max_bytes {
-            return;
+        let first = lines.find('\n').map_or(lines.len(), |end| end + 1);
+        let mut room = most.saturating_sub(length);
+        if length > 0 && room < first as u64 {
+            self.replace();
+            room = most;
         }
-        match rotate(path, keep) {
+        let room = usize::try_from(room).unwrap_or(usize::MAX).min(lines.len());
+        let fitting = lines.as_bytes().get(..room).unwrap_or_default();
+        fitting.iter().rposition(|byte| *byte == b'\n').map_or(first, |end| end + 1)
+    }
+
+    fn replace(&mut self) {
+        let Target::File { path, .. } = &self.target else { return };
+        match rotate(path, self.rotation.keep) {
             Ok(()) => self.reopen(),
             Err(error) => {
                 let (log, file) = (self.name.as_str(), path.display());
                 tracing::error!(log, %file, %error, "the {log} log cannot be rotated; the file goes on growing");
                 // Not again with each line.
-                self.rotation.max_bytes = max_bytes.max(length).saturating_mul(2);
+                self.rotation.max_bytes = self.rotation.max_bytes.saturating_mul(2);
             }
         }
     }
@@ -348,11 +369,11 @@ mod tests {
         let rotation = Rotation { max_bytes: 30, keep: 2 };
         let log = LineLog::open(LogName::Audit, &LogOutput::File(file.clone()), rotation, &Metrics::new());
         let log = log.unwrap().unwrap();
+        // However many are written at once.
         for number in 0..7 {
             log.write(format!("line number {number}\n"));
-            // One batch each.
-            log.close().await;
         }
+        log.close().await;
         let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
         let two = |number: usize| format!("line number {number}\nline number {}\n", number + 1);
         assert_eq!(

@@ -38,7 +38,7 @@ impl Metrics {
             drop(all.refused.get_or_create(&LimitLabels { limit }));
         }
         for log in LogName::ALL {
-            drop(all.lines_lost.get_or_create(&LogLabels { log }));
+            drop(all.operation.lines_lost.get_or_create(&LogLabels { log }));
         }
         for source in &config.notifications.sources {
             for told in Notified::ALL {
