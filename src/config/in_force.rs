@@ -78,7 +78,7 @@ impl SettingsInForce {
     pub fn changes(&self, new: &Self) -> Changes {
         let mut changes = Changes::default();
         for key in new.0.iter().chain(&self.0).map(|it| it.key.as_str()) {
-            let differs = match (self.find(key), new.find(key)) {
+            let different = match (self.find(key), new.find(key)) {
                 (Some(before), Some(after)) => {
                     let follow = [before, after].iter().all(|it| matches!(it.source, ValueSource::Common(_)));
                     (before.value != after.value && !follow).then_some(after)
@@ -86,10 +86,10 @@ impl SettingsInForce {
                 (Some(one), None) | (None, Some(one)) => Some(one).filter(|it| it.is_stated()),
                 (None, None) => None,
             };
-            let Some(differs) = differs else { continue };
-            let keys = if differs.is_live { &mut changes.live } else { &mut changes.fixed };
-            if !keys.contains(&differs.key) {
-                keys.push(differs.key.clone());
+            let Some(setting) = different else { continue };
+            let keys = if setting.is_live { &mut changes.live } else { &mut changes.fixed };
+            if !keys.contains(&setting.key) {
+                keys.push(setting.key.clone());
             }
         }
         changes

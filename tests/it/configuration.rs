@@ -161,7 +161,9 @@ async fn what_would_keep_refshim_from_starting_is_a_failure_and_the_rest_a_warni
             ": warning: the registry cannot be reached",
         ],
     );
-    let page = Scripted::answering("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi");
+    let page = Scripted::probed(|exchange| {
+        exchange.answer("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi");
+    });
     let (code, out, _) = checked(&format!("http://{}", page.address), directory.path(), FREE);
     assert_eq!((code, out.contains(": warning: it answered /v2/ with 200")), (0, true), "{out}");
     let file = directory.path().join("file");

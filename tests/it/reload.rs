@@ -246,27 +246,25 @@ async fn another_certificate_is_shown_by_the_same_listener() {
 async fn no_request_is_lost_however_often_the_configuration_changes() {
     let registry = Registry::start();
     let scene = Scene::new(registry.address, "").await;
-    let client = scene.refshim.client();
-    let image = client.image("a", "one").await;
-    client.push("a", &image).await;
     let (is_over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let workers: Vec<_> = (0..4)
         .map(|worker| {
             let (is_over, answered) = (Arc::clone(&is_over), Arc::clone(&answered));
-            let (client, image) = (scene.refshim.client(), image.clone());
+            let client = scene.refshim.client();
             tokio::spawn(async move {
+                // One for each: docker-registry answers 500 for a manifest that somebody else is just pushing.
+                let repository = format!("repository{worker}");
+                let image = client.image(&repository, "one").await;
+                client.push(&repository, &image).await;
                 let mut pushed = Vec::new();
                 while !is_over.load(Ordering::Relaxed) {
-                    let referrer = about(&image, &image, &format!("{worker}-{}", pushed.len()));
-                    client.push("a", &referrer).await;
+                    let referrer = about(&image, &image, &pushed.len().to_string());
+                    client.push(&repository, &referrer).await;
                     pushed.push(referrer.digest.clone());
                     // What was pushed is listed, whatever was in force then.
-                    let listed = client.references("a", &image.digest, "").await;
-                    let listed: Vec<&str> = listed.iter().filter_map(|it| it["digest"].as_str()).collect();
-                    assert!(pushed.iter().all(|digest| listed.contains(&digest.as_str())));
+                    assert_eq!(client.referrers(&repository, &image.digest, "").await, pushed);
                     answered.fetch_add(1, Ordering::Relaxed);
                 }
-                pushed.len()
             })
         })
         .collect();
@@ -284,11 +282,9 @@ async fn no_request_is_lost_however_often_the_configuration_changes() {
         }
     }
     is_over.store(true, Ordering::Relaxed);
-    let mut pushed = 0;
     for worker in workers {
-        pushed += worker.await.unwrap();
+        worker.await.unwrap();
     }
-    assert_eq!(client.references("a", &image.digest, "").await.len(), pushed);
 }
 
 #[tokio::test]
