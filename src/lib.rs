@@ -15,6 +15,9 @@
 //!   repository, and merges into the index what the registry itself lists (its own API, the referrers tag). Then a
 //!   page of the index is read, and what is pending on it is asked for.
 //!
+//! A visitor of the web page comes in by a listener of its own. [`web`] asks [`registry`] and [`queries`] what a query
+//! would ask, with the visitor's credentials, and makes HTML of it.
+//!
 //! # The way of a command
 //! Every command but `serve` is a client: [`cli`] parses it, [`client`] opens the registries and OCI layouts that it
 //! names. A client shares the connector of [`tls`] with the server and nothing else, and works with any registry. While

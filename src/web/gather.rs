@@ -77,6 +77,9 @@ pub(super) struct Reader<'a> {
     pub(super) digest: Digest,
     /// Whether the registry showed the manifest to the visitor.
     is_there: bool,
+    /// Whether that proves that the visitor may read the repository: something in front of a registry may answer a page
+    /// of its own to anybody.
+    is_proof: bool,
     /// What is left of [`LOOKS`] and of [`CLEARED_UP`].
     looks: Budget,
     fetches: Budget,
@@ -96,14 +99,14 @@ impl<'a> Reader<'a> {
     /// this digest.
     pub(super) async fn open(web: &'a Web, asked: &Asked<'a>, visitor: &Visitor) -> Result<Self, Failure> {
         let (visit, answer) = visitor.find(asked.at, &asked.name, &asked.target).await?;
-        let (digest, is_there) = match (answer, &asked.target) {
-            (Answer::Present(found), _) => (found.digest, true),
-            (Answer::Absent, TagOrDigest::Digest(digest)) => (digest.clone(), false),
+        let (digest, is_there, is_proof) = match (answer, &asked.target) {
+            (Answer::Present(found), _) => (found.digest, true, found.is_proof),
+            (Answer::Absent, TagOrDigest::Digest(digest)) => (digest.clone(), false, false),
             (Answer::Absent, TagOrDigest::Tag(_)) => return Err(Failure::NothingKnown),
             (Answer::Odd(status), _) => return Err(Error::Undecided(status).into()),
         };
         let (looks, fetches) = (Budget(LOOKS.into()), Budget(CLEARED_UP.into()));
-        Ok(Self { web, at: asked.at, visit, digest, is_there, looks, fetches })
+        Ok(Self { web, at: asked.at, visit, digest, is_there, is_proof, looks, fetches })
     }
 
     /// The manifest, if the registry has it.
@@ -153,9 +156,9 @@ impl<'a> Reader<'a> {
         Ok(of(None).and(of(Some(self.visit.repository.name.clone()))))
     }
 
-    /// Whether the registry showed the manifest to the visitor, who may then read the repository.
-    pub(super) fn was_shown(&self) -> bool {
-        self.is_there
+    /// Whether the visitor was proved to be allowed to read the repository.
+    pub(super) fn may_read(&self) -> bool {
+        self.is_proof
     }
 
     async fn fetch(&self, digest: &Digest) -> Result<Option<Manifest>, Error> {

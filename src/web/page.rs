@@ -237,7 +237,7 @@ impl Web {
     /// How far the repository of an image is known, for those who can read it.
     pub(super) async fn coverage(&self, asked: &Asked<'_>, visitor: &Visitor) -> Result<Shown, Failure> {
         let reader = Reader::open(self, asked, visitor).await?;
-        if !reader.was_shown() {
+        if !reader.may_read() {
             return Err(Failure::NothingKnown);
         }
         let manifest = reader.manifest().await?;

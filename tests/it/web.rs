@@ -7,7 +7,8 @@ use reqwest::{Method, StatusCode};
 
 use crate::referrers::signature;
 use crate::support::{
-    Answer, Client, Content, Refshim, Registry, Rules, Said, Shelf, TokenService, USER, put, shelf_registry,
+    Answer, Authority, Client, Content, Http, Refshim, Registry, Rules, Said, Shelf, TokenService, USER, put,
+    shelf_registry,
 };
 
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
@@ -350,6 +351,20 @@ async fn an_upstream_is_chosen_by_name_or_as_clients_do_and_not_past_its_host() 
     // A browser sends a password to no other path than that of the registry it was asked for by, for no other realm.
     let asked = web.get("/registry/hub/login").await;
     assert_eq!(asked.header("www-authenticate"), "Basic realm=\"registry hub\", charset=\"UTF-8\"");
+}
+
+#[tokio::test]
+async fn the_page_speaks_tls_where_clients_do() {
+    let (authority, registry) = (Authority::new(), Registry::start());
+    let identity = authority.server("refshim", &["127.0.0.1"]);
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::before(&registry, directory.path()).with_tls(&identity).with_web().launch().await;
+    let base = refshim.web_url("").replace("http://", "https://");
+    let visitor = Client::to(&base, Http::One, Some(&authority.certificate()));
+    page(&visitor.get("/").await);
+    let plain = refshim.web();
+    let refused = plain.try_send(plain.request(Method::GET, "/")).await;
+    assert!(refused.is_err() || refused.is_ok_and(|answer| answer.status == StatusCode::BAD_REQUEST));
 }
 
 #[tokio::test]
