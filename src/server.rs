@@ -73,8 +73,8 @@ pub enum StartError {
     },
     /// A socket was handed over for no setting.
     #[error(
-        "the socket {0} was handed over (LISTEN_FDS), but it is neither at the port of listen nor of admin_listen: give \
-         the unit of the socket and these settings the same ports"
+        "the socket {0} was handed over (LISTEN_FDS), but it is at the port of none of listen, admin_listen and \
+         web.listen: give the unit of the socket and these settings the same ports"
     )]
     Inherited(SocketAddr),
     /// A socket that was handed over has no address.

@@ -123,7 +123,7 @@ fn a_socket_that_nothing_listens_at_is_refused() {
     let _starts = std::net::TcpStream::connect(clients).unwrap();
     let said: Vec<String> = systemd.lines.by_ref().map_while(Result::ok).collect();
     let expected =
-        format!("the socket {other} was handed over (LISTEN_FDS), but it is neither at the port of listen");
+        format!("the socket {other} was handed over (LISTEN_FDS), but it is at the port of none of listen");
     assert!(said.iter().any(|line| line.contains(&expected)), "{said:?}");
     assert_eq!(systemd.process.wait().unwrap().code(), Some(1));
 }
