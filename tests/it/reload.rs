@@ -185,7 +185,8 @@ async fn a_wrong_file_changes_nothing_and_every_mistake_is_told() {
     let place = scene.file.display().to_string();
     let told = scene
         .refused(
-            "trusted_proxies = [\"10.0.0.0/99\"]\nlog.filter = \"loud\"\nlisten = \"127.0.0.1:1\"\n[upstreams.default]\nca = \"/missing\"\n",
+            "trusted_proxies = [\"10.0.0.0/99\"]\nlog.filter = \"loud\"\nlisten = \"127.0.0.1:1\"\n\
+             [upstreams.default]\nca = \"/missing\"\n",
         )
         .await;
     let lines: Vec<&str> = told.lines().collect();
@@ -205,7 +206,8 @@ async fn a_wrong_file_changes_nothing_and_every_mistake_is_told() {
 async fn what_takes_a_restart_is_named_and_nothing_is_taken_over() {
     let upstream = slow();
     let scene = Scene::new(upstream.address, "").await;
-    let text = "limits.requests_per_client = 1\nindex.forget_after = \"2h\"\n[upstreams.hub]\nurl = \"http://hub\"\nhosts = [\"hub\"]\n";
+    let text = "limits.requests_per_client = 1\nindex.forget_after = \"2h\"\n\
+                [upstreams.hub]\nurl = \"http://hub\"\nhosts = [\"hub\"]\n";
     let told = scene.refused(text).await;
     assert!(told.contains("takes a restart: index.forget_after, upstreams.hub.url ("), "{told}");
     let client = scene.refshim.client();
