@@ -36,6 +36,8 @@ pub use readiness::look_at;
 
 /// How long an answer of the upstream, or a write of the index, counts as current.
 const FRESH: Duration = Duration::from_secs(10);
+/// How long visitors of the web page are told the same.
+const HEALTH_LIFE: Duration = Duration::from_secs(2);
 /// The longest wait for an index that what is asked for does not depend on.
 const INDEX_WAIT: Duration = Duration::from_secs(1);
 
@@ -48,6 +50,8 @@ pub struct Admin {
     upstreams: Vec<Readiness>,
     metrics: Arc<Metrics>,
     wrote: Mutex<Option<Wrote>>,
+    /// What visitors of the web page were told last.
+    seen: Mutex<Option<(Instant, Health)>>,
     background: Background,
     jobs: Jobs,
     control: Control,
@@ -87,7 +91,17 @@ impl Admin {
         let count = upstreams.borrow().iter().count();
         let upstreams = (0..count).map(|place| Readiness::of(upstreams.clone(), place, &metrics)).collect();
         let jobs = Jobs { desk, index: index.clone() };
-        Self { index, index_counts, upstreams, metrics, wrote: Mutex::new(None), background, jobs, control }
+        Self {
+            index,
+            index_counts,
+            upstreams,
+            metrics,
+            wrote: Mutex::new(None),
+            seen: Mutex::new(None),
+            background,
+            jobs,
+            control,
+        }
     }
 
     /// The answer to `/healthz`, `/readyz`, `/metrics`, a notification or, from this machine, a job, a reload or the
@@ -115,6 +129,7 @@ impl Admin {
                 self.background.notifications.measure();
                 self.background.tags.measure();
                 let acceptor = self.background.acceptor.borrow().clone();
+                self.metrics.forget_certificates();
                 for certificate in acceptor.iter().flat_map(|acceptor| acceptor.certificates()) {
                     self.metrics.certificate_expires(&certificate.file, certificate.expires);
                 }
@@ -133,6 +148,19 @@ impl Admin {
 
     /// Whether the parts work, as the web page may say it to anybody.
     pub async fn health(&self) -> Health {
+        // One look for all who ask, and not for each: anybody may.
+        let mut seen = self.seen.lock().await;
+        if let Some((at, health)) = &*seen
+            && at.elapsed() < HEALTH_LIFE
+        {
+            return health.clone();
+        }
+        let health = self.look_for_visitors().await;
+        *seen = Some((Instant::now(), health.clone()));
+        health
+    }
+
+    async fn look_for_visitors(&self) -> Health {
         let upstreams = join_all(self.upstreams.iter().map(Readiness::look));
         let index = tokio::time::timeout(readiness::PROBE_WAIT, self.index_works());
         let (index, upstreams) = tokio::join!(index, upstreams);

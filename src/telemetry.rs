@@ -93,6 +93,11 @@ impl Metrics {
         self.all.operation.upstreams_ready.get_or_create(&labels).set(i64::from(is_ready));
     }
 
+    /// Forgets all certificates: others may be shown now.
+    pub fn forget_certificates(&self) {
+        self.all.operation.certificates.clear();
+    }
+
     /// Sets when a certificate expires, in seconds since 1970.
     pub fn certificate_expires(&self, file: &Path, expires: u64) {
         let labels = CertificateLabels { file: file.display().to_string() };

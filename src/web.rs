@@ -36,12 +36,13 @@ mod text;
 mod visitor;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 
 use crate::client::{self, VisitorLogin};
-use crate::config::{Config, Mode, UpstreamConfig, UpstreamName};
+use crate::config::{Config, Mode, UpstreamName};
 use crate::http::body::Body;
 use crate::http::limits::{Answers, Limit, Place, Requests};
 use crate::index::Index;
@@ -79,6 +80,8 @@ pub struct WebRegistry {
     pages: Arc<ReferrerPages>,
     /// How visitors log in to it.
     login: VisitorLogin,
+    /// Whether it was seen to ask for name and password itself.
+    takes_passwords: AtomicBool,
 }
 
 /// Why there can be no web page.
@@ -87,17 +90,15 @@ pub struct WebRegistry {
 pub struct WebError(#[from] client::Error);
 
 impl WebRegistry {
-    /// The registry with these settings, which is asked by `registry` and listed by `pages`.
-    ///
-    /// # Errors
-    /// TLS files cannot be used.
+    /// The registry at this upstream, which is asked by `registry` and listed by `pages`.
+    #[must_use]
     pub fn new(
-        settings: &UpstreamConfig,
+        login: VisitorLogin,
         upstream: Arc<Upstream>,
         registry: Arc<Registry>,
         pages: Arc<ReferrerPages>,
-    ) -> Result<Self, WebError> {
-        Ok(Self { upstream, registry, pages, login: VisitorLogin::of_upstream(settings)? })
+    ) -> Self {
+        Self { upstream, registry, pages, login, takes_passwords: AtomicBool::new(false) }
     }
 }
 
@@ -106,6 +107,15 @@ impl Reload for Web {
     fn reload(&self) {
         self.registries.iter().for_each(|registry| registry.login.reload());
     }
+}
+
+/// Whether a page of another site has the browser ask for this, and not the visitor by a link: it would send the
+/// password that it remembers along, and how long the answer takes may tell that site something (Fetch Metadata).
+fn is_from_elsewhere(headers: &HeaderMap) -> bool {
+    let is = |name: &str, words: &[&[u8]]| {
+        headers.get(name).is_some_and(|value| words.contains(&value.as_bytes()))
+    };
+    is("sec-fetch-site", &[b"cross-site", b"same-site"]) && !is("sec-fetch-mode", &[b"navigate"])
 }
 
 /// Whether the parts of refshim work, without a reason: that is for the operator alone.
@@ -118,6 +128,14 @@ pub struct Health {
 }
 
 impl Web {
+    /// How visitors log in to each upstream, in the order of the configuration.
+    ///
+    /// # Errors
+    /// TLS files cannot be used.
+    pub fn logins(config: &Config) -> Result<Vec<VisitorLogin>, WebError> {
+        Ok(config.upstreams().map(VisitorLogin::of_upstream).collect::<Result<_, _>>()?)
+    }
+
     /// The web page of these registries.
     #[must_use]
     pub fn new(
@@ -182,6 +200,9 @@ impl Web {
             return Err(Failure::Method);
         }
         let site = self.site(origin, request.uri().query().unwrap_or_default());
+        if is_from_elsewhere(request.headers()) {
+            return Err(Failure::FromElsewhere);
+        }
         if let Some(upstream) = &door.upstream {
             let visitor = Visitor::new(&self.clients, peer, request.headers());
             let shown = match door.page {

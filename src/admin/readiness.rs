@@ -70,7 +70,7 @@ impl Readiness {
             let upstream = self.upstream();
             is_ready = tokio::select! {
                 // Although it answered others a moment ago.
-                () = upstream.failed() => self.look_by(&upstream, ask_now(&upstream)).await,
+                () = upstream.failed(), if is_ready => self.look_by(&upstream, ask_now(&upstream)).await,
                 () = sleep(pause) => self.look().await,
             }
             .is_ok();

@@ -11,8 +11,8 @@ use std::collections::HashMap;
 use std::net::Ipv6Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use http::StatusCode;
 use http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
+use http::{HeaderMap, StatusCode};
 use url::{Host, Url};
 
 use super::credentials::{Credential, Source};
@@ -243,8 +243,15 @@ impl Session {
                         ),
                     ));
                 }
-                let token =
-                    Token::ask(&self.transport, realm, &service.service, scope, credential.as_ref()).await?;
+                let token = Token::ask(
+                    &self.transport,
+                    realm,
+                    &service.service,
+                    scope,
+                    credential.as_ref(),
+                    &HeaderMap::new(),
+                )
+                .await?;
                 // No lock is held while waiting: requests that are refused at the same time each get a token,
                 // and the last one is kept.
                 let authorization = token.authorization();

@@ -86,21 +86,22 @@ impl Budget {
     }
 
     /// Changes the number of permits. Those that are taken stay so: a lower limit is reached as they are released, and
-    /// nothing new is let in until then.
-    pub fn resize(&self, most: usize) {
+    /// nothing new is let in until then. How many those are.
+    pub fn resize(&self, most: usize) -> usize {
         let most = most.min(Semaphore::MAX_PERMITS);
         let mut current = self.most.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *current, most);
         self.permits.add_permits(most.saturating_sub(before));
         let excess = before.saturating_sub(most);
         let rest = excess - self.permits.forget_permits(excess);
-        if let Ok(rest @ 1..) = u32::try_from(rest) {
+        if let Ok(taken @ 1..) = u32::try_from(rest) {
             // It waits ahead of everybody who asks later, so it gets each permit that is released.
             let permits = Arc::clone(&self.permits);
             tokio::spawn(
-                async move { permits.acquire_many_owned(rest).await.map(OwnedSemaphorePermit::forget) },
+                async move { permits.acquire_many_owned(taken).await.map(OwnedSemaphorePermit::forget) },
             );
         }
+        rest
     }
 
     /// Takes `count` permits if they are free now.

@@ -20,6 +20,7 @@ use super::asked::Asked;
 use super::handlers::{Handlers, Kin};
 use super::logs::Logs;
 use super::request_log::{RequestIds, RequestLog};
+use crate::client::VisitorLogin;
 use crate::config::{Config, Mode};
 use crate::http::body::Body;
 use crate::http::framing;
@@ -33,7 +34,7 @@ use crate::proxy::selection::Selection;
 use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::referrers_tags::ReferrersTags;
 use crate::telemetry::{Metrics, Queried, Span, Traces, within_request};
-use crate::web::{Web, WebError, WebRegistry};
+use crate::web::{Web, WebRegistry};
 
 /// Answers the clients' requests.
 #[derive(Debug)]
@@ -104,16 +105,13 @@ impl App {
     }
 
     /// The web page of the same registries, asked and limited together with the clients' requests.
-    ///
-    /// # Errors
-    /// TLS files towards a registry cannot be used.
-    pub(super) fn web(&self, config: &Config, index: &Index) -> Result<Web, WebError> {
-        let registries = self.handlers().zip(config.upstreams()).map(|(handlers, upstream)| {
-            let Handlers { upstream: at, registry, pages, .. } = handlers;
-            WebRegistry::new(upstream, Arc::clone(at), Arc::clone(registry), Arc::clone(pages))
+    pub(super) fn web(&self, config: &Config, index: &Index, logins: Vec<VisitorLogin>) -> Web {
+        let registries = self.handlers().zip(logins).map(|(handlers, login)| {
+            let Handlers { upstream, registry, pages, .. } = handlers;
+            WebRegistry::new(login, Arc::clone(upstream), Arc::clone(registry), Arc::clone(pages))
         });
         let limits = (Arc::clone(&self.requests), Arc::clone(&self.answers));
-        Ok(Web::new(config, registries.collect::<Result<_, _>>()?, index.clone(), limits))
+        Web::new(config, registries.collect(), index.clone(), limits)
     }
 
     /// The layers that every request passes, whether it is accepted or not.

@@ -58,8 +58,10 @@ impl Live {
                 made.map_err(StartError::ServerTls)?.map(Arc::new)
             }
         };
+        let logins = config.web.listen.map(|_address| Web::logins(config)).transpose()?;
+        // From here on nothing fails: limits that are shared with `before` change.
         let app = App::new(config, &upstreams, parts, before.map(|before| &before.app));
-        let web = config.web.listen.map(|_address| app.web(config, &parts.index)).transpose()?;
+        let web = logins.map(|logins| app.web(config, &parts.index, logins));
         Ok(Self {
             app,
             web,

@@ -40,6 +40,8 @@ enum ReloadError {
     Restart(Vec<String>),
     #[error("{0}")]
     Start(#[from] StartError),
+    #[error("it came from standard input, which cannot be read again; a restart takes another one")]
+    Input,
     #[error("the configuration could not be loaded: {0}")]
     Interrupted(#[from] tokio::task::JoinError),
 }
@@ -138,6 +140,9 @@ impl Reloader {
 
     /// The keys of what changed. Blocks on the disk.
     fn take_over(&self) -> Result<Vec<String>, ReloadError> {
+        if self.sources.given.file().is_some_and(|file| file.as_os_str() == "-") {
+            return Err(ReloadError::Input);
+        }
         let new = self.sources.load()?;
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changes = loaded.settings.changes(&new.settings);

@@ -12,6 +12,9 @@ use tokio::net::TcpListener;
 
 use super::StartError;
 
+/// The longest wait for the manager: nothing here depends on what it hears.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Listening sockets that the process was started with. The manager keeps them while refshim restarts, so that no
 /// connection is refused meanwhile.
 #[derive(Debug, Default)]
@@ -32,15 +35,20 @@ impl Inherited {
         Ok(Self(sockets))
     }
 
-    /// The inherited socket of this address or, as the socket may be bound to all addresses, of its port; else a new one.
+    /// The inherited socket of this address, or one of its port that is bound to all addresses; else a new one.
     pub(super) async fn listen(&mut self, address: SocketAddr) -> Result<TcpListener, StartError> {
         let failed = |source| StartError::Listen { address, source };
         let own: Vec<_> = self.0.iter().map(|socket| socket.local_addr().ok()).collect();
+        let is_wider =
+            |own: &SocketAddr| own.ip().is_unspecified() && own.port() == address.port() && *own != address;
         let exact = own.iter().position(|own| *own == Some(address));
-        let place =
-            exact.or_else(|| own.iter().position(|own| own.is_some_and(|own| own.port() == address.port())));
+        let place = exact.or_else(|| own.iter().position(|own| own.as_ref().is_some_and(is_wider)));
         let Some(place) = place else { return super::listen(address).await };
         let socket = self.0.swap_remove(place);
+        if exact.is_none() {
+            let all = socket.local_addr().map_err(failed)?;
+            tracing::warn!(%address, %all, "the socket that was handed over is for all addresses, not for {address} alone");
+        }
         socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket)).map_err(failed)
     }
 
@@ -82,7 +90,9 @@ pub async fn keep_alive() {
 
 async fn tell(states: Vec<NotifyState<'static>>) {
     // The manager may not read for a moment, and sending to it would wait.
-    let told = tokio::task::spawn_blocking(move || sd_notify::notify(&states)).await;
+    let telling = tokio::task::spawn_blocking(move || sd_notify::notify(&states));
+    let told = tokio::time::timeout(PATIENCE, telling).await;
+    let told = told.unwrap_or_else(|_elapsed| Ok(Err(io::Error::from(io::ErrorKind::TimedOut))));
     if let Err(error) = told.unwrap_or_else(|error| Err(io::Error::other(error))) {
         tracing::warn!(%error, "the service manager (NOTIFY_SOCKET) cannot be told");
     }

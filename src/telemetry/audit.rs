@@ -16,8 +16,10 @@ use crate::config::UpstreamName;
 use crate::http::header::X_REQUEST_ID;
 use crate::http::user::{NamedUser, UserSource, named_user};
 use crate::index::{Referrer, Repository};
-use crate::oci::Digest;
+use crate::oci::{Digest, visible};
 
+/// Links of a push that are written: a manifest may have tens of thousands, and anybody may try to push it.
+const LINKS: usize = 100;
 /// Bytes of a request id that are written.
 const ID_BYTES: usize = 128;
 
@@ -47,7 +49,14 @@ pub struct AuditEntry {
 #[serde(tag = "action", rename_all = "snake_case")]
 enum Action {
     /// Pushed a manifest with links.
-    Record { manifest: String, outcome: &'static str, links: Vec<AuditedLink> },
+    Record {
+        manifest: String,
+        outcome: &'static str,
+        links: Vec<AuditedLink>,
+        /// How many there are, if more than are listed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        all_links: Option<usize>,
+    },
     /// Deleted a manifest. `was_referrer` if the index had links of it; none if that is not known.
     Delete { manifest: String, was_referrer: Option<bool> },
     /// Asked for the links to a subject.
@@ -113,11 +122,11 @@ impl Audit {
                 kind: link.kind.as_str(),
             })
         });
-        let action = Action::Record {
-            manifest: manifest.to_string(),
-            outcome: LinkOutcome::Pending.as_str(),
-            links: links.collect(),
-        };
+        let mut links: Vec<AuditedLink> = links.collect();
+        let all_links = Some(links.len()).filter(|all| *all > LINKS);
+        links.truncate(LINKS);
+        let (manifest, outcome) = (manifest.to_string(), LinkOutcome::Pending.as_str());
+        let action = Action::Record { manifest, outcome, links, all_links };
         Some(AuditEntry::new(log, action, audited))
     }
 
@@ -142,11 +151,12 @@ impl AuditEntry {
     fn new(log: &Arc<LineLog>, action: Action, audited: Audited<'_>) -> Self {
         let Audited { headers, client, upstream, repository } = audited;
         let (user, user_from) = match named_user(headers) {
-            Some(NamedUser { name, source }) => (Some(name), Some(source)),
+            // What would hide or reorder text on a terminal is shown by its number.
+            Some(NamedUser { name, source }) => (Some(visible(&name)), Some(source)),
             None => (None, None),
         };
         let id = headers.get(X_REQUEST_ID).map(HeaderValue::as_bytes);
-        let id = id.map(|id| String::from_utf8_lossy(id.get(..ID_BYTES).unwrap_or(id)).into_owned());
+        let id = id.map(|id| visible(&String::from_utf8_lossy(id.get(..ID_BYTES).unwrap_or(id))));
         Self {
             log: Arc::clone(log),
             time: None,

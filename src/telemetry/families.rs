@@ -164,7 +164,7 @@ impl All {
     pub(super) fn new() -> Self {
         let mut registry = Registry::default();
         // Without the prefix: dashboards for any process look for them by these names.
-        registry.register_collector(Box::new(Process));
+        registry.register_collector(Box::new(Process::new()));
         let all = registry.sub_registry_with_prefix("refshim");
         Self {
             requests: registered(all, "requests", "Requests by upstream, class of route, and status"),

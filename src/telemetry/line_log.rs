@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use super::{LogName, Metrics};
 use crate::config::LogOutput;
 
-/// Lines that may wait. With a few hundred bytes each, about a megabyte.
+/// Lines that may wait. With a few hundred bytes each, about a megabyte; with the longest that there are, 80.
 const WAITING: usize = 4096;
 /// Lines that are written at once.
 const BATCH: usize = 256;
@@ -109,14 +109,8 @@ impl LineLog {
             self.messages.try_send(Message::Line(line))
         {
             self.lost.inc();
-            if !self.shared.is_full.swap(true, Ordering::Relaxed) {
-                tracing::error!(
-                    log = self.name.as_str(),
-                    waiting = WAITING,
-                    "lines of the {} log are lost: they come faster than they can be written",
-                    self.name.as_str()
-                );
-            }
+            // The thread says so, once it writes again: this one must not wait for a standard error that is stuck.
+            self.shared.is_full.store(true, Ordering::Relaxed);
         }
     }
 
@@ -172,6 +166,7 @@ struct Writer {
 impl Writer {
     fn run(mut self, messages: &Receiver<Message>, shared: &Shared) {
         let (mut batch, mut ends) = (String::new(), Vec::new());
+        let mut was_told = false;
         while let Ok(first) = messages.recv() {
             let mut count = 0;
             for message in std::iter::once(first).chain(messages.try_iter().take(BATCH - 1)) {
@@ -191,8 +186,17 @@ impl Writer {
                 self.write(&batch);
                 batch.clear();
             }
-            if count < BATCH as u64 - 1 {
-                shared.is_full.store(false, Ordering::Relaxed);
+            if shared.is_full.swap(false, Ordering::Relaxed) && !was_told {
+                was_told = true;
+                let log = self.name.as_str();
+                let waiting = WAITING;
+                tracing::error!(
+                    log,
+                    waiting,
+                    "lines of the {log} log are lost: they come faster than they can be written"
+                );
+            } else if count < BATCH as u64 - 1 {
+                was_told = false;
             }
             // Whoever waits for it may be gone.
             ends.drain(..).for_each(|end: oneshot::Sender<()>| end.send(()).unwrap_or_default());

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::fs;
+use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -14,7 +15,18 @@ const TICKS: f64 = 100.0;
 
 /// This process.
 #[derive(Debug)]
-pub(super) struct Process;
+pub(super) struct Process {
+    /// Seconds since 1970. Of `/proc`, systemd's `ProcSubset=pid` hides when the machine was booted.
+    began: f64,
+}
+
+impl Process {
+    /// This process, which has just begun.
+    pub(super) fn new() -> Self {
+        let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Self { began: began.unwrap_or_default().as_secs_f64() }
+    }
+}
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -30,8 +42,7 @@ impl Collector for Process {
         gauge("process_open_fds", "File descriptors that are open", open_files())?;
         gauge("process_max_fds", "File descriptors that may be open", most_files())?;
         gauge("process_threads", "Threads of the process", in_status("Threads:"))?;
-        let began = stat.as_ref().and_then(|stat| Some(booted()? + stat.start_ticks / TICKS));
-        gauge("process_start_time_seconds", "When the process was started, since 1970", began)?;
+        gauge("process_start_time_seconds", "When the process was started, since 1970", Some(self.began))?;
         let Some(stat) = stat else { return Ok(()) };
         let cpu = ConstCounter::new(stat.cpu_ticks / TICKS);
         let help = "CPU time of the process, user and system";
@@ -43,7 +54,6 @@ impl Collector for Process {
 #[derive(Debug, PartialEq)]
 struct Stat {
     cpu_ticks: f64,
-    start_ticks: f64,
 }
 
 impl Stat {
@@ -56,17 +66,12 @@ impl Stat {
         let (_, fields) = text.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
-        Some(Self { cpu_ticks: field(14)? + field(15)?, start_ticks: field(22)? })
+        Some(Self { cpu_ticks: field(14)? + field(15)? })
     }
 }
 
 fn in_status(field: &str) -> Option<f64> {
     number_of(&fs::read_to_string("/proc/self/status").ok()?, field)
-}
-
-/// When the machine was booted, in seconds since 1970.
-fn booted() -> Option<f64> {
-    number_of(&fs::read_to_string("/proc/stat").ok()?, "btime")
 }
 
 /// The first number in the line that begins with this.
@@ -93,7 +98,7 @@ mod tests {
     fn a_program_may_have_any_name() {
         let fields: Vec<String> = (4..=52).map(|field| field.to_string()).collect();
         let text = format!("1 (a) b (c) S {}", fields.join(" "));
-        assert_eq!(Stat::parse(&text), Some(Stat { cpu_ticks: 14.0 + 15.0, start_ticks: 22.0 }));
+        assert_eq!(Stat::parse(&text), Some(Stat { cpu_ticks: 14.0 + 15.0 }));
         assert_eq!(Stat::parse("1 (a) S 4 5"), None);
     }
 

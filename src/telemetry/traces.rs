@@ -46,6 +46,9 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("refshim/", env!("CA
 const LIMIT: Duration = Duration::from_secs(10);
 /// The longest wait for the last spans to be taken: the process is to end.
 const LAST: Duration = Duration::from_secs(2);
+/// Bytes of a path and of a `User-Agent` that a span has.
+const PATH_BYTES: usize = 2048;
+const AGENT_BYTES: usize = 512;
 /// The longest answer of a collector that is read, in bytes.
 const ANSWER_BYTES: usize = 64 << 10;
 
@@ -111,9 +114,11 @@ impl Traces {
         if span.is_recording() {
             span.set_attribute(KeyValue::new("http.request.method", name));
             // Without the query, which may hold tokens.
-            span.set_attribute(KeyValue::new("url.path", request.uri().path().to_owned()));
+            span.set_attribute(KeyValue::new("url.path", cut(request.uri().path(), PATH_BYTES)));
             let agent = request.headers().get(USER_AGENT).and_then(|agent| agent.to_str().ok());
-            span.set_attributes(agent.map(|agent| KeyValue::new("user_agent.original", agent.to_owned())));
+            span.set_attributes(
+                agent.map(|agent| KeyValue::new("user_agent.original", cut(agent, AGENT_BYTES))),
+            );
         }
         Some(Span(Box::new(span)))
     }
@@ -130,7 +135,7 @@ impl Traces {
         let mut span = tracing.begin(SpanKind::Client, name, &parent, request.headers_mut());
         if span.is_recording() {
             span.set_attribute(KeyValue::new("http.request.method", name));
-            span.set_attribute(KeyValue::new("url.path", request.uri().path().to_owned()));
+            span.set_attribute(KeyValue::new("url.path", cut(request.uri().path(), PATH_BYTES)));
             let host = request.uri().host().map(str::to_owned);
             span.set_attributes(host.map(|host| KeyValue::new("server.address", host)));
             span.set_attribute(KeyValue::new("refshim.upstream", upstream.to_string()));
@@ -187,6 +192,12 @@ impl Span {
             self.0.set_status(Status::error(error.to_string()));
         }
     }
+}
+
+/// The beginning of a text, which a client chooses: thousands of spans wait for the collector.
+fn cut(text: &str, bytes: usize) -> String {
+    let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text.get(..end).unwrap_or_default().to_owned()
 }
 
 /// The method, of those that there are: a name that a client made up would be one more for whoever searches the traces.

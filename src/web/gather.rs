@@ -1,12 +1,14 @@
 //! Gathers what a page shows, by the visitor's own questions: the manifest, the parts of an index, what refers to each,
 //! and what refers to that, within a budget. What is not asked for says so; it is never shown as "nothing".
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 use super::item::{Below, Item, Relation, Signed};
 use super::respond::Failure;
@@ -24,6 +26,8 @@ use crate::registry::{Answer, Visit};
 const LOOKED_BELOW: usize = 32;
 /// How far below the image it is looked.
 const DEPTH: usize = 3;
+/// Parts of an index that are shown.
+const PARTS: usize = 100;
 /// Entries of a list below another entry.
 const BELOW: usize = 20;
 /// How many entries of such lists are looked below in turn, on one page.
@@ -44,6 +48,8 @@ pub(super) struct Surroundings {
     /// Not if the registry does not have it (any more).
     pub(super) manifest: Option<Manifest>,
     pub(super) children: Vec<Item>,
+    /// How many others there are.
+    pub(super) more_children: usize,
     pub(super) attached: Vec<Item>,
     /// The last of the list, if it goes on behind.
     pub(super) next: Option<Order>,
@@ -83,6 +89,8 @@ pub(super) struct Reader<'a> {
     /// What is left of [`LOOKS`] and of [`CLEARED_UP`].
     looks: Budget,
     fetches: Budget,
+    /// One for each list that is being asked for, at all levels together.
+    lists: Semaphore,
 }
 
 /// How often something may still be done.
@@ -106,7 +114,8 @@ impl<'a> Reader<'a> {
             (Answer::Odd(status), _) => return Err(Error::Undecided(status).into()),
         };
         let (looks, fetches) = (Budget(LOOKS.into()), Budget(CLEARED_UP.into()));
-        Ok(Self { web, at: asked.at, visit, digest, is_there, is_proof, looks, fetches })
+        let lists = Semaphore::new(CONCURRENCY);
+        Ok(Self { web, at: asked.at, visit, digest, is_there, is_proof, looks, fetches, lists })
     }
 
     /// The manifest, if the registry has it.
@@ -123,7 +132,7 @@ impl<'a> Reader<'a> {
             return Err(Failure::NothingKnown);
         }
         let (parents, more_parents) = self.parents().await?;
-        let children = manifest.as_ref().map(children_of).unwrap_or_default();
+        let (children, more_children) = manifest.as_ref().map(children_of).unwrap_or_default();
         let is_whole = next.is_none() && part.after.is_none() && part.kind.is_none();
         let mut signed = Signed::by(&items, is_whole);
         if signed == Signed::NotAsked {
@@ -136,7 +145,18 @@ impl<'a> Reader<'a> {
         };
         let since = self.since().await?;
         let digest = self.digest.clone();
-        Ok(Surroundings { digest, manifest, children, attached, next, parents, more_parents, signed, since })
+        Ok(Surroundings {
+            digest,
+            manifest,
+            children,
+            more_children,
+            attached,
+            next,
+            parents,
+            more_parents,
+            signed,
+            since,
+        })
     }
 
     /// The time before which pushes may be missing; none if the repository is known as a whole.
@@ -198,7 +218,10 @@ impl<'a> Reader<'a> {
             scope: QueryScope::Repository,
         };
         let subject = TagOrDigest::Digest(subject.clone());
+        // Never closed.
+        let one = self.lists.acquire().await.ok();
         let page = self.at.pages.page(self.visit.clone(), subject, &wanted).await?;
+        drop(one);
         let described = page.descriptors.iter().zip(&page.kinds);
         // An error and not a shorter list, should one of them be malformed.
         let items = described.map(|(descriptor, kinds)| {
@@ -276,27 +299,45 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The parts of an index, each with the attestations about it that the index lists.
-fn children_of(manifest: &Manifest) -> Vec<Item> {
+/// The parts of an index, each once and with the attestations about it that the index lists; and how many others are left
+/// out. Whoever can push writes the index: what is made of it is bounded before it is made, and takes no longer than
+/// reading it did.
+fn children_of(manifest: &Manifest) -> (Vec<Item>, usize) {
     let attestations = manifest.links(None).attestations;
-    let lists = |digest: &Digest| manifest.children().iter().any(|part| part.descriptor.digest == *digest);
+    let listed: HashSet<&Digest> = manifest.children().iter().map(|part| &part.descriptor.digest).collect();
     // Not below another part only if that is in the index as well: else it would not be shown at all.
-    let hangs_below = |digest: &Digest| {
-        let mut told = attestations.iter().filter(|told| told.referrer.digest == *digest);
-        told.any(|told| told.subject != *digest && lists(&told.subject))
-    };
-    let parts = manifest.children().iter().filter(|part| !hangs_below(&part.descriptor.digest));
+    let hangs_below: HashSet<&Digest> = attestations
+        .iter()
+        .filter(|told| told.subject != told.referrer.digest && listed.contains(&told.subject))
+        .map(|told| &told.referrer.digest)
+        .collect();
+    let mut about: HashMap<&Digest, Vec<&Descriptor>> = HashMap::new();
+    for told in &attestations {
+        let known = about.entry(&told.subject).or_default();
+        // One more than is shown, to know that there are others.
+        if known.len() <= BELOW && !known.iter().any(|known| known.digest == told.referrer.digest) {
+            known.push(&told.referrer);
+        }
+    }
+    let mut seen = HashSet::new();
+    let mut parts: Vec<_> = manifest
+        .children()
+        .iter()
+        .filter(|part| !hangs_below.contains(&part.descriptor.digest) && seen.insert(&part.descriptor.digest))
+        .collect();
+    let left_out = parts.len().saturating_sub(PARTS);
+    parts.truncate(PARTS);
     let child = |part| {
         let child = Item::of_child(part);
-        let about = attestations.iter().filter(|told| told.subject == child.digest);
+        let about = about.get(&child.digest).into_iter().flatten().take(BELOW);
         let items: Vec<Item> = about
-            .map(|told| Item::of(told.referrer.clone(), Relation::Referrer(LinkKind::Attestation.into())))
+            .map(|referrer| Item::of((*referrer).clone(), Relation::Referrer(LinkKind::Attestation.into())))
             .collect();
         // The index lists no more than this; what else there is, is asked for.
         let below = if items.is_empty() { Below::NotAsked } else { Below::Listed { items, more: true } };
         Item { below, ..child }
     };
-    parts.map(child).collect()
+    (parts.into_iter().map(child).collect(), left_out)
 }
 
 fn kind_of(entry: &Entry) -> Option<ArtifactKind> {

@@ -74,7 +74,7 @@ impl Drawing {
         let page = asked.page_of("/image", &found.digest);
         let children = grouped(&found.children).into_iter();
         let mut right: Vec<Drawn<'_>> = children.chain(grouped(&found.attached)).collect();
-        if found.next.is_some() {
+        if found.next.is_some() || found.more_children > 0 {
             right.push(Drawn::More);
         }
         let left = grouped(&found.parents);

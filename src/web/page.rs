@@ -1,5 +1,7 @@
 //! The pages and their templates (`templates/`), which escape every text that is put into them.
 
+use std::collections::HashSet;
+
 use askama::Template;
 use jiff::Timestamp;
 
@@ -101,6 +103,7 @@ struct ImagePage<'a> {
     rows: &'a [Row],
     parents: &'a [Row],
     more_parents: bool,
+    more_children: usize,
     kind: Option<ArtifactKind>,
     is_first: bool,
     next: Option<String>,
@@ -181,6 +184,7 @@ impl Web {
             rows: &rows,
             parents: &parents,
             more_parents: found.more_parents,
+            more_children: if site.after.is_none() && site.kind.is_none() { found.more_children } else { 0 },
             kind: site.kind,
             is_first: site.after.is_none(),
             next,
@@ -321,11 +325,13 @@ impl File {
 /// What a manifest refers to, by its own bytes, without what it lists as its parts.
 fn subjects_of(manifest: &Manifest) -> Vec<Digest> {
     let links = manifest.links(None).links;
-    let parts = manifest.children();
-    let is_part = |digest: &Digest| parts.iter().any(|part| part.descriptor.digest == *digest);
+    let parts: HashSet<&Digest> = manifest.children().iter().map(|part| &part.descriptor.digest).collect();
     let mut subjects: Vec<Digest> = Vec::new();
     for link in links {
-        if !is_part(&link.subject) && !subjects.contains(&link.subject) && subjects.len() < SHOWN {
+        if subjects.len() == SHOWN {
+            break;
+        }
+        if !parts.contains(&link.subject) && !subjects.contains(&link.subject) {
             subjects.push(link.subject);
         }
     }

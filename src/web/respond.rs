@@ -44,6 +44,8 @@ pub(super) enum Failure {
     NothingKnown,
     /// The image's registry is one that refshim has no lists of.
     NotShown,
+    /// Another site asks, and not the visitor.
+    FromElsewhere,
     /// Neither GET nor HEAD.
     Method,
     /// No page has this address.
@@ -72,7 +74,7 @@ impl Failure {
         match self {
             Self::Question(error) => error.status(),
             Self::Login => StatusCode::UNAUTHORIZED,
-            Self::Denied | Self::OtherLogin => StatusCode::FORBIDDEN,
+            Self::Denied | Self::OtherLogin | Self::FromElsewhere => StatusCode::FORBIDDEN,
             Self::TokenService(_) => StatusCode::BAD_GATEWAY,
             Self::Input(_) => StatusCode::BAD_REQUEST,
             Self::NothingKnown | Self::NotShown | Self::NoSuchPage => StatusCode::NOT_FOUND,
@@ -121,6 +123,9 @@ impl Failure {
                 "Not shown here",
                 "refshim only passes requests on to this registry, and has no lists of its own for it.".to_owned(),
             ),
+            Self::FromElsewhere => {
+                ("Not for other sites", "These pages are shown to people, not to other sites.".to_owned())
+            }
             Self::Method => ("Not here", "These pages can only be read.".to_owned()),
             Self::NoSuchPage => ("No such page", "There is no page at this address.".to_owned()),
             Self::Template => ("A mistake of refshim's", "This page could not be written.".to_owned()),
@@ -137,6 +142,7 @@ impl Failure {
             | Self::TokenService(_)
             | Self::Input(_)
             | Self::NotShown
+            | Self::FromElsewhere
             | Self::Method
             | Self::NoSuchPage
             | Self::Template => false,

@@ -1,6 +1,8 @@
 //! A visitor of the web page, as the registry is to see them: their own credentials, their own address, nothing else.
 //! Logs them in where the registry asks for it.
 
+use std::sync::atomic::Ordering;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::AUTHORIZATION;
@@ -55,8 +57,16 @@ impl Visitor {
         name: &RepositoryName,
         manifest: &TagOrDigest,
     ) -> Result<(Visit, Answer<FoundManifest>), Failure> {
-        let visit = self.visit(at, name, &self.headers);
+        // The registry gets the password only if it is one that asks for it: where there is a token service, that alone.
+        let holds_back = self.credential.is_some() && !at.takes_passwords.load(Ordering::Relaxed);
+        let mut headers = self.headers.clone();
+        if holds_back {
+            headers.remove(AUTHORIZATION);
+        }
+        let visit = self.visit(at, name, &headers);
         let refused = match at.registry.find(&visit, manifest).await {
+            Ok(answer @ Answer::Present(_)) => return Ok((visit, answer)),
+            Ok(_) if holds_back => return self.find_by_password(at, name, manifest).await,
             Ok(answer) => return Ok((visit, answer)),
             Err(error) => error,
         };
@@ -64,7 +74,8 @@ impl Visitor {
         if rejection.status() != http::StatusCode::UNAUTHORIZED || !self.may_log_in() {
             return Err(refused.into());
         }
-        let login = at.login.log_in(rejection.challenges(), self.credential.as_ref(), name).await;
+        let (forwarded, credential) = (self.origin.forwarded_for(), self.credential.as_ref());
+        let login = at.login.log_in(rejection.challenges(), credential, name, &forwarded).await;
         match login {
             Ok(LoginOutcome::Token(token)) => {
                 let mut headers = self.headers.clone();
@@ -79,11 +90,26 @@ impl Visitor {
                     Ok(answer) => Ok((visit, answer)),
                 }
             }
+            Ok(LoginOutcome::Password) if holds_back => {
+                at.takes_passwords.store(true, Ordering::Relaxed);
+                self.find_by_password(at, name, manifest).await
+            }
             Ok(LoginOutcome::Password) => Err(refused.into()),
             Ok(LoginOutcome::Unknown) => Err(Failure::OtherLogin),
             Err(error) if error.kind() == ErrorKind::Denied => Err(Failure::Login),
             Err(error) => Err(Failure::TokenService(error)),
         }
+    }
+
+    async fn find_by_password(
+        &self,
+        at: &WebRegistry,
+        name: &RepositoryName,
+        manifest: &TagOrDigest,
+    ) -> Result<(Visit, Answer<FoundManifest>), Failure> {
+        let visit = self.visit(at, name, &self.headers);
+        let answer = at.registry.find(&visit, manifest).await?;
+        Ok((visit, answer))
     }
 
     /// A token that the visitor brings is used as it is.

@@ -162,6 +162,24 @@ impl Drop for Activated {
     }
 }
 
+/// One of the same port at another address is not what the setting says.
+#[test]
+fn a_socket_of_another_address_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let port = Port::reserve();
+    let other = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), port.number()));
+    let mut command = Command::new(binary());
+    command.args(["serve", "--upstream", "http://127.0.0.1:9", "--listen", "127.0.0.1:0"]);
+    command.args(["--admin-listen", &format!("127.0.0.1:{}", port.number())]);
+    command.arg("--data-dir").arg(directory.path());
+    let second = Port::reserve();
+    let mut systemd = Activated::start([other, address(&second)], &command);
+    let _starts = std::net::TcpStream::connect(other).unwrap();
+    let said: Vec<String> = systemd.lines.by_ref().map_while(Result::ok).collect();
+    assert!(said.iter().any(|line| line.contains("was handed over (LISTEN_FDS)")), "{said:?}");
+    assert_eq!(systemd.process.wait().unwrap().code(), Some(1));
+}
+
 /// Restarted again and again under clients that each open a new connection.
 #[tokio::test]
 async fn a_restart_refuses_no_connection_where_the_manager_keeps_the_sockets() {

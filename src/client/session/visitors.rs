@@ -1,7 +1,7 @@
 //! Logs people in who look at refshim's web page, as a client would that they run themselves: with their own name and
 //! password, at the token service that the registry names, for the right to pull from one repository. Keeps nothing.
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use url::{Host, Url};
 
 use super::Scope;
@@ -46,7 +46,8 @@ impl VisitorLogin {
         Ok(Self { transport: client.transport()?, base, connector })
     }
 
-    /// Does what the challenges of a 401 ask for, as far as that can be done for this visitor.
+    /// Does what the challenges of a 401 ask for, as far as that can be done for this visitor. `forwarded` tells the token
+    /// service the visitor's address, by which it may decide: refshim's own may have more rights.
     ///
     /// # Errors
     /// The token service rejects the visitor, gives no token, or is one that no password may be sent to.
@@ -55,6 +56,7 @@ impl VisitorLogin {
         challenges: impl Iterator<Item = &HeaderValue>,
         visitor: Option<&Credential>,
         repository: &RepositoryName,
+        forwarded: &HeaderMap,
     ) -> Result<LoginOutcome> {
         match Challenge::of(challenges) {
             None => Ok(LoginOutcome::Unknown),
@@ -62,7 +64,7 @@ impl VisitorLogin {
             Some(Challenge::Bearer(Service { realm, service })) => {
                 let realm = self.realm(&realm)?;
                 let scope = Scope::pull(repository.as_str());
-                let token = Token::ask(&self.transport, realm, &service, &scope, visitor).await?;
+                let token = Token::ask(&self.transport, realm, &service, &scope, visitor, forwarded).await?;
                 Ok(LoginOutcome::Token(token.authorization()))
             }
         }
@@ -72,7 +74,9 @@ impl VisitorLogin {
     fn realm(&self, named: &str) -> Result<Url> {
         let asked = || "logging in a visitor of the web page";
         let realm = self.base.join(named).map_err(|error| Error::failed(asked(), error.to_string()))?;
-        if realm.scheme() == "https" || (realm.scheme() == "http" && is_loopback(&realm)) {
+        // A registry elsewhere must not have refshim ask this machine for anything.
+        let is_of_this_machine = |url: &Url| url.scheme() == "http" && is_loopback(url);
+        if realm.scheme() == "https" || (is_of_this_machine(&realm) && is_of_this_machine(&self.base)) {
             return Ok(realm);
         }
         Err(Error::failed(asked(), "the registry names a token service that is not reached over https"))
@@ -113,5 +117,10 @@ mod tests {
         {
             assert!(login.realm(named).is_err(), "{named}");
         }
+        let upstream = Some("https://registry.example".to_owned());
+        let config = Config::load(&CommandLine { upstream, ..CommandLine::default() }, []).unwrap();
+        let login = VisitorLogin::of_upstream(&config.upstream).unwrap();
+        assert!(login.realm("https://auth.example/token").is_ok());
+        assert!(login.realm("http://127.0.0.1:8080/token").is_err());
     }
 }

@@ -63,9 +63,15 @@ impl Connections {
         }))
     }
 
-    /// Changes the limit. Connections above it stay until they end, and nothing new is served until then.
+    /// Changes the limit. Idle connections above it are closed, for nothing new is served until there is room again;
+    /// others stay until they end.
     pub fn resize(&self, most: usize) {
-        self.0.served.resize(most);
+        let above = self.0.served.resize(most);
+        for _ in 0..above {
+            if !self.0.evict() {
+                break;
+            }
+        }
         self.0.refused.resize(reserve(most));
     }
 

@@ -163,6 +163,12 @@ impl Origin {
         self.is_trusted || !is_proxys(name.as_str())
     }
 
+    /// Says where it came from, and nothing else of it.
+    #[must_use]
+    pub fn forwarded_for(&self) -> HeaderMap {
+        HeaderMap::from_iter([(X_FORWARDED_FOR, self.forwarded_for.clone())])
+    }
+
     /// Sets `X-Forwarded-*` for the upstream.
     pub(super) fn tell(&self, headers: &mut HeaderMap) {
         headers.insert(X_FORWARDED_FOR, self.forwarded_for.clone());
