@@ -41,7 +41,7 @@ use std::sync::atomic::AtomicBool;
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 
-use crate::client::{self, VisitorLogin};
+use crate::client;
 use crate::config::{Config, Mode, UpstreamName};
 use crate::http::body::Body;
 use crate::http::limits::{Answers, Limit, Place, Requests};
@@ -53,6 +53,7 @@ use crate::queries::pages::ReferrerPages;
 use crate::registry::Registry;
 use crate::tls::Reload;
 
+pub use crate::client::VisitorLogin;
 use respond::{Door, Failure, Shown};
 use visitor::Visitor;
 

@@ -20,7 +20,6 @@ use super::asked::Asked;
 use super::handlers::{Handlers, Kin};
 use super::logs::Logs;
 use super::request_log::{RequestIds, RequestLog};
-use crate::client::VisitorLogin;
 use crate::config::{Config, Mode};
 use crate::http::body::Body;
 use crate::http::framing;
@@ -34,7 +33,7 @@ use crate::proxy::selection::Selection;
 use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::referrers_tags::ReferrersTags;
 use crate::telemetry::{Metrics, Queried, Span, Traces, within_request};
-use crate::web::{Web, WebRegistry};
+use crate::web::{VisitorLogin, Web, WebRegistry};
 
 /// Answers the clients' requests.
 #[derive(Debug)]

@@ -313,7 +313,7 @@ async fn other_sites_are_shown_nothing() {
         ("same-origin", "no-cors", 200),
         ("none", "navigate", 200),
     ] {
-        let request = visitor.request(Method::GET, "/registry/default/image?image=app:v1");
+        let request = visitor.request(Method::GET, "/image?image=app:v1");
         let request = request.header("sec-fetch-site", site).header("sec-fetch-mode", mode);
         let answer = visitor.send(request).await;
         assert_eq!(answer.status.as_u16(), expected, "{site} {mode}");
