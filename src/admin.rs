@@ -1,8 +1,10 @@
 //! The admin listener: `/healthz` (the process is up), `/readyz` (it can do its work) and `/metrics`, for which it asks
 //! for no credentials, so it is never on the clients' port; and `/notifications/…`, where registries tell what was
-//! pushed past refshim.
+//! pushed past refshim; and, from this machine alone, jobs, reloading and the log filter.
 
+mod control;
 mod jobs;
+mod own_machine;
 mod readiness;
 
 use std::net::IpAddr;
@@ -13,7 +15,7 @@ use futures_util::future::join_all;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use crate::config::Mode;
@@ -24,11 +26,18 @@ use crate::notifications::{self, Notifications};
 use crate::proxy::upstream::Upstreams;
 use crate::referrers_tags::ReferrersTags;
 use crate::telemetry::Metrics;
+use crate::tls::Acceptor;
+use crate::web::Health;
+
+pub use control::{Control, ReloadRequest};
 use jobs::Jobs;
 use readiness::Readiness;
+pub use readiness::look_at;
 
 /// How long an answer of the upstream, or a write of the index, counts as current.
 const FRESH: Duration = Duration::from_secs(10);
+/// How long visitors of the web page are told the same.
+const HEALTH_LIFE: Duration = Duration::from_secs(2);
 /// The longest wait for an index that what is asked for does not depend on.
 const INDEX_WAIT: Duration = Duration::from_secs(1);
 
@@ -41,8 +50,11 @@ pub struct Admin {
     upstreams: Vec<Readiness>,
     metrics: Arc<Metrics>,
     wrote: Mutex<Option<Wrote>>,
+    /// What visitors of the web page were told last.
+    seen: Mutex<Option<(Instant, Health)>>,
     background: Background,
     jobs: Jobs,
+    control: Control,
 }
 
 /// What works in the background, and is measured for `/metrics`.
@@ -52,6 +64,8 @@ pub struct Background {
     pub notifications: Arc<Notifications>,
     /// Referrers tags.
     pub tags: Arc<ReferrersTags>,
+    /// The certificates towards clients.
+    pub acceptor: watch::Receiver<Option<Arc<Acceptor>>>,
 }
 
 /// A successful write of the index.
@@ -63,25 +77,41 @@ struct Wrote {
 }
 
 impl Admin {
-    /// An admin listener for these. With `index_counts`, refshim is not ready without its index.
+    /// An admin listener for these. If the index counts, refshim is not ready without it. A reload replaces the
+    /// upstreams by others of the same names.
     #[must_use]
     pub fn new(
-        index: Index,
-        index_counts: bool,
-        upstreams: &Upstreams,
+        (index, index_counts): (Index, bool),
+        upstreams: &watch::Receiver<Upstreams>,
         background: Background,
         desk: Arc<Desk>,
+        control: Control,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let upstreams = upstreams.iter().map(Readiness::of).collect();
+        let count = upstreams.borrow().iter().count();
+        let upstreams = (0..count).map(|place| Readiness::of(upstreams.clone(), place, &metrics)).collect();
         let jobs = Jobs { desk, index: index.clone() };
-        Self { index, index_counts, upstreams, metrics, wrote: Mutex::new(None), background, jobs }
+        Self {
+            index,
+            index_counts,
+            upstreams,
+            metrics,
+            wrote: Mutex::new(None),
+            seen: Mutex::new(None),
+            background,
+            jobs,
+            control,
+        }
     }
 
-    /// The answer to `/healthz`, `/readyz`, `/metrics`, a notification or, from this machine, a job.
+    /// The answer to `/healthz`, `/readyz`, `/metrics`, a notification or, from this machine, a job, a reload or the
+    /// log filter.
     pub async fn answer(&self, client: IpAddr, request: Request<Incoming>) -> Response<Body> {
         if matches!(request.uri().path(), "/jobs" | "/coverage") {
             return self.jobs.answer(client, request).await;
+        }
+        if matches!(request.uri().path(), "/reload" | "/log-filter") {
+            return self.control.answer(client, request).await;
         }
         if let Some(source) = request.uri().path().strip_prefix(notifications::PATH) {
             let source = source.to_owned();
@@ -98,6 +128,11 @@ impl Admin {
             "/metrics" => {
                 self.background.notifications.measure();
                 self.background.tags.measure();
+                let acceptor = self.background.acceptor.borrow().clone();
+                self.metrics.forget_certificates();
+                for certificate in acceptor.iter().flat_map(|acceptor| acceptor.certificates()) {
+                    self.metrics.certificate_expires(&certificate.file, certificate.expires);
+                }
                 self.measure_coverage().await;
                 metrics(self.metrics.render(self.index.statistics().as_ref(), &self.index.state()))
             }
@@ -105,9 +140,35 @@ impl Admin {
         }
     }
 
-    /// Probes each upstream once, so that the log says at the start which of them is not a registry.
-    pub async fn look_at_upstreams(&self) {
-        join_all(self.upstreams.iter().map(Readiness::look)).await;
+    /// Looks at each upstream, at the start and from then on, so that the log says when one is no registry, and when it
+    /// is one again; never ends.
+    pub async fn watch_upstreams(&self) {
+        join_all(self.upstreams.iter().map(Readiness::watch)).await;
+    }
+
+    /// Whether the parts work, as the web page may say it to anybody.
+    pub async fn health(&self) -> Health {
+        // One look for all who ask, and not for each: anybody may.
+        let mut seen = self.seen.lock().await;
+        if let Some((at, health)) = &*seen
+            && at.elapsed() < HEALTH_LIFE
+        {
+            return health.clone();
+        }
+        let health = self.look_for_visitors().await;
+        *seen = Some((Instant::now(), health.clone()));
+        health
+    }
+
+    async fn look_for_visitors(&self) -> Health {
+        let upstreams = join_all(self.upstreams.iter().map(Readiness::look));
+        let index = tokio::time::timeout(readiness::PROBE_WAIT, self.index_works());
+        let (index, upstreams) = tokio::join!(index, upstreams);
+        let names = self.upstreams.iter().map(|readiness| readiness.upstream().name().clone());
+        Health {
+            index: index.is_ok_and(|works| works.is_ok()),
+            upstreams: names.zip(upstreams.iter().map(Result::is_ok)).collect(),
+        }
     }
 
     /// Asks the index how far the registries are known. It may be in a database that does not answer: then the metrics
@@ -146,9 +207,10 @@ impl Admin {
         };
         let mut lines = line("index", index);
         for (upstream, state) in self.upstreams.iter().zip(upstreams) {
-            let name = upstream.upstream.name();
+            let upstream = upstream.upstream();
+            let name = upstream.name();
             let part = if name.is_default() { "upstream".to_owned() } else { format!("upstream {name}") };
-            let part = match upstream.upstream.mode() {
+            let part = match upstream.mode() {
                 Mode::Full => part,
                 mode @ (Mode::Learn | Mode::Pass) => format!("{part} (mode {mode})"),
             };

@@ -2,7 +2,9 @@
 
 mod attach;
 mod backfill;
+mod check;
 mod compare;
+mod config;
 mod connection;
 mod copy;
 mod coverage;
@@ -10,6 +12,7 @@ mod detach;
 mod export;
 mod fetch;
 mod gc;
+mod health;
 mod index;
 mod names;
 mod output;
@@ -31,11 +34,13 @@ use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::client::Result;
-use crate::config::{CommandLine, Config};
-use crate::server::Server;
+use crate::config::{CommandLine, Config, ConfigSources};
+use crate::server::service_manager::{Inherited, keep_alive};
+use crate::server::{Reloading, Server};
 use crate::{telemetry, tls};
+use check::check;
 use connection::run;
-use output::{EXIT_CODES, fail, failed};
+use output::{EXIT_CODES, fail, failed, print};
 
 /// The configuration is wrong (`EX_USAGE` of sysexits.h).
 const CONFIGURATION_ERROR: u8 = 64;
@@ -52,6 +57,8 @@ pub struct Cli {
 enum Command {
     /// Stand in front of a registry: pass every request on, record links, answer queries.
     Serve(Serve),
+    Config(config::ConfigCommand),
+    Health(health::Health),
     Index(index::IndexCommand),
     Backfill(backfill::BackfillCommand),
     Export(export::ExportCommand),
@@ -73,6 +80,20 @@ enum Command {
 /// sources lists them. A flag comes before a variable, a variable before the file.
 #[derive(Debug, Args)]
 struct Serve {
+    #[command(flatten)]
+    flags: SettingFlags,
+    /// A TOML file with settings.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Do everything but serve: load the configuration, bind the listeners, open the index, ask the upstreams. Says
+    /// of each how it is, and ends with the exit code that serving would have failed with.
+    #[arg(long)]
+    check: bool,
+}
+
+// The settings that have flags. No documentation: clap would take it for that of the commands that have them.
+#[derive(Debug, Args)]
+struct SettingFlags {
     /// The registry, `http://host:port` or `https://host`.
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
@@ -85,9 +106,21 @@ struct Serve {
     /// Health, readiness and metrics [default: 127.0.0.1:5001].
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
-    /// A TOML file with settings.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+}
+
+impl SettingFlags {
+    /// The configuration's sources: this file, the variables and these flags.
+    fn sources(self, file: Option<PathBuf>) -> ConfigSources {
+        let given = CommandLine {
+            upstream: self.upstream,
+            listen: self.listen,
+            admin_listen: self.admin_listen,
+            data_dir: self.data_dir,
+            config: file,
+            index_url: None,
+        };
+        ConfigSources { given, tls: tls::checks() }
+    }
 }
 
 impl Cli {
@@ -96,6 +129,8 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Serve(serve) => serve.run(),
+            Command::Config(config) => config.run(),
+            Command::Health(command) => run(command.run()),
             Command::Index(index) => index.run(),
             Command::Backfill(command) => run(command.run()),
             Command::Export(command) => run(command.run()),
@@ -117,21 +152,22 @@ impl Cli {
 
 impl Serve {
     fn run(self) -> ExitCode {
-        let given = CommandLine {
-            upstream: self.upstream,
-            listen: self.listen,
-            admin_listen: self.admin_listen,
-            data_dir: self.data_dir,
-            config: self.config,
-            index_url: None,
-        };
-        let config = match Config::load_and_check(&given, std::env::vars_os(), &tls::checks()) {
-            Ok(config) => config,
+        let sources = self.flags.sources(self.config);
+        let loaded = match sources.load() {
+            Ok(loaded) => loaded,
             Err(mistakes) => return fail(CONFIGURATION_ERROR, &mistakes.to_string()),
         };
-        if let Err(error) = telemetry::start_logging(&config.log) {
-            return fail(CONFIGURATION_ERROR, &format!("log.filter: {error}"));
-        }
+        let filter = match telemetry::start_logging(&loaded.config.log) {
+            Ok(filter) => filter,
+            Err(error) => return fail(CONFIGURATION_ERROR, &format!("log.filter: {error}")),
+        };
+        let inherited = match Inherited::take() {
+            Ok(inherited) => inherited,
+            Err(error) => {
+                let reason = format!("cannot take the sockets that were handed over (LISTEN_FDS): {error}");
+                return fail(1, &reason);
+            }
+        };
         // Each client's connection, and the one to the upstream for it, is an open file.
         if let Err(error) = rlimit::increase_nofile_limit(rlimit::INFINITY) {
             tracing::warn!(%error, "the limit of open files cannot be raised");
@@ -145,30 +181,68 @@ impl Serve {
             Ok(runtime) => runtime,
             Err(error) => return fail(1, &format!("cannot start the runtime: {error}")),
         };
-        let code = runtime.block_on(serve(&config));
+        let code = if self.check {
+            runtime.block_on(checked(&loaded.config))
+        } else {
+            runtime.block_on(serve(Reloading { sources, loaded, filter }, inherited))
+        };
         // A look-up of the index on a disk that hangs may never end.
         runtime.shutdown_timeout(Duration::from_secs(1));
         code
     }
 }
 
-async fn serve(config: &Config) -> ExitCode {
+async fn serve(reloading: Reloading, inherited: Inherited) -> ExitCode {
+    let (config, file) = (reloading.loaded.config.clone(), reloading.sources.given.file());
     let started = async {
-        let server = Server::start(config).await.map_err(|error| error.to_string())?;
-        let addresses = server.address().and_then(|listen| Ok((listen, server.admin_address()?)));
+        // First: a SIGHUP while the server starts would end it.
         let signals = signals().map_err(|error| format!("cannot wait for signals: {error}"))?;
+        let server = Server::start(reloading, inherited).await.map_err(|error| error.to_string())?;
+        let addresses = server.address().and_then(|listen| Ok((listen, server.admin_address()?)));
         let (listen, admin_listen) = addresses.map_err(|error| error.to_string())?;
         Ok::<_, String>((server, listen, admin_listen, signals))
     };
     match started.await {
         Ok((server, listen, admin_listen, (termination, hangup))) => {
+            let (version, tls) = (env!("CARGO_PKG_VERSION"), config.tls.is_some());
+            let (config_file, index) = (file.map(|file| file.display().to_string()), index_place(&config));
             let upstream = &config.upstream.url;
-            let (further_upstreams, tls) = (config.further_upstreams.len(), config.tls.is_some());
-            tracing::info!(%listen, %admin_listen, %upstream, further_upstreams, tls, "serving");
-            server.serve(termination, hangup).await;
+            let further = config.further_upstreams.iter().map(|it| format!("{}={}", it.name, it.url));
+            let further_upstreams = further.collect::<Vec<_>>().join(" ");
+            let web_listen = server.web_address().map(tracing::field::display);
+            tracing::info!(version, config_file, index, %listen, %admin_listen, web_listen, tls, %upstream,
+                further_upstreams, "serving");
+            tokio::select! {
+                () = server.serve(termination, hangup) => {}
+                () = keep_alive() => {}
+            }
             ExitCode::SUCCESS
         }
         Err(error) => fail(1, &error),
+    }
+}
+
+/// Says of each part how it is, a line each.
+async fn checked(config: &Config) -> ExitCode {
+    let (mut is_well, mut printed) = (true, print("configuration: ok"));
+    for found in check(config).await {
+        is_well &= !found.is_failure();
+        printed = printed.and_then(|()| print(&found.to_string()));
+    }
+    match printed {
+        Ok(()) if is_well => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+        Err(error) => failed(&error),
+    }
+}
+
+/// Where the index is: its directory, or its database without the password.
+fn index_place(config: &Config) -> String {
+    match &config.index.database {
+        Some(database) => database.url.to_string(),
+        None => {
+            std::path::absolute(&config.data_dir).unwrap_or(config.data_dir.clone()).display().to_string()
+        }
     }
 }
 
@@ -182,7 +256,22 @@ fn signals() -> std::io::Result<(impl Future<Output = ()>, Signal)> {
             _ = interrupt.recv() => {}
         }
     };
+    survive_user_signals()?;
     Ok((termination, signal(SignalKind::hangup())?))
+}
+
+/// Has SIGUSR1 and SIGUSR2 log a line. They would end the process, and many programs take one of them for "open the
+/// logs anew".
+fn survive_user_signals() -> std::io::Result<()> {
+    for (name, kind) in [("SIGUSR1", SignalKind::user_defined1()), ("SIGUSR2", SignalKind::user_defined2())] {
+        let mut received = signal(kind)?;
+        tokio::spawn(async move {
+            while received.recv().await.is_some() {
+                tracing::info!("{name} does nothing; SIGHUP loads the configuration and the TLS files again");
+            }
+        });
+    }
+    Ok(())
 }
 
 fn ended(result: Result<()>) -> ExitCode {

@@ -45,6 +45,7 @@ pub use referrer::{Referrer, Referrers, Wanted};
 pub use referrers_api::ReferrersApi;
 pub use registry::ListChange;
 pub use repository::Repository;
+pub use session::{LoginOutcome, VisitorLogin};
 
 use crate::tls::ClientTls;
 use layout::Layout;

@@ -6,14 +6,20 @@ mod consistency;
 mod database;
 mod database_url;
 mod draft;
+mod example;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod in_force;
+mod kind;
 mod load;
+mod logs;
 mod mistake;
 mod mode;
 mod notifications;
+mod quantity;
 mod registry_url;
+mod schema;
 mod service;
 mod settings;
 mod tls_files;
@@ -23,6 +29,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,13 +40,16 @@ use crate::oci::LinkKinds;
 
 pub use database::{DatabaseConfig, DatabaseTls, Statements};
 pub use database_url::{DatabaseUrl, InvalidDatabaseUrl};
-pub use load::{CommandLine, IndexPlace};
+pub use in_force::{Changes, Loaded, SettingsInForce};
+pub use load::{CommandLine, ConfigSources, IndexPlace};
+pub use logs::{AccessLogConfig, AuditConfig, LogOutput};
 pub use mistake::{Mistake, Mistakes};
 pub use mode::Mode;
 pub use notifications::{
     InvalidSourceName, NotificationSource, NotificationsConfig, SourceCredentials, SourceKind, SourceName,
 };
 pub use registry_url::{InvalidRegistryUrl, RegistryUrl};
+pub use schema::schema;
 pub use service::{ServiceConfig, secret};
 pub use tls_files::TlsChecks;
 pub use upstream::{Http2, InvalidUpstreamName, UpstreamConfig, UpstreamName, UpstreamTls};
@@ -59,6 +69,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The address of health, readiness and metrics. Default `127.0.0.1:5001`.
     pub admin_listen: SocketAddr,
+    /// The web page.
+    pub web: WebConfig,
     /// The directory of the journal and the index, created if it is missing. Relative to the working
     /// directory. Default `./refshim-data`.
     pub data_dir: PathBuf,
@@ -82,8 +94,14 @@ pub struct Config {
     pub sweep: SweepConfig,
     /// The index.
     pub index: IndexConfig,
+    /// Traces.
+    pub traces: TracesConfig,
     /// The log.
     pub log: LogConfig,
+    /// The access log.
+    pub access_log: AccessLogConfig,
+    /// The audit log.
+    pub audit: AuditConfig,
 }
 
 /// TLS towards clients. All files are PEM, reloaded when they change and on SIGHUP.
@@ -107,6 +125,13 @@ pub enum ClientAuth {
     Required,
     /// A client may have none; one that is sent must be valid.
     Optional,
+}
+
+/// The web page: what is attached to an image, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WebConfig {
+    /// Its address; over TLS if [`Config::tls`] is set. Default: none, there is no web page.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Sweeps: the registry is gone through again and again for what was pushed past refshim, and for what vanished.
@@ -222,6 +247,60 @@ pub struct IndexConfig {
     pub forget_after: Duration,
 }
 
+/// Traces, sent by OpenTelemetry's protocol over HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TracesConfig {
+    /// The collector, without `/v1/traces`. Default: none, and no traces.
+    pub endpoint: Option<RegistryUrl>,
+    /// The share of the traces that begin here which is sampled. One that a client began is sampled if the client says so.
+    /// Default all.
+    pub sample: Share,
+}
+
+/// A share of a whole, in millionths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share(u32);
+
+impl Share {
+    /// All of it.
+    pub const ALL: Self = Self(1_000_000);
+
+    /// So many hundredths of it, as a decimal number with up to four digits after the point.
+    fn of_percent(text: &str) -> Option<Self> {
+        let (percent, rest) = text.split_once('.').unwrap_or((text, "0"));
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_number(percent) || !is_number(rest) || rest.len() > 4 {
+            return None;
+        }
+        let millionths =
+            percent.parse::<u32>().ok()?.checked_mul(10_000)? + format!("{rest:0<4}").parse::<u32>().ok()?;
+        (millionths <= Self::ALL.0).then_some(Self(millionths))
+    }
+
+    /// From 0 to 1.
+    #[must_use]
+    pub fn ratio(self) -> f64 {
+        f64::from(self.0) / f64::from(Self::ALL.0)
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (percent, rest) = (self.0 / 10_000, self.0 % 10_000);
+        let rest = format!("{rest:04}");
+        match rest.trim_end_matches('0') {
+            "" => write!(f, "{percent}%"),
+            rest => write!(f, "{percent}.{rest}%"),
+        }
+    }
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
 /// The log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
@@ -311,6 +390,16 @@ impl Default for IndexConfig {
             compact_bytes: 64 << 20,
             forget_after: Duration::from_secs(60 * 60),
         }
+    }
+}
+
+impl LogConfig {
+    /// The filter in this text, as the setting has it.
+    ///
+    /// # Errors
+    /// It is none; what is wrong with it.
+    pub fn filter_of(text: &str) -> Result<String, String> {
+        value::log_filter(text).map_err(|invalid| invalid.to_string())
     }
 }
 

@@ -3,7 +3,7 @@
 #![allow(clippy::missing_panics_doc, clippy::expect_used, reason = "a panic is how these report a failure")]
 
 use std::str::FromStr;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use http::header::{CONNECTION, LINK, LOCATION, TE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
@@ -198,9 +198,8 @@ static WAY: LazyLock<Way> = LazyLock::new(|| {
     let variables = variables.map(|(name, value)| (name.into(), value.into()));
     let config = Config::load(&CommandLine::default(), variables).expect("a configuration");
     let upstream = Upstream::new(&config.upstream, &Metrics::new()).expect("an upstream without TLS");
-    let clients = Arc::new(Clients::new(&config));
     let request = Request::builder().header("host", "hub.example.com").body(()).expect("a request");
-    let origin = Peer::new(clients, [127, 0, 0, 1].into(), true).origin(&request);
+    let origin = Clients::new(&config).origin(&Peer::new([127, 0, 0, 1].into(), true), &request);
     Way { upstream, origin }
 });
 

@@ -8,3 +8,4 @@ pub mod header;
 pub mod limits;
 pub mod link;
 pub mod route;
+pub mod user;

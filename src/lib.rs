@@ -15,6 +15,9 @@
 //!   repository, and merges into the index what the registry itself lists (its own API, the referrers tag). Then a
 //!   page of the index is read, and what is pending on it is asked for.
 //!
+//! A visitor of the web page comes in by a listener of its own. [`web`] asks [`registry`] and [`queries`] what a query
+//! would ask, with the visitor's credentials, and makes HTML of it.
+//!
 //! # The way of a command
 //! Every command but `serve` is a client: [`cli`] parses it, [`client`] opens the registries and OCI layouts that it
 //! names. A client shares the connector of [`tls`] with the server and nothing else, and works with any registry. While
@@ -26,7 +29,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`oci`] | names, tags, digests, media types, descriptors, the links of a manifest; pure |
-//! | [`config`] | the settings: file, environment, command line, and all mistakes at once |
+//! | [`config`] | the settings: file, environment, command line, all mistakes at once; what is in force; the schema |
 //! | [`http`] | what HTTP and the registry's API look like, without a registry: bodies, limits, paths, `Link` |
 //! | [`tls`] | certificates, trust, the acceptor towards clients, the connectors towards registries and the database |
 //! | [`index`] | which manifest refers to which: the interface, and its engines (journal and sled; PostgreSQL) |
@@ -44,8 +47,9 @@
 //! | [`compare`] | what refshim knows, beside what the registry lists by itself |
 //! | [`jobs`] | what goes through a whole registry, by a command or a serving refshim |
 //! | [`queries`] | `references` and `referrers`, in one repository or across repositories |
+//! | [`web`] | the web page: what is attached to an image, for people |
 //! | [`admin`] | health, readiness, metrics |
-//! | [`server`] | listeners, connections, the layers, the end |
+//! | [`server`] | listeners, connections, the layers, the end; loads the configuration again |
 //! | [`cli`] | the command line |
 //!
 //! # Words
@@ -83,6 +87,7 @@
 //! - A claim counts only once the upstream accepted or served the manifest, and then as its bytes say it.
 //! - Nothing but manifests and refshim's own answers is held in memory, and those only up to a limit.
 //! - Whatever is done for a request counts as this request until it is done, also when the client is gone.
+//! - A request sees one configuration. Another one is taken over as a whole or not at all.
 //! - Only requests in progress can keep other clients out. A connection without one is closed in time, or
 //!   earlier when another client needs its place; what a client leaves undone ends after its time-out.
 
@@ -111,6 +116,7 @@ pub mod registry;
 pub mod server;
 pub mod telemetry;
 pub mod tls;
+pub mod web;
 
 #[cfg(test)]
 #[allow(dead_code, unused_imports, reason = "the integration tests use the rest")]

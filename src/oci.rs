@@ -5,6 +5,7 @@
 //! rely on a [`RepositoryName`], [`Tag`] or [`Digest`] being well formed, and build paths of them without escaping.
 
 mod annotation_filter;
+mod artifact_kind;
 mod descriptor;
 mod digest;
 mod error_code;
@@ -13,8 +14,10 @@ mod link_kind;
 mod links;
 pub mod media_type;
 mod name;
+mod visible;
 
 pub use annotation_filter::{AnnotationFilter, InvalidAnnotationFilter};
+pub use artifact_kind::{ArtifactKind, is_image_config, predicate_of};
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, InvalidDigest};
 pub use error_code::{ErrorBody, ErrorCode};
@@ -24,3 +27,4 @@ pub use links::{
     Attestation, Link, ManifestLinks, Refusal, RefusalReason, is_buildkit_attestation, links_of,
 };
 pub use name::{InvalidName, InvalidTag, RepositoryName, Tag, TagOrDigest, TagScheme};
+pub use visible::visible;

@@ -6,6 +6,7 @@
 //! listed as it is: the query that meets it asks the registry for the referrer first. So whatever goes wrong between
 //! the two (a crash, a time-out, a client that goes away), nothing is lost and nothing untrue is listed.
 
+mod advice;
 pub mod found;
 pub mod learnt;
 pub mod pulls;

@@ -73,6 +73,8 @@ pub struct Registry {
     metrics: Metrics,
     patience: Duration,
     manifest_limit: usize,
+    /// How long rights, lists, and lists in the place of failures are remembered.
+    lives: [Duration; 3],
 }
 
 /// Whether a caller may read a repository, by what the registry answered.
@@ -91,8 +93,10 @@ impl Registry {
     #[must_use]
     pub fn new(upstream: Arc<Upstream>, config: &Config, metrics: Metrics) -> Self {
         let (references, referrers) = (&config.references, &config.referrers);
+        let lives @ [access_ttl, upstream_ttl, stale_for] =
+            [references.access_ttl, referrers.upstream_ttl, referrers.stale_for];
         Self {
-            memory: Arc::new(Memory::new(references.access_ttl, referrers.upstream_ttl, referrers.stale_for)),
+            memory: Arc::new(Memory::new(access_ttl, upstream_ttl, stale_for)),
             callers: Callers::default(),
             flights: Flights::default(),
             metrics,
@@ -101,8 +105,22 @@ impl Registry {
             // into errors, which clients read as "unsigned".
             patience: upstream.silence_limit(),
             manifest_limit: config.manifests.max_bytes,
+            lives,
             upstream,
         }
+    }
+
+    /// Goes on from `before`, the same registry under an earlier configuration with another limit of questions.
+    #[must_use]
+    pub fn following(self, before: &Self, config: &Config) -> Self {
+        before.questions.resize(config.limits.questions);
+        let [access_ttl, upstream_ttl, stale_for] = self.lives;
+        let memory = if self.lives == before.lives {
+            Arc::clone(&before.memory)
+        } else {
+            Arc::new(before.memory.with_lives(access_ttl, upstream_ttl, stale_for))
+        };
+        Self { memory, callers: before.callers.clone(), questions: before.questions.clone(), ..self }
     }
 
     /// Remembers together with `other`, which is the same registry: a write through one expires what the other

@@ -1,49 +1,64 @@
 //! Listens, serves and drains: both listeners, HTTP/1.1 and HTTP/2 on each connection, and a shutdown within
 //! a limit.
 
+mod access_log;
 pub mod app;
+mod asked;
 mod connection;
+mod doors;
 mod handlers;
+mod live;
+mod logs;
+mod loops;
+mod opening;
+mod reload;
 mod request_log;
+pub mod service_manager;
 mod watched;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
+use http::Request;
 use http::uri::Authority;
-use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::signal::unix::Signal;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::connection::Connection;
-use crate::admin::{Admin, Background};
-use crate::config::{self, Config, Mode, RegistryUrl, SweepConfig, TimeoutsConfig, UpstreamName};
-use crate::http::body::Body;
-use crate::http::limits::{Connections, Load, Place};
+use self::app::Parts;
+use self::doors::Doors;
+use self::live::Live;
+use self::reload::Reloader;
+use crate::admin::{Admin, Background, Control, ReloadRequest};
+use crate::config::{self, Config, Mode, SweepConfig, UpstreamName};
+use crate::http::limits::{Connections, Load};
 use crate::index::{Index, IndexSettings, OpenError};
 use crate::jobs::{Desk, sweep};
 use crate::notifications::{Notifications, NotificationsError};
-use crate::proxy::forward::{Clients, Peer};
-use crate::proxy::upstream::{Upstream, Upstreams};
+use crate::proxy::forward::Peer;
 use crate::referrers_tags::{ReferrersTags, ReferrersTagsError};
-use crate::server::app::App;
-use crate::telemetry::Metrics;
-use crate::tls::{Acceptor, Reload as _, TlsError};
+use crate::server::service_manager::Inherited;
+use crate::telemetry::{LineLogError, Metrics, Traces, TracesError};
+use crate::tls::TlsError;
+use crate::web::WebError;
+use logs::Logs;
+use opening::tell_when_open;
 
-/// The pause after a failed accept. Without free file descriptors it fails again and again, until a
-/// connection ends.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub use loops::refuse_loops;
+pub use reload::Reloading;
+
 /// Connection limit of the admin listener.
 const ADMIN_CONNECTIONS: usize = 1_000;
+/// Connection limit of the web page.
+const WEB_CONNECTIONS: usize = 1_000;
 
 /// Why refshim could not start.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +71,15 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// A socket was handed over for no setting.
+    #[error(
+        "the socket {0} was handed over (LISTEN_FDS), but it is at the port of none of listen, admin_listen and \
+         web.listen: give the unit of the socket and these settings the same ports"
+    )]
+    Inherited(SocketAddr),
+    /// A socket that was handed over has no address.
+    #[error("a socket that was handed over (LISTEN_FDS) cannot be used: {0}")]
+    Unreadable(#[source] io::Error),
     /// Every request would come back to refshim.
     #[error("the upstream {0} is where refshim itself listens: give one of the two another address")]
     Loop(Authority),
@@ -68,9 +92,21 @@ pub enum StartError {
     /// Referrers tags cannot be written.
     #[error("cannot write referrers tags (referrers.write_tags): {0}")]
     ReferrersTags(#[from] ReferrersTagsError),
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
+    /// The access log or the audit log cannot be opened.
+    #[error("cannot open a log: {0}")]
+    Log(#[from] LineLogError),
+    /// The system does not let refshim wait for SIGHUP.
+    #[error("cannot wait for signals: {0}")]
+    Signal(#[source] io::Error),
     /// TLS towards clients cannot be set up.
     #[error("cannot set up TLS towards clients: {0}")]
     ServerTls(#[source] TlsError),
+    /// The web page cannot be set up.
+    #[error("cannot set up the web page (web.listen): {0}")]
+    Web(#[from] WebError),
     /// The client towards an upstream cannot be set up.
     #[error("cannot set up TLS towards the upstream {0}: {1}")]
     Upstream(UpstreamName, #[source] TlsError),
@@ -81,112 +117,93 @@ pub enum StartError {
 pub struct Server {
     clients: TcpListener,
     admins: TcpListener,
-    tls: ServerTls,
-    known_clients: Arc<Clients>,
-    app: Arc<App>,
+    live: watch::Receiver<Arc<Live>>,
+    reloader: Arc<Reloader>,
+    reloads: mpsc::Receiver<ReloadRequest>,
+    web: Option<TcpListener>,
     admin: Arc<Admin>,
     desk: Arc<Desk>,
     sweeps: SweepConfig,
-    metrics: Arc<Metrics>,
-    notifications: Arc<Notifications>,
-    tags: Arc<ReferrersTags>,
-    index: Index,
-    tasks: TaskTracker,
-    timeouts: TimeoutsConfig,
     connections: Connections,
-}
-
-/// Everything that is loaded from TLS files.
-#[derive(Clone, Debug)]
-struct ServerTls {
-    acceptor: Option<Arc<Acceptor>>,
-    upstreams: Upstreams,
-    notifications: Arc<Notifications>,
-    tags: Arc<ReferrersTags>,
-    interval: Duration,
-}
-
-impl ServerTls {
-    /// Reloads changed files at each interval and each SIGHUP, for ever.
-    async fn watch(self, mut hangup: Signal) {
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(self.interval) => {}
-                _ = hangup.recv() => {}
-            }
-            let tls = self.clone();
-            // The files may be on a volume that hangs.
-            let looked = tokio::task::spawn_blocking(move || {
-                tls.acceptor.iter().for_each(|acceptor| acceptor.reload());
-                tls.upstreams.iter().for_each(|upstream| upstream.reload());
-                tls.notifications.reload();
-                tls.tags.reload();
-            });
-            if let Err(error) = looked.await {
-                tracing::error!(%error, "the TLS files could not be looked at");
-            }
-        }
-    }
+    log_hangup: Signal,
+    /// When opening the index began.
+    opening: Instant,
 }
 
 impl Server {
-    /// Binds both listeners and starts to open the index.
-    pub async fn start(config: &Config) -> Result<Self, StartError> {
-        let clients = listen(config.listen).await?;
-        let admins = listen(config.admin_listen).await?;
-        let (metrics, load) = (Arc::new(Metrics::new()), Load::default());
-        let upstream = |settings: &config::UpstreamConfig| {
-            // The bound address and not the configured one, whose port may be 0.
-            if clients.local_addr().is_ok_and(|own| leads_to(&settings.url, own)) {
-                return Err(StartError::Loop(settings.url.authority().clone()));
-            }
-            if settings.tls.insecure_skip_verify {
-                tracing::warn!(upstream = %settings.name, "insecure_skip_verify: whoever answers in place of this \
-                    upstream is believed, and gets all credentials");
-            }
-            let upstream = Upstream::new(settings, &metrics);
-            upstream
-                .map(|upstream| Arc::new(upstream.under(load.clone())))
-                .map_err(|error| StartError::Upstream(settings.name.clone(), error))
+    /// Binds both listeners, unless they are inherited, and starts to open the index.
+    pub async fn start(reloading: Reloading, mut inherited: Inherited) -> Result<Self, StartError> {
+        let Reloading { sources, loaded, filter } = reloading;
+        let config = &loaded.config;
+        let clients = inherited.listen(config.listen).await?;
+        let admins = inherited.listen(config.admin_listen).await?;
+        let web = match config.web.listen {
+            Some(address) => Some(inherited.listen(address).await?),
+            None => None,
         };
-        let upstreams = Upstreams {
-            default: upstream(&config.upstream)?,
-            further: config.further_upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
-        };
-        let acceptor = config.tls.as_ref().map(Acceptor::new).transpose().map_err(StartError::ServerTls)?;
+        inherited.all_taken()?;
+        // The bound address and not the configured one, whose port may be 0.
+        if let Ok(own) = clients.local_addr() {
+            refuse_loops(config, own)?;
+        }
+        let metrics = Arc::new(Metrics::new());
+        metrics.begin_at_zero(config);
+        metrics.loaded_configuration(true);
+        let logs = Logs::open(config, &metrics)?;
+        let log_hangup = signal(SignalKind::hangup()).map_err(StartError::Signal)?;
+        let opening = Instant::now();
         let index = Index::open(IndexSettings::of(config))?;
         begin(config, &index, &metrics);
-        let tasks = TaskTracker::new();
         let tags = Arc::new(ReferrersTags::open(config, &index, &metrics)?);
-        let app = App::new(config, &upstreams, &index, &tags, Arc::clone(&metrics), load, tasks.clone());
-        let notifications = Arc::new(Notifications::open(config, &index, &metrics)?);
-        let desk = Arc::new(Desk::new(config, &index, &metrics));
-        let background = Background { notifications: Arc::clone(&notifications), tags: Arc::clone(&tags) };
-        let (jobs, counted) = (Arc::clone(&desk), Arc::clone(&metrics));
+        let (load, tasks, traces) = (Load::default(), TaskTracker::new(), Traces::new(&config.traces)?);
+        let parts = Parts { index, tags, metrics, traces, logs, load, tasks };
+        let live = Live::new(config, &parts, None)?;
+        let notifications = Arc::new(Notifications::open(config, &parts.index, &parts.metrics)?);
+        let desk = Arc::new(Desk::new(config, &parts.index, &parts.metrics));
+        let (acceptor, acceptor_now) = watch::channel(live.acceptor.clone());
+        let background = Background {
+            notifications: Arc::clone(&notifications),
+            tags: Arc::clone(&parts.tags),
+            acceptor: acceptor_now,
+        };
         let index_counts = config.index.database.as_ref().is_none_or(|database| database.readiness);
-        let admin = Admin::new(index.clone(), index_counts, &upstreams, background, jobs, counted);
+        let (upstreams, upstreams_now) = watch::channel(live.upstreams.clone());
+        let (ask, reloads) = mpsc::channel(1);
+        let admin = Admin::new(
+            (parts.index.clone(), index_counts),
+            &upstreams_now,
+            background,
+            Arc::clone(&desk),
+            Control { reloads: ask, filter: filter.clone() },
+            Arc::clone(&parts.metrics),
+        );
+        let connections = Connections::new(config.limits.connections);
+        let sweeps = config.sweep.clone();
+        let (live, live_now) = watch::channel(Arc::new(live));
+        let reloader = Arc::new(Reloader {
+            sources,
+            loaded: Mutex::new(loaded),
+            filter,
+            live,
+            upstreams,
+            acceptor,
+            parts,
+            connections: connections.clone(),
+            notifications,
+        });
         Ok(Self {
             clients,
             admins,
-            tls: ServerTls {
-                acceptor: acceptor.map(Arc::new),
-                upstreams,
-                notifications: Arc::clone(&notifications),
-                tags: Arc::clone(&tags),
-                interval: config.tls_reload,
-            },
-            known_clients: Arc::new(Clients::new(config)),
-            app: Arc::new(app),
+            live: live_now,
+            reloader,
+            reloads,
+            web,
             admin: Arc::new(admin),
-            notifications,
-            tags,
             desk,
-            sweeps: config.sweep.clone(),
-            metrics,
-            index,
-            tasks,
-            timeouts: config.timeouts.clone(),
-            connections: Connections::new(config.limits.connections),
+            sweeps,
+            connections,
+            log_hangup,
+            opening,
         })
     }
 
@@ -200,22 +217,29 @@ impl Server {
         self.admins.local_addr()
     }
 
+    /// The address of the web page, if there is one.
+    #[must_use]
+    pub fn web_address(&self) -> Option<SocketAddr> {
+        self.web.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
     /// Serves until `shutdown`; then accepts no more connections, lets requests in progress finish within the
-    /// limit, and closes the index. Reloads TLS files at each `hangup`.
+    /// limit, and closes the index. Reloads the configuration and TLS files at each `hangup`.
     pub async fn serve(self, shutdown: impl Future<Output = ()>, hangup: Signal) {
         let (open, ending) = (TaskTracker::new(), CancellationToken::new());
-        let app = self.app;
-        let tls = &self.tls.acceptor;
-        let has_tls = tls.is_some();
-        let doors = Doors { connections: &open, shutdown: &ending, timeouts: &self.timeouts };
-        let clients = doors.accept(&self.clients, &self.connections, tls.clone(), |client, place| {
-            let client = Peer::new(Arc::clone(&self.known_clients), client, has_tls);
-            TowerToHyperService::new(Arc::clone(&app).service(client, place))
+        let Parts { index, tags, metrics, logs, tasks, .. } = &self.reloader.parts;
+        let live = || Arc::clone(&self.live.borrow());
+        let has_tls = live().acceptor.is_some();
+        let doors = Doors { connections: &open, shutdown: &ending };
+        let with_tls = || live().of_a_connection();
+        let clients = doors.accept(&self.clients, &self.connections, with_tls, |client, place| {
+            TowerToHyperService::new(Live::service(self.live.clone(), Peer::new(client, has_tls), place))
         });
-        let admin = self.admin;
+        let admin = &self.admin;
         let admin_connections = Connections::new(ADMIN_CONNECTIONS);
-        let admins = doors.accept(&self.admins, &admin_connections, None, |client, place| {
-            let admin = Arc::clone(&admin);
+        let without_tls = || (live().timeouts.clone(), None);
+        let admins = doors.accept(&self.admins, &admin_connections, without_tls, |client, place| {
+            let admin = Arc::clone(admin);
             hyper::service::service_fn(move |request: Request<Incoming>| {
                 let (admin, busy) = (Arc::clone(&admin), place.begin());
                 async move {
@@ -226,44 +250,50 @@ impl Server {
                 }
             })
         });
-        self.notifications.work(&self.tasks, &ending);
+        let web_connections = Connections::new(WEB_CONNECTIONS);
+        let visitors = doors.visit(self.web.as_ref(), &web_connections, &self.live, admin);
+        self.reloader.notifications.work(tasks, &ending);
         // Each registry once, and none that may be told nothing of.
         let swept = |it: &&config::UpstreamConfig| it.shares.is_none() && it.mode != Mode::Pass;
         for upstream in self.desk.upstreams().filter(swept).cloned() {
-            let (desk, index, sweeps) = (Arc::clone(&self.desk), self.index.clone(), self.sweeps.clone());
-            let metrics = self.metrics.of_upstream(&upstream.name);
-            self.tasks.spawn(sweep(desk, index, upstream, sweeps, metrics, ending.clone()));
+            let (desk, index, sweeps) = (Arc::clone(&self.desk), index.clone(), self.sweeps.clone());
+            let metrics = metrics.of_upstream(&upstream.name);
+            tasks.spawn(sweep(desk, index, upstream, sweeps, metrics, ending.clone()));
         }
-        self.tags.work(&self.tasks, &ending);
-        let first_look = async {
-            admin.look_at_upstreams().await;
-            // The first of these futures to end ends serving.
-            std::future::pending::<()>().await;
-        };
+        tags.work(tasks, &ending);
+        service_manager::ready().await;
+        // The first of these futures to end ends serving.
         tokio::select! {
             () = clients => {}
             () = admins => {}
-            () = first_look => {}
-            () = self.tls.watch(hangup) => {}
+            () = visitors => {}
+            () = admin.watch_upstreams() => {}
+            () = Arc::clone(&self.reloader).watch(hangup, self.reloads) => {}
+            () = logs.watch(self.log_hangup) => {}
+            () = tell_when_open(index, self.opening) => {}
             () = shutdown => {}
         }
         // Closed and not just left alone: the system would go on accepting connections that nobody serves.
-        drop((self.clients, self.admins));
+        drop((self.clients, self.admins, self.web));
         tracing::info!(connections = open.len(), "draining");
+        service_manager::stopping().await;
         ending.cancel();
         // What they did stays, and the same again goes on from there.
         self.desk.stop_all();
         open.close();
         // Pushes that outlived their clients, too: what the registry took is still to be recorded.
-        self.tasks.close();
-        let drained = async { tokio::join!(open.wait(), self.tasks.wait()) };
-        if tokio::time::timeout(self.timeouts.shutdown, drained).await.is_err() {
-            tracing::warn!(limit = ?self.timeouts.shutdown, "some requests did not end within the limit");
+        tasks.close();
+        let drained = async { tokio::join!(open.wait(), tasks.wait()) };
+        let limit = self.live.borrow().timeouts.shutdown;
+        if tokio::time::timeout(limit, drained).await.is_err() {
+            tracing::warn!(?limit, "some requests did not end within the limit");
         }
         // After everything that writes to it.
-        if tokio::time::timeout(self.timeouts.shutdown, self.index.close()).await.is_err() {
+        if tokio::time::timeout(limit, index.close()).await.is_err() {
             tracing::warn!("the index did not close within the limit; the next start replays its journal");
         }
+        self.reloader.parts.traces.close().await;
+        logs.close().await;
         tracing::info!("stopped");
     }
 }
@@ -283,89 +313,19 @@ fn begin(config: &Config, index: &Index, metrics: &Metrics) {
             index.void_coverage(upstream.number());
         }
     }
+    warn_of_idle_settings(config);
+}
+
+fn warn_of_idle_settings(config: &Config) {
     for table in config.without_effect() {
         tracing::warn!(table, "the settings of [{table}] have no effect in the modes of the upstreams");
     }
 }
 
-/// Whether the upstream's URL is this address, as far as can be told without DNS.
-fn leads_to(upstream: &RegistryUrl, own: SocketAddr) -> bool {
-    let authority = upstream.authority();
-    let port = authority.port_u16().unwrap_or(if upstream.is_https() { 443 } else { 80 });
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let is_own = |host: IpAddr| host == own.ip() || (own.ip().is_unspecified() && host.is_loopback());
-    let is_localhost = host == "localhost" && (own.ip().is_loopback() || own.ip().is_unspecified());
-    port == own.port() && (is_localhost || host.parse().is_ok_and(is_own))
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+/// Binds an address.
+///
+/// # Errors
+/// It is in use, or is none of this machine.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
-}
-
-/// What both listeners share.
-struct Doors<'a> {
-    connections: &'a TaskTracker,
-    shutdown: &'a CancellationToken,
-    timeouts: &'a TimeoutsConfig,
-}
-
-impl Doors<'_> {
-    /// Accepts connections for ever, and serves each in a task of its own: a slow TLS handshake delays no
-    /// other.
-    async fn accept<S>(
-        &self,
-        listener: &TcpListener,
-        connections: &Connections,
-        tls: Option<Arc<Acceptor>>,
-        service: impl Fn(IpAddr, Arc<Place>) -> S,
-    ) where
-        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Send + Sync + 'static,
-        S::Future: Send + 'static,
-    {
-        loop {
-            match listener.accept().await {
-                Ok((stream, client)) => {
-                    // Over the limit and its reserve for 503s, the stream is dropped: refusals need a limit,
-                    // too.
-                    let Some(place) = connections.admit().await else { continue };
-                    let connection = Connection {
-                        timeouts: self.timeouts.clone(),
-                        client,
-                        service: service(client.ip(), Arc::clone(&place)),
-                        place,
-                        shutdown: self.shutdown.clone(),
-                    };
-                    self.connections.spawn(connection.serve(tls.clone(), stream));
-                }
-                // Never the end of the loop: a client that resets its connection early causes an error, too.
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections, trying again");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(upstream: &str, own: &str, expected: bool) {
-        assert_eq!(leads_to(&upstream.parse().unwrap(), own.parse().unwrap()), expected, "{upstream} {own}");
-    }
-
-    #[test]
-    fn an_upstream_that_is_refshim_itself_is_recognised() {
-        check("http://127.0.0.1:5000", "127.0.0.1:5000", true);
-        check("http://127.0.0.1:5000", "127.0.0.1:5001", false);
-        check("http://localhost:5000", "127.0.0.1:5000", true);
-        check("http://localhost:5000", "0.0.0.0:5000", true);
-        check("http://localhost:5000", "10.0.0.1:5000", false);
-        check("http://127.0.0.1", "0.0.0.0:80", true);
-        check("https://127.0.0.1", "0.0.0.0:80", false);
-        check("http://[::1]:5000", "[::1]:5000", true);
-        check("http://registry:5000", "0.0.0.0:5000", false);
-    }
 }

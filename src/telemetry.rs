@@ -2,21 +2,28 @@
 //!
 //! Labels are closed enums, so that clients cannot make the number of time series grow.
 
+mod audit;
 mod coverage;
+mod families;
 mod labels;
+mod line_log;
 mod logging;
 mod maybe;
+mod process;
+mod reloads;
+mod traces;
+mod zeros;
 
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::StatusCode;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Metric, Registry};
 
 use crate::config::{Mode, SourceName, UpstreamName};
 use crate::http::limits::Limit;
@@ -24,13 +31,18 @@ use crate::http::route::RouteClass;
 use crate::index::{IndexState, Statistics};
 use crate::oci::LinkKind;
 
-use coverage::CoverageMetrics;
-pub use labels::{EventFailure, LinkOutcome, Notified, QueryRefused, Stale, Swept, TagFailure, Unrecorded};
-pub use logging::{Described, start_logging, within_request, within_this_request};
-use maybe::MaybeGauge;
-
-const SECONDS: [f64; 14] =
-    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];
+pub use audit::{Audit, AuditEntry, Audited, Queried};
+use families::{
+    All, CertificateLabels, EventLabels, LimitLabels, LinkLabels, LogLabels, ModeLabels, NotifiedLabels,
+    QueryRefusedLabels, RequestLabels, SECONDS, Seconds, StaleLabels, TagLabels, UnrecordedLabels,
+    UpstreamLabels,
+};
+pub use labels::{
+    EventFailure, LinkOutcome, LogName, Notified, QueryRefused, Stale, Swept, TagFailure, Unrecorded,
+};
+pub use line_log::{LineLog, LineLogError, Rotation};
+pub use logging::{Described, FilterError, LogFilter, start_logging, within_request, within_this_request};
+pub use traces::{Span, Traces, TracesError};
 
 /// The counters of one upstream, or of requests whose upstream is not known. Cheap to make: all share one registry.
 #[derive(Clone, Debug)]
@@ -41,216 +53,9 @@ pub struct Metrics {
     all: Arc<All>,
 }
 
-/// Everything that `/metrics` shows.
-#[derive(Debug)]
-struct All {
-    registry: Registry,
-    requests: Family<RequestLabels, Counter>,
-    upstream_seconds: Seconds,
-    query_seconds: Seconds,
-    links: Family<LinkLabels, Counter>,
-    unrecorded: Family<UnrecordedLabels, Counter>,
-    queries_refused: Family<QueryRefusedLabels, Counter>,
-    queries_stale: Family<StaleLabels, Counter>,
-    attestations_refused: Family<UpstreamLabels, Counter>,
-    refused: Family<LimitLabels, Counter>,
-    notified: Family<NotifiedLabels, Counter>,
-    event_failures: Family<EventLabels, Counter>,
-    events_waiting: Family<UpstreamLabels, Gauge>,
-    events_oldest: Family<UpstreamLabels, Gauge>,
-    coverage: CoverageMetrics,
-    modes: Family<ModeLabels, Gauge>,
-    tags_written: Family<UpstreamLabels, Counter>,
-    tag_failures: Family<TagLabels, Counter>,
-    tags_waiting: Family<UpstreamLabels, Gauge>,
-    tags_oldest: Family<UpstreamLabels, Gauge>,
-    index: IndexGauges,
-}
-
-type Seconds = Family<UpstreamLabels, Histogram, fn() -> Histogram>;
-
-#[derive(Debug, Default)]
-struct IndexGauges {
-    // Absent where the index is in a database: 0 would say that nothing is recorded.
-    referrers: MaybeGauge,
-    links: MaybeGauge,
-    pending: MaybeGauge,
-    journal_bytes: MaybeGauge,
-    commits: MaybeGauge,
-    damaged: MaybeGauge,
-    checked: MaybeGauge,
-    ready: Gauge,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct UpstreamLabels {
-    upstream: UpstreamName,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ModeLabels {
-    upstream: UpstreamName,
-    mode: Mode,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    upstream: Option<UpstreamName>,
-    class: RouteClass,
-    status: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LinkLabels {
-    upstream: Option<UpstreamName>,
-    kind: LinkKind,
-    outcome: LinkOutcome,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct UnrecordedLabels {
-    upstream: Option<UpstreamName>,
-    reason: Unrecorded,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct QueryRefusedLabels {
-    upstream: UpstreamName,
-    reason: QueryRefused,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StaleLabels {
-    upstream: UpstreamName,
-    reason: Stale,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct NotifiedLabels {
-    source: SourceName,
-    told: Notified,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct EventLabels {
-    upstream: UpstreamName,
-    reason: EventFailure,
-    dropped: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TagLabels {
-    upstream: UpstreamName,
-    reason: TagFailure,
-    dropped: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LimitLabels {
-    limit: Limit,
-}
-
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl All {
-    fn new() -> Self {
-        let mut registry = Registry::with_prefix("refshim");
-        let all = &mut registry;
-        Self {
-            requests: registered(all, "requests", "Requests by upstream, class of route, and status"),
-            upstream_seconds: seconds(all, "upstream_seconds", "Time until the upstream's answer begins"),
-            query_seconds: seconds(all, "query_seconds", "Time to answer a references query"),
-            links: registered(all, "links", "Links that passed in manifests"),
-            unrecorded: registered(all, "unrecorded", "Links, or manifests, left out of the index"),
-            queries_refused: registered(all, "queries_refused", "Queries that were answered with an error"),
-            queries_stale: registered(
-                all,
-                "queries_stale",
-                "Queries, or entries of them, that were answered from what the registry said earlier",
-            ),
-            attestations_refused: registered(
-                all,
-                "attestations_refused",
-                "Attestations of BuildKit's that the registry refused, maybe for want of their subject",
-            ),
-            refused: registered(all, "refused", "Requests, or connections, over a limit"),
-            notified: registered(all, "notifications", "Events of notifications, or refused ones"),
-            event_failures: registered(
-                all,
-                "notification_failures",
-                "Events that could not be worked off, to be tried again or dropped",
-            ),
-            events_waiting: registered(all, "notifications_waiting", "Events that wait to be worked off"),
-            events_oldest: registered(
-                all,
-                "notifications_oldest_seconds",
-                "How long the oldest of them has waited",
-            ),
-            coverage: CoverageMetrics::new(all),
-            modes: registered(all, "upstream_mode", "1 for the mode that an upstream is in"),
-            tags_written: registered(all, "referrers_tags_written", "Referrers tags written after pushes"),
-            tag_failures: registered(
-                all,
-                "referrers_tag_failures",
-                "Referrers tags that could not be written, to be tried again or dropped",
-            ),
-            tags_waiting: registered(
-                all,
-                "referrers_tags_waiting",
-                "Subjects whose referrers tags are still to be looked at",
-            ),
-            tags_oldest: registered(
-                all,
-                "referrers_tags_oldest_seconds",
-                "How long the oldest of them has waited",
-            ),
-            index: IndexGauges::new(all),
-            registry,
-        }
-    }
-}
-
-/// Registers a metric.
-fn registered<M: Clone + Default + Metric>(registry: &mut Registry, name: &str, help: &str) -> M {
-    let metric = M::default();
-    registry.register(name, help, metric.clone());
-    metric
-}
-
-fn seconds(registry: &mut Registry, name: &str, help: &str) -> Seconds {
-    let seconds = Seconds::new_with_constructor(|| Histogram::new(SECONDS));
-    registry.register(name, help, seconds.clone());
-    seconds
-}
-
-impl IndexGauges {
-    fn new(registry: &mut Registry) -> Self {
-        Self {
-            referrers: registered(registry, "index_referrers", "Referrers in the index"),
-            links: registered(registry, "index_links", "Links in the index"),
-            pending: registered(
-                registry,
-                "index_pending",
-                "Referrers in the index that the registry has to be asked for when they are listed",
-            ),
-            journal_bytes: registered(registry, "index_journal_bytes", "Size of the journal"),
-            commits: registered(registry, "index_commits", "Group commits since the start"),
-            damaged: registered(
-                registry,
-                "index_damaged_blocks",
-                "Blocks of the snapshot that are not as they were written; lists that need one are answered with an error",
-            ),
-            checked: registered(
-                registry,
-                "index_checked_timestamp_seconds",
-                "When all that is stored of the index was last read and checked; 0 if not since the start",
-            ),
-            ready: registered(registry, "index_ready", "Whether queries are answered"),
-        }
     }
 }
 
@@ -280,6 +85,32 @@ impl Metrics {
     /// Sets the mode of an upstream.
     pub fn mode(&self, upstream: &UpstreamName, mode: Mode) {
         self.all.modes.get_or_create(&ModeLabels { upstream: upstream.clone(), mode }).set(1);
+    }
+
+    /// Sets whether a registry answered when this upstream was last looked at.
+    pub fn upstream_ready(&self, upstream: &UpstreamName, is_ready: bool) {
+        let labels = UpstreamLabels { upstream: upstream.clone() };
+        self.all.operation.upstreams_ready.get_or_create(&labels).set(i64::from(is_ready));
+    }
+
+    /// Forgets all certificates: others may be shown now.
+    pub fn forget_certificates(&self) {
+        self.all.operation.certificates.clear();
+    }
+
+    /// Sets when a certificate expires, in seconds since 1970.
+    pub fn certificate_expires(&self, file: &Path, expires: u64) {
+        let labels = CertificateLabels { file: file.display().to_string() };
+        self.all
+            .operation
+            .certificates
+            .get_or_create(&labels)
+            .set(i64::try_from(expires).unwrap_or(i64::MAX));
+    }
+
+    /// The counter of lines that could not be written.
+    fn lines_lost(&self, log: LogName) -> Counter {
+        self.all.operation.lines_lost.get_or_create_owned(&LogLabels { log })
     }
 
     /// Counts an answered request.
@@ -397,12 +228,14 @@ impl Metrics {
                 (&gauges.links, index.links),
                 (&gauges.pending, index.pending),
                 (&gauges.journal_bytes, index.journal_bytes),
-                (&gauges.commits, index.commits),
                 (&gauges.damaged, index.damaged),
                 (&gauges.checked, index.checked.unwrap_or(0)),
             ] {
                 set(gauge.get(), value);
             }
+            // The index counts them.
+            gauges.commits.get().inner().store(index.commits, Ordering::Relaxed);
+            gauges.compactions.get().inner().store(index.compactions, Ordering::Relaxed);
         }
         set(&gauges.ready, u64::from(matches!(state, IndexState::Ready)));
         let mut text = String::new();

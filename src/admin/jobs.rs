@@ -5,17 +5,17 @@
 //! taken from this machine alone (in a container: from its own processes, `kubectl exec`), and not from web pages in a
 //! browser on it: those cannot send JSON without being asked first, and a name that leads here is none of ours.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::{CONTENT_TYPE, FORWARDED, HOST, VIA};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::text;
+use super::{own_machine, text};
 use crate::http::body::Body;
 use crate::index::Index;
 use crate::jobs::{Desk, JobSpec, Refused, coverage};
@@ -70,26 +70,10 @@ impl Jobs {
     }
 }
 
-fn check(client: IpAddr, request: &Request<Incoming>) -> Result<(), &'static str> {
-    // Not all of 127.0.0.0/8: Istio hands on what comes from elsewhere as 127.0.0.6. And nothing that was handed on.
-    let own = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-    let is_handed_on = [FORWARDED, VIA, HeaderName::from_static("x-forwarded-for")];
-    let is_handed_on = is_handed_on.iter().any(|name| request.headers().contains_key(name));
-    if !own.contains(&client.to_canonical()) || is_handed_on {
-        return Err("jobs are taken from this machine only; in a container, run the command inside");
-    }
-    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()?.parse().ok());
-    let host: Option<http::uri::Authority> = host.or_else(|| request.uri().authority().cloned());
-    let is_own = host.is_some_and(|host| {
-        let name = host.host().trim_matches(['[', ']']);
-        // Whoever comes from elsewhere, through whatever is on this machine, names another address.
-        name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| own.contains(&address))
-    });
-    if !is_own {
-        return Err("the Host is not this machine's own: 127.0.0.1, [::1] or localhost");
-    }
+fn check(client: IpAddr, request: &Request<Incoming>) -> Result<(), String> {
+    own_machine::check(client, request, "jobs are")?;
     if request.headers().get(CONTENT_TYPE) != Some(&JSON) {
-        return Err("jobs are taken as application/json only");
+        return Err("jobs are taken as application/json only".to_owned());
     }
     Ok(())
 }

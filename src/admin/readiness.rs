@@ -2,17 +2,21 @@
 //! a TLS port reached in plain HTTP answer as well, and no pull would work.
 
 use std::error::Error as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
+use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::FRESH;
 use crate::http::header::{DOCKER_DISTRIBUTION_API_VERSION, X_FORWARDED_PROTO};
 use crate::http::route::API;
-use crate::proxy::upstream::{Upstream, UpstreamError, question};
+use crate::proxy::upstream::{Upstream, UpstreamError, Upstreams, question};
+use crate::telemetry::Metrics;
 use crate::tls::MixedUp;
 
 /// The time-out of a probe.
@@ -22,23 +26,79 @@ const BODY_BYTES: usize = 16 << 10;
 const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("refshim/", env!("CARGO_PKG_VERSION"), " (readiness)"));
 
+/// How often an upstream is looked at: that is ready, that is not, and at most, however much fails.
+const WATCHED: Duration = Duration::from_secs(30);
+const WATCHED_WHILE_DOWN: Duration = Duration::from_secs(3);
+const WATCHED_AT_MOST: Duration = Duration::from_secs(1);
+
 /// An upstream, and the result of its last probe.
 #[derive(Debug)]
 pub(super) struct Readiness {
-    pub(super) upstream: Arc<Upstream>,
-    was_ready: Mutex<Option<bool>>,
+    upstreams: watch::Receiver<Upstreams>,
+    place: usize,
+    metrics: Arc<Metrics>,
+    looks: AtomicU64,
+    seen: Mutex<Seen>,
+}
+
+/// What was seen last.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The number of the look.
+    look: u64,
+    was_ready: Option<bool>,
 }
 
 impl Readiness {
-    pub(super) fn of(upstream: &Arc<Upstream>) -> Self {
-        Self { upstream: Arc::clone(upstream), was_ready: Mutex::new(None) }
+    /// Of the upstream at this place among those in force.
+    pub(super) fn of(upstreams: watch::Receiver<Upstreams>, place: usize, metrics: &Arc<Metrics>) -> Self {
+        let metrics = Arc::clone(metrics);
+        Self { upstreams, place, metrics, looks: AtomicU64::new(0), seen: Mutex::default() }
+    }
+
+    pub(super) fn upstream(&self) -> Arc<Upstream> {
+        let upstreams = self.upstreams.borrow();
+        Arc::clone(upstreams.iter().nth(self.place).unwrap_or(&upstreams.default))
+    }
+
+    /// Looks again and again, for ever: now and then, and soon after requests failed.
+    pub(super) async fn watch(&self) {
+        let mut is_ready = self.look().await.is_ok();
+        loop {
+            sleep(WATCHED_AT_MOST).await;
+            let pause = if is_ready { WATCHED } else { WATCHED_WHILE_DOWN };
+            let upstream = self.upstream();
+            is_ready = tokio::select! {
+                // Although it answered others a moment ago.
+                () = upstream.failed(), if is_ready => self.look_by(&upstream, ask_now(&upstream)).await,
+                () = sleep(pause) => self.look().await,
+            }
+            .is_ok();
+        }
     }
 
     /// Ready, or why not. Logs changes, and a first probe that fails.
     pub(super) async fn look(&self) -> Result<(), String> {
-        let found = self.ask().await;
-        let before = self.was_ready.lock().unwrap_or_else(PoisonError::into_inner).replace(found.is_ok());
-        let upstream = self.upstream.name();
+        let upstream = self.upstream();
+        self.look_by(&upstream, look_at(&upstream)).await
+    }
+
+    async fn look_by(
+        &self,
+        upstream: &Upstream,
+        ask: impl Future<Output = Result<(), String>>,
+    ) -> Result<(), String> {
+        let look = self.looks.fetch_add(1, Ordering::Relaxed) + 1;
+        let found = ask.await;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if look < seen.look {
+            // A later look came to its end before this one: what this one saw is history.
+            return found;
+        }
+        seen.look = look;
+        let before = seen.was_ready.replace(found.is_ok());
+        let upstream = upstream.name();
+        self.metrics.upstream_ready(upstream, found.is_ok());
         match (&found, before) {
             (Err(reason), None | Some(true)) => {
                 tracing::warn!(%upstream, reason, "the upstream {upstream} is not ready: {reason}");
@@ -48,45 +108,53 @@ impl Readiness {
         }
         found
     }
+}
 
-    async fn ask(&self) -> Result<(), String> {
-        if self.upstream.answered_ago().is_some_and(|ago| ago < FRESH) {
-            return Ok(());
-        }
-        let probe = async {
-            match self.probe(None).await {
-                // Some registries redirect to https unless X-Forwarded-Proto says so, as it does for clients.
-                Err(Unready::Redirect(_)) => self.probe(Some(HeaderValue::from_static("https"))).await,
-                found => found,
-            }
-        };
-        let found = tokio::time::timeout(PROBE_WAIT, probe).await;
-        let found = found.unwrap_or_else(|_| Err(Unready::Other(format!("no answer within {PROBE_WAIT:?}"))));
-        found.map_err(|unready| match unready {
-            Unready::Redirect(status) => no_registry(status, "a redirect"),
-            Unready::Other(reason) => reason,
-        })
+/// Whether a registry answers, or why not.
+///
+/// # Errors
+/// None does.
+pub async fn look_at(upstream: &Upstream) -> Result<(), String> {
+    if upstream.answered_ago().is_some_and(|ago| ago < FRESH) {
+        return Ok(());
     }
+    ask_now(upstream).await
+}
 
-    async fn probe(&self, forwarded_proto: Option<HeaderValue>) -> Result<(), Unready> {
-        let mut probe = question(Method::GET, Uri::from_static(API));
-        probe.headers_mut().insert(USER_AGENT, AGENT);
-        if let Some(proto) = forwarded_proto {
-            probe.headers_mut().insert(X_FORWARDED_PROTO, proto);
+async fn ask_now(upstream: &Upstream) -> Result<(), String> {
+    let probe = async {
+        match probe(upstream, None).await {
+            // Some registries redirect to https unless X-Forwarded-Proto says so, as it does for clients.
+            Err(Unready::Redirect(_)) => probe(upstream, Some(HeaderValue::from_static("https"))).await,
+            found => found,
         }
-        let answer = self.upstream.send(probe).await.map_err(|error| Unready::Other(told(&error)))?;
-        let (head, body) = answer.into_parts();
-        if head.status.is_redirection() {
-            return Err(Unready::Redirect(head.status));
-        }
-        // A longer body, or one that breaks off, is not a registry's: `-` is rejected like any other text.
-        let body = Limited::new(body, BODY_BYTES).collect().await.map(http_body_util::Collected::to_bytes);
-        let body = body.as_deref().unwrap_or(b"-");
-        if let Some(mixed_up) = MixedUp::told(&self.upstream.origin(), head.status, body) {
-            return Err(Unready::Other(mixed_up.to_string()));
-        }
-        judge(head.status, &head.headers, body).map_err(Unready::Other)
+    };
+    let found = tokio::time::timeout(PROBE_WAIT, probe).await;
+    let found = found.unwrap_or_else(|_| Err(Unready::Other(format!("no answer within {PROBE_WAIT:?}"))));
+    found.map_err(|unready| match unready {
+        Unready::Redirect(status) => no_registry(status, "a redirect"),
+        Unready::Other(reason) => reason,
+    })
+}
+
+async fn probe(upstream: &Upstream, forwarded_proto: Option<HeaderValue>) -> Result<(), Unready> {
+    let mut probe = question(Method::GET, Uri::from_static(API));
+    probe.headers_mut().insert(USER_AGENT, AGENT);
+    if let Some(proto) = forwarded_proto {
+        probe.headers_mut().insert(X_FORWARDED_PROTO, proto);
     }
+    let answer = upstream.send(probe).await.map_err(|error| Unready::Other(told(&error)))?;
+    let (head, body) = answer.into_parts();
+    if head.status.is_redirection() {
+        return Err(Unready::Redirect(head.status));
+    }
+    // A longer body, or one that breaks off, is not a registry's: `-` is rejected like any other text.
+    let body = Limited::new(body, BODY_BYTES).collect().await.map(http_body_util::Collected::to_bytes);
+    let body = body.as_deref().unwrap_or(b"-");
+    if let Some(mixed_up) = MixedUp::told(&upstream.origin(), head.status, body) {
+        return Err(Unready::Other(mixed_up.to_string()));
+    }
+    judge(head.status, &head.headers, body).map_err(Unready::Other)
 }
 
 enum Unready {

@@ -13,7 +13,7 @@ use crate::index::{Index, IndexSettings};
 use crate::jobs::{UpstreamCoverage, coverage};
 use crate::tls;
 
-const ADMIN: &str = "http://127.0.0.1:5001";
+pub(super) const ADMIN: &str = "http://127.0.0.1:5001";
 pub(super) const NO_BODY: Option<&()> = None;
 
 /// Where refshim is. The refshim that serves is asked, unless --config, --data-dir or the URL of a registry says that

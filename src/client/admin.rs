@@ -29,7 +29,20 @@ impl AdminClient {
         let parsed = Url::parse(url).ok().filter(|url| url.scheme() == "http" && url.has_host());
         let wrong = || Error::new(ErrorKind::Usage, &asked, "the URL is not of the form http://host:port");
         let tls = ClientTls::insecure().map_err(|error| Error::failed(&asked, error.to_string()))?;
-        Ok(Self { url: parsed.ok_or_else(wrong)?, transport: Transport::new(&tls, None) })
+        // No proxy: the listener is on this machine or near it, and would take nothing through one.
+        Ok(Self { url: parsed.ok_or_else(wrong)?, transport: Transport::direct(&tls) })
+    }
+
+    /// Whether a GET is a success, and the text that refshim says.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn look(&self, asked: &str, path: &str) -> Result<(bool, String)> {
+        let url = self.url.join(path).map_err(|error| Error::failed(asked, error.to_string()))?;
+        let response = self.transport.send(asked, Request::new(Method::GET, url)).await?;
+        let status = response.status();
+        let body = response.read(asked).await?;
+        Ok((status.is_success(), String::from_utf8_lossy(&body).into_owned()))
     }
 
     /// The answer to a request with this JSON, if that is a success; nothing if it is 404 without a reason.

@@ -8,14 +8,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Error, ErrorKind, Result};
-use crate::oci::{Algorithm, Descriptor, Digest, ManifestLinks, Tag, links_of, media_type};
+use crate::oci::{Algorithm, Descriptor, Digest, ManifestLinks, Tag, is_image_config, links_of, media_type};
 
 /// The annotation for the time of creation (image-spec, `annotations.md`).
 pub(super) const CREATED: &str = "org.opencontainers.image.created";
 
-/// The config types of images. As an image states no `artifactType`, they are its artifact type.
-const CONFIG_TYPES: [&str; 2] =
-    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 const IMAGE: &str = "image";
 const INDEX: &str = "index";
 
@@ -87,7 +84,7 @@ impl Manifest {
     }
 
     /// Parses a manifest and verifies that it has this digest.
-    pub(super) fn verified(digest: &Digest, bytes: Bytes, content_type: Option<&str>) -> Result<Self> {
+    pub fn verified(digest: &Digest, bytes: Bytes, content_type: Option<&str>) -> Result<Self> {
         let manifest = Self::with_algorithm(digest.algorithm(), bytes, content_type)?;
         if manifest.digest == *digest { Ok(manifest) } else { Err(mismatch(digest, &manifest.digest)) }
     }
@@ -155,7 +152,7 @@ impl Manifest {
     #[must_use]
     pub fn type_name(&self) -> &str {
         match self.artifact_type() {
-            Some(artifact_type) if !CONFIG_TYPES.contains(&artifact_type) => artifact_type,
+            Some(artifact_type) if !is_image_config(artifact_type) => artifact_type,
             Some(_) => IMAGE,
             None if self.is_index() => INDEX,
             None => &self.media_type,

@@ -5,13 +5,14 @@
 
 mod challenge;
 mod token;
+mod visitors;
 
 use std::collections::HashMap;
 use std::net::Ipv6Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use http::StatusCode;
 use http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
+use http::{HeaderMap, StatusCode};
 use url::{Host, Url};
 
 use super::credentials::{Credential, Source};
@@ -20,6 +21,8 @@ use super::{Error, ErrorKind, Options, Pace, Result};
 use crate::tls::MixedUp;
 use challenge::Challenge;
 use token::Token;
+
+pub use visitors::{LoginOutcome, VisitorLogin};
 
 const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_REGISTRY: &str = "registry-1.docker.io";
@@ -240,8 +243,15 @@ impl Session {
                         ),
                     ));
                 }
-                let token =
-                    Token::ask(&self.transport, realm, &service.service, scope, credential.as_ref()).await?;
+                let token = Token::ask(
+                    &self.transport,
+                    realm,
+                    &service.service,
+                    scope,
+                    credential.as_ref(),
+                    &HeaderMap::new(),
+                )
+                .await?;
                 // No lock is held while waiting: requests that are refused at the same time each get a token,
                 // and the last one is kept.
                 let authorization = token.authorization();

@@ -239,6 +239,15 @@ impl Transport {
             Some((host, own)) => connector.with_own(host, own),
             None => connector,
         };
+        Self::by(connector)
+    }
+
+    /// The same without proxies, and without a host of its own.
+    pub(super) fn direct(tls: &ClientTls) -> Self {
+        Self::by(ClientConnector::new(tls, AGENT, CONNECT_LIMIT).without_proxies())
+    }
+
+    fn by(connector: ClientConnector) -> Self {
         let mut pool = legacy::Client::builder(TokioExecutor::new());
         pool.pool_idle_timeout(IDLE_LIMIT).pool_timer(TokioTimer::new());
         Self { pool: pool.build(connector.clone()), connector }

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
@@ -108,6 +108,29 @@ impl DatabaseUrl {
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.config.get_ssl_mode() == SslMode::Require
+    }
+
+    /// The URL with its password.
+    #[must_use]
+    pub(super) fn with_password(&self) -> String {
+        let password = self.config.get_password().map(String::from_utf8_lossy);
+        self.with(password.map(|password| utf8_percent_encode(&password, NON_ALPHANUMERIC).to_string()))
+    }
+
+    /// The URL with asterisks for its password, if it has one.
+    #[must_use]
+    pub(super) fn masked(&self) -> String {
+        self.with(self.has_password().then(|| "********".to_owned()))
+    }
+
+    fn with(&self, password: Option<String>) -> String {
+        match (self.shown.split_once("://"), password) {
+            (Some((scheme, rest)), Some(password)) => {
+                let (user, hosts) = rest.split_once('@').unwrap_or(("", rest));
+                format!("{scheme}://{user}:{password}@{hosts}")
+            }
+            (Some(_) | None, Some(_) | None) => self.shown.clone(),
+        }
     }
 
     /// Whether it has a password.

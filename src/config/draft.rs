@@ -9,13 +9,15 @@ use ipnet::IpNet;
 
 use super::consistency::inconsistencies;
 use super::database::DatabaseDraft;
+use super::logs;
 use super::mistake::Mistake;
 use super::notifications::{SourceDraft, SourceName};
 use super::tls_files::{Places, TlsChecks, TlsFiles};
 use super::upstream::{UpstreamDraft, UpstreamName};
 use super::{
-    ClientAuth, Config, IndexConfig, LimitsConfig, LogConfig, ManifestsConfig, NotificationsConfig,
-    ReferencesConfig, ReferrersConfig, RegistryUrl, SweepConfig, TimeoutsConfig, TlsConfig,
+    AccessLogConfig, AuditConfig, ClientAuth, Config, IndexConfig, LimitsConfig, LogConfig, ManifestsConfig,
+    NotificationsConfig, ReferencesConfig, ReferrersConfig, RegistryUrl, SweepConfig, TimeoutsConfig,
+    TlsConfig, TracesConfig, WebConfig,
 };
 
 /// The configuration while it is parsed: the upstream may still be missing.
@@ -26,6 +28,7 @@ pub(super) struct Draft {
     pub(super) trusted_proxies: Vec<IpNet>,
     pub(super) listen: SocketAddr,
     pub(super) admin_listen: SocketAddr,
+    pub(super) web: WebConfig,
     pub(super) data_dir: PathBuf,
     pub(super) tls: TlsConfig,
     pub(super) tls_reload: Duration,
@@ -39,7 +42,10 @@ pub(super) struct Draft {
     pub(super) sources: BTreeMap<SourceName, SourceDraft>,
     pub(super) index: IndexConfig,
     pub(super) database: DatabaseDraft,
+    pub(super) traces: TracesConfig,
     pub(super) log: LogConfig,
+    pub(super) access_log: AccessLogConfig,
+    pub(super) audit: AuditConfig,
 }
 
 impl Default for Draft {
@@ -50,6 +56,7 @@ impl Default for Draft {
             trusted_proxies: Vec::new(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)),
             admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 5001)),
+            web: WebConfig::default(),
             data_dir: PathBuf::from("./refshim-data"),
             tls: TlsConfig {
                 certificates: Vec::new(),
@@ -68,14 +75,25 @@ impl Default for Draft {
             sources: BTreeMap::new(),
             index: IndexConfig::default(),
             database: DatabaseDraft::default(),
+            traces: TracesConfig::default(),
             log: LogConfig::default(),
+            access_log: AccessLogConfig::default(),
+            audit: AuditConfig::default(),
         }
     }
 }
 
 impl Draft {
     pub(super) fn default_upstream(&mut self) -> &mut UpstreamDraft {
-        self.upstreams.entry(UpstreamName::default_upstream()).or_default()
+        self.upstream(&UpstreamName::default_upstream())
+    }
+
+    pub(super) fn upstream(&mut self, name: &UpstreamName) -> &mut UpstreamDraft {
+        self.upstreams.entry(name.clone()).or_default()
+    }
+
+    pub(super) fn source(&mut self, name: &SourceName) -> &mut SourceDraft {
+        self.sources.entry(name.clone()).or_default()
     }
 
     /// The mistakes in the files that the settings name.
@@ -113,6 +131,7 @@ impl Draft {
         let problem = |key, problem| mistakes.push(Mistake::new(key, problem));
         let database = self.database.finish(&self.index, problem);
         mistakes.extend(inconsistencies(&upstreams, &self.tls, &self.limits, &self.manifests));
+        mistakes.extend(logs::mistake(&self.access_log, &self.audit));
         let default = upstreams.iter().position(|upstream| upstream.name.is_default());
         let (Some(default), true) = (default, mistakes.is_empty()) else { return Err(mistakes) };
         Ok(Config {
@@ -122,6 +141,7 @@ impl Draft {
             trusted_proxies: self.trusted_proxies,
             listen: self.listen,
             admin_listen: self.admin_listen,
+            web: self.web,
             data_dir: self.data_dir,
             tls: Some(self.tls).filter(|tls| !tls.certificates.is_empty()),
             tls_reload: self.tls_reload,
@@ -133,7 +153,10 @@ impl Draft {
             notifications: NotificationsConfig { sources, ..self.notifications },
             sweep: self.sweep,
             index: IndexConfig { database, ..self.index },
+            traces: self.traces,
             log: self.log,
+            access_log: self.access_log,
+            audit: self.audit,
         })
     }
 }

@@ -6,10 +6,11 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+use super::kind::SettingForm;
 use super::load::StatedValue;
 use super::mistake::Mistake;
 use super::notifications::{InvalidSourceName, SOURCE_SETTINGS, SourceName};
-use super::settings::{KnownSetting, SETTINGS, Setting, SettingForm};
+use super::settings::{KnownSetting, SETTINGS, Setting};
 use super::upstream::{InvalidUpstreamName, UPSTREAM_SETTINGS, UpstreamName};
 
 /// The contents of the file.

@@ -15,9 +15,9 @@ pub fn configuration(bytes: &[u8]) {
     assert!(is_whole || faults > 0, "what cannot be parsed is reported");
     let given = contents.said.iter().flatten().any(|said: &load::StatedValue| said.setting.is_upstream());
     match settle(contents.said, None) {
-        Ok(config) => {
+        Ok(loaded) => {
             assert!(is_whole && given && faults == 0);
-            assert!(!config.upstream.url.authority().host().is_empty());
+            assert!(!loaded.config.upstream.url.authority().host().is_empty());
         }
         Err(mistakes) => {
             let told = mistakes.to_string();

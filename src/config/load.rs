@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use super::database::DatabaseDraft;
 use super::database_url::DatabaseUrl;
 use super::draft::Draft;
 use super::file::{self, Contents};
+use super::in_force::{Loaded, SettingsInForce};
 use super::mistake::{Mistake, Mistakes};
 use super::settings::{KnownSetting, SETTINGS, Setting};
 use super::tls_files::{Places, TlsChecks};
@@ -30,10 +32,35 @@ pub struct CommandLine {
     pub admin_listen: Option<String>,
     /// `--data-dir`
     pub data_dir: Option<String>,
-    /// `--config`, the TOML file.
+    /// `--config`, the TOML file; `-` for standard input.
     pub config: Option<PathBuf>,
     /// `--url`, the database of the index (`index.url`). A password in it takes the place of `index.password_file`.
     pub index_url: Option<String>,
+}
+
+impl CommandLine {
+    /// The TOML file: `--config`, or what `REFSHIM_CONFIG` names.
+    #[must_use]
+    pub fn file(&self) -> Option<PathBuf> {
+        self.config.clone().or_else(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from))
+    }
+}
+
+/// Where a configuration is loaded from, as often as it is asked for.
+#[derive(Clone, Debug)]
+pub struct ConfigSources {
+    /// The flags.
+    pub given: CommandLine,
+    /// How the files that the settings name are checked.
+    pub tls: TlsChecks,
+}
+
+impl ConfigSources {
+    /// Loads the configuration from the flags, the environment and the file that one of them names, with the files
+    /// that it names checked as well. Blocks on the disk.
+    pub fn load(&self) -> Result<Loaded, Mistakes> {
+        Config::load_with(&self.given, std::env::vars_os(), Some(&self.tls))
+    }
 }
 
 /// Where the index is.
@@ -61,7 +88,7 @@ impl Config {
         given: &CommandLine,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, Mistakes> {
-        Self::load_with(given, variables, None)
+        Ok(Self::load_with(given, variables, None)?.config)
     }
 
     /// [`Config::load`], which also loads the files that it names (TLS, credentials) and reports their mistakes with
@@ -71,14 +98,14 @@ impl Config {
         variables: impl IntoIterator<Item = (OsString, OsString)>,
         tls: &TlsChecks,
     ) -> Result<Self, Mistakes> {
-        Self::load_with(given, variables, Some(tls))
+        Ok(Self::load_with(given, variables, Some(tls))?.config)
     }
 
-    fn load_with(
+    pub(super) fn load_with(
         given: &CommandLine,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
         tls: Option<&TlsChecks>,
-    ) -> Result<Self, Mistakes> {
+    ) -> Result<Loaded, Mistakes> {
         let Contents { mut said, is_whole } = all_said(given, variables);
         let upstream_is_said = said.iter().flatten().any(|said| said.setting.is_upstream());
         if is_whole && !upstream_is_said {
@@ -129,8 +156,12 @@ fn all_said(given: &CommandLine, variables: impl IntoIterator<Item = (OsString, 
 
 fn put_all(said: Vec<Result<StatedValue, Mistake>>, draft: &mut Draft, places: &mut Places) -> Vec<Mistake> {
     let mut put = |said: StatedValue| {
-        let (key, place) = (said.setting.key(), said.place.clone());
+        let (key, place, is_upstream) = (said.setting.key(), said.place.clone(), said.setting.is_upstream());
         said.put_into(draft)?;
+        if is_upstream {
+            // It has two keys, and the last one stated counts.
+            places.insert("upstream".to_owned(), place.clone());
+        }
         places.insert(key, place);
         Ok(())
     };
@@ -140,12 +171,13 @@ fn put_all(said: Vec<Result<StatedValue, Mistake>>, draft: &mut Draft, places: &
 pub(super) fn settle(
     said: Vec<Result<StatedValue, Mistake>>,
     tls: Option<&TlsChecks>,
-) -> Result<Config, Mistakes> {
+) -> Result<Loaded, Mistakes> {
     let (mut draft, mut places) = (Draft::default(), Places::new());
     let mut mistakes = put_all(said, &mut draft, &mut places);
     let of_files = tls.map_or_else(Vec::new, |tls| draft.file_mistakes(tls, &places));
+    let settings = SettingsInForce::of(&mut draft, &places);
     match draft.finish() {
-        Ok(config) if mistakes.is_empty() && of_files.is_empty() => return Ok(config),
+        Ok(config) if mistakes.is_empty() && of_files.is_empty() => return Ok(Loaded { config, settings }),
         // `finish` without mistakes of its own fails only for want of an upstream, which is a mistake already.
         Err(unfit) if mistakes.is_empty() => mistakes.extend(unfit),
         // Inconsistencies may follow from the mistakes in single settings, so they are not reported with those.
@@ -186,8 +218,14 @@ fn file_named(
 }
 
 fn said_by_file(place: &str, path: &Path) -> Contents {
-    match fs::read_to_string(path) {
-        Ok(text) => file::read(path, &text),
+    let (shown, text) = if path == Path::new("-") {
+        let mut text = String::new();
+        (Path::new("standard input"), io::stdin().read_to_string(&mut text).map(|_| text))
+    } else {
+        (path, fs::read_to_string(path))
+    };
+    match text {
+        Ok(text) => file::read(shown, &text),
         Err(error) => {
             let mistake = Mistake::new(place, format!("cannot read \"{}\": {error}", path.display()));
             Contents { said: vec![Err(mistake)], is_whole: false }

@@ -21,12 +21,16 @@ pub enum Mode {
 impl Mode {
     /// Its word in the configuration, in metrics and in logs.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
             Self::Learn => "learn",
             Self::Pass => "pass",
         }
+    }
+
+    pub(super) const fn word(self) -> (&'static str, Self) {
+        (self.as_str(), self)
     }
 }
 

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::UpstreamName;
+use super::kind::{At, Kind, Optional, YesOrNo};
 use super::mistake::Mistake;
 use super::service::secret;
-use super::settings::{Setting, SettingForm, put, setting};
+use super::settings::{Setting, setting};
 use super::tls_files::Places;
-use super::value::{file, source_kind, text, upstream_name, yes_or_no};
+use super::value::{ANYTHING, FILE, SOURCE_KIND, UPSTREAM};
 
 /// How notifications are worked off.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +85,7 @@ pub struct InvalidSourceName;
 #[derive(Debug, Default)]
 pub(super) struct SourceDraft {
     kind: Option<SourceKind>,
-    upstream: Option<UpstreamName>,
+    upstream: UpstreamName,
     secret_file: Option<PathBuf>,
     user: Option<String>,
     password_file: Option<PathBuf>,
@@ -93,15 +94,17 @@ pub(super) struct SourceDraft {
 
 /// Every setting of a source, in the order of the example file.
 pub(super) static SOURCE_SETTINGS: &[Setting<SourceDraft>] = &[
-    setting("kind", SettingForm::One, |to, text| put(&mut to.kind, source_kind(text).map(Some))),
-    setting("upstream", SettingForm::One, |to, text| put(&mut to.upstream, upstream_name(text).map(Some))),
-    setting("secret_file", SettingForm::One, |to, text| put(&mut to.secret_file, file(text).map(Some))),
-    setting("user", SettingForm::One, |to, words| put(&mut to.user, text(words).map(Some))),
-    setting("password_file", SettingForm::One, |to, text| put(&mut to.password_file, file(text).map(Some))),
-    setting("allow_anonymous", SettingForm::YesOrNo, |to, text| {
-        put(&mut to.allow_anonymous, yes_or_no(text))
-    }),
+    setting("kind", &at(Optional(SOURCE_KIND), |to| &mut to.kind)),
+    setting("upstream", &at(UPSTREAM, |to| &mut to.upstream)),
+    setting("secret_file", &at(Optional(FILE), |to| &mut to.secret_file)),
+    setting("user", &at(Optional(ANYTHING), |to| &mut to.user)),
+    setting("password_file", &at(Optional(FILE), |to| &mut to.password_file)),
+    setting("allow_anonymous", &at(YesOrNo, |to| &mut to.allow_anonymous)),
 ];
+
+const fn at<K: Kind>(kind: K, field: fn(&mut SourceDraft) -> &mut K::Value) -> At<SourceDraft, K> {
+    At::new(kind, field)
+}
 
 impl SourceDraft {
     /// The source. Inconsistent settings are reported to `problem`.
@@ -111,7 +114,7 @@ impl SourceDraft {
         upstreams: &[UpstreamName],
         mut problem: impl FnMut(String),
     ) -> Option<NotificationSource> {
-        let upstream = self.upstream.unwrap_or_else(UpstreamName::default_upstream);
+        let upstream = self.upstream;
         if !upstreams.contains(&upstream) {
             problem(format!("upstream: there is no [upstreams.{upstream}]"));
         }

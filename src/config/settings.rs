@@ -1,39 +1,31 @@
-//! The table of settings. To add one: a line here (or in the table of an upstream), a field in the parent module, and
-//! a line in the example file `config/refshim.toml`. The file's parser, the variables and the tests follow this table.
+//! The table of settings. To add one: a line here (or in the table of an upstream) with its kind and its field, a field
+//! in the parent module, and a line in the example file `config/refshim.toml`, whose comment is its description. The
+//! file's parser, the variables, `config show`, `config schema`, reloading and the tests follow this table.
 
-use std::ops::RangeInclusive;
+use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
-use super::RegistryUrl;
+use toml::Value;
+
 use super::draft::Draft;
+use super::kind::{At, Field, Kind, List, Optional, SetOfKinds, SettingForm, YesOrNo};
 use super::notifications::{SOURCE_SETTINGS, SourceDraft, SourceName};
+use super::quantity::{GIB, HOUR, KIB, MIB, MILLION, MINUTE, Quantity, count, duration, size};
 use super::upstream::{UPSTREAM_SETTINGS, UpstreamDraft, UpstreamName};
 use super::value::{
-    GIB, HOUR, Invalid, KIB, MIB, MINUTE, address, client_auth, count, directory, duration, file, link_kind,
-    list, log_filter, log_format, network, server_name, size, statements, write_tags, yes_or_no,
+    ADDRESS, CLIENT_AUTH, DATABASE, DIRECTORY, FILE, Invalid, LINK_KIND, LOG_FILTER, LOG_FORMAT, LOG_OUTPUT,
+    NETWORK, ORIGIN, REGISTRY, SERVER_NAME, SHARE, STATEMENTS, WRITE_TAGS,
 };
-use crate::oci::LinkKinds;
 
-/// A setting: its key, and how its text is parsed into its field.
-#[derive(Debug)]
+/// A setting: its key, its kind and its field.
 pub(super) struct Setting<D: 'static> {
     /// Its key in the file, `timeouts.connect`; for an upstream, the part after `upstreams.<name>.`.
     pub(super) key: &'static str,
-    /// The TOML values that it accepts.
-    pub(super) form: SettingForm,
-    /// Parses a text and stores the value.
-    put: fn(&mut D, &str) -> Result<(), Invalid>,
-}
-
-/// The TOML values that a setting accepts. A variable is always text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SettingForm {
-    /// A string or a number.
-    One,
-    /// A string, a number or a list of strings; in a variable, separated by commas.
-    Many,
-    /// `true` or `false`.
-    YesOrNo,
+    /// Whether a reload changes it; else a restart does.
+    pub(super) is_live: bool,
+    /// How it is parsed, stored, shown and described.
+    pub(super) field: &'static dyn Field<D>,
 }
 
 /// The setting of a key or a variable.
@@ -44,130 +36,100 @@ pub(super) enum KnownSetting {
     OfSource(SourceName, &'static Setting<SourceDraft>),
 }
 
-const MILLION: u64 = 1_000_000;
-
-/// The bounds of a time-out, in milliseconds.
-pub(super) const LIMIT: RangeInclusive<u64> = 1..=24 * HOUR;
-
-use SettingForm::{Many, One, YesOrNo};
+/// A time-out.
+pub(super) const LIMIT: Quantity<Duration> = duration(1..=24 * HOUR);
 
 /// Every setting but those of an upstream, in the order of the example file.
 pub(super) static SETTINGS: &[Setting<Draft>] = &[
-    setting("upstream", One, |to, text| put(&mut to.default_upstream().url, text.parse().map(Some))),
-    setting("external_url", One, |to, text| put(&mut to.external_url, origin(text).map(Some))),
-    setting("trusted_proxies", Many, |to, text| put(&mut to.trusted_proxies, list(text, network))),
-    setting("listen", One, |to, text| put(&mut to.listen, address(text))),
-    setting("admin_listen", One, |to, text| put(&mut to.admin_listen, address(text))),
-    setting("data_dir", One, |to, text| put(&mut to.data_dir, directory(text))),
-    setting("tls.certificate", Many, |to, text| put(&mut to.tls.certificates, list(text, file))),
-    setting("tls.key", Many, |to, text| put(&mut to.tls.keys, list(text, file))),
-    setting("tls.client_ca", One, |to, text| put(&mut to.tls.client_ca, file(text).map(Some))),
-    setting("tls.client_auth", One, |to, text| put(&mut to.tls.client_auth, client_auth(text))),
-    setting("tls.reload", One, |to, text| put(&mut to.tls_reload, duration(text, 100..=24 * HOUR))),
-    setting("timeouts.connect", One, |to, text| put(&mut to.timeouts.connect, duration(text, LIMIT))),
-    setting("timeouts.response", One, |to, text| put(&mut to.timeouts.response, duration(text, LIMIT))),
-    setting("timeouts.body_idle", One, |to, text| put(&mut to.timeouts.body_idle, duration(text, LIMIT))),
-    setting("timeouts.client_headers", One, |to, text| {
-        put(&mut to.timeouts.client_headers, duration(text, LIMIT))
-    }),
-    setting("timeouts.pool_idle", One, |to, text| put(&mut to.timeouts.pool_idle, duration(text, LIMIT))),
-    setting("timeouts.shutdown", One, |to, text| put(&mut to.timeouts.shutdown, duration(text, 0..=HOUR))),
-    setting("timeouts.manifest", One, |to, text| put(&mut to.timeouts.manifest, duration(text, LIMIT))),
-    setting("timeouts.index", One, |to, text| put(&mut to.timeouts.index, duration(text, LIMIT))),
-    setting("manifests.max_bytes", One, |to, text| {
-        put(&mut to.manifests.max_bytes, size(text, 1..=64 * MIB))
-    }),
-    setting("manifests.max_links_bytes", One, |to, text| {
-        put(&mut to.manifests.max_links_bytes, size(text, 1..=256 * MIB))
-    }),
-    setting("manifests.learn_bytes", One, |to, text| put(&mut to.manifests.learn_bytes, size(text, 0..=GIB))),
-    setting("references.page_bytes", One, |to, text| {
-        put(&mut to.references.page_bytes, size(text, 64 * KIB..=64 * MIB))
-    }),
-    setting("references.access_ttl", One, |to, text| {
-        put(&mut to.references.access_ttl, duration(text, 0..=5 * MINUTE))
-    }),
-    setting("references.concurrency", One, |to, text| {
-        put(&mut to.references.concurrency, count(text, 1..=256))
-    }),
-    setting("references.scope_repositories", One, |to, text| {
-        put(&mut to.references.scope_repositories, count(text, 1..=10_000))
-    }),
-    setting("referrers.include", Many, |to, text| {
-        put(&mut to.referrers.include, list(text, link_kind).map(LinkKinds::from_iter))
-    }),
-    setting("referrers.upstream_ttl", One, |to, text| {
-        put(&mut to.referrers.upstream_ttl, duration(text, 0..=5 * MINUTE))
-    }),
-    setting("referrers.stale_for", One, |to, text| {
-        put(&mut to.referrers.stale_for, duration(text, 0..=HOUR))
-    }),
-    setting("referrers.write_tags", One, |to, text| put(&mut to.referrers.write_tags, write_tags(text))),
-    setting("limits.connections", One, |to, text| put(&mut to.limits.connections, count(text, 1..=MILLION))),
-    setting("limits.requests_per_client", One, |to, text| {
-        put(&mut to.limits.requests_per_client, count(text, 1..=MILLION))
-    }),
-    setting("limits.manifest_bytes", One, |to, text| {
-        put(&mut to.limits.manifest_bytes, size(text, MIB..=64 * GIB))
-    }),
-    setting("limits.answer_bytes", One, |to, text| {
-        put(&mut to.limits.answer_bytes, size(text, MIB..=64 * GIB))
-    }),
-    setting("limits.questions", One, |to, text| put(&mut to.limits.questions, count(text, 8..=MILLION))),
-    setting("limits.repository_referrers", One, |to, text| {
-        put(&mut to.limits.repository_referrers, count(text, 1..=1_000 * MILLION))
-    }),
-    setting("notifications.queue", One, |to, text| {
-        put(&mut to.notifications.queue, count(text, 1..=10 * MILLION))
-    }),
-    setting("notifications.rate", One, |to, text| put(&mut to.notifications.rate, count(text, 1..=100_000))),
-    setting("notifications.give_up_after", One, |to, text| {
-        put(&mut to.notifications.give_up_after, duration(text, 1_000..=30 * 24 * HOUR))
-    }),
-    setting("sweep.interval", One, |to, text| {
-        put(&mut to.sweep.interval, duration(text, 0..=366 * 24 * HOUR))
-    }),
-    setting("sweep.rate", One, |to, text| put(&mut to.sweep.rate, count(text, 1..=100_000))),
-    setting("index.url", One, |to, text| put(&mut to.database.url, text.parse().map(Some))),
-    setting("index.password_file", One, |to, text| put(&mut to.database.password_file, file(text).map(Some))),
-    setting("index.statements", One, |to, text| put(&mut to.database.statements, statements(text))),
-    setting("index.connections", One, |to, text| put(&mut to.database.connections, count(text, 1..=1_000))),
-    setting("index.migrate", YesOrNo, |to, text| put(&mut to.database.migrate, yes_or_no(text))),
-    setting("index.readiness", YesOrNo, |to, text| put(&mut to.database.readiness, yes_or_no(text))),
-    setting("index.cache_bytes", One, |to, text| put(&mut to.index.cache_bytes, size(text, MIB..=256 * GIB))),
-    setting("index.compact_bytes", One, |to, text| {
-        put(&mut to.index.compact_bytes, size(text, 64 * KIB..=256 * GIB))
-    }),
-    setting("index.forget_after", One, |to, text| {
-        put(&mut to.index.forget_after, duration(text, 100..=30 * 24 * HOUR))
-    }),
-    setting("index.tls.ca", One, |to, text| put(&mut to.database.tls.ca, file(text).map(Some))),
-    setting("index.tls.certificate", One, |to, text| {
-        put(&mut to.database.tls.certificate, file(text).map(Some))
-    }),
-    setting("index.tls.key", One, |to, text| put(&mut to.database.tls.key, file(text).map(Some))),
-    setting("index.tls.server_name", One, |to, text| {
-        put(&mut to.database.tls.server_name, server_name(text).map(Some))
-    }),
-    setting("log.format", One, |to, text| put(&mut to.log.format, log_format(text))),
-    setting("log.filter", One, |to, text| put(&mut to.log.filter, log_filter(text))),
+    setting("upstream", &at(Optional(REGISTRY), |to| &mut to.default_upstream().url)),
+    live("external_url", &at(Optional(ORIGIN), |to| &mut to.external_url)),
+    live("trusted_proxies", &at(List(NETWORK), |to| &mut to.trusted_proxies)),
+    setting("listen", &at(ADDRESS, |to| &mut to.listen)),
+    setting("admin_listen", &at(ADDRESS, |to| &mut to.admin_listen)),
+    setting("data_dir", &at(DIRECTORY, |to| &mut to.data_dir)),
+    live("tls.certificate", &at(List(FILE), |to| &mut to.tls.certificates)),
+    live("tls.key", &at(List(FILE), |to| &mut to.tls.keys)),
+    live("tls.client_ca", &at(Optional(FILE), |to| &mut to.tls.client_ca)),
+    live("tls.client_auth", &at(CLIENT_AUTH, |to| &mut to.tls.client_auth)),
+    live("tls.reload", &at(duration(100..=24 * HOUR), |to| &mut to.tls_reload)),
+    setting("web.listen", &at(Optional(ADDRESS), |to| &mut to.web.listen)),
+    live("timeouts.connect", &at(LIMIT, |to| &mut to.timeouts.connect)),
+    live("timeouts.response", &at(LIMIT, |to| &mut to.timeouts.response)),
+    live("timeouts.body_idle", &at(LIMIT, |to| &mut to.timeouts.body_idle)),
+    live("timeouts.client_headers", &at(LIMIT, |to| &mut to.timeouts.client_headers)),
+    live("timeouts.pool_idle", &at(LIMIT, |to| &mut to.timeouts.pool_idle)),
+    live("timeouts.shutdown", &at(duration(0..=HOUR), |to| &mut to.timeouts.shutdown)),
+    live("timeouts.manifest", &at(LIMIT, |to| &mut to.timeouts.manifest)),
+    setting("timeouts.index", &at(LIMIT, |to| &mut to.timeouts.index)),
+    setting("manifests.max_bytes", &at(size(1..=64 * MIB), |to| &mut to.manifests.max_bytes)),
+    setting("manifests.max_links_bytes", &at(size(1..=256 * MIB), |to| &mut to.manifests.max_links_bytes)),
+    live("manifests.learn_bytes", &at(size(0..=GIB), |to| &mut to.manifests.learn_bytes)),
+    live("references.page_bytes", &at(size(64 * KIB..=64 * MIB), |to| &mut to.references.page_bytes)),
+    live("references.access_ttl", &at(duration(0..=5 * MINUTE), |to| &mut to.references.access_ttl)),
+    live("references.concurrency", &at(count(1..=256), |to| &mut to.references.concurrency)),
+    live("references.scope_repositories", &at(count(1..=10_000), |to| &mut to.references.scope_repositories)),
+    live("referrers.include", &at(SetOfKinds(List(LINK_KIND)), |to| &mut to.referrers.include)),
+    live("referrers.upstream_ttl", &at(duration(0..=5 * MINUTE), |to| &mut to.referrers.upstream_ttl)),
+    live("referrers.stale_for", &at(duration(0..=HOUR), |to| &mut to.referrers.stale_for)),
+    setting("referrers.write_tags", &at(WRITE_TAGS, |to| &mut to.referrers.write_tags)),
+    live("limits.connections", &at(count(1..=MILLION), |to| &mut to.limits.connections)),
+    live("limits.requests_per_client", &at(count(1..=MILLION), |to| &mut to.limits.requests_per_client)),
+    live("limits.manifest_bytes", &at(size(MIB..=64 * GIB), |to| &mut to.limits.manifest_bytes)),
+    live("limits.answer_bytes", &at(size(MIB..=64 * GIB), |to| &mut to.limits.answer_bytes)),
+    live("limits.questions", &at(count(8..=MILLION), |to| &mut to.limits.questions)),
+    setting(
+        "limits.repository_referrers",
+        &at(count(1..=1_000 * MILLION), |to| &mut to.limits.repository_referrers),
+    ),
+    setting("notifications.queue", &at(count(1..=10 * MILLION), |to| &mut to.notifications.queue)),
+    setting("notifications.rate", &at(count(1..=100_000), |to| &mut to.notifications.rate)),
+    setting(
+        "notifications.give_up_after",
+        &at(duration(1_000..=30 * 24 * HOUR), |to| &mut to.notifications.give_up_after),
+    ),
+    setting("sweep.interval", &at(duration(0..=366 * 24 * HOUR), |to| &mut to.sweep.interval)),
+    setting("sweep.rate", &at(count(1..=100_000), |to| &mut to.sweep.rate)),
+    setting("index.url", &at(Optional(DATABASE), |to| &mut to.database.url)),
+    setting("index.password_file", &at(Optional(FILE), |to| &mut to.database.password_file)),
+    setting("index.statements", &at(STATEMENTS, |to| &mut to.database.statements)),
+    setting("index.connections", &at(count(1..=1_000), |to| &mut to.database.connections)),
+    setting("index.migrate", &at(YesOrNo, |to| &mut to.database.migrate)),
+    setting("index.readiness", &at(YesOrNo, |to| &mut to.database.readiness)),
+    setting("index.cache_bytes", &at(size(MIB..=256 * GIB), |to| &mut to.index.cache_bytes)),
+    setting("index.compact_bytes", &at(size(64 * KIB..=256 * GIB), |to| &mut to.index.compact_bytes)),
+    setting("index.forget_after", &at(duration(100..=30 * 24 * HOUR), |to| &mut to.index.forget_after)),
+    setting("index.tls.ca", &at(Optional(FILE), |to| &mut to.database.tls.ca)),
+    setting("index.tls.certificate", &at(Optional(FILE), |to| &mut to.database.tls.certificate)),
+    setting("index.tls.key", &at(Optional(FILE), |to| &mut to.database.tls.key)),
+    setting("index.tls.server_name", &at(Optional(SERVER_NAME), |to| &mut to.database.tls.server_name)),
+    setting("traces.endpoint", &at(Optional(REGISTRY), |to| &mut to.traces.endpoint)),
+    setting("traces.sample", &at(SHARE, |to| &mut to.traces.sample)),
+    setting("log.format", &at(LOG_FORMAT, |to| &mut to.log.format)),
+    live("log.filter", &at(LOG_FILTER, |to| &mut to.log.filter)),
+    setting("access_log.output", &at(LOG_OUTPUT, |to| &mut to.access_log.output)),
+    setting("audit.output", &at(LOG_OUTPUT, |to| &mut to.audit.output)),
+    setting("audit.max_bytes", &at(size(0..=256 * GIB), |to| &mut to.audit.max_bytes)),
+    setting("audit.keep", &at(count(1..=1_000), |to| &mut to.audit.keep)),
 ];
 
-pub(super) const fn setting<D>(
-    key: &'static str,
-    form: SettingForm,
-    put: fn(&mut D, &str) -> Result<(), Invalid>,
-) -> Setting<D> {
-    Setting { key, form, put }
+/// A setting that a restart changes: something was opened, begun or connected by it.
+pub(super) const fn setting<D>(key: &'static str, field: &'static dyn Field<D>) -> Setting<D> {
+    Setting { key, is_live: false, field }
 }
 
-pub(super) fn put<T, E: Into<Invalid>>(field: &mut T, value: Result<T, E>) -> Result<(), Invalid> {
-    *field = value.map_err(Into::into)?;
-    Ok(())
+/// A setting that a reload changes.
+pub(super) const fn live<D>(key: &'static str, field: &'static dyn Field<D>) -> Setting<D> {
+    Setting { key, is_live: true, field }
 }
 
-fn origin(text: &str) -> Result<RegistryUrl, Invalid> {
-    Ok(text.parse::<RegistryUrl>().and_then(RegistryUrl::without_path)?)
+const fn at<K: Kind>(kind: K, field: fn(&mut Draft) -> &mut K::Value) -> At<Draft, K> {
+    At::new(kind, field)
+}
+
+impl<D> fmt::Debug for Setting<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Setting").field(&self.key).finish()
+    }
 }
 
 impl<D> Setting<D> {
@@ -235,23 +197,54 @@ impl KnownSetting {
     /// The TOML values that it accepts.
     pub(super) fn form(&self) -> SettingForm {
         match self {
-            Self::Common(setting) => setting.form,
-            Self::OfUpstream(_, setting) => setting.form,
-            Self::OfSource(_, setting) => setting.form,
+            Self::Common(setting) => setting.field.form(),
+            Self::OfUpstream(_, setting) => setting.field.form(),
+            Self::OfSource(_, setting) => setting.field.form(),
         }
     }
 
     /// Parses a text and stores the value.
     pub(super) fn put(&self, draft: &mut Draft, text: &str) -> Result<(), Invalid> {
         match self {
-            Self::Common(setting) => (setting.put)(draft, text),
-            Self::OfUpstream(name, setting) => {
-                (setting.put)(draft.upstreams.entry(name.clone()).or_default(), text)
-            }
-            Self::OfSource(name, setting) => {
-                (setting.put)(draft.sources.entry(name.clone()).or_default(), text)
-            }
+            Self::Common(setting) => setting.field.put(draft, text),
+            Self::OfUpstream(name, setting) => setting.field.put(draft.upstream(name), text),
+            Self::OfSource(name, setting) => setting.field.put(draft.source(name), text),
         }
+    }
+
+    /// Its value, and the same without secrets; nothing if it is not set.
+    pub(super) fn value(&self, draft: &mut Draft) -> Option<(Value, Value)> {
+        fn both<D>(setting: &Setting<D>, of: &mut D) -> Option<(Value, Value)> {
+            Some((setting.field.show(of)?, setting.field.masked(of)?))
+        }
+        match self {
+            Self::Common(setting) => both(setting, draft),
+            Self::OfUpstream(name, setting) => both(setting, draft.upstream(name)),
+            Self::OfSource(name, setting) => both(setting, draft.source(name)),
+        }
+    }
+
+    /// Whether a reload changes it.
+    pub(super) fn is_live(&self) -> bool {
+        match self {
+            Self::Common(setting) => setting.is_live,
+            Self::OfUpstream(_, setting) => setting.is_live,
+            Self::OfSource(_, setting) => setting.is_live,
+        }
+    }
+
+    /// All that the draft has: the common ones, and those of each upstream and each source.
+    pub(super) fn all(draft: &Draft) -> Vec<Self> {
+        let of_upstreams = draft.upstreams.keys().flat_map(|name| {
+            // The URL of the default one is the setting `upstream`.
+            let own = UPSTREAM_SETTINGS.iter().filter(|it| !(name.is_default() && it.key == "url"));
+            own.map(|setting| Self::OfUpstream(name.clone(), setting))
+        });
+        let of_sources = draft
+            .sources
+            .keys()
+            .flat_map(|name| SOURCE_SETTINGS.iter().map(|setting| Self::OfSource(name.clone(), setting)));
+        SETTINGS.iter().map(Self::Common).chain(of_upstreams).chain(of_sources).collect()
     }
 
     /// Whether it is the URL of the default upstream.

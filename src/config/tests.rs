@@ -4,11 +4,13 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
-use super::{CommandLine, Config, Http2, Mode, TimeoutsConfig, UpstreamConfig, UpstreamTls};
+use super::{CommandLine, Config, Http2, Loaded, Mode, TimeoutsConfig, UpstreamConfig, UpstreamTls};
 
 mod database;
+mod in_force;
 mod mistakes;
 mod modes;
+mod schema;
 mod settings;
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/refshim.toml");
@@ -23,6 +25,10 @@ struct Sources {
 
 impl Sources {
     fn load(&self) -> Result<Config, Vec<String>> {
+        Ok(self.load_settings()?.config)
+    }
+
+    fn load_settings(&self) -> Result<Loaded, Vec<String>> {
         let directory = tempfile::tempdir().unwrap();
         let mut given = self.given.clone();
         if let Some(text) = &self.file {
@@ -31,7 +37,7 @@ impl Sources {
             given.config = Some(path);
         }
         let place = format!("{}/", directory.path().display());
-        Config::load(&given, self.variables.clone())
+        Config::load_with(&given, self.variables.clone(), None)
             .map_err(|mistakes| mistakes.to_string().replace(&place, "").lines().map(str::to_owned).collect())
     }
 }

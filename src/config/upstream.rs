@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use super::kind::{At, Kind, List, Optional, YesOrNo};
 use super::service::{ServiceConfig, ServiceDraft};
-use super::settings::{LIMIT, Setting, SettingForm, put, setting};
-use super::value::{duration, file, host, http2, list, mode, server_name, text, upstream_name, yes_or_no};
+use super::settings::{LIMIT, Setting, live, setting};
+use super::value::{ANYTHING, FILE, HOST, HTTP2, MODE, REGISTRY, REPOSITORY, SERVER_NAME, UPSTREAM};
 use super::{Mode, RegistryUrl, TimeoutsConfig};
 use crate::oci::RepositoryName;
 
@@ -107,45 +108,33 @@ pub(super) struct UpstreamDraft {
 
 /// Every setting of an upstream, in the order of the example file.
 pub(super) static UPSTREAM_SETTINGS: &[Setting<UpstreamDraft>] = &[
-    setting("url", SettingForm::One, |to, text| put(&mut to.url, text.parse().map(Some))),
-    setting("hosts", SettingForm::Many, |to, text| put(&mut to.hosts, list(text, host))),
-    setting("namespaces", SettingForm::Many, |to, words| put(&mut to.namespaces, list(words, text))),
-    setting("prefixes", SettingForm::Many, |to, text| {
-        put(&mut to.prefixes, list(text, RepositoryName::from_str))
-    }),
-    setting("strip_prefix", SettingForm::YesOrNo, |to, text| put(&mut to.strip_prefix, yes_or_no(text))),
-    setting("mode", SettingForm::One, |to, text| put(&mut to.mode, mode(text))),
-    setting("ca", SettingForm::One, |to, text| put(&mut to.tls.ca, file(text).map(Some))),
-    setting("certificate", SettingForm::One, |to, text| put(&mut to.tls.certificate, file(text).map(Some))),
-    setting("key", SettingForm::One, |to, text| put(&mut to.tls.key, file(text).map(Some))),
-    setting("server_name", SettingForm::One, |to, text| {
-        put(&mut to.tls.server_name, server_name(text).map(Some))
-    }),
-    setting("insecure_skip_verify", SettingForm::YesOrNo, |to, text| {
-        put(&mut to.tls.insecure_skip_verify, yes_or_no(text))
-    }),
-    setting("http2", SettingForm::One, |to, text| put(&mut to.http2, http2(text))),
-    setting("rewrite_realm", SettingForm::YesOrNo, |to, text| put(&mut to.rewrite_realm, yes_or_no(text))),
-    setting("connect", SettingForm::One, |to, text| put(&mut to.connect, duration(text, LIMIT).map(Some))),
-    setting("response", SettingForm::One, |to, text| put(&mut to.response, duration(text, LIMIT).map(Some))),
-    setting("body_idle", SettingForm::One, |to, text| {
-        put(&mut to.body_idle, duration(text, LIMIT).map(Some))
-    }),
-    setting("pool_idle", SettingForm::One, |to, text| {
-        put(&mut to.pool_idle, duration(text, LIMIT).map(Some))
-    }),
-    setting("service.user", SettingForm::One, |to, words| put(&mut to.service.user, text(words).map(Some))),
-    setting("service.password_file", SettingForm::One, |to, text| {
-        put(&mut to.service.password_file, file(text).map(Some))
-    }),
-    setting("service.token_file", SettingForm::One, |to, text| {
-        put(&mut to.service.token_file, file(text).map(Some))
-    }),
-    setting("service.docker_config", SettingForm::One, |to, text| {
-        put(&mut to.service.docker_config, file(text).map(Some))
-    }),
-    setting("shares", SettingForm::One, |to, text| put(&mut to.shares, upstream_name(text).map(Some))),
+    setting("url", &at(Optional(REGISTRY), |to| &mut to.url)),
+    live("hosts", &at(List(HOST), |to| &mut to.hosts)),
+    live("namespaces", &at(List(ANYTHING), |to| &mut to.namespaces)),
+    live("prefixes", &at(List(REPOSITORY), |to| &mut to.prefixes)),
+    live("strip_prefix", &at(YesOrNo, |to| &mut to.strip_prefix)),
+    setting("mode", &at(MODE, |to| &mut to.mode)),
+    setting("ca", &at(Optional(FILE), |to| &mut to.tls.ca)),
+    setting("certificate", &at(Optional(FILE), |to| &mut to.tls.certificate)),
+    setting("key", &at(Optional(FILE), |to| &mut to.tls.key)),
+    setting("server_name", &at(Optional(SERVER_NAME), |to| &mut to.tls.server_name)),
+    setting("insecure_skip_verify", &at(YesOrNo, |to| &mut to.tls.insecure_skip_verify)),
+    setting("http2", &at(HTTP2, |to| &mut to.http2)),
+    live("rewrite_realm", &at(YesOrNo, |to| &mut to.rewrite_realm)),
+    live("connect", &at(Optional(LIMIT), |to| &mut to.connect)),
+    live("response", &at(Optional(LIMIT), |to| &mut to.response)),
+    live("body_idle", &at(Optional(LIMIT), |to| &mut to.body_idle)),
+    live("pool_idle", &at(Optional(LIMIT), |to| &mut to.pool_idle)),
+    setting("service.user", &at(Optional(ANYTHING), |to| &mut to.service.user)),
+    setting("service.password_file", &at(Optional(FILE), |to| &mut to.service.password_file)),
+    setting("service.token_file", &at(Optional(FILE), |to| &mut to.service.token_file)),
+    setting("service.docker_config", &at(Optional(FILE), |to| &mut to.service.docker_config)),
+    setting("shares", &at(Optional(UPSTREAM), |to| &mut to.shares)),
 ];
+
+const fn at<K: Kind>(kind: K, field: fn(&mut UpstreamDraft) -> &mut K::Value) -> At<UpstreamDraft, K> {
+    At::new(kind, field)
+}
 
 impl UpstreamConfig {
     /// The upstream's number in the index: 0 for the default one, else the first bytes of a hash of the name; of one
@@ -212,6 +201,12 @@ impl UpstreamDraft {
                 ..common.clone()
             },
         })
+    }
+}
+
+impl Default for UpstreamName {
+    fn default() -> Self {
+        Self::default_upstream()
     }
 }
 

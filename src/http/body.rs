@@ -15,11 +15,13 @@ mod held;
 mod lent;
 mod outlet;
 mod pauses;
+mod sent;
 mod streamed;
 
 pub use held::{Held, PushLimits};
 pub use outlet::{Backlog, Outlet, limit_stall};
 pub use pauses::Progress;
+pub use sent::Sent;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 use self::pauses::{Holder, PauseLimit};
+use self::sent::SentCount;
 use self::streamed::{BodyCopy, Gate, Streamed};
 use crate::http::limits::{Limit, RequestGuard};
 
@@ -43,6 +46,8 @@ pub struct Body {
     source: BodySource,
     /// Present if the body goes to a client.
     outlet: Option<Outlet>,
+    /// Present if somebody wants to know what was sent of it. Boxed: most bodies have none.
+    sent: Option<Box<SentCount>>,
 }
 
 #[derive(Debug)]
@@ -183,6 +188,11 @@ impl Body {
         Self { outlet: Some(outlet), ..self }
     }
 
+    /// Calls `tell` once with what was sent of it: when it ends, or is dropped before.
+    pub fn when_sent(&mut self, tell: impl FnOnce(Sent) + Send + Sync + 'static) {
+        self.sent = Some(Box::new(SentCount::new(self.is_end_stream(), Box::new(tell))));
+    }
+
     /// The progress of a streamed body; `None` for a whole one, which never waits for its sender.
     pub fn watch(&mut self) -> Option<Arc<Progress>> {
         match &mut self.source {
@@ -200,11 +210,17 @@ impl http_body::Body for Body {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self { source, outlet } = self.get_mut();
-        match outlet {
+        let Self { source, outlet, sent } = self.get_mut();
+        let frame = match outlet {
             None => source.poll_frame(cx),
             Some(outlet) => outlet.poll_frame(source, cx),
+        };
+        if let Some(sent) = sent {
+            // By its length, too, as in `Streamed::poll_frame`.
+            let is_sent = source.is_end_stream() || source.size_hint().exact() == Some(0);
+            sent.count(&frame, is_sent && outlet.as_ref().is_none_or(Outlet::is_empty));
         }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -219,7 +235,7 @@ impl http_body::Body for Body {
 
 impl From<BodySource> for Body {
     fn from(source: BodySource) -> Self {
-        Self { source, outlet: None }
+        Self { source, outlet: None, sent: None }
     }
 }
 

@@ -18,7 +18,7 @@ pub use pushes::{PushGuard, Pushes};
 pub use requests::{Load, RequestGuard, Requests};
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -43,6 +43,12 @@ pub enum Limit {
     Questions,
 }
 
+impl Limit {
+    /// Every limit.
+    pub const ALL: [Self; 5] =
+        [Self::Connections, Self::RequestsPerClient, Self::ManifestBytes, Self::AnswerBytes, Self::Questions];
+}
+
 /// What counts as one client: an IPv4 address, or the /64 network of an IPv6 address. A site usually gets all
 /// addresses of a /64 (RFC 6177) and could otherwise pass for as many clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +68,7 @@ impl From<IpAddr> for ClientNetwork {
 pub struct Budget {
     limit: Limit,
     permits: Arc<Semaphore>,
+    most: Arc<Mutex<usize>>,
 }
 
 /// Permits of a [`Budget`], released on drop.
@@ -74,7 +81,27 @@ impl Budget {
     /// A budget of `most` permits; exceeding it is reported as `limit`.
     #[must_use]
     pub fn new(limit: Limit, most: usize) -> Self {
-        Self { limit, permits: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))) }
+        let most = most.min(Semaphore::MAX_PERMITS);
+        Self { limit, permits: Arc::new(Semaphore::new(most)), most: Arc::new(Mutex::new(most)) }
+    }
+
+    /// Changes the number of permits. Those that are taken stay so: a lower limit is reached as they are released, and
+    /// nothing new is let in until then. How many those are.
+    pub fn resize(&self, most: usize) -> usize {
+        let most = most.min(Semaphore::MAX_PERMITS);
+        let mut current = self.most.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *current, most);
+        self.permits.add_permits(most.saturating_sub(before));
+        let excess = before.saturating_sub(most);
+        let rest = excess - self.permits.forget_permits(excess);
+        if let Ok(taken @ 1..) = u32::try_from(rest) {
+            // It waits ahead of everybody who asks later, so it gets each permit that is released.
+            let permits = Arc::clone(&self.permits);
+            tokio::spawn(
+                async move { permits.acquire_many_owned(taken).await.map(OwnedSemaphorePermit::forget) },
+            );
+        }
+        rest
     }
 
     /// Takes `count` permits if they are free now.
@@ -122,5 +149,26 @@ mod tests {
         assert_eq!(budget.wait_for_one(Duration::from_secs(1)).await.unwrap_err(), Limit::Questions);
         drop((most, last));
         assert!(budget.take(10).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_grows_at_once_and_shrinks_as_permits_are_given_back() {
+        let budget = Budget::new(Limit::Connections, 3);
+        let mut taken: Vec<_> = (0..3).map(|_| budget.take(1).unwrap()).collect();
+        budget.resize(4);
+        taken.push(budget.take(1).unwrap());
+        budget.resize(2);
+        // What waits for the permits to give up is a task of its own.
+        tokio::task::yield_now().await;
+        for _ in 0..2 {
+            taken.pop();
+            assert_eq!(budget.take(1).unwrap_err(), Limit::Connections);
+            tokio::task::yield_now().await;
+        }
+        taken.pop();
+        taken.push(budget.take(1).unwrap());
+        assert_eq!(budget.take(1).unwrap_err(), Limit::Connections);
+        budget.resize(3);
+        assert!(budget.take(1).is_ok());
     }
 }

@@ -34,8 +34,19 @@ pub struct UnknownLinkKind;
 pub struct LinkKinds(u8);
 
 impl LinkKind {
-    const ALL: [Self; 6] =
+    /// Every kind.
+    pub const ALL: [Self; 6] =
         [Self::Reference, Self::Subject, Self::Parent, Self::Attestation, Self::Cosign, Self::Fallback];
+
+    /// All kinds, with their names.
+    pub const WORDS: [(&'static str, Self); 6] = [
+        Self::Reference.word(),
+        Self::Subject.word(),
+        Self::Parent.word(),
+        Self::Attestation.word(),
+        Self::Cosign.word(),
+        Self::Fallback.word(),
+    ];
 
     /// The kinds by which something is attached to a manifest, and is copied or kept with it: all but `parent`, the
     /// indexes that list it.
@@ -62,7 +73,7 @@ impl LinkKind {
 
     /// Its name in `?kind=`.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Reference => "reference",
             Self::Subject => "subject",
@@ -71,6 +82,10 @@ impl LinkKind {
             Self::Cosign => "cosign",
             Self::Fallback => "fallback",
         }
+    }
+
+    const fn word(self) -> (&'static str, Self) {
+        (self.as_str(), self)
     }
 }
 

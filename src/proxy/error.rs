@@ -207,6 +207,12 @@ impl Error {
         if let Self::Shared(error) = self { error.root() } else { self }
     }
 
+    /// The status of its answer.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status_and_code().0
+    }
+
     /// The status with which the upstream rejected a question, if it did.
     #[must_use]
     pub fn rejected(&self) -> Option<StatusCode> {

@@ -14,6 +14,7 @@ use http::uri::PathAndQuery;
 
 use crate::config::{Config, UpstreamConfig};
 use crate::http::route::{API, begins_upload, behind, has_dot_segment};
+use crate::oci::RepositoryName;
 
 /// `/.refshim/<name>`
 const MARK: &str = "/.refshim/";
@@ -67,6 +68,30 @@ impl Selection {
             .or_else(|| self.by_namespace(target.query()?))
             .or_else(|| self.by_prefix(target))
             .unwrap_or_default()
+    }
+
+    /// The upstreams that a request to this host can reach, by their positions: the one that the host selects, else all
+    /// but those that only a host selects.
+    #[must_use]
+    pub fn reachable(&self, host: Option<&str>) -> Vec<usize> {
+        if let Some(selected) = host.and_then(|host| self.by_host(host)) {
+            return vec![selected.place];
+        }
+        let is_reachable = |(place, rules): &(usize, &Rules)| *place == 0 || rules.gives_marks();
+        self.rules.iter().enumerate().filter(is_reachable).map(|(place, _)| place).collect()
+    }
+
+    /// What clients write for a repository of the upstream at this position: the host, if that selects it, and the
+    /// name, with the prefix in front that was taken off.
+    #[must_use]
+    pub fn name_for_clients(&self, place: usize, name: &RepositoryName) -> (Option<&str>, String) {
+        let Some(rules) = self.rules.get(place) else { return (None, name.to_string()) };
+        let host = rules.hosts.first().or(rules.namespaces.first().filter(|_| rules.prefixes.is_empty()));
+        let prefix = rules.prefixes.first().filter(|_| rules.strip_prefix && rules.hosts.is_empty());
+        (
+            host.map(String::as_str),
+            prefix.map_or_else(|| name.to_string(), |prefix| format!("{prefix}/{name}")),
+        )
     }
 
     fn by_mark(&self, target: &PathAndQuery) -> Option<Selected> {
@@ -243,6 +268,24 @@ mod tests {
             check("any", &target, (0, &target, None, None));
             check("own.example.com", &target, (3, &target, None, None));
         }
+    }
+
+    #[test]
+    fn an_upstream_that_only_a_host_selects_is_reached_by_no_other() {
+        let selection = selection();
+        assert_eq!(selection.reachable(Some("any:5002")), [0, 1, 2]);
+        assert_eq!(selection.reachable(None), [0, 1, 2]);
+        assert_eq!(selection.reachable(Some("own.example.com:5002")), [3]);
+        assert_eq!(selection.reachable(Some("hub.example.com")), [1]);
+    }
+
+    #[test]
+    fn clients_write_the_host_or_the_prefix() {
+        let selection = selection();
+        let name = "a/b".parse().unwrap();
+        assert_eq!(selection.name_for_clients(0, &name), (None, "a/b".to_owned()));
+        assert_eq!(selection.name_for_clients(1, &name), (Some("hub.example.com"), "a/b".to_owned()));
+        assert_eq!(selection.name_for_clients(2, &name), (None, "a/b".to_owned()));
     }
 
     #[test]

@@ -25,13 +25,14 @@ use std::time::Duration;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::config::{self, Http2, Mode, RegistryUrl};
 use crate::http::body::Body;
 use crate::http::limits::Load;
 use crate::http::route::is_api;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Traces};
 use crate::tls::{Connector, Protocols, Reload as _, TlsError};
 use connection::{LARGE, SMALL};
 use pool::Pool;
@@ -45,7 +46,7 @@ pub use error::{SharedError, UpstreamError};
 pub const VIA_REFSHIM: HeaderValue = HeaderValue::from_static("1.1 refshim");
 
 /// One upstream registry.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Upstream {
     number: u32,
     name: config::UpstreamName,
@@ -57,7 +58,7 @@ pub struct Upstream {
     /// Uses HTTP/1.1 for `Upgrade`; present where `large` may use HTTP/2.
     http1: Option<Pool>,
     connectors: Vec<Connector>,
-    redirects: Redirects,
+    redirects: Arc<Redirects>,
     scheme: Scheme,
     url: RegistryUrl,
     /// The `Host` of each request; in HTTP/2 the URI has it.
@@ -66,9 +67,18 @@ pub struct Upstream {
     silence_limit: Duration,
     body_idle: Duration,
     metrics: Metrics,
+    traces: Traces,
+    answered: Arc<Answered>,
+}
+
+/// When a registry last answered.
+#[derive(Debug)]
+struct Answered {
     started: Instant,
-    /// When a registry last answered, in milliseconds since `started`, plus one; zero before the first answer.
-    answered: AtomicU64,
+    /// In milliseconds since `started`, plus one; zero before the first answer.
+    last: AtomicU64,
+    /// Of each failure.
+    failed: Notify,
 }
 
 /// All upstreams, in the order of the configuration: the default one first.
@@ -110,7 +120,7 @@ impl Upstream {
             number: settings.number(),
             name: settings.name.clone(),
             settings: settings.clone(),
-            redirects: Redirects::default(),
+            redirects: Arc::default(),
             large: pool(connector.clone(), protocols, LARGE),
             thrifty: pool(connector.clone(), protocols, SMALL),
             load: Load::default(),
@@ -126,15 +136,52 @@ impl Upstream {
             silence_limit: settings.timeouts.response,
             body_idle: settings.timeouts.body_idle,
             metrics: metrics.of_upstream(&settings.name),
-            started: Instant::now(),
-            answered: AtomicU64::new(0),
+            traces: Traces::default(),
+            answered: Arc::new(Answered {
+                started: Instant::now(),
+                last: AtomicU64::new(0),
+                failed: Notify::new(),
+            }),
         })
+    }
+
+    /// This upstream under other settings. The connections are kept if nothing changed that they are made by; else
+    /// there are new ones, and those in use end with their requests.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn with_settings(
+        &self,
+        settings: &config::UpstreamConfig,
+        metrics: &Metrics,
+    ) -> Result<Self, TlsError> {
+        let made_by = |it: &config::UpstreamConfig| {
+            let config::UpstreamConfig { url, tls, http2, timeouts, .. } = it.clone();
+            (url, tls, http2, [timeouts.connect, timeouts.body_idle, timeouts.pool_idle])
+        };
+        let kept = if made_by(settings) == made_by(&self.settings) {
+            Self {
+                settings: settings.clone(),
+                rewrites_realm: settings.rewrite_realm,
+                silence_limit: settings.timeouts.response,
+                ..self.clone()
+            }
+        } else {
+            Self::new(settings, metrics)?.under(self.load.clone()).traced(self.traces.clone())
+        };
+        Ok(Self { answered: Arc::clone(&self.answered), ..kept })
     }
 
     /// Uses small buffers while this load is high.
     #[must_use]
     pub fn under(self, load: Load) -> Self {
         Self { load, ..self }
+    }
+
+    /// Makes a span for each request.
+    #[must_use]
+    pub fn traced(self, traces: Traces) -> Self {
+        Self { traces, ..self }
     }
 
     /// Its number in the index.
@@ -205,8 +252,13 @@ impl Upstream {
     /// The time since a registry last answered; `None` if none has yet.
     #[must_use]
     pub fn answered_ago(&self) -> Option<Duration> {
-        let answered = self.answered.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.started.elapsed().saturating_sub(Duration::from_millis(answered)))
+        let answered = self.answered.last.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.answered.started.elapsed().saturating_sub(Duration::from_millis(answered)))
+    }
+
+    /// Waits until the connection failed, or there was no answer in time; at once if that was so since the last time.
+    pub async fn failed(&self) {
+        self.answered.failed.notified().await;
     }
 
     /// Sends a request to this upstream, whatever scheme and host its URI has. It is retried as the module says.
@@ -267,8 +319,16 @@ impl Upstream {
         mut request: Request<Body>,
     ) -> Result<Response<Incoming>, UpstreamError> {
         *request.uri_mut() = self.target(request.uri())?;
+        let mut span = self.traces.send(&mut request, &self.name);
         // Boxed, since each future around it already has room for the request, and would get this one's size on top.
-        Box::pin(self.send_to_target(pool, request)).await
+        let answered = Box::pin(self.send_to_target(pool, request)).await;
+        if let Some(span) = &mut span {
+            match &answered {
+                Ok(answer) => span.answered(answer.status()),
+                Err(error) => span.failed(error),
+            }
+        }
+        answered
     }
 
     /// The same path and query at the upstream, with its base path before `/v2/`.

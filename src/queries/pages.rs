@@ -21,7 +21,7 @@ use jiff::Timestamp;
 
 use crate::config;
 use crate::index::{Coverage, Entry, Index, Order, Page, Repository, Scan};
-use crate::oci::{Digest, TagOrDigest};
+use crate::oci::{Digest, LinkKinds, TagOrDigest};
 use crate::proxy::error::Error;
 use crate::registry::reader::ManifestReader;
 use crate::registry::{Answer, Merger, Question, Registry, Verdict, Visit};
@@ -84,10 +84,27 @@ pub struct ReferrerPage {
     pub subject: Digest,
     /// The referrers' descriptors as JSON, oldest first.
     pub descriptors: Vec<String>,
+    /// The kinds of link of each of them.
+    pub kinds: Vec<LinkKinds>,
     /// The start of the next page, if there is one.
     pub next: Option<Next>,
     /// Says that the list may miss something, if it may.
     pub warning: Option<HeaderValue>,
+}
+
+/// What a page's answer says, for those who only want to know how much it was.
+#[derive(Debug)]
+pub struct Listed {
+    /// The digest whose referrers are listed.
+    pub subject: Digest,
+    /// How many are on the page.
+    pub count: usize,
+}
+
+impl From<ReferrerPage> for Listed {
+    fn from(page: ReferrerPage) -> Self {
+        Self { subject: page.subject, count: page.descriptors.len() }
+    }
 }
 
 /// The start of a page.
@@ -150,6 +167,12 @@ impl ReferrerPages {
         }
     }
 
+    /// Goes on from `before`, the same under an earlier configuration: a client in the middle of a list goes on, too.
+    #[must_use]
+    pub fn following(self, before: &Self) -> Self {
+        Self { elsewhere: self.elsewhere.following(&before.elsewhere), ..self }
+    }
+
     /// One page. May be cancelled at any point: whatever was merged or settled until then stays.
     pub async fn page(
         &self,
@@ -183,7 +206,7 @@ impl ReferrerPages {
                 (entries, within.or(behind))
             }
         };
-        let descriptors = self.present(&questions, entries, wanted).await?;
+        let (descriptors, kinds) = self.present(&questions, entries, wanted).await?.into_iter().unzip();
         let Question { visit, subject } = questions.swap_remove(0);
         let coverage = match wanted.scope {
             // Of another namespace's repositories nothing is read.
@@ -195,7 +218,7 @@ impl ReferrerPages {
             }
         };
         let warning = self.may_miss.header(coverage)?;
-        Ok(ReferrerPage { subject, descriptors, next, warning })
+        Ok(ReferrerPage { subject, descriptors, kinds, next, warning })
     }
 
     /// Resolves a tag to its digest, and checks the caller's rights as far as that goes.

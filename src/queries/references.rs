@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use crate::http::body::Body;
 use crate::oci::TagOrDigest;
 use crate::proxy::error::Error;
-use crate::queries::pages::{ReferrerPages, render};
+use crate::queries::pages::{Listed, ReferrerPages, render};
 use crate::registry::Visit;
 
 use query::ReferencesQuery;
@@ -35,11 +35,11 @@ impl ReferencesHandler {
         visit: Visit,
         manifest: TagOrDigest,
         request: &Request<Incoming>,
-    ) -> Result<Response<Body>, Error> {
+    ) -> Result<(Response<Body>, Listed), Error> {
         let query = ReferencesQuery::parse(request.uri().query().unwrap_or_default())?;
         let (name, caller) = (visit.repository.name.clone(), Arc::clone(&visit.caller));
         let listed = self.pages.page(visit, manifest, &query.wanted()).await?;
         let next = listed.next.map(|next| caller.with_namespace(query.next(&name, &listed.subject, next)));
-        render(&listed, query.filters_applied(), next)
+        Ok((render(&listed, query.filters_applied(), next)?, listed.into()))
     }
 }

@@ -12,7 +12,7 @@ use crate::config;
 use crate::http::body::Body;
 use crate::oci::{Digest, LinkKind, LinkKinds, TagOrDigest};
 use crate::proxy::error::Error;
-use crate::queries::pages::{ReferrerPages, render};
+use crate::queries::pages::{Listed, ReferrerPages, render};
 use crate::registry::Visit;
 
 use query::ReferrersQuery;
@@ -43,12 +43,12 @@ impl ReferrersHandler {
         visit: Visit,
         subject: Digest,
         request: &Request<Incoming>,
-    ) -> Result<Response<Body>, Error> {
+    ) -> Result<(Response<Body>, Listed), Error> {
         let query = ReferrersQuery::parse(request.uri().query().unwrap_or_default())?;
         let (name, caller) = (visit.repository.name.clone(), Arc::clone(&visit.caller));
         let listed = self.pages.page(visit, TagOrDigest::Digest(subject), &query.wanted(self.kinds)).await?;
         let last = listed.next.and_then(|next| next.after);
         let next = last.map(|last| caller.with_namespace(query.next(&name, &listed.subject, last)));
-        render(&listed, query.filters_applied(), next)
+        Ok((render(&listed, query.filters_applied(), next)?, listed.into()))
     }
 }

@@ -54,7 +54,7 @@ pub struct PullRecorder {
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     budget: Arc<Semaphore>,
-    is_on: bool,
+    budget_bytes: usize,
     read: Cache<Pulled, ()>,
     redirected: Cache<(Repository, TagOrDigest), ()>,
 }
@@ -97,7 +97,7 @@ impl PullRecorder {
             metrics,
             tasks,
             budget: Arc::new(Semaphore::new(budget.min(Semaphore::MAX_PERMITS))),
-            is_on: budget > 0,
+            budget_bytes: budget,
             read: Cache::builder().max_capacity(READ_REMEMBERED).time_to_live(READ_LIFETIME).build(),
             redirected: Cache::builder()
                 .max_capacity(REDIRECTED_REMEMBERED)
@@ -113,6 +113,15 @@ impl PullRecorder {
         Self { read: other.read.clone(), ..self }
     }
 
+    /// Goes on from `before`, the same under an earlier configuration. With another budget, what is held already does
+    /// not count in the new one.
+    #[must_use]
+    pub fn following(self, before: &Self) -> Self {
+        let is_same = self.budget_bytes == before.budget_bytes;
+        let budget = if is_same { Arc::clone(&before.budget) } else { self.budget };
+        Self { budget, read: before.read.clone(), redirected: before.redirected.clone(), ..self }
+    }
+
     /// `GET /v2/<name>/manifests/<ref>`: passes it on and records the manifest.
     pub async fn get(
         &self,
@@ -122,7 +131,7 @@ impl PullRecorder {
         request: Request<Incoming>,
         in_progress: &RequestGuard,
     ) -> Result<Response<Body>, Error> {
-        if !self.is_on || self.is_known(&repository, &manifest) {
+        if self.budget_bytes == 0 || self.is_known(&repository, &manifest) {
             let response = forward::pass(&self.upstream, &origin, &self.tasks, request, in_progress).await?;
             return self.heard(&repository, &manifest, response).await;
         }

@@ -23,7 +23,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, EXPECT, TRAILER, WARNING};
+use http::header::{CONTENT_TYPE, EXPECT, TRAILER};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
@@ -32,16 +32,17 @@ use crate::http::body::{Body, Held};
 use crate::http::header::OCI_SUBJECT;
 use crate::http::limits::RequestGuard;
 use crate::index::{Index, Observation, PutInFlight, Referrer, Repository, UpstreamRead, Version};
-use crate::oci::{Descriptor, Digest, LinkKind, TagOrDigest, is_buildkit_attestation};
+use crate::oci::{Descriptor, Digest, LinkKind, TagOrDigest};
 use crate::proxy::error::Error;
 use crate::proxy::forward::{self, Origin};
 use crate::proxy::upstream::{Upstream, UpstreamError};
+use crate::recording::advice::{tell_way_out, warn, warned};
 use crate::recording::pulls::PullRecorder;
 use crate::recording::unlisted::UnlistedSubjects;
 use crate::recording::write::{Writing, is_refusal, is_taken};
 use crate::registry::reader::{ManifestReader, ReadManifest};
 use crate::registry::{Registry, content_digest};
-use crate::telemetry::{LinkOutcome, Metrics, within_this_request};
+use crate::telemetry::{Audit, AuditEntry, Audited, LinkOutcome, Metrics, within_this_request};
 
 /// Passes pushes and deletions on, and records them.
 #[derive(Clone, Debug)]
@@ -54,6 +55,7 @@ pub struct PushRecorder {
     unlisted: UnlistedSubjects,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
+    audit: Audit,
 }
 
 /// Whether the registry deleted a manifest: 202 (distribution-spec, "Deleting Manifests"), or 204 as some answer. A
@@ -81,10 +83,10 @@ impl PushRecorder {
         index: Index,
         reader: ManifestReader,
         unlisted: UnlistedSubjects,
-        tasks: TaskTracker,
+        (tasks, audit): (TaskTracker, Audit),
     ) -> Self {
         let (upstream, metrics) = (registry.upstream(), unlisted.metrics());
-        Self { upstream, registry, pulls, index, reader, unlisted, metrics, tasks }
+        Self { upstream, registry, pulls, index, reader, unlisted, metrics, tasks, audit }
     }
 
     /// `PUT /v2/<name>/manifests/<ref>`.
@@ -196,12 +198,15 @@ impl PushRecorder {
         let task = async move {
             let idle = manifests.upstream.body_idle();
             let request = request.map(|body| Body::from_client(body, idle, in_progress.clone()));
-            match manifest {
+            let audited = manifests.audited(&origin, &request, &repository);
+            let mut entry = manifests.audit.deletion(audited, &manifest);
+            let answer = match manifest {
                 TagOrDigest::Tag(_) => manifests.send(&repository, &origin, request).await,
                 TagOrDigest::Digest(digest) => {
-                    manifests.delete_digest(repository, digest, &origin, request).await
+                    manifests.delete_digest(repository, digest, &origin, request, entry.as_mut()).await
                 }
-            }
+            };
+            answered(entry, answer)
         };
         self.tasks.spawn(within_this_request(task)).await.map_err(|_| Error::Handler)?
     }
@@ -212,10 +217,15 @@ impl PushRecorder {
         digest: Digest,
         origin: &Origin,
         request: Request<Body>,
+        entry: Option<&mut AuditEntry>,
     ) -> Result<Response<Body>, Error> {
         // The version before the DELETE: should a push record the manifest again meanwhile, the removal is stale and
         // only makes it pending. So it does if the version is unknown, and the next query asks the registry.
-        let seen = self.index.version(&repository, &digest).await.ok().flatten();
+        let seen = self.index.version(&repository, &digest).await;
+        if let (Some(entry), Ok(seen)) = (entry, &seen) {
+            entry.was_referrer(seen.is_some());
+        }
+        let seen = seen.ok().flatten();
         let answer = self.send(&repository, origin, request).await;
         let seen = match answer {
             Ok(response) if response.status() == StatusCode::NOT_FOUND => {
@@ -249,11 +259,16 @@ impl PushRecorder {
         let Recording { repository, manifest, origin, request, bytes, in_progress: _in_progress } = recording;
         let ReadManifest { referrer, claims, subject, .. } = manifest;
         let kinds: Vec<LinkKind> = referrer.links.iter().map(|link| link.kind).collect();
+        let all = std::iter::once(&referrer).chain(claims.iter().map(|claim| &claim.referrer));
+        let mut entry = self.audit.push(self.audited(&origin, &request, &repository), &referrer.digest, all);
         let watch = self.index.begin_read(repository.clone()).await;
         let write = Writing::begin(&self.registry, &repository);
         // Durable before the request is sent: should the process die now, the next start finds the pending links.
         let put = self.index.begin(repository.clone(), referrer.clone()).await.map_err(Error::Record)?;
         let mut answer = forward::send(&self.upstream, &origin, request).await;
+        if let (Some(entry), Ok(response)) = (&mut entry, &answer) {
+            entry.answered(response.status());
+        }
         let outcome = match &mut answer {
             Ok(response) if is_taken(response, &referrer.digest) => {
                 let digest = content_digest(response.headers());
@@ -269,7 +284,8 @@ impl PushRecorder {
             }
             Ok(response) if is_refusal(response.status()) => {
                 if let Some(subject) = &subject {
-                    self.tell_way_out(&repository, &referrer.digest, subject, response.status(), &bytes);
+                    let manifest = (&referrer.digest, &*bytes);
+                    tell_way_out(&self.metrics, &repository, manifest, subject, response.status());
                 }
                 refuse(put, &repository, &referrer).await
             }
@@ -286,38 +302,22 @@ impl PushRecorder {
                 LinkOutcome::Pending
             }
         };
+        if let Some(mut entry) = entry {
+            entry.recorded(outcome);
+        }
         self.metrics.links(kinds, outcome);
         write.ends(&answer);
         answer
     }
 
-    /// Logs the way out if the registry rejected an attestation of BuildKit's. BuildKit (0.32 and later) pushes it
-    /// before the image that is its subject, and registries that require the subject first (GitLab, ECR) reject
-    /// that. The client gets their answer, which does not name the option.
-    fn tell_way_out(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        subject: &Digest,
-        status: StatusCode,
-        bytes: &[u8],
-    ) {
-        let is_about_content = matches!(
-            status,
-            StatusCode::BAD_REQUEST
-                | StatusCode::NOT_FOUND
-                | StatusCode::METHOD_NOT_ALLOWED
-                | StatusCode::CONFLICT
-                | StatusCode::UNPROCESSABLE_ENTITY
-        );
-        if !is_about_content || !is_buildkit_attestation(bytes) {
-            return;
-        }
-        self.metrics.attestation_refused();
-        tracing::warn!(repository = %repository.name, %digest, %subject, status = status.as_u16(),
-            "the registry rejected an attestation whose subject it may not have yet; if BuildKit \
-             pushed it, build \
-             with the exporter option oci-artifact=false");
+    fn audited<'a>(
+        &'a self,
+        origin: &Origin,
+        request: &'a Request<Body>,
+        repository: &'a Repository,
+    ) -> Audited<'a> {
+        let (headers, client, upstream) = (request.headers(), origin.client(), self.upstream.name());
+        Audited { headers, client, upstream, repository }
     }
 
     /// Records the links that an index states of its entries, once the registry has the index. They are pending: the
@@ -368,19 +368,15 @@ impl PushRecorder {
     }
 }
 
-/// Adds a `Warning` that says which links are not recorded (RFC 7234, section 5.5). Only to a success: a failure has
-/// its own message.
-fn warned(mut response: Response<Body>, warning: Option<&str>) -> Response<Body> {
-    warn(&mut response, warning);
-    response
-}
-
-fn warn(response: &mut Response<Body>, warning: Option<&str>) {
-    if let Some(warning) = warning.filter(|_| response.status().is_success())
-        && let Ok(value) = HeaderValue::try_from(format!("299 - \"refshim: {warning}\""))
-    {
-        response.headers_mut().append(WARNING, value);
+/// Ends an entry of the audit log with what the client is answered.
+fn answered(
+    entry: Option<AuditEntry>,
+    answer: Result<Response<Body>, Error>,
+) -> Result<Response<Body>, Error> {
+    if let (Some(mut entry), Ok(response)) = (entry, &answer) {
+        entry.answered(response.status());
     }
+    answer
 }
 
 async fn refuse(put: PutInFlight, repository: &Repository, referrer: &Referrer) -> LinkOutcome {

@@ -6,11 +6,12 @@
 //! asks. If they cannot be recorded, the client gets the answer all the same, and the coverage of the registry begins
 //! anew: lists say from then on that they may miss something.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::sync::oneshot::error::TryRecvError;
@@ -27,7 +28,7 @@ use crate::recording::learnt::{Learnt, learn};
 use crate::recording::write::{Writing, is_taken, was_refused};
 use crate::registry::reader::ManifestReader;
 use crate::registry::{Registry, content_digest};
-use crate::telemetry::{LinkOutcome, Metrics, Unrecorded, within_this_request};
+use crate::telemetry::{Audit, Audited, LinkOutcome, Metrics, Unrecorded, within_this_request};
 
 /// Passes pushes on as they come, and records them from copies.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub struct PushWatcher {
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     budget: Arc<Semaphore>,
+    budget_bytes: usize,
+    audit: Audit,
 }
 
 /// A push on its way.
@@ -46,6 +49,8 @@ struct Push {
     manifest: TagOrDigest,
     content_type: Option<HeaderValue>,
     watch: UpstreamRead,
+    /// For the audit log, if there is one: the head and the address of the client.
+    head: Option<(HeaderMap, IpAddr)>,
 }
 
 /// The copy of a push's manifest.
@@ -65,11 +70,19 @@ impl PushWatcher {
         index: Index,
         reader: ManifestReader,
         metrics: Arc<Metrics>,
-        tasks: TaskTracker,
+        (tasks, audit): (TaskTracker, Audit),
         budget: usize,
     ) -> Self {
-        let budget = Arc::new(Semaphore::new(budget.min(Semaphore::MAX_PERMITS)));
-        Self { registry, index, reader, metrics, tasks, budget }
+        let permits = Arc::new(Semaphore::new(budget.min(Semaphore::MAX_PERMITS)));
+        Self { registry, index, reader, metrics, tasks, budget: permits, budget_bytes: budget, audit }
+    }
+
+    /// Goes on from `before`, the same under an earlier configuration. With another budget, what is held already does
+    /// not count in the new one.
+    #[must_use]
+    pub fn following(self, before: &Self) -> Self {
+        let is_same = self.budget_bytes == before.budget_bytes;
+        Self { budget: if is_same { Arc::clone(&before.budget) } else { self.budget }, ..self }
     }
 
     /// `PUT /v2/<name>/manifests/<ref>`.
@@ -104,7 +117,8 @@ impl PushWatcher {
         let copy = self.copy(request.body_mut());
         let place = repository.clone();
         let write = Writing::begin(&self.registry, &place);
-        let push = Push { repository, manifest, content_type, watch };
+        let head = self.audit.is_on().then(|| (request.headers().clone(), origin.client()));
+        let push = Push { repository, manifest, content_type, watch, head };
         let answer = forward::send(&upstream, origin, request).await;
         if !was_refused(&answer)
             && let Err(reason) = self.record(&push, copy, answer.as_ref().ok()).await
@@ -132,7 +146,7 @@ impl PushWatcher {
     /// # Errors
     /// They could not be recorded, for this reason.
     async fn record(&self, push: &Push, copy: Copy, response: Option<&Response<Body>>) -> Result<(), String> {
-        let Push { repository, manifest, content_type, watch } = push;
+        let Push { repository, manifest, content_type, watch, head } = push;
         let too_long = || Err(self.reader.too_long(repository, manifest));
         let is_success = response.is_some_and(|response| response.status().is_success());
         let (bytes, _permit) = match copy {
@@ -168,8 +182,19 @@ impl PushWatcher {
         if is_full {
             return Err(warning.unwrap_or_default());
         }
+        let upstream = self.registry.upstream();
+        let mut entry = head.as_ref().and_then(|(headers, client)| {
+            let audited = Audited { headers, client: *client, upstream: upstream.name(), repository };
+            self.audit.push(audited, &digest, observations.iter().map(|it| &it.referrer))
+        });
+        if let (Some(entry), Some(response)) = (&mut entry, response) {
+            entry.answered(response.status());
+        }
         self.index.observe(watch, observations).await.map_err(|error| error.to_string())?;
         tracing::info!(repository = %repository.name, %digest, links = kinds.len(), "recorded a manifest's links");
+        if let Some(mut entry) = entry {
+            entry.recorded(outcome);
+        }
         self.metrics.links(kinds, outcome);
         Ok(())
     }

@@ -69,7 +69,7 @@ struct Missing {
 #[derive(Debug)]
 pub(super) struct Memory {
     epochs: Cache<Repository, Epoch>,
-    latest: AtomicU64,
+    latest: Arc<AtomicU64>,
     readable: Cache<(Epoch, CallerKey), ()>,
     /// Shared by all callers, or for one caller if the registry's answer may not hold for others.
     merges: Cache<(Epoch, Option<CallerKey>, Digest), Merge>,
@@ -87,16 +87,9 @@ impl Memory {
     /// Rights expire after `access_ttl`; lists after `upstream_ttl`, but are kept for `stale_for` to answer while the
     /// registry fails.
     pub(super) fn new(access_ttl: Duration, upstream_ttl: Duration, stale_for: Duration) -> Self {
-        fn cache<K, V>(capacity: u64, life: Duration) -> Cache<K, V>
-        where
-            K: std::hash::Hash + Eq + Send + Sync + 'static,
-            V: Clone + Send + Sync + 'static,
-        {
-            Cache::builder().max_capacity(capacity).time_to_live(life).build()
-        }
         Self {
             epochs: Cache::new(REPOSITORIES),
-            latest: AtomicU64::new(0),
+            latest: Arc::default(),
             readable: cache(CALLERS, access_ttl),
             merges: cache(MERGES, upstream_ttl.max(stale_for)),
             without_api: cache(CALLERS, upstream_ttl),
@@ -105,6 +98,24 @@ impl Memory {
             access_controls: cache(ACCESS_CONTROLS, ACCESS_CONTROL_FOR),
             began: Instant::now(),
             head_trusted_until: AtomicU64::new(0),
+        }
+    }
+
+    /// A cache with other life times, which goes on from this one. It is in the same epochs, so a write that is known
+    /// to either expires what both remember of the repository.
+    pub(super) fn with_lives(
+        &self,
+        access_ttl: Duration,
+        upstream_ttl: Duration,
+        stale_for: Duration,
+    ) -> Self {
+        Self {
+            epochs: self.epochs.clone(),
+            latest: Arc::clone(&self.latest),
+            missing: self.missing.clone(),
+            strangers: self.strangers.clone(),
+            access_controls: self.access_controls.clone(),
+            ..Self::new(access_ttl, upstream_ttl, stale_for)
         }
     }
 
@@ -230,5 +241,34 @@ impl Memory {
 
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+fn cache<K, V>(capacity: u64, life: Duration) -> Cache<K, V>
+where
+    K: std::hash::Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    Cache::builder().max_capacity(capacity).time_to_live(life).build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_expires_what_is_remembered_with_other_lives_too() {
+        let lives = |seconds: u64| [1, 2, 3].map(|factor| Duration::from_secs(factor * seconds));
+        let [access, upstream, stale] = lives(1);
+        let before = Memory::new(access, upstream, stale);
+        let [access, upstream, stale] = lives(10);
+        let after = before.with_lives(access, upstream, stale);
+        let repository = Repository { upstream: 0, name: "a".parse().unwrap() };
+        for (one, other) in [(&before, &after), (&after, &before)] {
+            let epoch = one.epoch(&repository);
+            assert_eq!(other.epoch(&repository), epoch);
+            one.forget(&repository);
+            assert_ne!(other.epoch(&repository), epoch);
+        }
     }
 }

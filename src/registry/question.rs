@@ -64,7 +64,7 @@ const REPRESENTATION_PREFIX: &str = "accept";
 
 /// Makes [`Caller`]s. Their keys are salted with a random number of this process, so that a memory dump cannot be
 /// compared with hashes of known passwords.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Callers {
     salt: [u64; 2],
 }

@@ -22,6 +22,10 @@ use crate::proxy::upstream::{UpstreamError, question as request_of};
 const REDIRECTS: usize = 3;
 const ACCESS_CONTROL: &str = "access-control-";
 
+/// Marks an answer of another host than the registry's.
+#[derive(Clone, Copy, Debug)]
+struct Elsewhere;
+
 impl Registry {
     /// The answer to a GET, after redirects. Credentials do not go to another host, and no redirect leads from https
     /// to http or from a public address to a private one; [`Upstream::follow`] sees to that.
@@ -54,6 +58,9 @@ impl Registry {
             };
             response.extensions_mut().extend(guard.map(with_guard).unwrap_or_default());
             from = location;
+        }
+        if from.authority() != Some(self.upstream.authority()) {
+            response.extensions_mut().insert(Elsewhere);
         }
         Ok(response)
     }
@@ -102,6 +109,11 @@ impl Registry {
 /// A rejection (401, 403, 429, 503) to be passed to the client, else an odd answer.
 pub(super) fn refused<T>(response: Response<Incoming>) -> Result<Answer<T>, Error> {
     let (head, _body) = response.into_parts();
+    let is_about_rights = matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    if is_about_rights && head.extensions.get::<Elsewhere>().is_some() {
+        // Its challenge would name the token service that gets the password for the registry.
+        return Ok(Answer::Odd(head.status));
+    }
     let mut headers = head.headers;
     strip_hop_by_hop(&mut headers);
     Rejection::of(head.status, headers).map_or(Ok(Answer::Odd(head.status)), |refused| Err(refused.into()))

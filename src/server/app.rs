@@ -6,7 +6,6 @@
 //! extensions or in a type and a pinned future for each. For the connection, all of it is one
 //! [`tower::Service`].
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,9 +14,11 @@ use http::{Method, Request, Response, Uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
-use tower::Service;
 
-use super::handlers::Handlers;
+use super::access_log::{AccessLine, AccessLog};
+use super::asked::Asked;
+use super::handlers::{Handlers, Kin};
+use super::logs::Logs;
 use super::request_log::{RequestIds, RequestLog};
 use crate::config::{Config, Mode};
 use crate::http::body::Body;
@@ -27,12 +28,12 @@ use crate::http::limits::{Answers, Limit, Load, Place, RequestGuard, Requests};
 use crate::http::route::{Route, RouteClass};
 use crate::index::Index;
 use crate::proxy::error::Error;
-use crate::proxy::forward::{self, Origin, Peer};
+use crate::proxy::forward::{self, Origin};
 use crate::proxy::selection::Selection;
 use crate::proxy::upstream::{Upstream, Upstreams};
 use crate::referrers_tags::ReferrersTags;
-use crate::registry::Caller;
-use crate::telemetry::{Metrics, within_request};
+use crate::telemetry::{Metrics, Queried, Span, Traces, within_request};
+use crate::web::{VisitorLogin, Web, WebRegistry};
 
 /// Answers the clients' requests.
 #[derive(Debug)]
@@ -42,68 +43,78 @@ pub struct App {
     /// In the order of the configuration.
     further: Vec<Handlers>,
     metrics: Arc<Metrics>,
+    traces: Traces,
     tasks: TaskTracker,
     requests: Arc<Requests>,
     answers: Arc<Answers>,
-    request_ids: RequestIds,
+    request_ids: Arc<RequestIds>,
+    access_log: Option<Arc<AccessLog>>,
+}
+
+/// What every configuration of one process has in common.
+#[derive(Clone, Debug)]
+pub(super) struct Parts {
+    pub(super) index: Index,
+    pub(super) tags: Arc<ReferrersTags>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) traces: Traces,
+    pub(super) logs: Logs,
+    pub(super) load: Load,
+    /// Work that outlives its client.
+    pub(super) tasks: TaskTracker,
 }
 
 impl App {
-    /// Sets up the handlers of each upstream; work that outlives its client runs on `tasks`.
-    #[must_use]
-    pub fn new(
-        config: &Config,
-        upstreams: &Upstreams,
-        index: &Index,
-        tags: &ReferrersTags,
-        metrics: Arc<Metrics>,
-        load: Load,
-        tasks: TaskTracker,
-    ) -> Self {
-        let new = |upstream: &Arc<Upstream>, same: Option<&Handlers>| {
-            Handlers::new(config, upstream, same, (index, tags, &metrics, &tasks))
-        };
-        let default = new(&upstreams.default, None);
+    /// Sets up the handlers of each upstream; they go on from those of `before`, if there is one.
+    pub(super) fn new(config: &Config, upstreams: &Upstreams, parts: &Parts, before: Option<&Self>) -> Self {
+        let at = |place: usize| before.and_then(|before| before.handlers().nth(place));
+        let new = |upstream: &Arc<Upstream>, kin: Kin<'_>| Handlers::new(config, upstream, kin, parts);
+        let default = new(&upstreams.default, Kin { same: None, before: at(0) });
         let mut further: Vec<Handlers> = Vec::with_capacity(upstreams.further.len());
         for upstream in &upstreams.further {
             let is_same = |other: &&Handlers| other.upstream.number() == upstream.number();
             let same = std::iter::once(&default).chain(&further).find(is_same);
-            further.push(new(upstream, same));
+            let kin = Kin { same, before: at(further.len() + 1) };
+            further.push(new(upstream, kin));
         }
+        let limits = &config.limits;
+        let new_requests = || Requests::new(limits.requests_per_client, parts.load.clone());
+        let requests = before.map_or_else(new_requests, |before| Arc::clone(&before.requests));
+        requests.resize(limits.requests_per_client);
+        let new_answers = || Answers::new(limits.answer_bytes);
+        let answers = before.map_or_else(new_answers, |before| Arc::clone(&before.answers));
+        answers.resize(limits.answer_bytes);
         Self {
             selection: Selection::new(config),
             default,
             further,
-            metrics,
-            tasks,
-            requests: Requests::new(config.limits.requests_per_client, load),
-            answers: Answers::new(config.limits.answer_bytes),
-            request_ids: RequestIds::new(),
+            metrics: Arc::clone(&parts.metrics),
+            traces: parts.traces.clone(),
+            tasks: parts.tasks.clone(),
+            requests,
+            answers,
+            request_ids: before.map_or_else(Arc::default, |before| Arc::clone(&before.request_ids)),
+            access_log: parts.logs.access.clone(),
         }
     }
 
-    /// The service for one client's connection.
-    #[must_use]
-    pub fn service(
-        self: Arc<Self>,
-        client: Peer,
-        place: Arc<Place>,
-    ) -> impl Service<
-        Request<Incoming>,
-        Response = Response<Body>,
-        Error = Infallible,
-        Future = impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<>,
-    > + Clone
-    + Send
-    + use<> {
-        tower::service_fn(move |request| {
-            let (app, origin, place) = (Arc::clone(&self), client.origin(&request), Arc::clone(&place));
-            async move { Ok(app.serve(origin, &place, request).await) }
-        })
+    /// Those of the default upstream first.
+    fn handlers(&self) -> impl Iterator<Item = &Handlers> {
+        std::iter::once(&self.default).chain(&self.further)
+    }
+
+    /// The web page of the same registries, asked and limited together with the clients' requests.
+    pub(super) fn web(&self, config: &Config, index: &Index, logins: Vec<VisitorLogin>) -> Web {
+        let registries = self.handlers().zip(logins).map(|(handlers, login)| {
+            let Handlers { upstream, registry, pages, .. } = handlers;
+            WebRegistry::new(login, Arc::clone(upstream), Arc::clone(registry), Arc::clone(pages))
+        });
+        let limits = (Arc::clone(&self.requests), Arc::clone(&self.answers));
+        Web::new(config, registries.collect(), index.clone(), limits)
     }
 
     /// The layers that every request passes, whether it is accepted or not.
-    async fn serve(
+    pub(super) async fn serve(
         &self,
         origin: Origin,
         place: &Arc<Place>,
@@ -111,16 +122,31 @@ impl App {
     ) -> Response<Body> {
         // Request id. First: everything behind it logs the id, and the upstream gets it too.
         let id = self.request_ids.identify(&mut request);
+        // Trace. Before anything is asked of an upstream, whose part of it stands below this span.
+        let mut span = self.traces.receive(&mut request);
+        // Access log. Before anything can end the request; the path is still the client's own.
+        let mut line = self.access_log.as_ref().map(|log| log.begin(origin.client(), &request, id.as_ref()));
         // HEAD, outside of what counts bodies: theirs is given up before it counts.
         let is_head = *request.method() == Method::HEAD;
         let (mut response, mode) = match self.admit(&origin, place, &mut request) {
             Ok(in_progress) => {
-                let (mut response, mode) = self.answer(origin, request, &in_progress).await;
+                let told = (line.as_deref_mut(), span.as_mut());
+                let (mut response, mode) = self.answer(origin, request, &in_progress, told).await;
+                if let Some(mut span) = span {
+                    span.answered(response.status());
+                    in_progress.carry(span);
+                }
                 // To the last byte: until then the client's share counts it, and its connection is not idle.
                 response.body_mut().keep(in_progress);
                 (response, mode)
             }
-            Err(error) => (self.reject(&request, &error), Mode::Full),
+            Err(error) => {
+                let response = self.reject(&request, &error);
+                if let Some(span) = &mut span {
+                    span.answered(response.status());
+                }
+                (response, Mode::Full)
+            }
         };
         if is_head {
             leave_body_out(&mut response);
@@ -128,6 +154,9 @@ impl App {
         // The client can quote the id, whoever answered; unless it is not to see that refshim is there.
         if let (Some(id), Mode::Full) = (id, mode) {
             response.headers_mut().entry(X_REQUEST_ID).or_insert(id);
+        }
+        if let Some(line) = line {
+            line.answered(&mut response);
         }
         response
     }
@@ -159,11 +188,18 @@ impl App {
         origin: Origin,
         mut request: Request<Incoming>,
         in_progress: &RequestGuard,
+        (line, span): (Option<&mut AccessLine>, Option<&mut Span>),
     ) -> (Response<Body>, Mode) {
         let log = RequestLog::of(&request);
         let (handlers, origin) = self.select(origin, &mut request);
         let mode = handlers.upstream.mode();
         let route = Route::parse(request.method(), request.uri().path()).within(mode);
+        if let Some(span) = span {
+            span.routed(route.class(), handlers.upstream.name());
+        }
+        if let Some(line) = line {
+            line.selected(&handlers.upstream, route.class());
+        }
         let log = Arc::new(log.selected(&handlers.upstream, request.uri()));
         // Boxed: the futures around it have room for the request as well, and each is moved once.
         let answer = Box::pin(self.finish(handlers, route, origin, request, in_progress, Arc::clone(&log)));
@@ -183,8 +219,8 @@ impl App {
     ) -> Response<Body> {
         let class = route.class();
         let is_query = route.is_query();
-        let mut caller = None;
-        let result = self.dispatch(handlers, route, &origin, request, in_progress, &mut caller).await;
+        let mut asked = Asked::default();
+        let result = self.dispatch(handlers, route, &origin, request, in_progress, &mut asked).await;
         // Before it is counted: an answer for which there is no room is an error.
         let result = result.and_then(|response| self.hold(origin.client(), response));
         if is_query {
@@ -195,8 +231,9 @@ impl App {
             self.count_rejected(&error);
             error.to_response()
         });
+        asked.answered(response.status());
         // Only refshim's own answers need it: the upstream's say themselves which pages may read them.
-        if let Some(caller) = &caller {
+        if let Some(caller) = &asked.caller {
             handlers.let_origins_read(&mut response, caller);
         }
         // Also refshim's own: the `Link` of a page needs the mark of its upstream.
@@ -206,8 +243,8 @@ impl App {
         response
     }
 
-    /// The match on the route. Each future is boxed, so that no request pays for the size of the largest. A
-    /// query's caller is left in `caller`, also if the answer is an error.
+    /// The match on the route. Each future is boxed, so that no request pays for the size of the largest. What else
+    /// there is of a query is left in `asked`, also if the answer is an error.
     async fn dispatch(
         &self,
         handlers: &Handlers,
@@ -215,7 +252,7 @@ impl App {
         origin: &Origin,
         request: Request<Incoming>,
         in_progress: &RequestGuard,
-        caller: &mut Option<Arc<Caller>>,
+        asked: &mut Asked,
     ) -> Result<Response<Body>, Error> {
         let at = |name| handlers.repository(name);
         match route {
@@ -253,14 +290,14 @@ impl App {
                 Box::pin(handlers.pushes.pass(at(repository), origin, request, in_progress)).await
             }
             Route::References { repository, manifest } => {
-                let visit = handlers.visit(repository, origin, &request);
-                *caller = Some(Arc::clone(&visit.caller));
-                Box::pin(handlers.references.answer(visit, manifest, &request)).await
+                let visit =
+                    asked.visit(handlers, repository, origin, &request, (Queried::References, &manifest));
+                asked.found(Box::pin(handlers.references.answer(visit, manifest, &request)).await)
             }
             Route::Referrers { repository, subject } => {
-                let visit = handlers.visit(repository, origin, &request);
-                *caller = Some(Arc::clone(&visit.caller));
-                Box::pin(handlers.referrers.answer(visit, subject, &request)).await
+                let visit =
+                    asked.visit(handlers, repository, origin, &request, (Queried::Referrers, &subject));
+                asked.found(Box::pin(handlers.referrers.answer(visit, subject, &request)).await)
             }
             Route::QueryMethod(_) => Err(Error::QueryMethod),
             Route::QueryPath(_, malformed) => Err(Error::Path(malformed)),
@@ -308,7 +345,7 @@ impl App {
 
 /// Removes the body of an answer to HEAD and leaves the length that a GET would have (RFC 9110, section
 /// 9.3.2). In HTTP/1.1 hyper does so; in HTTP/2 it sends the body, which clients treat as a stream error.
-fn leave_body_out(response: &mut Response<Body>) {
+pub(super) fn leave_body_out(response: &mut Response<Body>) {
     if response.body().is_end_stream() {
         return;
     }

@@ -20,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +41,8 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(5);
 /// How long a client has to read that its connection ends. A request that it sent before it read that is
 /// answered.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How often it is looked for the first request of a new connection then.
+const LAST_CALL_STEP: Duration = Duration::from_millis(10);
 /// TCP keep-alive: when the first probe is sent, and how often it is repeated. Nothing else notices that a
 /// client has vanished while it waits for an answer.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
@@ -161,8 +164,18 @@ where
             biased;
             done = step => Some(done),
             _ = self.place.closing(limit(&self.place, &self.timeouts)) => None,
-            () = self.shutdown.cancelled() => None,
+            () = last_call(&self.place, &self.shutdown) => None,
         }
+    }
+}
+
+/// The shutdown, and then a moment for the first request of a client that has just connected: it may be on its way, and
+/// the client would see a reset connection in place of an answer.
+async fn last_call(place: &Place, shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    let end = Instant::now() + GOODBYE;
+    while !place.was_used() && Instant::now() < end {
+        tokio::time::sleep(LAST_CALL_STEP).await;
     }
 }
 
@@ -198,7 +211,7 @@ impl ConnectionEnd<'_> {
             biased;
             ended = connection.as_mut() => return ended,
             closing = self.place.closing(self.limit) => closing,
-            () = self.shutdown.cancelled() => Closing::Idle,
+            () = last_call(self.place, self.shutdown) => Closing::Idle,
         };
         say_goodbye(connection.as_mut());
         if closing == Closing::Evicted {

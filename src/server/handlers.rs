@@ -5,12 +5,11 @@ use std::time::Instant;
 
 use http::{HeaderName, Request, Response};
 use hyper::body::Incoming;
-use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::http::body::{Body, PushLimits};
 use crate::http::limits::Pushes;
-use crate::index::{Index, Repository};
+use crate::index::Repository;
 use crate::oci::RepositoryName;
 use crate::proxy::error::Error;
 use crate::proxy::forward::Origin;
@@ -22,10 +21,11 @@ use crate::recording::pulls::PullRecorder;
 use crate::recording::pushes::PushRecorder;
 use crate::recording::unlisted::UnlistedSubjects;
 use crate::recording::watched::PushWatcher;
-use crate::referrers_tags::ReferrersTags;
 use crate::registry::reader::ManifestReader;
 use crate::registry::{Caller, Merger, Registry, Visit};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Audit, Metrics};
+
+use super::app::Parts;
 
 /// One upstream and its handlers.
 #[derive(Debug)]
@@ -35,62 +35,62 @@ pub(super) struct Handlers {
     pub(super) pushes: PushRecorder,
     pub(super) watched: PushWatcher,
     pub(super) pulls: Arc<PullRecorder>,
+    pub(super) pages: Arc<ReferrerPages>,
     pub(super) references: ReferencesHandler,
     pub(super) referrers: ReferrersHandler,
     pub(super) metrics: Arc<Metrics>,
+    /// The memory of manifests that are being pushed.
+    held: Pushes,
+    pub(super) audit: Audit,
+}
+
+/// The handlers that others go on from, or remember together with.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Kin<'a> {
+    /// Of the same registry.
+    pub(super) same: Option<&'a Handlers>,
+    /// Of the same upstream under the configuration before.
+    pub(super) before: Option<&'a Handlers>,
 }
 
 impl Handlers {
-    /// Handlers that remember together with those of the `same` registry, if there are any.
-    pub(super) fn new(
-        config: &Config,
-        upstream: &Arc<Upstream>,
-        same: Option<&Self>,
-        (index, tags, metrics, tasks): (&Index, &ReferrersTags, &Metrics, &TaskTracker),
-    ) -> Self {
+    /// The handlers of an upstream.
+    pub(super) fn new(config: &Config, upstream: &Arc<Upstream>, kin: Kin<'_>, parts: &Parts) -> Self {
+        let before = kin.before;
+        let Parts { index, tags, metrics, logs, tasks, .. } = parts;
+        let audit = &logs.audit;
         let metrics = Arc::new(metrics.of_upstream(upstream.name()));
         let unlisted = UnlistedSubjects::new(tags.queue(upstream.name()), Arc::clone(&metrics));
-        let registry = Registry::new(Arc::clone(upstream), config, (*metrics).clone());
-        let registry = Arc::new(match same {
-            Some(other) => registry.sharing(&other.registry),
-            None => registry,
-        });
+        let registry = Arc::new(registry(config, upstream, kin, &metrics));
+        let held = before.map_or_else(|| Pushes::new(config.limits.manifest_bytes), |it| it.held.clone());
+        held.resize(config.limits.manifest_bytes);
         let pushed = PushLimits {
             bytes: config.manifests.max_bytes,
             idle: upstream.body_idle(),
             whole: config.timeouts.manifest,
-            pushes: Pushes::new(config.limits.manifest_bytes),
+            pushes: held.clone(),
         };
         let reader = ManifestReader::new(Arc::clone(&metrics), config.manifests.max_links_bytes, pushed);
-        let pulls = PullRecorder::new(
-            Arc::clone(&registry),
-            index.clone(),
-            reader.clone(),
-            Arc::clone(&metrics),
-            tasks.clone(),
-            config.manifests.learn_bytes,
-        );
-        let pulls = Arc::new(match same {
-            Some(other) => pulls.sharing(&other.pulls),
-            None => pulls,
-        });
+        let pulls = Arc::new(pulls(config, kin, &registry, &reader, &metrics, parts));
         let watched = PushWatcher::new(
             Arc::clone(&registry),
             index.clone(),
             reader.clone(),
             Arc::clone(&metrics),
-            tasks.clone(),
+            (tasks.clone(), audit.clone()),
             config.limits.manifest_bytes,
         );
-        let merger = Merger::new(Arc::clone(&registry), index.clone(), reader.clone(), config);
-        let merger = Arc::new(merger);
-        let pages = Arc::new(ReferrerPages::new(
-            Arc::clone(&registry),
-            merger,
-            reader.clone(),
-            index.clone(),
-            &config.references,
-        ));
+        let watched = match before {
+            Some(before) => watched.following(&before.watched),
+            None => watched,
+        };
+        let merger = Arc::new(Merger::new(Arc::clone(&registry), index.clone(), reader.clone(), config));
+        let (asked, read) = (Arc::clone(&registry), reader.clone());
+        let pages = ReferrerPages::new(asked, merger, read, index.clone(), &config.references);
+        let pages = Arc::new(match before {
+            Some(before) => pages.following(&before.pages),
+            None => pages,
+        });
         Self {
             pushes: PushRecorder::new(
                 Arc::clone(&registry),
@@ -98,15 +98,18 @@ impl Handlers {
                 index.clone(),
                 reader,
                 unlisted,
-                tasks.clone(),
+                (tasks.clone(), audit.clone()),
             ),
             watched,
             pulls,
             references: ReferencesHandler::new(Arc::clone(&pages)),
-            referrers: ReferrersHandler::new(pages, &config.referrers),
+            referrers: ReferrersHandler::new(Arc::clone(&pages), &config.referrers),
+            pages,
             upstream: Arc::clone(upstream),
             registry,
             metrics,
+            held,
+            audit: audit.clone(),
         }
     }
 
@@ -139,5 +142,43 @@ impl Handlers {
 
     pub(super) fn repository(&self, name: RepositoryName) -> Repository {
         Repository { upstream: self.upstream.number(), name }
+    }
+}
+
+fn registry(config: &Config, upstream: &Arc<Upstream>, kin: Kin<'_>, metrics: &Metrics) -> Registry {
+    let registry = Registry::new(Arc::clone(upstream), config, metrics.clone());
+    let registry = match kin.before {
+        Some(before) => registry.following(&before.registry, config),
+        None => registry,
+    };
+    match kin.same {
+        Some(other) => registry.sharing(&other.registry),
+        None => registry,
+    }
+}
+
+fn pulls(
+    config: &Config,
+    kin: Kin<'_>,
+    registry: &Arc<Registry>,
+    reader: &ManifestReader,
+    metrics: &Arc<Metrics>,
+    parts: &Parts,
+) -> PullRecorder {
+    let pulls = PullRecorder::new(
+        Arc::clone(registry),
+        parts.index.clone(),
+        reader.clone(),
+        Arc::clone(metrics),
+        parts.tasks.clone(),
+        config.manifests.learn_bytes,
+    );
+    let pulls = match kin.before {
+        Some(before) => pulls.following(&before.pulls),
+        None => pulls,
+    };
+    match kin.same {
+        Some(other) => pulls.sharing(&other.pulls),
+        None => pulls,
     }
 }

@@ -61,14 +61,19 @@ impl RequestLog {
             "answered");
     }
 
-    /// The request id as it is logged: cut at the first character that could forge another field of the line,
-    /// and at [`LOGGED_ID_BYTES`].
+    /// The request id as it is logged.
     pub(super) fn request_id(&self) -> &str {
-        let id = self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
-        let is_of_id = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(&byte);
-        let end = id.bytes().take(LOGGED_ID_BYTES).take_while(|byte| is_of_id(*byte)).count();
-        id.get(..end).unwrap_or_default()
+        shown_id(self.request_id.as_ref())
     }
+}
+
+/// A request id as it is logged: cut at the first character that could forge another field of the line, and at
+/// [`LOGGED_ID_BYTES`].
+pub(super) fn shown_id(id: Option<&HeaderValue>) -> &str {
+    let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let is_of_id = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(&byte);
+    let end = id.bytes().take(LOGGED_ID_BYTES).take_while(|byte| is_of_id(*byte)).count();
+    id.get(..end).unwrap_or_default()
 }
 
 impl Described for RequestLog {
@@ -97,14 +102,16 @@ pub(super) struct RequestIds {
     count: AtomicU64,
 }
 
-impl RequestIds {
-    pub(super) fn new() -> Self {
+impl Default for RequestIds {
+    fn default() -> Self {
         use std::hash::BuildHasher as _;
         // The keys of `RandomState` are random. The process id alone is the same in most containers.
         let process = std::hash::RandomState::new().hash_one(std::process::id());
         Self { process, count: AtomicU64::new(0) }
     }
+}
 
+impl RequestIds {
     /// The id that a request came with, or a new one that it gets.
     pub(super) fn identify<B>(&self, request: &mut Request<B>) -> Option<HeaderValue> {
         // Kept, so that the logs of everyone on the way have the same id.

@@ -6,7 +6,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{Metrics, Swept, UpstreamLabels, registered};
+use super::families::{UpstreamLabels, registered};
+use super::{Metrics, Swept};
 use crate::config::UpstreamName;
 use crate::index::Index;
 
@@ -66,6 +67,17 @@ impl CoverageMetrics {
 }
 
 impl Metrics {
+    /// Begins the counters of an upstream's sweeps at zero.
+    pub(super) fn sweeps_begin(&self, upstream: &UpstreamName) {
+        let all = &self.all.coverage;
+        for outcome in Swept::ALL {
+            drop(all.sweeps.get_or_create(&SweepLabels { upstream: upstream.clone(), outcome }));
+        }
+        for family in [&all.read, &all.vanished] {
+            drop(family.get_or_create(&UpstreamLabels { upstream: upstream.clone() }));
+        }
+    }
+
     /// Counts a sweep, the manifests that it found, and the listed referrers that it did not.
     pub fn swept(&self, outcome: Swept, read: u64, vanished: u64) {
         let (Some(upstream), all) = (self.upstream.clone(), &self.all.coverage) else { return };

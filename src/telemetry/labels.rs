@@ -9,6 +9,15 @@ use crate::http::limits::Limit;
 use crate::http::route::RouteClass;
 use crate::oci::LinkKind;
 
+/// A log beside the log itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LogName {
+    /// The access log.
+    Access,
+    /// The audit log.
+    Audit,
+}
+
 /// The outcome of a link that was found in a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LinkOutcome {
@@ -139,6 +148,11 @@ pub enum TagFailure {
     NotWritten,
 }
 
+impl TagFailure {
+    pub(super) const ALL: [Self; 6] =
+        [Self::Denied, Self::Failed, Self::Missing, Self::Index, Self::Full, Self::NotWritten];
+}
+
 impl EncodeLabelValue for TagFailure {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         let reason = match self {
@@ -159,6 +173,19 @@ impl EncodeLabelValue for SourceName {
     }
 }
 
+impl Notified {
+    pub(super) const ALL: [Self; 8] = [
+        Self::Push,
+        Self::Delete,
+        Self::Ignored,
+        Self::Unauthorized,
+        Self::Malformed,
+        Self::TooLong,
+        Self::Full,
+        Self::NotWritten,
+    ];
+}
+
 impl EncodeLabelValue for Notified {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         let word = match self {
@@ -175,6 +202,10 @@ impl EncodeLabelValue for Notified {
     }
 }
 
+impl Swept {
+    pub(super) const ALL: [Self; 3] = [Self::Complete, Self::Incomplete, Self::Failed];
+}
+
 impl EncodeLabelValue for Swept {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         let outcome = match self {
@@ -184,6 +215,11 @@ impl EncodeLabelValue for Swept {
         };
         outcome.encode(encoder)
     }
+}
+
+impl EventFailure {
+    pub(super) const ALL: [Self; 5] =
+        [Self::Missing, Self::Denied, Self::Failed, Self::Unreadable, Self::Index];
 }
 
 impl EncodeLabelValue for EventFailure {
@@ -211,6 +247,22 @@ impl EncodeLabelValue for UpstreamName {
     }
 }
 
+impl QueryRefused {
+    pub(super) const ALL: [Self; 11] = [
+        Self::Unauthorized,
+        Self::Denied,
+        Self::Throttled,
+        Self::Unavailable,
+        Self::Undecided,
+        Self::Unreachable,
+        Self::Timeout,
+        Self::Index,
+        Self::Limit,
+        Self::Malformed,
+        Self::Unknown,
+    ];
+}
+
 impl EncodeLabelValue for QueryRefused {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         let reason = match self {
@@ -228,6 +280,10 @@ impl EncodeLabelValue for QueryRefused {
         };
         reason.encode(encoder)
     }
+}
+
+impl Stale {
+    pub(super) const ALL: [Self; 3] = [Self::Throttled, Self::Failed, Self::Unreachable];
 }
 
 impl EncodeLabelValue for Stale {
@@ -253,15 +309,25 @@ impl EncodeLabelValue for LinkKind {
     }
 }
 
-impl EncodeLabelValue for LinkOutcome {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        let outcome = match self {
+impl LinkOutcome {
+    pub(super) const ALL: [Self; 4] = [Self::Recorded, Self::Pending, Self::Refused, Self::Learnt];
+}
+
+impl LinkOutcome {
+    /// Its word in metrics and in the audit log.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
             Self::Recorded => "recorded",
             Self::Pending => "pending",
             Self::Refused => "refused",
             Self::Learnt => "learnt",
-        };
-        outcome.encode(encoder)
+        }
+    }
+}
+
+impl EncodeLabelValue for LinkOutcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.as_str().encode(encoder)
     }
 }
 
@@ -278,6 +344,11 @@ impl EncodeLabelValue for Limit {
     }
 }
 
+impl Unrecorded {
+    pub(super) const ALL: [Self; 5] =
+        [Self::TooLong, Self::Malformed, Self::TooMany, Self::RepositoryFull, Self::Missed];
+}
+
 impl EncodeLabelValue for Unrecorded {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         let reason = match self {
@@ -288,5 +359,23 @@ impl EncodeLabelValue for Unrecorded {
             Self::Missed => "missed",
         };
         reason.encode(encoder)
+    }
+}
+
+impl LogName {
+    pub(super) const ALL: [Self; 2] = [Self::Access, Self::Audit];
+
+    /// Its word in metrics and messages.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Access => "access",
+            Self::Audit => "audit",
+        }
+    }
+}
+
+impl EncodeLabelValue for LogName {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.as_str().encode(encoder)
     }
 }

@@ -3,7 +3,7 @@
 //! formatted for each request, and hardly any request logs anything.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::ser::{SerializeMap as _, Serializer};
 use serde_json::{Map, Value};
@@ -15,19 +15,76 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload;
 
 use crate::config::{LogConfig, LogFormat};
+
+/// The log filter, which can be changed while refshim serves. Cheap to clone.
+#[derive(Clone)]
+pub struct LogFilter {
+    current: Arc<Mutex<String>>,
+    put: Arc<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>,
+}
+
+/// The log filter cannot be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// It is malformed.
+    #[error(transparent)]
+    Malformed(#[from] ParseError),
+    /// There is no log any more.
+    #[error(transparent)]
+    Gone(#[from] reload::Error),
+}
 
 /// Starts logging to standard error.
 ///
 /// # Errors
 /// The filter is malformed.
-pub fn start_logging(log: &LogConfig) -> Result<(), ParseError> {
+pub fn start_logging(log: &LogConfig) -> Result<LogFilter, ParseError> {
+    let logs = tracing_subscriber::fmt().with_writer(std::io::stderr).event_format(Lines(log.format));
+    let logs = logs.with_env_filter(parsed(&log.filter)?).with_filter_reloading();
+    let handle = logs.reload_handle();
+    logs.init();
+    Ok(LogFilter {
+        current: Arc::new(Mutex::new(log.filter.clone())),
+        put: Arc::new(move |filter| handle.reload(filter)),
+    })
+}
+
+/// The filter in this text, in the syntax of the setting `log.filter`.
+fn parsed(filter: &str) -> Result<EnvFilter, ParseError> {
     // The pool of the index's connections logs each of them that broke, where the index says once that they did.
-    let filter = EnvFilter::try_new(&log.filter)?.add_directive("deadpool.postgres=error".parse()?);
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    logs.event_format(Lines(log.format)).init();
-    Ok(())
+    Ok(EnvFilter::try_new(filter)?.add_directive("deadpool.postgres=error".parse()?))
+}
+
+impl LogFilter {
+    /// The filter in force.
+    #[must_use]
+    pub fn current(&self) -> String {
+        self.lock().clone()
+    }
+
+    /// Filters by this from now on.
+    ///
+    /// # Errors
+    /// It is malformed. Then nothing changes.
+    pub fn set(&self, filter: &str) -> Result<(), FilterError> {
+        let mut current = self.lock();
+        (self.put)(parsed(filter)?)?;
+        filter.clone_into(&mut current);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, String> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for LogFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LogFilter").field(&self.current()).finish()
+    }
 }
 
 /// What is logged of a request with each line about it.
@@ -165,7 +222,6 @@ impl serde::Serialize for Line {
 #[cfg(test)]
 mod tests {
     use std::io::{self, Write};
-    use std::sync::{Mutex, PoisonError};
 
     use super::*;
 

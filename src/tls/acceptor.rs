@@ -13,6 +13,7 @@ use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 
+use super::expiry::ServedCertificate;
 use super::peeked::Peeked;
 use super::reloading::{Reload, Reloading};
 use super::{TlsError, pem, provider};
@@ -27,7 +28,14 @@ pub type ClientStream<S> = tokio_rustls::server::TlsStream<Peeked<S>>;
 
 /// Accepts TLS connections of clients.
 #[derive(Debug)]
-pub struct Acceptor(Reloading<ServerConfig>);
+pub struct Acceptor(Reloading<Served>);
+
+/// What the files give.
+#[derive(Debug)]
+struct Served {
+    config: Arc<ServerConfig>,
+    certificates: Vec<ServedCertificate>,
+}
 
 impl Acceptor {
     /// Loads the certificates and keys.
@@ -38,7 +46,7 @@ impl Acceptor {
         let files: Vec<PathBuf> =
             settings.certificates.iter().chain(&settings.keys).chain(&settings.client_ca).cloned().collect();
         let settings = settings.clone();
-        let make = move || server_config(&settings);
+        let make = move || served(&settings);
         Ok(Self(Reloading::new("towards clients".to_owned(), files, make)?))
     }
 
@@ -54,7 +62,13 @@ impl Acceptor {
             refuse_plain(stream).await?;
             return Err(io::Error::new(io::ErrorKind::InvalidData, "plain HTTP on a port that speaks TLS"));
         }
-        TlsAcceptor::from(self.0.current()).accept(stream).await
+        TlsAcceptor::from(Arc::clone(&self.0.current().config)).accept(stream).await
+    }
+
+    /// The certificates that clients are shown now.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<ServedCertificate> {
+        self.0.current().certificates.clone()
     }
 }
 
@@ -79,11 +93,20 @@ impl Reload for Acceptor {
     }
 }
 
-fn server_config(settings: &TlsConfig) -> Result<ServerConfig, TlsError> {
+fn served(settings: &TlsConfig) -> Result<Served, TlsError> {
     let pairs = settings.certificates.iter().zip(&settings.keys);
     let certificates = pairs
         .map(|(certificate, key)| pem::certified_key(certificate, key).map(Arc::new))
         .collect::<Result<Vec<_>, _>>()?;
+    let files = settings.certificates.iter().zip(&certificates);
+    let told = files.filter_map(|(file, certified)| ServedCertificate::of(file, certified)).collect();
+    Ok(Served { config: Arc::new(server_config(settings, certificates)?), certificates: told })
+}
+
+fn server_config(
+    settings: &TlsConfig,
+    certificates: Vec<Arc<CertifiedKey>>,
+) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let builder = match &settings.client_ca {
         None => builder.with_no_client_auth(),

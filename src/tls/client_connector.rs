@@ -80,6 +80,12 @@ impl ClientConnector {
         Self { own: Some((host.to_ascii_lowercase().into(), connector)), ..self }
     }
 
+    /// The same, whatever proxies the environment names.
+    #[must_use]
+    pub fn without_proxies(self) -> Self {
+        Self { proxies: Arc::new(Matcher::builder().build()), ..self }
+    }
+
     /// What a request must show to the proxy that forwards it. A tunnel's proxy was shown it with the CONNECT, and
     /// the registry at its end must not see it.
     #[must_use]

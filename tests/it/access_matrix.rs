@@ -30,6 +30,27 @@ const LEARNT: &str = "\
 | nobody, with a token | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 0 | 0 | 1 |
 ";
 
+/// What the web page shows, with the same credentials: `1` the one link, `0` a page without it; else the status. The
+/// owner's password is as good as the owner's tokens: the page asks the token service with it.
+const SHOWN: &str = "\
+| caller | attached | by tag | graph | details | coverage | tag unknown | digest unknown | elsewhere | public |
+|---|---|---|---|---|---|---|---|---|---|
+| owner | 1 | 1 | 1 | 1 | 0 | 404 | 404 | 404 | 0 |
+| reader | 1 | 1 | 1 | 1 | 0 | 404 | 404 | 404 | 0 |
+| push alone | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 |
+| delete alone | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 |
+| another repository | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 404 | 0 |
+| a name that begins alike | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 |
+| the catalog | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 |
+| no right | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 |
+| a forged token | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 |
+| the owner's password | 1 | 1 | 1 | 1 | 0 | 404 | 404 | 404 | 0 |
+| nobody | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 404 | 0 |
+| nobody, with a token | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 404 | 0 |
+| another's password | 403 | 403 | 403 | 403 | 403 | 403 | 403 | 404 | 0 |
+| a wrong password | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 | 401 |
+";
+
 /// The status of a write, and whether the owner's list has the link afterwards.
 const CHANGED: &str = "\
 | caller | PUT of a referrer | PUT of a known one to a cosign tag | DELETE of the referrer | DELETE of the subject |
@@ -70,7 +91,7 @@ async fn scene(index: Option<&Postgres>) -> Scene {
         .start();
     let registry = Registry::variant().tokens_of(&service).start();
     let directory = tempfile::tempdir().unwrap();
-    let refshim = Refshim::before(&registry, directory.path()).with_index(index).launch().await;
+    let refshim = Refshim::before(&registry, directory.path()).with_index(index).with_web().launch().await;
     let all = ["repository:private:pull,push,delete", "repository:public:pull,push"];
     let owner = refshim.client().with_token(&service.token(Some("alice"), &all).await);
     Scene { refshim, registry, service, owner, _directory: directory }
@@ -266,6 +287,61 @@ async fn learns(file: &str, index: Option<&Postgres>) {
     }
     assert_eq!(scene.owner.referrers("private", "latest", "").await, [referrer.digest]);
     check(file, &table, LEARNT);
+}
+
+/// The addresses of the pages that SHOWN has a column for.
+fn pages(image: &Content, referrer: &Content, public: &Content) -> Vec<(&'static str, String)> {
+    let of =
+        |page: &str, image: &str, target: &str| format!("/registry/default/{page}?image={image}{target}");
+    let at = |content: &Content| format!("@{}", content.digest);
+    let unknown = format!("@{}", digest_of(b"unknown"));
+    vec![
+        ("attached", of("image", "private", &at(image))),
+        ("by tag", of("image", "private", ":latest")),
+        ("graph", of("graph", "private", &at(image))),
+        ("details", of("referrer", "private", &at(referrer))),
+        ("coverage", of("coverage", "private", ":latest")),
+        ("tag unknown", of("image", "private", ":none")),
+        ("digest unknown", of("image", "private", &unknown)),
+        ("elsewhere", of("image", "public", &at(image))),
+        ("public", of("image", "public", &at(public))),
+    ]
+}
+
+#[tokio::test]
+async fn each_visitor_of_the_web_page_is_shown_what_the_registry_lets_them_read_and_nothing_else() {
+    let scene = scene(None).await;
+    let (image, referrer) = scene.signed("private").await;
+    let (public, _) = scene.signed("public").await;
+    let pages = pages(&image, &referrer, &public);
+    let mut table = head(pages.iter().map(|(name, _)| *name));
+    let mut callers = scene.callers().await;
+    callers.insert(0, ("owner", scene.owner.clone()));
+    callers.push(("another's password", scene.refshim.client().as_user("bob", "password")));
+    callers.push(("a wrong password", scene.refshim.client().as_user("alice", "wrong")));
+    // As it is shown in short.
+    let secret = &referrer.digest["sha256:".len()..][..12];
+    for (name, caller) in &callers {
+        write!(table, "| {name} |").unwrap();
+        for (page, path) in &pages {
+            let answer = caller.get(&scene.refshim.web_url(path)).await;
+            let text = String::from_utf8(answer.body.clone()).unwrap();
+            let is_told = text.contains(secret);
+            let asks = answer.headers.get("www-authenticate").is_some();
+            assert_eq!(asks, answer.status == StatusCode::UNAUTHORIZED, "{name}, {page}: {answer:?}");
+            let cell = match answer.status {
+                StatusCode::OK => u8::from(is_told).to_string(),
+                status => {
+                    // What they asked for stands in no address of a page that does not show it.
+                    assert!(*page == "details" || !is_told, "{name}, {page}: {text}");
+                    status.as_u16().to_string()
+                }
+            };
+            write!(table, " {cell} |").unwrap();
+        }
+        table.push('\n');
+    }
+    check("access-shown.md", &table, SHOWN);
 }
 
 #[tokio::test]

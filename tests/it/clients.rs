@@ -20,7 +20,7 @@ const SIGNATURE: &str = "application/vnd.example.signature";
 const SBOM: &str = "application/vnd.example.sbom+json";
 
 /// Where `tests/run` puts what the clients need.
-fn installed(path: &str) -> PathBuf {
+pub(crate) fn installed(path: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let installed = target.join("clients").join(path);
     assert!(installed.exists(), "{}: tests/run installs it", installed.display());

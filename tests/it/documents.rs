@@ -15,17 +15,25 @@ const README: &str = "README.md";
 const API: &str = "deploy/API.md";
 const MANUAL: &str = "deploy/MANUAL.md";
 const CONTRIBUTING: &str = ".github/CONTRIBUTING.md";
-const DOCUMENTS: [&str; 9] = [
-    README,
-    API,
-    MANUAL,
-    "deploy/ROLLOUT.md",
-    "deploy/REPLICAS.md",
-    "deploy/CHANGES.md",
-    "deploy/notifications/README.md",
-    CONTRIBUTING,
-    ".github/SECURITY.md",
-];
+const OUTAGE: &str = "deploy/OUTAGE.md";
+const RECIPES: &str = "deploy/recipes/README.md";
+const UPGRADING: &str = "deploy/UPGRADING.md";
+
+/// Whatever is written for people: the top, and all below `deploy`.
+fn documents() -> BTreeSet<String> {
+    let mut found = BTreeSet::from([README, CONTRIBUTING, ".github/SECURITY.md"].map(str::to_owned));
+    let mut directories = vec![root().join("deploy")];
+    while let Some(directory) = directories.pop() {
+        for path in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|kind| kind == "md") {
+                found.insert(path.strip_prefix(root()).unwrap().display().to_string());
+            }
+        }
+    }
+    found
+}
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -93,6 +101,7 @@ impl Quickstart {
         bash.args(["-euo", "pipefail", "-c", session]).current_dir(self.home());
         bash.env("PATH", path).env("HOME", self.home()).env("NO_PROXY", "127.0.0.1");
         bash.env("REGISTRY", self.refshim.address.to_string());
+        bash.env("ADMIN", format!("http://{}", self.refshim.admin));
         bash.env("DATA_DIR", self.directory.path().join("data"));
         let output = bash.output().unwrap();
         let (out, err) =
@@ -176,14 +185,28 @@ async fn the_sessions_of_the_api_reference_do_what_they_say() {
 }
 
 #[tokio::test]
-async fn the_backup_of_the_manual_is_restored() {
+async fn backups_are_restored() {
     let quickstart = Quickstart::start().await;
-    let sessions = session(MANUAL, "Backup, and a damaged disk", "sh");
-    assert_eq!(sessions.len(), 2, "a dump, and a copy of the files");
+    let mut sessions = session(MANUAL, "Backup, and a damaged disk", "sh");
+    sessions.push(blocks(&read(UPGRADING), "sh").join("\n"));
+    assert_eq!(sessions.len(), 3, "a dump, a copy of the files, and the way back of an upgrade");
     for backup in &sessions {
         let said = quickstart.run(backup);
         assert!(said.ends_with("intact\n"), "{said}");
     }
+}
+
+#[tokio::test]
+async fn a_recipe_is_tried_and_after_an_outage_everything_is_known_again() {
+    let quickstart = Quickstart::start().await;
+    let [trial] = &blocks(&read(RECIPES), "sh")[..] else { panic!("one session") };
+    let said = quickstart.run(trial);
+    assert!(said.contains("application/vnd.example.trial"), "{said}");
+    let [afterwards] = &blocks(&read(OUTAGE), "sh")[..] else { panic!("one session") };
+    let whole = Regex::new(r"\(all\) +yes").unwrap();
+    assert!(!whole.is_match(&quickstart.run(r#"refshim coverage --admin "$ADMIN""#)));
+    let said = quickstart.run(afterwards);
+    assert!(whole.is_match(&said), "{said}");
 }
 
 #[tokio::test]
@@ -201,11 +224,11 @@ async fn configurations_of_the_documents_load() {
         fs::write(directory.join(name), "secret").unwrap();
     }
     let mut loaded = 0;
-    for document in DOCUMENTS {
-        for block in blocks(&read(document), "toml") {
+    for document in documents() {
+        for block in blocks(&read(&document), "toml") {
             let table: toml::Table = toml::from_str(&block).unwrap();
-            // The one for containerd.
-            if table.contains_key("server") {
+            // Those for containerd and podman.
+            if table.contains_key("server") || table.contains_key("registry") {
                 continue;
             }
             let (file, data) = (directory.join("refshim.toml"), tempfile::tempdir().unwrap());
@@ -220,7 +243,7 @@ async fn configurations_of_the_documents_load() {
             loaded += 1;
         }
     }
-    assert_eq!(loaded, 9);
+    assert_eq!(loaded, 23);
 }
 
 /// The settings of the example file and their defaults, as the manual writes them.
@@ -257,38 +280,53 @@ fn the_manual_has_every_setting_with_its_default() {
     assert_eq!(rows.collect::<Vec<_>>(), settings());
 }
 
-/// The text of every file below a directory.
-fn texts(directory: &str) -> Vec<(PathBuf, String)> {
-    let entries = fs::read_dir(root().join(directory)).unwrap().map(|entry| entry.unwrap().path());
-    let mut found = Vec::new();
-    for path in entries {
-        if path.is_dir() {
-            found.extend(texts(path.to_str().unwrap()));
-        } else {
-            found.push((path.clone(), read(path)));
+#[test]
+fn the_manual_says_what_a_reload_changes() {
+    let manual = read(MANUAL);
+    let (_, said) = manual.split_once("\nA reload changes ").unwrap();
+    let (said, _) = said.split_once(" All else takes a restart").unwrap();
+    let (common, of_upstreams) = said.split_once(" of each\nupstream ").unwrap();
+    let quoted =
+        |text: &str| -> Vec<String> { text.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let shown = Command::new(env!("CARGO_BIN_EXE_refshim")).args(["config", "schema"]).output().unwrap();
+    let schema: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let mut live = BTreeSet::new();
+    collect_live(&schema["properties"], "", &mut live);
+    let is_said = |key: &String| {
+        let table = key.split_once('.').map(|(table, _)| format!("{table}.*"));
+        quoted(common).iter().any(|said| said == key || Some(said) == table.as_ref())
+    };
+    assert_eq!(live.iter().filter(|key| !is_said(key)).collect::<Vec<_>>(), Vec::<&String>::new());
+    let known: BTreeSet<String> = quoted(common).into_iter().filter(|said| !said.ends_with(".*")).collect();
+    assert_eq!(known.iter().filter(|said| !live.contains(*said)).collect::<Vec<_>>(), Vec::<&String>::new());
+    let mut live = BTreeSet::new();
+    collect_live(&schema["$defs"]["upstream"]["properties"], "", &mut live);
+    assert_eq!(live, quoted(of_upstreams).into_iter().collect());
+}
+
+/// The keys in this part of the schema that a reload changes.
+fn collect_live(properties: &Value, table: &str, live: &mut BTreeSet<String>) {
+    for (name, setting) in properties.as_object().unwrap() {
+        let key = format!("{table}{name}");
+        if setting["properties"].is_object() {
+            collect_live(&setting["properties"], &format!("{key}."), live);
+        } else if name != "upstreams" && !setting["description"].as_str().unwrap().contains("takes a restart")
+        {
+            live.insert(key);
         }
     }
-    found
 }
 
 #[test]
-fn the_metrics_of_the_manual_exist() {
-    let sources = texts("src");
-    let name = Regex::new(r"`(?:refshim|_)_?([a-z_]+?)(?:_total)?`").unwrap();
-    let manual = read(MANUAL);
-    let rows = manual.lines().filter(|line| line.starts_with("| `refshim_"));
-    let mut names = BTreeSet::new();
-    for row in rows {
-        let cell = row.split(" | ").next().unwrap();
-        let prefix = if cell.contains("refshim_index_") { "index_" } else { "" };
-        names.extend(
-            name.captures_iter(cell).map(|name| format!("{prefix}{}", name[1].trim_start_matches(prefix))),
-        );
-    }
-    assert!(names.len() > 12, "{names:?}");
-    for name in names {
-        let quoted = format!("\"{name}\"");
-        assert!(sources.iter().any(|(_, text)| text.contains(&quoted)), "there is no metric {name}");
+fn metrics_that_the_documents_name_are_in_the_list() {
+    let name = Regex::new(r"\brefshim_[a-z_]+[a-z]\b").unwrap();
+    let list = read("deploy/METRICS.md");
+    let listed: BTreeSet<&str> = name.find_iter(&list).map(|name| name.as_str()).collect();
+    for document in documents() {
+        for found in name.find_iter(&read(&document)) {
+            let is_listed = listed.iter().any(|known| known.starts_with(found.as_str()));
+            assert!(is_listed, "{document}: {}", found.as_str());
+        }
     }
 }
 
@@ -343,8 +381,8 @@ fn anchors(text: &str) -> Vec<String> {
 #[test]
 fn links_between_the_documents_lead_somewhere() {
     let link = Regex::new(r"\]\(([^()\s]+)\)").unwrap();
-    for document in DOCUMENTS {
-        let text = read(document);
+    for document in documents() {
+        let text = read(&document);
         for link in link.captures_iter(&text).map(|link| link[1].to_owned()) {
             if link.contains("://") {
                 continue;
@@ -352,8 +390,8 @@ fn links_between_the_documents_lead_somewhere() {
             let (path, anchor) =
                 link.split_once('#').map_or((&link[..], None), |(path, at)| (path, Some(at)));
             let target = match path {
-                "" => root().join(document),
-                path => root().join(document).parent().unwrap().join(path),
+                "" => root().join(&document),
+                path => root().join(&document).parent().unwrap().join(path),
             };
             assert!(target.exists(), "{document}: {link} leads nowhere");
             if let Some(anchor) = anchor {
@@ -371,6 +409,6 @@ fn links_between_the_documents_lead_somewhere() {
 fn every_document_is_looked_at() {
     let listed = Command::new("git").args(["ls-files", "*.md"]).current_dir(root()).output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
-    let listed: BTreeSet<&str> = listed.lines().collect();
-    assert!(listed.is_empty() || listed == BTreeSet::from(DOCUMENTS), "{listed:?}");
+    let listed: BTreeSet<String> = listed.lines().map(str::to_owned).collect();
+    assert!(listed.is_empty() || listed == documents(), "{listed:?}");
 }

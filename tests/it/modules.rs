@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Innermost first; a module names only those before it.
-const ORDER: [&str; 23] = [
+const ORDER: [&str; 24] = [
     "oci",
     "config",
     "http",
@@ -23,6 +23,7 @@ const ORDER: [&str; 23] = [
     "compare",
     "jobs",
     "queries",
+    "web",
     "admin",
     "server",
     "cli",
@@ -30,14 +31,18 @@ const ORDER: [&str; 23] = [
 ];
 
 /// What may be named in which rooms only.
-const ROOMS: [(&str, &[&str]); 12] = [
+const ROOMS: [(&str, &[&str]); 16] = [
     ("sled::", &["index/local/sled"]),
     ("rustls::", &["tls"]),
+    ("opentelemetry", &["telemetry/traces"]),
+    ("listenfd::", &["server/service_manager"]),
+    ("sd_notify::", &["server/service_manager"]),
     ("deadpool_postgres", &["index/postgres"]),
     ("tokio_postgres::", &["config/database", "config/tests/database", "index/postgres", "tls/database"]),
     ("hyper::client::", &["proxy/upstream"]),
-    ("hyper_util::client::legacy;", &["client/transport", "client/error"]),
+    ("hyper_util::client::legacy;", &["client/transport", "client/error", "telemetry/traces"]),
     ("prometheus_client", &["telemetry"]),
+    ("askama::", &["web"]),
     ("clap::", &["cli"]),
     ("toml::", &["config"]),
     ("docker_credential::", &["client/credentials"]),
@@ -54,6 +59,7 @@ const ROOMS: [(&str, &[&str]); 12] = [
             "jobs",
             "notifications",
             "referrers_tags",
+            "web",
         ],
     ),
 ];

@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::support::{Client, Refshim, Registry, Scripted, about};
 
@@ -109,6 +111,61 @@ async fn the_log_tells_each_change_of_readiness() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_goes_and_comes_is_told_without_anybody_asking() {
+    let registry = answer("200 OK\r\ndocker-distribution-api-version: registry/2.0", "{}");
+    let says = Arc::new(Mutex::new(registry.clone()));
+    let upstream = changing(&says);
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::start(upstream.address, directory.path()).await;
+    let client = refshim.client();
+    // It answered just now: this alone does not make it ready.
+    assert_eq!(client.get("/v2/").await.status, StatusCode::OK);
+    says.lock().unwrap().clear();
+    assert_eq!(client.get("/v2/").await.status, StatusCode::BAD_GATEWAY);
+    let line = refshim.logs("the upstream default is not ready", 1).await;
+    assert!(line.contains("WARN") && line.contains("broke before it answered"), "{line}");
+    let admin = Client::new(refshim.admin);
+    let is_ready = |ready: u8| format!("refshim_upstream_ready{{upstream=\"default\"}} {ready}\n");
+    assert!(admin.text("/metrics").await.contains(&is_ready(0)));
+    registry.clone_into(&mut says.lock().unwrap());
+    refshim.logs("the upstream default is ready again", 1).await;
+    assert!(admin.text("/metrics").await.contains(&is_ready(1)));
+}
+
+#[tokio::test]
+async fn the_first_lines_say_what_runs_and_what_it_has() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::start(registry.address, directory.path()).await;
+    let client = refshim.client();
+    let image = client.image("a", "one").await;
+    client.push("a", &image).await;
+    client.push("a", &about(&image, &image, "sig")).await;
+    assert!(refshim.stop().success());
+
+    let file = directory.path().join("refshim.toml");
+    std::fs::write(&file, "[upstreams.hub]\nurl = \"http://127.0.0.1:9\"\nprefixes = [\"hub\"]\n").unwrap();
+    let with_file = format!(r#"exec "$0" "$@" --config {}"#, file.display());
+    let start = Refshim::prepare(registry.address, directory.path()).under(["bash", "-c", &with_file]);
+    let refshim = start.launch().await;
+    let line: serde_json::Value = serde_json::from_str(&refshim.logs("\"serving\"", 1).await).unwrap();
+    for (field, expected) in [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("config_file", file.to_str().unwrap()),
+        ("index", directory.path().to_str().unwrap()),
+        ("upstream", &registry.url()),
+        ("further_upstreams", "hub=http://127.0.0.1:9"),
+    ] {
+        assert_eq!(line[field].as_str().unwrap().trim_end_matches('/'), expected, "{line}");
+    }
+    let line: serde_json::Value = serde_json::from_str(&refshim.logs("the index is open", 1).await).unwrap();
+    assert_eq!((&line["referrers"], &line["links"]), (&1.into(), &1.into()), "{line}");
+    assert!(line["seconds"].as_f64().unwrap() >= 0.0);
+    let line = refshim.logs("the upstream hub is not ready", 1).await;
+    assert!(line.contains("WARN"), "{line}");
+}
+
+#[tokio::test]
 async fn a_registry_that_wants_to_be_reached_over_https_is_ready() {
     let upstream = Scripted::probed(|exchange| match exchange.request.header("x-forwarded-proto") {
         Some("https") => exchange.answer(&answer("200 OK", "{}")),
@@ -205,4 +262,30 @@ async fn draining_has_a_limit() {
     }
     assert!(tokio::task::spawn_blocking(move || refshim.stop()).await.unwrap().success());
     assert!(request.await.unwrap().is_err());
+}
+
+/// The request of a client that has just connected may be on its way, or half of it there.
+#[tokio::test]
+async fn a_client_that_has_just_connected_is_answered_before_the_end() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::start(registry.address, directory.path()).await;
+    let head = b"GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut connected = Vec::new();
+    for sent in [0, 1, 10, head.len() - 1] {
+        let mut stream = TcpStream::connect(refshim.address).await.unwrap();
+        stream.write_all(&head[..sent]).await.unwrap();
+        connected.push((sent, stream));
+    }
+    // Connections are accepted in their order.
+    refshim.client().get("/v2/").await;
+    refshim.terminate();
+    refshim.logs("draining", 1).await;
+    for (sent, mut stream) in connected {
+        stream.write_all(&head[sent..]).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "after {sent} bytes: {answer}");
+    }
+    assert!(tokio::task::spawn_blocking(move || refshim.wait()).await.unwrap().success());
 }

@@ -3,7 +3,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{Content, Face, Refshim, Scripted, about};
+use crate::support::{Content, Face, Refshim, Scripted, Shelf, about, put, shelf_registry};
 
 /// What the first line with this in it says of its request.
 async fn span(refshim: &Refshim, part: &str) -> Value {
@@ -44,6 +44,31 @@ async fn every_warning_names_its_request() {
         assert_eq!(span(&scene.refshim, "did not say whether it accepted").await, expected, "{face:?}");
         let sent = upstream.requests();
         assert!(sent.iter().any(|request| request.header("x-request-id") == Some(id)), "{face:?}");
+    }
+}
+
+/// W3C Trace Context: the trace goes on through refshim, also with its own questions.
+#[tokio::test]
+async fn the_context_of_a_trace_reaches_the_upstream() {
+    let image = Content::image("config", "layer");
+    let shelf = Shelf::default();
+    put(&shelf, "a", &["v1"], &image);
+    let upstream = shelf_registry(&shelf, |turn| Some(turn.right.clone()));
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for face in [Face::Http1, Face::Http2] {
+        let scene = face.before(upstream.address, &[]).await;
+        let before = upstream.requests().len();
+        for path in ["/v2/a/manifests/v1", "/v2/a/manifests/v1/references"] {
+            let get = scene.client.request(Method::GET, path).header("traceparent", trace);
+            let answer = scene.client.send(get.header("tracestate", "vendor=1")).await;
+            assert_eq!(answer.status, StatusCode::OK, "{face:?} {path}");
+        }
+        let sent = upstream.requests().split_off(before);
+        assert!(sent.len() > 1, "{face:?}");
+        for request in sent {
+            let context = (request.header("traceparent"), request.header("tracestate"));
+            assert_eq!(context, (Some(trace), Some("vendor=1")), "{face:?} {}", request.line);
+        }
     }
 }
 

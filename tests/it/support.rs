@@ -7,6 +7,8 @@ mod client;
 mod content;
 mod faces;
 mod filled;
+#[allow(dead_code, reason = "the other suite does not use it")]
+mod lines;
 mod pattern;
 #[allow(dead_code, reason = "the index's own tests use the rest")]
 pub(crate) mod postgres;
@@ -30,6 +32,8 @@ pub(crate) use content::{
 };
 pub(crate) use faces::{AnyBody, Face, Scene, Stream};
 pub(crate) use filled::{Filled, Links, fill, listed};
+#[allow(unused_imports, reason = "the other suite does not use it")]
+pub(crate) use lines::json_lines;
 pub(crate) use pattern::Pattern;
 pub(crate) use process::{Refshim, Start, binary};
 pub(crate) use random::Random;

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use form_urlencoded::Serializer;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 use url::Url;
 
@@ -48,16 +48,19 @@ struct Given {
 }
 
 impl Token {
-    /// Requests a token. The service grants as much of the scope as the user has a right to.
+    /// Requests a token. The service grants as much of the scope as the user has a right to. The header fields say whom it
+    /// is for, if that is not refshim itself.
     pub(super) async fn ask(
         transport: &Transport,
         realm: Url,
         service: &str,
         scope: &Scope,
         credential: Option<&Credential>,
+        on_behalf_of: &HeaderMap,
     ) -> Result<Self> {
         let asked = format!("asking {} for the right to {}", realm.host_str().unwrap_or_default(), scope.0);
-        let request = request(realm, service, scope, credential);
+        let mut request = request(realm, service, scope, credential);
+        request.headers_mut().extend(on_behalf_of.clone());
         let response = transport.send(&asked, request).await?;
         let status = response.status();
         let body = response.read(&asked).await?;

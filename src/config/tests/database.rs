@@ -197,6 +197,22 @@ fn a_parameter_that_is_not_accepted_is_named() {
     check_invalid("postgres://me@db,%2Frun/index", &InvalidDatabaseUrl::Mixed.to_string());
 }
 
+pub(super) const DATABASE: &str = r#"
+    [index]
+    url = "postgres://me@db/index"
+    password_file = "password"
+    statements = "unnamed"
+    connections = 9
+    migrate = true
+    readiness = false
+    forget_after = "2h"
+    [index.tls]
+    ca = "ca"
+    certificate = "crt"
+    key = "key"
+    server_name = "inside"
+"#;
+
 #[test]
 fn every_setting_of_the_database_reaches_its_field() {
     let plain = DatabaseConfig {
@@ -209,21 +225,6 @@ fn every_setting_of_the_database_reaches_its_field() {
         readiness: true,
     };
     assert_eq!(database("index.url = \"postgres://me@db/index\""), plain);
-    let text = r#"
-        [index]
-        url = "postgres://me@db/index"
-        password_file = "password"
-        statements = "unnamed"
-        connections = 9
-        migrate = true
-        readiness = false
-        forget_after = "2h"
-        [index.tls]
-        ca = "ca"
-        certificate = "crt"
-        key = "key"
-        server_name = "inside"
-    "#;
     let expected = DatabaseConfig {
         password_file: Some("password".into()),
         tls: DatabaseTls {
@@ -239,7 +240,7 @@ fn every_setting_of_the_database_reaches_its_field() {
         readiness: false,
         ..plain
     };
-    assert_eq!(database(text), expected);
+    assert_eq!(database(DATABASE), expected);
     let index = from_variables(&[
         ("REFSHIM_UPSTREAM", "https://registry.example"),
         ("REFSHIM_INDEX_URL", "postgres://me@db/index"),

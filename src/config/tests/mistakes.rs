@@ -124,6 +124,14 @@ fn what_does_not_go_together_is_told_with_its_table() {
 }
 
 #[test]
+fn two_logs_have_two_files() {
+    check_file(
+        "access_log.output = \"/a/b\"\naudit.output = \"/a/b\"",
+        &["audit.output: the same file as access_log.output; give it one of its own"],
+    );
+}
+
+#[test]
 fn an_upstream_shares_with_another_one_of_the_same_registry() {
     let own = "url = \"https://registry.example\"\nhosts = [\"x\"]\n";
     check_file(
@@ -291,6 +299,14 @@ fn a_mistake_in_a_variable_is_named_by_it() {
         " ",
         &[
             "REFSHIM_LOG_FILTER: not a log filter: \" \" (write error, warn, info, debug, trace or off, or one of them for a module: warn,refshim=debug)",
+        ],
+    );
+    check_variable(
+        "REFSHIM_ACCESS_LOG_OUTPUT",
+        "stdin",
+        &[
+            "REFSHIM_ACCESS_LOG_OUTPUT: not a place for a log: \"stdin\" (write off, stdout, stderr, or a file with its \
+           directory: /var/log/refshim/access.log)",
         ],
     );
     check_variable("REFSHIM_LISEN", "", &["REFSHIM_LISEN: unknown variable, did you mean REFSHIM_LISTEN?"]);

@@ -9,9 +9,10 @@ use super::super::notifications::SOURCE_SETTINGS;
 use super::super::settings::{KnownSetting, SETTINGS, Setting};
 use super::super::upstream::UPSTREAM_SETTINGS;
 use super::super::{
-    ClientAuth, CommandLine, Config, Http2, IndexConfig, LimitsConfig, LogConfig, LogFormat, ManifestsConfig,
-    ReferencesConfig, ReferrersConfig, ServiceConfig, SweepConfig, TimeoutsConfig, TlsConfig, UpstreamConfig,
-    UpstreamTls, WriteTags, file,
+    AccessLogConfig, AuditConfig, ClientAuth, CommandLine, Config, Http2, IndexConfig, LimitsConfig,
+    LogConfig, LogFormat, LogOutput, ManifestsConfig, ReferencesConfig, ReferrersConfig, ServiceConfig,
+    Share, SweepConfig, TimeoutsConfig, TlsConfig, TracesConfig, UpstreamConfig, UpstreamTls, WebConfig,
+    WriteTags, file,
 };
 use super::{EXAMPLE, defaults, from_file, upstream};
 use crate::config::{NotificationSource, NotificationsConfig, SourceCredentials, SourceKind, UpstreamName};
@@ -87,7 +88,7 @@ fn every_setting_has_a_key_and_a_variable_of_its_own() {
 }
 
 /// Every setting that is not an upstream's, each at another value than its default.
-const EVERY_SETTING: &str = r#"
+pub(super) const EVERY_SETTING: &str = r#"
     upstream = "http://10.0.0.5"
     listen = "[::]:0"
     admin_listen = "0.0.0.0:0"
@@ -103,6 +104,7 @@ const EVERY_SETTING: &str = r#"
     timeouts.shutdown = "0s"
     timeouts.manifest = "7s"
     timeouts.index = "6s"
+    web.listen = "[::1]:0"
     manifests = { max_bytes = 1, max_links_bytes = "2KiB", learn_bytes = 0 }
     referrers = { include = ["cosign", "parent"], upstream_ttl = "3s", stale_for = "4s", write_tags = "push" }
     [references]
@@ -124,9 +126,18 @@ const EVERY_SETTING: &str = r#"
     cache_bytes = "1GiB"
     compact_bytes = "3MiB"
     forget_after = "2h"
+    [traces]
+    endpoint = "http://collector:4318"
+    sample = "0.5%"
     [log]
     format = "json"
     filter = "debug"
+    [access_log]
+    output = "stdout"
+    [audit]
+    output = "/var/log/refshim/audit.jsonl"
+    max_bytes = "2MiB"
+    keep = 3
 "#;
 
 #[test]
@@ -155,6 +166,7 @@ fn every_setting_reaches_its_field() {
         tls_reload: Duration::from_secs(6),
         listen: "[::]:0".parse().unwrap(),
         admin_listen: "0.0.0.0:0".parse().unwrap(),
+        web: WebConfig { listen: Some("[::1]:0".parse().unwrap()) },
         data_dir: PathBuf::from("/data"),
         timeouts,
         manifests: ManifestsConfig { max_bytes: 1, max_links_bytes: 2 << 10, learn_bytes: 0 },
@@ -186,7 +198,17 @@ fn every_setting_reaches_its_field() {
             compact_bytes: 3 << 20,
             forget_after: Duration::from_secs(2 * 3600),
         },
+        traces: TracesConfig {
+            endpoint: Some("http://collector:4318".parse().unwrap()),
+            sample: Share(5_000),
+        },
         log: LogConfig { format: LogFormat::Json, filter: "debug".to_owned() },
+        access_log: AccessLogConfig { output: LogOutput::Stdout },
+        audit: AuditConfig {
+            output: LogOutput::File("/var/log/refshim/audit.jsonl".into()),
+            max_bytes: 2 << 20,
+            keep: 3,
+        },
     };
     assert_eq!(from_file(EVERY_SETTING).load(), Ok(expected));
 }
@@ -196,26 +218,27 @@ fn source(name: &str, kind: SourceKind, credentials: SourceCredentials) -> Notif
     NotificationSource { name: name.parse().unwrap(), kind, upstream, credentials }
 }
 
+pub(super) const NOTIFICATIONS: &str = r#"
+    upstream = "http://10.0.0.5"
+    [notifications]
+    queue = 16
+    rate = 17
+    give_up_after = "1h"
+    [notifications.registry]
+    kind = "distribution"
+    user = "registry"
+    password_file = "password"
+    [notifications.harbor]
+    kind = "harbor"
+    upstream = "default"
+    secret_file = "secret"
+    [notifications.zot]
+    kind = "zot"
+    allow_anonymous = true
+"#;
+
 #[test]
 fn every_setting_of_notifications_reaches_its_field() {
-    let text = r#"
-        upstream = "http://10.0.0.5"
-        [notifications]
-        queue = 16
-        rate = 17
-        give_up_after = "1h"
-        [notifications.registry]
-        kind = "distribution"
-        user = "registry"
-        password_file = "password"
-        [notifications.harbor]
-        kind = "harbor"
-        upstream = "default"
-        secret_file = "secret"
-        [notifications.zot]
-        kind = "zot"
-        allow_anonymous = true
-    "#;
     let expected = NotificationsConfig {
         sources: vec![
             source("harbor", SourceKind::Harbor, SourceCredentials::Secret("secret".into())),
@@ -230,7 +253,7 @@ fn every_setting_of_notifications_reaches_its_field() {
         rate: 17,
         give_up_after: Duration::from_secs(3600),
     };
-    let mut sources = from_file(text);
+    let mut sources = from_file(NOTIFICATIONS);
     assert_eq!(sources.load().unwrap().notifications, expected);
     sources.variables = vec![
         ("REFSHIM_NOTIFICATIONS_RATE".into(), "18".into()),
@@ -240,33 +263,34 @@ fn every_setting_of_notifications_reaches_its_field() {
     assert_eq!((found.rate, found.sources[0].kind), (18, SourceKind::Zot));
 }
 
+pub(super) const UPSTREAMS: &str = r#"
+    upstream = "http://10.0.0.5"
+    timeouts.response = "9s"
+    [upstreams.default]
+    http2 = "auto"
+    [upstreams.hub]
+    url = "https://hub.example/base"
+    hosts = ["Hub.example.com", "hub:8443"]
+    namespaces = "docker.io"
+    prefixes = ["hub", "mirror/hub"]
+    strip_prefix = true
+    ca = "ca"
+    certificate = "crt"
+    key = "key"
+    server_name = "inside"
+    http2 = "always"
+    rewrite_realm = "true"
+    connect = "1s"
+    body_idle = "3s"
+    pool_idle = "4s"
+    service.token_file = "token"
+    [upstreams.default.service]
+    user = "refshim"
+    password_file = "password"
+"#;
+
 #[test]
 fn every_setting_of_an_upstream_reaches_its_field() {
-    let text = r#"
-        upstream = "http://10.0.0.5"
-        timeouts.response = "9s"
-        [upstreams.default]
-        http2 = "auto"
-        [upstreams.hub]
-        url = "https://hub.example/base"
-        hosts = ["Hub.example.com", "hub:8443"]
-        namespaces = "docker.io"
-        prefixes = ["hub", "mirror/hub"]
-        strip_prefix = true
-        ca = "ca"
-        certificate = "crt"
-        key = "key"
-        server_name = "inside"
-        http2 = "always"
-        rewrite_realm = "true"
-        connect = "1s"
-        body_idle = "3s"
-        pool_idle = "4s"
-        service.token_file = "token"
-        [upstreams.default.service]
-        user = "refshim"
-        password_file = "password"
-    "#;
     let common = TimeoutsConfig { response: Duration::from_secs(9), ..TimeoutsConfig::default() };
     let own = TimeoutsConfig {
         connect: Duration::from_secs(1),
@@ -291,7 +315,7 @@ fn every_setting_of_an_upstream_reaches_its_field() {
         rewrite_realm: true,
         ..upstream("hub", "https://hub.example/base", &own)
     };
-    let mut sources = from_file(text);
+    let mut sources = from_file(UPSTREAMS);
     let config = sources.load().unwrap();
     assert_eq!(config.further_upstreams, [hub]);
     let service = ServiceConfig::Password { user: "refshim".to_owned(), password_file: "password".into() };

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{ClientNetwork, Limit};
@@ -13,7 +14,7 @@ const CLIENTS_SHARE: usize = 4;
 /// Counts the bytes of answers that clients have not read yet.
 #[derive(Debug)]
 pub struct Answers {
-    most: usize,
+    most: AtomicUsize,
     held: Mutex<HeldAnswer>,
 }
 
@@ -35,7 +36,12 @@ impl Answers {
     /// A limit of `most` bytes for all clients together.
     #[must_use]
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, held: Mutex::default() })
+        Arc::new(Self { most: AtomicUsize::new(most), held: Mutex::default() })
+    }
+
+    /// Changes the limit for the answers that are made from now on.
+    pub fn resize(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// Counts an answer of this length. A client without another answer may have one over its share, as long as all
@@ -45,10 +51,11 @@ impl Answers {
     /// The limit is reached.
     pub fn take(self: &Arc<Self>, client: IpAddr, bytes: usize) -> Result<AnswerGuard, Limit> {
         let client = ClientNetwork::from(client);
+        let limit = self.most.load(Ordering::Relaxed);
         let mut held = self.lock();
         let before = held.by_client.get(&client).copied().unwrap_or_default();
         let is_over = |held: usize, most: usize| held > 0 && held.saturating_add(bytes) > most;
-        if is_over(held.all, self.most) || is_over(before, self.most / CLIENTS_SHARE) {
+        if is_over(held.all, limit) || is_over(before, limit / CLIENTS_SHARE) {
             return Err(Limit::AnswerBytes);
         }
         held.all += bytes;

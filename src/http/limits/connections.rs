@@ -9,7 +9,7 @@
 mod place;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -56,11 +56,23 @@ impl Connections {
         let budget = |most| Budget::new(Limit::Connections, most);
         Self(Arc::new(SharedConnections {
             served: budget(most),
-            refused: budget(most.div_ceil(10)),
+            refused: budget(reserve(most)),
             began: Instant::now(),
             head_bytes: AtomicUsize::new(0),
             places: Mutex::default(),
         }))
+    }
+
+    /// Changes the limit. Idle connections above it are closed, for nothing new is served until there is room again;
+    /// others stay until they end.
+    pub fn resize(&self, most: usize) {
+        let above = self.0.served.resize(most);
+        for _ in 0..above {
+            if !self.0.evict() {
+                break;
+            }
+        }
+        self.0.refused.resize(reserve(most));
     }
 
     /// Admits a connection, evicting an idle one if need be. Over the connection limit, every request on it is
@@ -81,6 +93,7 @@ impl Connections {
     fn place(&self, permit: BudgetGuard, is_served: bool) -> Arc<Place> {
         let state = Arc::new(ConnectionState {
             is_served,
+            was_used: AtomicBool::new(false),
             busy: AtomicU32::new(0),
             idle_since: AtomicU64::new(self.0.now()),
             writing_since: AtomicU64::new(NOT_WRITING),
@@ -95,6 +108,11 @@ impl Connections {
         drop(places);
         Arc::new(Place { shared: Arc::clone(&self.0), number, state, _permit: permit })
     }
+}
+
+/// How many connections beyond the limit are accepted to be answered with 503.
+fn reserve(most: usize) -> usize {
+    most.div_ceil(10)
 }
 
 impl SharedConnections {

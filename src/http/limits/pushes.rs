@@ -2,6 +2,7 @@
 //! full, the oldest push that is still incomplete is aborted: slow senders cannot block those who send at once.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -14,7 +15,7 @@ pub struct Pushes(Arc<SharedPushes>);
 
 #[derive(Debug)]
 struct SharedPushes {
-    most: usize,
+    most: AtomicUsize,
     held: Mutex<HeldPush>,
 }
 
@@ -46,7 +47,12 @@ impl Pushes {
     /// A limit of `most` bytes for all pushes together.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self(Arc::new(SharedPushes { most, held: Mutex::default() }))
+        Self(Arc::new(SharedPushes { most: AtomicUsize::new(most), held: Mutex::default() }))
+    }
+
+    /// Changes the limit for the bytes that come from now on.
+    pub fn resize(&self, most: usize) {
+        self.0.most.store(most, Ordering::Relaxed);
     }
 
     /// Begins a push.
@@ -73,7 +79,7 @@ impl PushGuard {
             // It was aborted itself, and its task does not know it yet: no other push is aborted for it.
             return Err(Limit::ManifestBytes);
         }
-        while held.bytes.saturating_add(bytes) > self.shared.most {
+        while held.bytes.saturating_add(bytes) > self.shared.most.load(Ordering::Relaxed) {
             let others = held.unfinished.iter().filter(|(_, other)| other.bytes > 0);
             let mut others = others.map(|(number, _)| *number).filter(|number| *number != self.number);
             let first = others.next().ok_or(Limit::ManifestBytes)?;

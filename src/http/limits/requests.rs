@@ -1,6 +1,7 @@
 //! `limits.requests_per_client`: requests in progress of each client address.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +11,7 @@ use super::{Busy, ClientNetwork, Limit};
 /// Counts the requests in progress of each client address.
 #[derive(Debug)]
 pub struct Requests {
-    most: usize,
+    most: AtomicUsize,
     load: Load,
     counts: Mutex<HashMap<ClientNetwork, usize>>,
 }
@@ -34,7 +35,33 @@ impl Load {
 /// that resets its requests over and over could start more work than its limit allows (as in CVE-2023-44487).
 #[derive(Clone, Debug)]
 pub struct RequestGuard {
-    _shared: Arc<(CountedRequest, Busy)>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    _counted: CountedRequest,
+    _busy: Busy,
+    carried: Mutex<Option<Carried>>,
+}
+
+/// Whatever is to be dropped when the request has ended.
+struct Carried {
+    _it: Box<dyn Send>,
+}
+
+impl fmt::Debug for Carried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Carried")
+    }
+}
+
+impl RequestGuard {
+    /// Keeps this until the last clone is dropped.
+    pub fn carry(&self, it: impl Send + 'static) {
+        *self.shared.carried.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Carried { _it: Box::new(it) });
+    }
 }
 
 #[derive(Debug)]
@@ -47,7 +74,12 @@ impl Requests {
     /// A limit of `most` requests for each client.
     #[must_use]
     pub fn new(most: usize, load: Load) -> Arc<Self> {
-        Arc::new(Self { most, load, counts: Mutex::default() })
+        Arc::new(Self { most: AtomicUsize::new(most), load, counts: Mutex::default() })
+    }
+
+    /// Changes the limit for the requests that begin from now on.
+    pub fn resize(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// Counts a request of this client, and keeps its connection `busy`.
@@ -58,14 +90,15 @@ impl Requests {
         let client = ClientNetwork::from(client);
         let mut counts = self.lock();
         let count = counts.entry(client).or_default();
-        if *count >= self.most {
+        if *count >= self.most.load(Ordering::Relaxed) {
             return Err(Limit::RequestsPerClient);
         }
         *count += 1;
         drop(counts);
         self.load.0.fetch_add(1, Ordering::Relaxed);
         let counted = CountedRequest { requests: Arc::clone(self), client };
-        Ok(RequestGuard { _shared: Arc::new((counted, busy)) })
+        let shared = Shared { _counted: counted, _busy: busy, carried: Mutex::new(None) };
+        Ok(RequestGuard { shared: Arc::new(shared) })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ClientNetwork, usize>> {

@@ -1,7 +1,7 @@
 //! A rejection by the registry, passed on to the client of a query.
 
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
-use http::{HeaderMap, Response, StatusCode};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::error_response;
 use crate::http::body::Body;
@@ -39,6 +39,11 @@ impl Rejection {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// The ways to log in that the registry offers.
+    pub fn challenges(&self) -> impl Iterator<Item = &HeaderValue> {
+        self.headers.get_all(WWW_AUTHENTICATE).iter()
     }
 
     /// Whether it is about the rights of this caller (401, 403), not about load.

@@ -24,11 +24,9 @@ pub struct Clients {
 /// The peer of a client's connection. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    clients: Arc<Clients>,
     client: IpAddr,
     address: HeaderValue,
     scheme: &'static str,
-    is_trusted: bool,
 }
 
 /// Where one request came from. Cheap to clone.
@@ -63,42 +61,26 @@ impl Clients {
             trusted: config.trusted_proxies.clone(),
         }
     }
-}
-
-impl Peer {
-    /// The client at this address, over TLS or not.
-    #[must_use]
-    pub fn new(clients: Arc<Clients>, client: IpAddr, tls: bool) -> Self {
-        let client = client.to_canonical();
-        let address = HeaderValue::from_maybe_shared(Bytes::from(client.to_string()));
-        let is_trusted = clients.trusted.iter().any(|network| network.contains(&client));
-        Self {
-            clients,
-            client,
-            address: address.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
-            scheme: if tls { "https" } else { "http" },
-            is_trusted,
-        }
-    }
 
     /// Where this request came from.
     #[must_use]
-    pub fn origin<B>(&self, request: &Request<B>) -> Origin {
+    pub fn origin<B>(&self, peer: &Peer, request: &Request<B>) -> Origin {
+        let is_trusted = self.trusts(&peer.client);
         let told = |name: &HeaderName| {
-            if self.is_trusted { request.headers().get(name).cloned() } else { None }
+            if is_trusted { request.headers().get(name).cloned() } else { None }
         };
         let requested_host = told(&X_FORWARDED_HOST).or_else(|| host_of(request));
-        let (scheme, external_host) = match &self.clients.external {
+        let (scheme, external_host) = match &self.external {
             Some((scheme, host)) => (scheme.clone(), Some(host.clone())),
             None => (
-                told(&X_FORWARDED_PROTO).unwrap_or(HeaderValue::from_static(self.scheme)),
+                told(&X_FORWARDED_PROTO).unwrap_or(HeaderValue::from_static(peer.scheme)),
                 requested_host.clone(),
             ),
         };
         Origin {
-            client: self.client(request.headers()),
-            forwarded_for: self.forwarded_for(request.headers()),
-            is_trusted: self.is_trusted,
+            client: if is_trusted { self.client(peer, request.headers()) } else { peer.client },
+            forwarded_for: if is_trusted { peer.behind(request.headers()) } else { peer.address.clone() },
+            is_trusted,
             scheme,
             requested_host,
             external_host,
@@ -107,24 +89,36 @@ impl Peer {
         }
     }
 
+    fn trusts(&self, address: &IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(address))
+    }
+
     /// The address nearest to refshim that is not a trusted proxy's. Read from the end, since the client can write
     /// anything at the beginning.
-    fn client(&self, headers: &HeaderMap) -> IpAddr {
-        if !self.is_trusted {
-            return self.client;
-        }
+    fn client(&self, peer: &Peer, headers: &HeaderMap) -> IpAddr {
         let told = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
         let told: Vec<&str> = told.flat_map(|value| value.split(',')).collect();
         let addresses = told.iter().rev().map_while(|address| address.trim().parse::<IpAddr>().ok());
         let mut clients = addresses.map(|address| address.to_canonical());
-        let is_proxy = |client: &IpAddr| self.clients.trusted.iter().any(|network| network.contains(client));
-        clients.find(|client| !is_proxy(client)).unwrap_or(self.client)
+        clients.find(|client| !self.trusts(client)).unwrap_or(peer.client)
+    }
+}
+
+impl Peer {
+    /// The client at this address, over TLS or not.
+    #[must_use]
+    pub fn new(client: IpAddr, tls: bool) -> Self {
+        let client = client.to_canonical();
+        let address = HeaderValue::from_maybe_shared(Bytes::from(client.to_string()));
+        Self {
+            client,
+            address: address.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+            scheme: if tls { "https" } else { "http" },
+        }
     }
 
-    fn forwarded_for(&self, headers: &HeaderMap) -> HeaderValue {
-        if !self.is_trusted {
-            return self.address.clone();
-        }
+    /// `X-Forwarded-For` of a trusted proxy: what it says, and itself.
+    fn behind(&self, headers: &HeaderMap) -> HeaderValue {
         let before = headers.get_all(X_FORWARDED_FOR).iter();
         let all: Vec<&[u8]> = before.chain([&self.address]).map(HeaderValue::as_bytes).collect();
         HeaderValue::from_bytes(&all.join(&b", "[..])).unwrap_or_else(|_| self.address.clone())
@@ -167,6 +161,12 @@ impl Origin {
     /// Whether a field of the peer may be forwarded: those of proxies only from trusted ones.
     pub(super) fn may_tell(&self, name: &HeaderName) -> bool {
         self.is_trusted || !is_proxys(name.as_str())
+    }
+
+    /// Says where it came from, and nothing else of it.
+    #[must_use]
+    pub fn forwarded_for(&self) -> HeaderMap {
+        HeaderMap::from_iter([(X_FORWARDED_FOR, self.forwarded_for.clone())])
     }
 
     /// Sets `X-Forwarded-*` for the upstream.
@@ -227,7 +227,7 @@ mod tests {
         let value = |text: &str| HeaderValue::from_str(text).unwrap();
         let external = external.map(|host| (value("https"), value(host)));
         let trusted = vec!["10.0.0.0/8".parse().unwrap(), "fd00::1/128".parse().unwrap()];
-        let peer = Peer::new(Arc::new(Clients { external, trusted }), client.parse().unwrap(), false);
+        let (clients, peer) = (Clients { external, trusted }, Peer::new(client.parse().unwrap(), false));
         let request = Request::builder()
             .header("host", "own")
             .header("x-forwarded-for", "1.1.1.1, 2.2.2.2")
@@ -237,7 +237,7 @@ mod tests {
             .body(())
             .unwrap();
         let mut headers = HeaderMap::new();
-        peer.origin(&request).tell(&mut headers);
+        clients.origin(&peer, &request).tell(&mut headers);
         let found = [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST];
         assert_eq!(found.map(|name| headers.get(name).unwrap().to_str().unwrap().to_owned()), expected);
     }
@@ -256,12 +256,13 @@ mod tests {
     #[track_caller]
     fn check_client(peer: &str, told: &[&str], expected: &str) {
         let clients = Clients { external: None, trusted: vec!["10.0.0.0/8".parse().unwrap()] };
-        let peer = Peer::new(Arc::new(clients), peer.parse().unwrap(), false);
+        let peer = Peer::new(peer.parse().unwrap(), false);
         let mut request = Request::builder();
         for value in told {
             request = request.header("x-forwarded-for", *value);
         }
-        assert_eq!(peer.origin(&request.body(()).unwrap()).client().to_string(), expected, "{told:?}");
+        let origin = clients.origin(&peer, &request.body(()).unwrap());
+        assert_eq!(origin.client().to_string(), expected, "{told:?}");
     }
 
     #[test]

@@ -71,7 +71,6 @@ fn names_a_target(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use http::Request;
 
@@ -85,8 +84,8 @@ mod tests {
             request = request.header(*name, *value);
         }
         let request = request.body(()).unwrap();
-        let peer = Peer::new(Arc::new(Clients::default()), "192.0.2.1".parse().unwrap(), false);
-        let found = question_headers(request.headers(), &peer.origin(&request));
+        let peer = Peer::new("192.0.2.1".parse().unwrap(), false);
+        let found = question_headers(request.headers(), &Clients::default().origin(&peer, &request));
         let told =
             [("x-forwarded-for", "192.0.2.1"), ("x-forwarded-host", "own"), ("x-forwarded-proto", "http")];
         let expected: HeaderMap = expected

@@ -39,6 +39,20 @@ pub enum UpstreamError {
     Target,
 }
 
+impl UpstreamError {
+    /// Whether it says something about the upstream, and not about the client or the one request.
+    pub(super) fn is_the_upstreams(&self) -> bool {
+        match self {
+            Self::Unreachable(_)
+            | Self::Broken(_)
+            | Self::Unprocessed(_)
+            | Self::Framing(_)
+            | Self::Silent(_) => true,
+            Self::RequestBody(_) | Self::RequestBodyIdle | Self::Redirect | Self::Target => false,
+        }
+    }
+}
+
 /// An error of all who waited for the same connection.
 #[derive(Clone, Debug)]
 pub struct SharedError(Arc<dyn Error + Send + Sync>);

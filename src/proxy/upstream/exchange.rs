@@ -48,6 +48,9 @@ impl Upstream {
             let is_unprocessed = matches!(error, UpstreamError::Unprocessed(_)) && sent <= RESENDS;
             let is_broken = matches!(error, UpstreamError::Broken(_)) && sent == 1;
             if !(is_unprocessed || (is_broken && again.is_without_consequences())) {
+                if error.is_the_upstreams() {
+                    self.answered.failed.notify_one();
+                }
                 return Err(error);
             }
             // The HTTP client may still hold the body: it drops it when its connection's task ends.
@@ -89,8 +92,8 @@ impl Upstream {
                 let now = Instant::now();
                 self.metrics.upstream_answered(now - began);
                 if is_of_registry(&response) {
-                    let millis = u64::try_from((now - self.started).as_millis()).unwrap_or(0);
-                    self.answered.store(millis + 1, Ordering::Relaxed);
+                    let millis = u64::try_from((now - self.answered.started).as_millis()).unwrap_or(0);
+                    self.answered.last.store(millis + 1, Ordering::Relaxed);
                 }
                 Ok(response)
             }

@@ -56,6 +56,11 @@ impl Elsewhere {
         Self { secret: RandomState::new(), max_repositories, concurrency, page_bytes }
     }
 
+    /// Goes on from `before`, whose cursors it accepts.
+    pub(super) fn following(self, before: &Self) -> Self {
+        Self { secret: before.secret.clone(), ..self }
+    }
+
     /// Pages of the other repositories in which something refers to the subject.
     ///
     /// The number of repositories that have links must not show in the duration of the answer, since the caller may

@@ -11,14 +11,14 @@ use http::StatusCode;
 
 use super::{PageRequest, Placed, ReferrerPages, answer};
 use crate::index::{Entry, Removed, Repository};
-use crate::oci::{Digest, TagOrDigest};
+use crate::oci::{Digest, LinkKinds, TagOrDigest};
 use crate::proxy::error::Error;
 use crate::registry::{Answer, FetchedManifest, Question, Visit};
 
 /// What the registry answered about an entry.
 enum Seen {
-    /// It exists; its descriptor.
-    There(String),
+    /// It exists; its descriptor, and the kinds of its links.
+    There(String, LinkKinds),
     /// 404: it does not exist, or is hidden from this caller.
     Hidden,
     /// Its bytes do not pass the filter, or this caller is denied it.
@@ -32,7 +32,7 @@ impl ReferrerPages {
         questions: &[Question],
         entries: Vec<Placed>,
         wanted: &PageRequest,
-    ) -> Result<Vec<String>, Error> {
+    ) -> Result<Vec<(String, LinkKinds)>, Error> {
         let inlined = if wanted.inline {
             answer::what_fits(&entries, self.page_bytes)
         } else {
@@ -46,7 +46,9 @@ impl ReferrerPages {
         let asked: Vec<bool> =
             entries.iter().zip(&inlined).map(|(placed, inlined)| is_asked(placed, *inlined)).collect();
         if !asked.contains(&true) {
-            let shown = entries.into_iter().map(|(place, entry)| listed(questions, place, entry.descriptor));
+            let shown = entries
+                .into_iter()
+                .map(|(place, entry)| Ok((listed(questions, place, entry.descriptor)?, entry.kinds)));
             return shown.collect();
         }
         let looks = entries.iter().zip(inlined).zip(&asked).filter(|(_, asked)| **asked);
@@ -56,7 +58,7 @@ impl ReferrerPages {
         let mut looked = looked.into_iter();
         let shown = entries.iter().zip(&asked).map(|((_, entry), asked)| match asked {
             true => looked.next().ok_or(Error::Handler),
-            false => Ok(Seen::There(entry.descriptor.clone())),
+            false => Ok(Seen::There(entry.descriptor.clone(), entry.kinds)),
         });
         let shown: Vec<Seen> = shown.collect::<Result<_, Error>>()?;
         let is_hidden = |seen: &Seen| matches!(seen, Seen::Hidden);
@@ -70,7 +72,9 @@ impl ReferrerPages {
             self.doubt(question, &hidden, std::iter::once(&question.subject).chain(others)).await;
         }
         let shown = entries.iter().zip(shown).filter_map(|((place, _), seen)| match seen {
-            Seen::There(descriptor) => Some(listed(questions, *place, descriptor)),
+            Seen::There(descriptor, kinds) => {
+                Some(listed(questions, *place, descriptor).map(|descriptor| (descriptor, kinds)))
+            }
             Seen::Hidden | Seen::Unwanted => None,
         });
         shown.collect()
@@ -109,7 +113,7 @@ impl ReferrerPages {
             Some(reason) => self.registry.listed_as_known(&question.visit, &entry.digest, reason, &error),
         }
         let is_wanted = !entry.kinds.is_empty() && (wanted.accepts)(entry);
-        Ok(if is_wanted { Seen::There(entry.descriptor.clone()) } else { Seen::Unwanted })
+        Ok(if is_wanted { Seen::There(entry.descriptor.clone(), entry.kinds) } else { Seen::Unwanted })
     }
 
     /// Fetches a referrer and settles it if it is pending.
@@ -142,7 +146,8 @@ impl ReferrerPages {
             return Ok(Seen::Unwanted);
         }
         let descriptor = entry.descriptor.clone();
-        Ok(Seen::There(if inlined { answer::with_data(&descriptor, &bytes)? } else { descriptor }))
+        let descriptor = if inlined { answer::with_data(&descriptor, &bytes)? } else { descriptor };
+        Ok(Seen::There(descriptor, entry.kinds))
     }
 
     /// Replaces what was claimed of a referrer by what its bytes say, as the registry serves them. A failure to write

@@ -82,13 +82,23 @@ impl Authority {
         self.identity(name, hosts, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
+    /// [`Authority::server`], valid until the first day of this year.
+    pub(crate) fn server_until(&self, name: &str, hosts: &[&str], year: i32) -> Identity {
+        let mut params = named(name, hosts);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        self.signed(name, params, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
     /// A client's identity, the subject's common name being `name`.
     pub(crate) fn client(&self, name: &str) -> Identity {
         self.identity(name, &[], ExtendedKeyUsagePurpose::ClientAuth)
     }
 
     fn identity(&self, name: &str, hosts: &[&str], usage: ExtendedKeyUsagePurpose) -> Identity {
-        let mut params = named(name, hosts);
+        self.signed(name, named(name, hosts), usage)
+    }
+
+    fn signed(&self, name: &str, mut params: CertificateParams, usage: ExtendedKeyUsagePurpose) -> Identity {
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::postgres::Postgres;
-use super::{Client, Identity, Registry};
+use super::{Client, Http, Identity, Registry};
 
 /// Long enough for a busy machine; reaching it is a failure.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -22,6 +22,8 @@ pub(crate) struct Refshim {
     process: Logged,
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// The web page, if it was asked for.
+    web: Option<SocketAddr>,
 }
 
 /// How a refshim is started.
@@ -29,6 +31,7 @@ pub(crate) struct Start<'a> {
     upstream: String,
     data_dir: &'a Path,
     variables: Vec<(&'a str, String)>,
+    environment: Vec<(&'a str, String)>,
     wrapper: Vec<String>,
     listen: [String; 2],
 }
@@ -46,7 +49,8 @@ impl Refshim {
     /// In front of whatever is at this URL.
     pub(crate) fn in_front_of<'a>(upstream: &str, data_dir: &'a Path) -> Start<'a> {
         let listen = ["127.0.0.1:0", "127.0.0.1:0"].map(str::to_owned);
-        Start { upstream: upstream.to_owned(), data_dir, variables: Vec::new(), wrapper: Vec::new(), listen }
+        let (variables, environment, wrapper) = Default::default();
+        Start { upstream: upstream.to_owned(), data_dir, variables, environment, wrapper, listen }
     }
 
     /// In front of this registry, whose certificate it trusts if there is one.
@@ -62,6 +66,24 @@ impl Refshim {
         Client::new(self.address)
     }
 
+    /// A visitor of the web page.
+    #[allow(dead_code, reason = "the other suite has none")]
+    pub(crate) fn web(&self) -> Client {
+        Client::new(self.web.expect("a web page: Start::with_web"))
+    }
+
+    /// A visitor of the pages of the default upstream.
+    #[allow(dead_code, reason = "the other suite has none")]
+    pub(crate) fn visitor(&self) -> Client {
+        Client::to(&self.web_url("/registry/default"), Http::One, None)
+    }
+
+    /// The URL of a path of the web page.
+    #[allow(dead_code, reason = "the other suite has none")]
+    pub(crate) fn web_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.web.expect("a web page: Start::with_web"))
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.process.child.id()
     }
@@ -75,12 +97,12 @@ impl Refshim {
         self.signal("-TERM");
     }
 
-    /// SIGHUP: the TLS files are looked at now.
+    /// SIGHUP: the configuration and the TLS files are loaded again.
     pub(crate) fn hang_up(&self) {
         self.signal("-HUP");
     }
 
-    fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let kill = Command::new("kill").args([signal, &self.pid().to_string()]).status();
         assert!(kill.unwrap().success());
     }
@@ -176,6 +198,19 @@ impl Start<'_> {
         self
     }
 
+    #[allow(dead_code, reason = "one suite uses it")]
+    /// With a variable of its environment that is not a setting.
+    pub(crate) fn in_environment(mut self, variable: &'static str, value: &str) -> Self {
+        self.environment.push((variable, value.to_owned()));
+        self
+    }
+
+    /// With the web page.
+    #[allow(dead_code, reason = "the other suite does without")]
+    pub(crate) fn with_web(self) -> Self {
+        self.with("WEB_LISTEN", "127.0.0.1:0")
+    }
+
     /// With its index in this database, if there is one.
     pub(crate) fn with_index(self, postgres: Option<&Postgres>) -> Self {
         match postgres {
@@ -218,7 +253,8 @@ impl Start<'_> {
         let process = Logged::spawn(self.command());
         let line = process.wait_for("\"serving\"");
         let address = |key: &str| line[key].as_str().unwrap().parse().unwrap();
-        Refshim { address: address("listen"), admin: address("admin_listen"), process }
+        let web = line["web_listen"].as_str().map(|address| address.parse().unwrap());
+        Refshim { address: address("listen"), admin: address("admin_listen"), web, process }
     }
 
     /// What starts it.
@@ -243,6 +279,7 @@ impl Start<'_> {
         for (name, value) in self.variables {
             command.env(format!("REFSHIM_{name}"), value);
         }
+        command.envs(self.environment);
         command
     }
 }

@@ -1,7 +1,7 @@
 //! The state of one connection: busy, idle, waiting for its client, or closing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -29,6 +29,8 @@ pub(super) enum Idleness {
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     pub(super) is_served: bool,
+    /// Whether it had a request.
+    pub(super) was_used: AtomicBool,
     /// Number of requests in progress, and [`CLOSING`].
     pub(super) busy: AtomicU32,
     /// When the last request or blocked write ended, or the connection was accepted; this and all times here in
@@ -101,6 +103,12 @@ impl Place {
         self.state.is_served
     }
 
+    /// Whether a request has begun on it, perhaps long ago.
+    #[must_use]
+    pub fn was_used(&self) -> bool {
+        self.state.was_used.load(Ordering::Relaxed)
+    }
+
     /// Begins a request; `None` if the connection is over the limit or closing.
     #[must_use]
     pub fn begin(self: &Arc<Self>) -> Option<Busy> {
@@ -109,6 +117,7 @@ impl Place {
         }
         let before = self.state.busy.fetch_add(1, Ordering::AcqRel);
         self.release_head();
+        self.state.was_used.store(true, Ordering::Relaxed);
         // Also for a closing connection: dropping it undoes the count.
         let busy = Busy(Arc::clone(self));
         (before & CLOSING == 0).then_some(busy)
