@@ -80,7 +80,9 @@ pub(super) async fn check(config: &Config) -> Vec<Found> {
 
 async fn listeners(config: &Config) -> Vec<Found> {
     let mut all = Vec::new();
-    for (part, address) in [("listen", config.listen), ("admin_listen", config.admin_listen)] {
+    let web = config.web.listen.map(|address| ("web.listen", address));
+    let listeners = [("listen", config.listen), ("admin_listen", config.admin_listen)];
+    for (part, address) in listeners.into_iter().chain(web) {
         let bound = match listen(address).await {
             Ok(listener) if part == "listen" => {
                 let own = listener.local_addr().map_err(|source| StartError::Listen { address, source });

@@ -174,6 +174,29 @@ async fn what_would_keep_refshim_from_starting_is_a_failure_and_the_rest_a_warni
     assert_eq!((code, out.as_str(), told.contains("--upstream: ")), (64, "", true), "{told}");
 }
 
+#[test]
+fn the_address_of_the_web_page_is_checked_as_the_others_are() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let given = [
+        "serve",
+        "--check",
+        "--upstream",
+        "http://127.0.0.1:1",
+        "--listen",
+        FREE[0],
+        "--admin-listen",
+        FREE[1],
+    ];
+    let data = ["--data-dir", directory.path().to_str().unwrap()];
+    for (web, expected, failure) in [(address.as_str(), 1, "failed: cannot listen on"), (FREE[0], 0, "ok")] {
+        let (code, out, _) = refshim(&[&given[..], &data].concat(), &[("REFSHIM_WEB_LISTEN", web)], "");
+        assert_eq!(code, expected, "{out}");
+        told(&out, &[&format!("\nweb.listen {web}: {failure}")]);
+    }
+}
+
 #[tokio::test]
 async fn health_is_that_of_the_refshim_that_serves() {
     let registry = Registry::start();
