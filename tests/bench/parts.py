@@ -20,6 +20,7 @@ ROOT = HERE.parent.parent
 BUILD = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 KIB, MIB = 1 << 10, 1 << 20
 START_LIMIT = 30
+OPEN_FILES = 65_536
 TICKS = os.sysconf("SC_CLK_TCK")
 PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
 
@@ -318,9 +319,12 @@ def memory_kib(pid, key):
 
 
 def allow_open_files():
-    """As many as there may be, for this process and what it starts."""
+    """For this process and what it starts: enough for all connections here, or as many as there may be."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, max(most, OPEN_FILES)))
+    except (OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def listens(port):
