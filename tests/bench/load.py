@@ -17,7 +17,7 @@ CIPHER = "TLS_AES_128_GCM_SHA256"
 
 def pinned(parts, command, seconds):
     command = ["taskset", "-c", parts.load_cores, *map(str, command)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
     if result.returncode != 0:
         raise Broken(f"{command[3]} ended with {result.returncode}: {result.stdout} {result.stderr}")
     return result.stdout
