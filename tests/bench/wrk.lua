@@ -1,9 +1,12 @@
--- What wrk runs: plain GETs, or (with arguments after the URL) PUTs of manifests that are never the same.
+-- What wrk runs: the same GET, or (with arguments after the URL) GETs in turn, or PUTs of manifests that are never the
+-- same.
 --   wrk … URL                          GET URL
+--   wrk … URL -- round COUNT PATH      GET PATH with a number from 1 to COUNT in place of each %d and %x in it
 --   wrk … URL -- put|plain SEED        PUT manifests with, or without, a link; SEED keeps runs apart
 
-local kind, seed, get
+local kind, seed, rounds, pattern, get
 local count = 0
+local gets = {}
 local headers = { ["Content-Type"] = "application/vnd.oci.image.manifest.v1+json" }
 
 local manifest = [[{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",]]
@@ -15,10 +18,19 @@ local reference = [[,"reference":{"mediaType":"application/vnd.oci.image.manifes
 
 function init(arguments)
     kind, seed = arguments[1], arguments[2]
+    rounds, pattern = tonumber(arguments[2]), arguments[3]
+end
+
+local function next_get()
+    count = count % rounds + 1
+    gets[count] = gets[count] or wrk.format("GET", pattern:format(count, count))
+    return gets[count]
 end
 
 function request()
-    if not kind then
+    if kind == "round" then
+        return next_get()
+    elseif not kind then
         get = get or wrk.format()
         return get
     end
