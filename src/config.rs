@@ -189,6 +189,8 @@ pub struct ReferencesConfig {
     pub concurrency: usize,
     /// Repositories that one page of a query with `scope=registry` searches. Default 64.
     pub scope_repositories: usize,
+    /// Bytes of the pages that are kept in memory for the next who asks the same; 0 keeps none. Default 32 MiB.
+    pub cache_bytes: usize,
 }
 
 /// How referrers queries are answered.
@@ -367,6 +369,7 @@ impl Default for ReferencesConfig {
             access_ttl: Duration::from_secs(10),
             concurrency: 8,
             scope_repositories: 64,
+            cache_bytes: 32 << 20,
         }
     }
 }

@@ -160,7 +160,7 @@ pub fn query(bytes: &[u8]) {
         target.strip_prefix(path).and_then(|rest| rest.strip_prefix('?')).expect("the same path").to_owned()
     };
     if let Ok(query) = ReferencesQuery::parse(text) {
-        let beyond = match query.wanted().scope {
+        let beyond = match query.wanted("").scope {
             QueryScope::Registry(beyond) => beyond,
             QueryScope::Repository => None,
         };
@@ -170,10 +170,11 @@ pub fn query(bytes: &[u8]) {
         let again = ReferencesQuery::parse(&parameters).expect("its own form");
         assert_eq!(again.next(&name, &subject, next), target);
         assert_eq!(again.filters_applied(), query.filters_applied());
-        let here =
-            |query: &ReferencesQuery| (query.wanted().count, query.wanted().inline, query.wanted().scope);
+        let here = |query: &ReferencesQuery| {
+            (query.wanted("").count, query.wanted("").inline, query.wanted("").scope)
+        };
         assert_eq!(here(&again), here(&query));
-        assert_eq!(again.wanted().after, Some(after));
+        assert_eq!(again.wanted("").after, Some(after));
     }
     if let Ok(query) = referrers::query::ReferrersQuery::parse(text) {
         let target = query.next(&name, &subject, after);

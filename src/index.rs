@@ -37,7 +37,7 @@ pub use error::{OpenError, ProbeError, ReadError, WriteError};
 pub use lease::Lease;
 #[cfg(any(test, fuzzing))]
 pub(crate) use local::fuzzing;
-pub use page::{Entry, InvalidOrder, KnownReferrer, Order, Page, RepositoryPage, Scan, Version};
+pub use page::{Entry, InvalidOrder, KnownReferrer, Order, Page, RepositoryPage, Scan, Stamp, Version};
 pub use put::PutInFlight;
 pub use referrer::{Observation, Referrer, Removed, Repository};
 pub use settings::IndexSettings;
@@ -310,6 +310,17 @@ impl Index {
                 engine.read(move |view| view.referrers(&repository, &subject, &scan)).await
             }
             Engine::Postgres(engine) => engine.referrers(&repository, &subject, &scan).await,
+        }
+    }
+
+    /// The stamp of a repository's lists. What was read after it was taken counts for as long as it is the same: it
+    /// differs from when a write that changes one of the lists is answered on. `None` while the index cannot be read, and
+    /// for one in a database, which others write as well.
+    #[must_use]
+    pub fn stamp(&self, repository: &Repository) -> Option<Stamp> {
+        match &self.engine {
+            Engine::Local(engine) => engine.shared.store().ok()?.stamp(repository),
+            Engine::Postgres(_) => None,
         }
     }
 

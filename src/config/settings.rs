@@ -68,6 +68,7 @@ pub(super) static SETTINGS: &[Setting<Draft>] = &[
     live("references.access_ttl", &at(duration(0..=5 * MINUTE), |to| &mut to.references.access_ttl)),
     live("references.concurrency", &at(count(1..=256), |to| &mut to.references.concurrency)),
     live("references.scope_repositories", &at(count(1..=10_000), |to| &mut to.references.scope_repositories)),
+    live("references.cache_bytes", &at(size(0..=64 * GIB), |to| &mut to.references.cache_bytes)),
     live("referrers.include", &at(SetOfKinds(List(LINK_KIND)), |to| &mut to.referrers.include)),
     live("referrers.upstream_ttl", &at(duration(0..=5 * MINUTE), |to| &mut to.referrers.upstream_ttl)),
     live("referrers.stale_for", &at(duration(0..=HOUR), |to| &mut to.referrers.stale_for)),

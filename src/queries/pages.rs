@@ -6,22 +6,27 @@
 //! 3. **Scan.** The entries come from the index, which keeps them in the order of pushes.
 //! 4. **Check.** Pending entries are listed only after the registry was asked for them.
 //!
+//! A page that needed no check is kept as it was written, and stands for steps 3 and 4 until a write to its repository
+//! ([`kept`]).
+//!
 //! A query is an error only if there is no honest answer, since clients read an error as "unsigned"; and it is never
 //! an empty list because something failed.
 
 mod across;
 mod answer;
 mod entries;
+mod kept;
 
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::HeaderValue;
 use jiff::Timestamp;
 
 use crate::config;
 use crate::index::{Coverage, Entry, Index, Order, Page, Repository, Scan};
-use crate::oci::{Digest, LinkKinds, TagOrDigest};
+use crate::oci::{Digest, LinkKinds, TagOrDigest, image_index_of};
 use crate::proxy::error::Error;
 use crate::registry::reader::ManifestReader;
 use crate::registry::{Answer, Merger, Question, Registry, Verdict, Visit};
@@ -30,6 +35,7 @@ pub use across::{Beyond, REPOSITORY_ANNOTATION};
 use across::{Elsewhere, merge};
 use answer::MayMiss;
 pub use answer::render;
+use kept::{KeptPages, KeptPlace, Listing};
 
 /// Entries of a page that may be claims the registry never confirmed. Each costs a request, and a client can make
 /// one by hanging up during a PUT.
@@ -46,6 +52,7 @@ pub struct ReferrerPages {
     concurrency: usize,
     elsewhere: Elsewhere,
     may_miss: MayMiss,
+    kept: KeptPages,
 }
 
 /// The filter of a query.
@@ -65,6 +72,8 @@ pub struct PageRequest {
     pub gathers: bool,
     /// In which repositories.
     pub scope: QueryScope,
+    /// A name that only requests for the same have, under which the page may be kept.
+    pub name: Option<Box<str>>,
 }
 
 /// The repositories that a query searches.
@@ -82,10 +91,10 @@ pub enum QueryScope {
 pub struct ReferrerPage {
     /// The digest whose referrers it lists; resolved, if the query named a tag.
     pub subject: Digest,
-    /// The referrers' descriptors as JSON, oldest first.
-    pub descriptors: Vec<String>,
+    /// The image index of the referrers' descriptors, oldest first.
+    pub image_index: Bytes,
     /// The kinds of link of each of them.
-    pub kinds: Vec<LinkKinds>,
+    pub kinds: Arc<[LinkKinds]>,
     /// The start of the next page, if there is one.
     pub next: Option<Next>,
     /// Says that the list may miss something, if it may.
@@ -103,7 +112,7 @@ pub struct Listed {
 
 impl From<ReferrerPage> for Listed {
     fn from(page: ReferrerPage) -> Self {
-        Self { subject: page.subject, count: page.descriptors.len() }
+        Self { subject: page.subject, count: page.kinds.len() }
     }
 }
 
@@ -143,6 +152,19 @@ impl fmt::Debug for PageRequest {
     }
 }
 
+impl PageRequest {
+    /// Whether it searches only repositories that earlier pages did not reach.
+    fn is_beyond(&self) -> bool {
+        matches!(self.scope, QueryScope::Registry(Some(_)))
+    }
+
+    /// Whether a merge comes first. Only for the first page: further ones read what it merged, or their list could
+    /// change under way.
+    fn gathers_now(&self) -> bool {
+        self.gathers && self.after.is_none() && !self.is_beyond()
+    }
+}
+
 impl ReferrerPages {
     /// Pages from `index`, for callers that `registry` lets read.
     #[must_use]
@@ -153,7 +175,8 @@ impl ReferrerPages {
         index: Index,
         settings: &config::ReferencesConfig,
     ) -> Self {
-        let config::ReferencesConfig { page_bytes, concurrency, scope_repositories, .. } = *settings;
+        let config::ReferencesConfig { page_bytes, concurrency, scope_repositories, cache_bytes, .. } =
+            *settings;
         let elsewhere = Elsewhere::new(scope_repositories, concurrency, page_bytes);
         Self {
             registry,
@@ -164,6 +187,7 @@ impl ReferrerPages {
             concurrency,
             elsewhere,
             may_miss: MayMiss::default(),
+            kept: KeptPages::new(cache_bytes),
         }
     }
 
@@ -181,6 +205,44 @@ impl ReferrerPages {
         wanted: &PageRequest,
     ) -> Result<ReferrerPage, Error> {
         let (question, verdict) = self.open(visit, manifest).await?;
+        if verdict == Verdict::Readable && wanted.gathers_now() {
+            self.merger.refresh(&question, true).await?;
+        }
+        // After the merge, whose writes end what is kept; before the scan, which a write may overtake.
+        let is_readable = verdict == Verdict::Readable;
+        let place = if is_readable { KeptPlace::of(&self.index, &question, wanted) } else { None };
+        let kept = place.as_ref().and_then(|place| self.kept.get(place));
+        let (question, listing) = if let Some(listing) = kept {
+            (question, listing)
+        } else {
+            let (question, listing, is_settled) = self.list(question, verdict, wanted).await?;
+            if let Some(place) = place.filter(|_| is_settled) {
+                self.kept.keep(place, listing.clone());
+            }
+            (question, listing)
+        };
+        let Question { visit, subject } = question;
+        let coverage = match wanted.scope {
+            // Of another namespace's repositories nothing is read.
+            _ if visit.is_foreign => Coverage::Since(Timestamp::now()),
+            QueryScope::Repository => self.index.coverage(&visit.repository).await.map_err(Error::LookUp)?,
+            QueryScope::Registry(_) => {
+                let coverage = self.index.coverage_of_all(visit.repository.upstream).await;
+                coverage.map_err(Error::LookUp)?
+            }
+        };
+        let warning = self.may_miss.header(coverage)?;
+        let Listing { image_index, kinds, next } = listing;
+        Ok(ReferrerPage { subject, image_index, kinds, next, warning })
+    }
+
+    /// Scans and checks. Also says whether all entries are settled, so that none depends on what the registry answers.
+    async fn list(
+        &self,
+        question: Question,
+        verdict: Verdict,
+        wanted: &PageRequest,
+    ) -> Result<(Question, Listing, bool), Error> {
         let here = self.here(&question, verdict, wanted).await?;
         let mut questions = Vec::new();
         let (entries, next) = match wanted.scope {
@@ -206,19 +268,11 @@ impl ReferrerPages {
                 (entries, within.or(behind))
             }
         };
-        let (descriptors, kinds) = self.present(&questions, entries, wanted).await?.into_iter().unzip();
-        let Question { visit, subject } = questions.swap_remove(0);
-        let coverage = match wanted.scope {
-            // Of another namespace's repositories nothing is read.
-            _ if visit.is_foreign => Coverage::Since(Timestamp::now()),
-            QueryScope::Repository => self.index.coverage(&visit.repository).await.map_err(Error::LookUp)?,
-            QueryScope::Registry(_) => {
-                let coverage = self.index.coverage_of_all(visit.repository.upstream).await;
-                coverage.map_err(Error::LookUp)?
-            }
-        };
-        let warning = self.may_miss.header(coverage)?;
-        Ok(ReferrerPage { subject, descriptors, kinds, next, warning })
+        let is_settled = entries.iter().all(|(_, entry)| !entry.pending);
+        let presented = self.present(&questions, entries, wanted).await?;
+        let (descriptors, kinds): (Vec<String>, Vec<LinkKinds>) = presented.into_iter().unzip();
+        let image_index = Bytes::from(image_index_of(&descriptors));
+        Ok((questions.swap_remove(0), Listing { image_index, kinds: kinds.into(), next }, is_settled))
     }
 
     /// Resolves a tag to its digest, and checks the caller's rights as far as that goes.
@@ -250,22 +304,17 @@ impl ReferrerPages {
     /// The page of the query's own repository, empty unless the caller is proved to be allowed to read it.
     async fn here(&self, question: &Question, verdict: Verdict, wanted: &PageRequest) -> Result<Page, Error> {
         let nothing = Page { entries: Vec::new(), more: false };
-        if matches!(wanted.scope, QueryScope::Registry(Some(_))) {
+        if wanted.is_beyond() {
             return Ok(nothing);
         }
-        // Only for the first page: further ones read what it merged, or their list could change under way.
-        let gathers = wanted.gathers && wanted.after.is_none();
         if verdict == Verdict::Readable {
-            if gathers {
-                self.merger.refresh(question, true).await?;
-            }
             return self.scan(question, wanted, self.page_bytes).await;
         }
         let page = self.scan(question, wanted, self.page_bytes).await?;
         let witnesses = witnesses(&page);
         let shown = self.registry.may_read_one_of(&question.visit, witnesses).await?;
         let is_shown = shown == Verdict::Readable;
-        if gathers && self.merger.refresh(question, is_shown).await? {
+        if wanted.gathers_now() && self.merger.refresh(question, is_shown).await? {
             return self.scan(question, wanted, self.page_bytes).await;
         }
         match (shown, verdict) {

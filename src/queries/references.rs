@@ -36,9 +36,10 @@ impl ReferencesHandler {
         manifest: TagOrDigest,
         request: &Request<Incoming>,
     ) -> Result<(Response<Body>, Listed), Error> {
-        let query = ReferencesQuery::parse(request.uri().query().unwrap_or_default())?;
+        let asked = request.uri().query().unwrap_or_default();
+        let query = ReferencesQuery::parse(asked)?;
         let (name, caller) = (visit.repository.name.clone(), Arc::clone(&visit.caller));
-        let listed = self.pages.page(visit, manifest, &query.wanted()).await?;
+        let listed = self.pages.page(visit, manifest, &query.wanted(asked)).await?;
         let next = listed.next.map(|next| caller.with_namespace(query.next(&name, &listed.subject, next)));
         Ok((render(&listed, query.filters_applied(), next)?, listed.into()))
     }

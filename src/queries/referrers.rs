@@ -44,9 +44,11 @@ impl ReferrersHandler {
         subject: Digest,
         request: &Request<Incoming>,
     ) -> Result<(Response<Body>, Listed), Error> {
-        let query = ReferrersQuery::parse(request.uri().query().unwrap_or_default())?;
+        let asked = request.uri().query().unwrap_or_default();
+        let query = ReferrersQuery::parse(asked)?;
         let (name, caller) = (visit.repository.name.clone(), Arc::clone(&visit.caller));
-        let listed = self.pages.page(visit, TagOrDigest::Digest(subject), &query.wanted(self.kinds)).await?;
+        let wanted = query.wanted(asked, self.kinds);
+        let listed = self.pages.page(visit, TagOrDigest::Digest(subject), &wanted).await?;
         let last = listed.next.and_then(|next| next.after);
         let next = last.map(|last| caller.with_namespace(query.next(&name, &listed.subject, last)));
         Ok((render(&listed, query.filters_applied(), next)?, listed.into()))

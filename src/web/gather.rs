@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use jiff::Timestamp;
+use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use super::item::{Below, Item, Relation, Signed};
@@ -73,6 +74,12 @@ pub(super) struct Part {
 struct Listed {
     items: Vec<Item>,
     next: Option<Order>,
+}
+
+/// What is read of a list as clients get it.
+#[derive(Deserialize)]
+struct ListedManifests {
+    manifests: Vec<Descriptor>,
 }
 
 /// Reads on behalf of one visitor, in one repository.
@@ -216,19 +223,19 @@ impl<'a> Reader<'a> {
             inline: false,
             gathers,
             scope: QueryScope::Repository,
+            name: None,
         };
         let subject = TagOrDigest::Digest(subject.clone());
         // Never closed.
         let one = self.lists.acquire().await.ok();
         let page = self.at.pages.page(self.visit.clone(), subject, &wanted).await?;
         drop(one);
-        let described = page.descriptors.iter().zip(&page.kinds);
         // An error and not a shorter list, should one of them be malformed.
-        let items = described.map(|(descriptor, kinds)| {
-            let descriptor: Descriptor = serde_json::from_str(descriptor).map_err(|_| Error::Handler)?;
-            Ok(Item::of(descriptor, Relation::Referrer(*kinds)))
-        });
-        let items = self.cleared_up(items.collect::<Result<_, Error>>()?).await;
+        let listed: ListedManifests =
+            serde_json::from_slice(&page.image_index).map_err(|_| Error::Handler)?;
+        let described = listed.manifests.into_iter().zip(&*page.kinds);
+        let items = described.map(|(descriptor, kinds)| Item::of(descriptor, Relation::Referrer(*kinds)));
+        let items = self.cleared_up(items.collect()).await;
         Ok(Listed { items, next: page.next.and_then(|next| next.after) })
     }
 

@@ -112,6 +112,7 @@ pub(super) const EVERY_SETTING: &str = r#"
     access_ttl = "0s"
     concurrency = "9"
     scope_repositories = 7
+    cache_bytes = 8
     [limits]
     connections = 11
     requests_per_client = 12
@@ -175,6 +176,7 @@ fn every_setting_reaches_its_field() {
             access_ttl: Duration::ZERO,
             concurrency: 9,
             scope_repositories: 7,
+            cache_bytes: 8,
         },
         referrers: ReferrersConfig {
             include: [LinkKind::Cosign, LinkKind::Parent].into_iter().collect(),

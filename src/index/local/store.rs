@@ -23,14 +23,17 @@ mod left;
 mod merge;
 mod read;
 pub(crate) mod snapshot;
+mod stamps;
 mod walk;
 
 pub(crate) use changes::Changes;
 use merge::Merge;
 pub(crate) use snapshot::SortedSnapshot;
+use stamps::{Changed, Stamps};
 
 use super::sled::{Delta, DeltaSettings, Meta, Said, Slice, Write, guarded};
 use super::sorted::SortedError;
+use crate::index::{Repository, Stamp};
 
 /// How often it is looked whether a delta is still read.
 const READ_LIMIT: Duration = Duration::from_millis(100);
@@ -59,6 +62,7 @@ pub(crate) struct Store {
     meta: Mutex<Meta>,
     /// Of the older delta, when it was closed to writes.
     older: Mutex<Option<Meta>>,
+    stamps: Stamps,
 }
 
 /// What the index consists of at one moment. Whoever reads several entries reads them from one view.
@@ -87,12 +91,17 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let (delta, meta) = Delta::open(path, settings, below)?;
         let view = RwLock::new(Arc::new(View { deltas: vec![Arc::new(delta)], snapshot }));
-        Ok(Self { view, meta: Mutex::new(meta), older: Mutex::default() })
+        Ok(Self { view, meta: Mutex::new(meta), older: Mutex::default(), stamps: Stamps::default() })
     }
 
     /// What the index says of itself, as of the last batch.
     pub(crate) fn meta(&self) -> Meta {
         *self.meta.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stamp of a repository's lists.
+    pub(crate) fn stamp(&self, repository: &Repository) -> Option<Stamp> {
+        self.stamps.of(repository)
     }
 
     /// What is read now.
@@ -110,6 +119,9 @@ impl Store {
 
     /// Writes the changes and the journal's position that they reach, all or nothing.
     pub(crate) fn write(&self, changes: Changes, applied: u64) -> Result<(), StoreError> {
+        // When this returns: the new stamp must not be seen before what it stands for, or the lists of before would be
+        // kept under it. After a failure as well, when nobody knows what can be seen.
+        let _ended = Changed { stamps: &self.stamps, repositories: changes.repositories() };
         let mut meta = self.meta();
         meta.applied = applied;
         let writes = changes.into_writes(&mut meta)?;

@@ -311,6 +311,7 @@ async fn run(mut bench: Bench, steps: Vec<Step>, forgets_at_once: bool) {
     let index = bench.open().await;
     let model = Model { forgets_at_once, ..Model::default() };
     let mut pair = Pair { bench, index, model, puts: Vec::new(), killed: false };
+    let mut kept: Option<(Stamp, Vec<Vec<ModelListed>>)> = None;
     for step in steps {
         match step {
             Step::Begin { said, tagged } => pair.begin(said, tagged).await,
@@ -327,6 +328,15 @@ async fn run(mut bench: Bench, steps: Vec<Step>, forgets_at_once: bool) {
             | Step::DamageSnapshot { .. } => pair = pair.reopen(&step).await,
         }
         compare(&pair.index, &pair.model).await;
+        // What was read under a stamp counts for as long as it is the same.
+        let stamp = pair.index.stamp(&repository("a"));
+        assert_eq!(stamp.is_some(), pair.bench.is_local());
+        let lists: Vec<_> = (0..3).map(|subject| pair.model.list(subject)).collect();
+        let is_same = |(before, _): &(Stamp, _)| Some(*before) == stamp;
+        if let Some((_, kept)) = kept.as_ref().filter(|kept| is_same(kept)) {
+            assert_eq!(*kept, lists);
+        }
+        kept = stamp.map(|stamp| (stamp, lists));
     }
     assert!(pair.killed || pair.bench.rebuilds() == 0);
 }

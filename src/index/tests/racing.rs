@@ -1,5 +1,7 @@
 //! PUTs, removals and queries that meet.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use super::*;
 
 #[tokio::test]
@@ -219,6 +221,43 @@ async fn many_writers_share_syncs_and_lose_nothing() {
         assert_eq!(answers(&index, 0..5).await, all);
         assert_eq!(bench.rebuilds(), 0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_under_a_stamp_has_every_write_that_was_answered() {
+    const PUTS: u32 = 300;
+    let bench = Bench::new();
+    let index = bench.open().await;
+    let answered = Arc::new(AtomicU32::new(0));
+    let writer = tokio::spawn({
+        let (index, answered) = (index.clone(), Arc::clone(&answered));
+        async move {
+            for n in 0..PUTS {
+                put(&index, 100 + n, &[1]).await;
+                answered.store(n + 1, Ordering::SeqCst);
+            }
+        }
+    });
+    let mut kept = None;
+    loop {
+        let least = answered.load(Ordering::SeqCst);
+        let stamp = index.stamp(&repository("a")).unwrap();
+        let confirmed = match kept {
+            Some((of, confirmed)) if of == stamp => confirmed,
+            Some(_) | None => {
+                let listed = numbers(&index, 1).await;
+                let confirmed = listed.iter().filter(|(_, is_pending)| !is_pending).count();
+                kept = Some((stamp, confirmed));
+                confirmed
+            }
+        };
+        assert!(confirmed >= least as usize, "{confirmed} {least}");
+        if least == PUTS {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    writer.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

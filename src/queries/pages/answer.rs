@@ -12,7 +12,7 @@ use super::{Placed, REPOSITORY_ANNOTATION, ReferrerPage};
 use crate::http::body::Body;
 use crate::http::header::OCI_FILTERS_APPLIED;
 use crate::index::{Coverage, Entry};
-use crate::oci::{Descriptor, RepositoryName, image_index_of, media_type};
+use crate::oci::{Descriptor, RepositoryName, media_type};
 use crate::proxy::error::Error;
 use crate::registry::reader::to_json;
 
@@ -26,7 +26,7 @@ pub fn render(
     filters_applied: Option<String>,
     next: Option<String>,
 ) -> Result<Response<Body>, Error> {
-    let mut response = Response::new(Body::whole(image_index_of(&page.descriptors)));
+    let mut response = Response::new(Body::whole(page.image_index.clone()));
     let headers = response.headers_mut();
     // Exactly this, without a charset: two client libraries compare the text.
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type::IMAGE_INDEX));

@@ -71,8 +71,8 @@ impl ReferencesQuery {
         (!applied.is_empty()).then(|| applied.join(","))
     }
 
-    /// The page that the query asks for.
-    pub(crate) fn wanted(&self) -> PageRequest {
+    /// The page that the query asks for, which was parsed from `asked`.
+    pub(crate) fn wanted(&self, asked: &str) -> PageRequest {
         let gathered: LinkKinds = [LinkKind::Subject, LinkKind::Fallback].into_iter().collect();
         PageRequest {
             after: self.after,
@@ -81,6 +81,7 @@ impl ReferencesQuery {
             inline: self.inline,
             gathers: self.kinds.is_empty() || self.kinds.intersects(gathered),
             scope: self.scope,
+            name: Some(["references?", asked].concat().into()),
         }
     }
 

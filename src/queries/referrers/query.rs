@@ -41,8 +41,8 @@ impl ReferrersQuery {
         Ok(parsed)
     }
 
-    /// The page that the query asks for, of links of these kinds.
-    pub(crate) fn wanted(&self, kinds: LinkKinds) -> PageRequest {
+    /// The page that the query asks for, which was parsed from `asked`, of links of these kinds.
+    pub(crate) fn wanted(&self, asked: &str, kinds: LinkKinds) -> PageRequest {
         let artifact_types = self.artifact_types.clone();
         let is_wanted = move |entry: &Entry| {
             artifact_types.is_empty()
@@ -58,6 +58,8 @@ impl ReferrersQuery {
             inline: false,
             gathers: true,
             scope: QueryScope::Repository,
+            // Without the kinds, which are the same for all.
+            name: Some(["referrers?", asked].concat().into()),
         }
     }
 

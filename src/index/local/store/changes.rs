@@ -7,12 +7,12 @@
 //! read is an error of this one record then, and not of a batch that must be written.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{Meta, StoreError, View, Write, layout};
 use crate::index::record::{Record, ReferrerKey};
 use crate::index::referrer_state::ReferrerState;
-use crate::index::{Order, Version};
+use crate::index::{Order, Repository, Version};
 
 /// Changes that are not written yet.
 #[derive(Debug, Default)]
@@ -22,6 +22,8 @@ pub(crate) struct Changes {
     counts: HashMap<Vec<u8>, u64>,
     /// Keys of which nothing can be told, because a damaged part of the snapshot is needed.
     unreadable: Vec<Vec<u8>>,
+    /// The repositories of records that could not be applied.
+    left_out: Vec<Repository>,
 }
 
 #[derive(Debug)]
@@ -55,6 +57,7 @@ impl Changes {
     /// that it is on or belongs on, are unreadable from now on.
     pub(crate) fn leave_out(&mut self, view: &View, record: &Record) {
         let Some(referrer) = record.referrer() else { return };
+        self.left_out.push(referrer.repository.clone());
         self.unreadable.push(layout::reverse_entry(referrer));
         let told = record.recorded().into_iter();
         let told =
@@ -97,6 +100,12 @@ impl Changes {
             }
         }
         Ok(())
+    }
+
+    /// The repositories whose lists may change.
+    pub(super) fn repositories(&self) -> HashSet<Repository> {
+        let changed = self.referrers.iter().filter(|(_, change)| change.before != change.after);
+        changed.map(|(referrer, _)| &referrer.repository).chain(&self.left_out).cloned().collect()
     }
 
     /// What is written of all keys that change. The numbers in `meta` are brought up to date.
