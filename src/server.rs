@@ -25,7 +25,6 @@ use std::sync::{Arc, Mutex};
 use http::Request;
 use http::uri::Authority;
 use hyper::body::Incoming;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -233,7 +232,7 @@ impl Server {
         let doors = Doors { connections: &open, shutdown: &ending };
         let with_tls = || live().of_a_connection();
         let clients = doors.accept(&self.clients, &self.connections, with_tls, |client, place| {
-            TowerToHyperService::new(Live::service(self.live.clone(), Peer::new(client, has_tls), place))
+            Live::service(self.live.clone(), Peer::new(client, has_tls), place)
         });
         let admin = &self.admin;
         let admin_connections = Connections::new(ADMIN_CONNECTIONS);

@@ -15,12 +15,14 @@ mod held;
 mod lent;
 mod outlet;
 mod pauses;
+mod received;
 mod sent;
 mod streamed;
 
 pub use held::{Held, PushLimits};
 pub use outlet::{Backlog, Outlet, limit_stall};
 pub use pauses::Progress;
+pub use received::{Carrier, Received};
 pub use sent::Sent;
 
 use std::pin::Pin;
@@ -101,23 +103,23 @@ impl Body {
         if incoming.is_end_stream() {
             Self::empty()
         } else {
-            Self::streamed(None, incoming, idle, Sender::Client, Some(request))
+            Self::streamed(None, incoming.into(), idle, Sender::Client, Some(request))
         }
     }
 
     /// Streams an upstream's body, with `idle` as time-out.
     #[must_use]
-    pub fn from_upstream(incoming: Incoming, idle: Duration) -> Self {
-        if incoming.is_end_stream() {
+    pub fn from_upstream(received: Received, idle: Duration) -> Self {
+        if received.is_end_stream() {
             Self::empty()
         } else {
-            Self::streamed(None, incoming, idle, Sender::Upstream, None)
+            Self::streamed(None, received, idle, Sender::Upstream, None)
         }
     }
 
     fn streamed(
         read_before: Option<Bytes>,
-        incoming: Incoming,
+        received: Received,
         idle: Duration,
         sender: Sender,
         request: Option<RequestGuard>,
@@ -126,7 +128,7 @@ impl Body {
             gate: None,
             read_before,
             sender,
-            incoming: Some(incoming),
+            received: Some(received),
             broken: None,
             pauses: PauseLimit::new(idle),
             progress: None,
@@ -171,6 +173,12 @@ impl Body {
         if let BodySource::Whole(Some(bytes)) = &mut self.source {
             *bytes = held::kept_with(bytes.clone(), guard);
         }
+    }
+
+    /// Whether it streams from a connection, and is not in memory.
+    #[must_use]
+    pub fn is_streamed(&self) -> bool {
+        matches!(self.source, BodySource::Streamed(_))
     }
 
     /// The length of a whole body; `None` if it is streamed.
@@ -258,7 +266,7 @@ impl BodySource {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
             Self::Streamed(streamed) => {
-                let ended = streamed.incoming.as_ref().is_none_or(http_body::Body::is_end_stream);
+                let ended = streamed.received.as_ref().is_none_or(http_body::Body::is_end_stream);
                 streamed.read_before.is_none() && streamed.broken.is_none() && ended
             }
         }
@@ -269,7 +277,7 @@ impl BodySource {
             Self::Whole(bytes) => SizeHint::with_exact(length(bytes.as_ref())),
             Self::Streamed(streamed) => {
                 let read_before = length(streamed.read_before.as_ref());
-                let rest = streamed.incoming.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint);
+                let rest = streamed.received.as_ref().map_or(SizeHint::with_exact(0), Received::size_hint);
                 let mut hint = SizeHint::new();
                 hint.set_lower(rest.lower() + read_before);
                 if let Some(upper) = rest.upper() {

@@ -32,9 +32,3 @@ pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-ho
 
 /// `http` or `https`, as the client sees it.
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-/// Hop-by-hop, from before HTTP/1.1 (RFC 9110, section 7.6.1).
-pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-
-/// Hop-by-hop; old clients send it instead of `Connection` (RFC 9110, section 7.6.1).
-pub const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");

@@ -12,33 +12,34 @@ mod tunnel;
 pub use origin::{Clients, Origin, Peer};
 pub use question::question_headers;
 
-use http::header::{
-    CONNECTION, COOKIE, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, COOKIE, FORWARDED, TE, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
 
-use crate::http::body::Body;
-use crate::http::header::{KEEP_ALIVE, OCI_NAMESPACE, PROXY_CONNECTION};
+use crate::http::body::{Body, Received};
+use crate::http::header::OCI_NAMESPACE;
 use crate::http::limits::RequestGuard;
 use crate::proxy::error::Error;
 use crate::proxy::upstream::Upstream;
 use crate::telemetry::within_this_request;
 
-/// Hop-by-hop fields. `Proxy-Authorization` is among them: it is for refshim as a proxy, not for the registry (RFC
-/// 9110, section 11.7.2).
-static HOP_BY_HOP: [HeaderName; 8] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+/// Whether a field is hop-by-hop. `Proxy-Authorization` is: it is for refshim as a proxy, not for the registry (RFC 9110,
+/// section 11.7.2).
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
 /// Forwards a request and its answer, both bodies streaming. If the two sides switch protocols, the tunnel runs in
 /// `tasks` and counts as this request until it ends.
@@ -110,7 +111,7 @@ pub fn lead_back(response: &mut Response<Body>, upstream: &Upstream, origin: &Or
 }
 
 /// The upstream's answer as the client gets it.
-fn answer(upstream: &Upstream, response: Response<Incoming>) -> Response<Body> {
+fn answer(upstream: &Upstream, response: Response<Received>) -> Response<Body> {
     let idle = upstream.body_idle();
     let mut response = response.map(|body| Body::from_upstream(body, idle));
     // The version is that of one connection; hyper sets the one of the client's.
@@ -127,7 +128,7 @@ fn prepare_request(request: &mut Request<Body>, origin: &Origin) {
 /// Prepares a client's fields for the upstream. Forwarded requests and refshim's own questions share this: if they
 /// were prepared differently, the registry could answer a question otherwise than it would answer the client.
 fn prepare_headers(headers: &mut HeaderMap, origin: &Origin) {
-    strip(headers, |name| HOP_BY_HOP.contains(name) || !origin.may_tell(name));
+    strip(headers, |name| is_hop_by_hop(name) || !origin.may_tell(name));
     join_cookies(headers);
     // X-Forwarded-* says the same; a client's own Forwarded (RFC 7239) could contradict it.
     headers.remove(FORWARDED);
@@ -136,21 +137,24 @@ fn prepare_headers(headers: &mut HeaderMap, origin: &Origin) {
 
 /// Removes hop-by-hop fields.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    strip(headers, |name| HOP_BY_HOP.contains(name));
+    strip(headers, is_hop_by_hop);
 }
 
 /// Removes the fields that `is_ours` selects, and those that `Connection` names.
 fn strip(headers: &mut HeaderMap, is_ours: impl Fn(&HeaderName) -> bool) {
-    // One look at the names: most messages have none of these.
+    // One look at the names: most messages have none of these, or a `Connection` that names no field.
     let found: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();
     if found.is_empty() {
         return;
     }
-    let takes_trailers = tokens(headers, &TE).any(|coding| coding == "trailers");
-    let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
-        .filter(|option| !["close", "keep-alive"].contains(option))
-        .filter_map(|name| name.parse().ok())
-        .collect();
+    let has = |name: &HeaderName| found.contains(name);
+    let takes_trailers = has(&TE) && tokens(headers, &TE).any(|coding| coding == "trailers");
+    let named: Vec<HeaderName> = if has(&CONNECTION) {
+        let options = tokens(headers, &CONNECTION).filter(|option| !["close", "keep-alive"].contains(option));
+        options.filter_map(|name| name.parse().ok()).collect()
+    } else {
+        Vec::new()
+    };
     for name in found.into_iter().chain(named) {
         headers.remove(name);
     }

@@ -10,10 +10,12 @@
 //!   object storage. Only refshim's own questions follow redirects, under the rules in `redirect`.
 //! - There are up to three pools: one with large buffers, one with small buffers for high load, and one for HTTP/1.1
 //!   alone where the others use HTTP/2, since HTTP/2 cannot carry `Upgrade`. See `pool`.
+//! - A connection by HTTP/1.1 has no task of its own: the request that uses it moves it on. See `http1`.
 
 mod connection;
 mod error;
 mod exchange;
+mod http1;
 mod pool;
 mod redirect;
 mod resending;
@@ -24,12 +26,11 @@ use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
-use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::config::{self, Http2, Mode, RegistryUrl};
-use crate::http::body::Body;
+use crate::http::body::{Body, Received};
 use crate::http::limits::Load;
 use crate::http::route::is_api;
 use crate::telemetry::{Metrics, Traces};
@@ -265,13 +266,13 @@ impl Upstream {
     ///
     /// If the caller drops the future, an HTTP/1.1 connection is closed and an HTTP/2 stream is reset; the upstream
     /// may still have processed the request.
-    pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
+    pub async fn send(&self, request: Request<Body>) -> Result<Response<Received>, UpstreamError> {
         let pool = if self.load.is_high() { &self.thrifty } else { &self.large };
         self.send_by(pool, request).await
     }
 
     /// [`Upstream::send`] by HTTP/1.1, for `Upgrade`.
-    pub async fn send_http1(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
+    pub async fn send_http1(&self, request: Request<Body>) -> Result<Response<Received>, UpstreamError> {
         self.send_by(self.http1.as_ref().unwrap_or(&self.large), request).await
     }
 
@@ -284,7 +285,7 @@ impl Upstream {
         from: &Uri,
         location: Uri,
         headers: &HeaderMap,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<Received>, UpstreamError> {
         let is_same_host = redirect::target(from, &location)?;
         let mut request = question(Method::GET, location);
         if is_same_host && request.uri().authority() == Some(self.authority()) {
@@ -317,7 +318,7 @@ impl Upstream {
         &self,
         pool: &Pool,
         mut request: Request<Body>,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<Received>, UpstreamError> {
         *request.uri_mut() = self.target(request.uri())?;
         let mut span = self.traces.send(&mut request, &self.name);
         // Boxed, since each future around it already has room for the request, and would get this one's size on top.

@@ -6,10 +6,9 @@ use bytes::Bytes;
 use http::header::{ACCEPT, LOCATION, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
 
 use super::{Answer, Caller, Registry};
-use crate::http::body::Body;
+use crate::http::body::{Body, Received};
 use crate::http::limits::BudgetGuard;
 use crate::http::{link, route};
 use crate::oci::{Digest, RepositoryName, TagOrDigest};
@@ -36,7 +35,7 @@ impl Registry {
         uri: Uri,
         caller: &Caller,
         accept: &'static str,
-    ) -> Result<Response<Incoming>, Error> {
+    ) -> Result<Response<Received>, Error> {
         let mut from = self.upstream.absolute(&uri)?;
         let mut response = self.send(Method::GET, uri, caller, accept).await?;
         for _ in 0..REDIRECTS {
@@ -72,7 +71,7 @@ impl Registry {
         uri: Uri,
         caller: &Caller,
         accept: &'static str,
-    ) -> Result<Response<Incoming>, Error> {
+    ) -> Result<Response<Received>, Error> {
         let mut request = request_of(method, uri);
         request.headers_mut().clone_from(&caller.headers);
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static(accept));
@@ -84,7 +83,7 @@ impl Registry {
     }
 
     /// Reads a response whole, up to `manifests.max_bytes`.
-    pub(super) async fn whole(&self, response: Response<Incoming>) -> Result<(HeaderMap, Bytes), Error> {
+    pub(super) async fn whole(&self, response: Response<Received>) -> Result<(HeaderMap, Bytes), Error> {
         // `head` holds the slot of limits.questions until the body is read.
         let (head, body) = response.into_parts();
         let body = Body::from_upstream(body, self.upstream.body_idle());
@@ -107,7 +106,7 @@ impl Registry {
 }
 
 /// A rejection (401, 403, 429, 503) to be passed to the client, else an odd answer.
-pub(super) fn refused<T>(response: Response<Incoming>) -> Result<Answer<T>, Error> {
+pub(super) fn refused<T>(response: Response<Received>) -> Result<Answer<T>, Error> {
     let (head, _body) = response.into_parts();
     let is_about_rights = matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
     if is_about_rights && head.extensions.get::<Elsewhere>().is_some() {
@@ -120,7 +119,7 @@ pub(super) fn refused<T>(response: Response<Incoming>) -> Result<Answer<T>, Erro
 }
 
 /// The target of a redirect.
-fn redirect_of(response: &Response<Incoming>, from: &Uri) -> Option<Uri> {
+fn redirect_of(response: &Response<Received>, from: &Uri) -> Option<Uri> {
     use StatusCode as S;
     let redirects =
         [S::MOVED_PERMANENTLY, S::FOUND, S::SEE_OTHER, S::TEMPORARY_REDIRECT, S::PERMANENT_REDIRECT];

@@ -3,8 +3,7 @@
 //!
 //! The layers are lines of `App::serve` and `App::answer` and not `tower::Layer`s: each hands the next one
 //! something of its own (a place, a share, an upstream), which a stack would carry in the request's
-//! extensions or in a type and a pinned future for each. For the connection, all of it is one
-//! [`tower::Service`].
+//! extensions or in a type and a pinned future for each.
 
 use std::net::IpAddr;
 use std::sync::Arc;

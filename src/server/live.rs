@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use tokio::sync::watch;
-use tower::Service;
 
 use super::StartError;
 use super::app::{App, Parts};
@@ -89,10 +89,12 @@ impl Live {
         Response = Response<Body>,
         Error = Infallible,
         Future = impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<>,
-    > + Clone
-    + Send
+    > + Send
+    + Sync
     + use<> {
-        tower::service_fn(move |request| {
+        // hyper's and not tower's: a service that is always ready needs neither to be cloned for each request, as an
+        // adapter would, nor a future that first waits for it.
+        service_fn(move |request| {
             let live = Arc::clone(&current.borrow());
             let (origin, place) = (live.clients.origin(&client, &request), Arc::clone(&place));
             async move { Ok(live.app.serve(origin, &place, request).await) }

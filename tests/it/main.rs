@@ -34,6 +34,8 @@ mod forgetting;
 mod going_away;
 mod index_in_database;
 mod injection;
+mod kept_connections;
+mod kept_lists;
 mod large;
 mod limits;
 mod maintenance;

@@ -62,7 +62,7 @@ impl PushLimits {
         let is_whole = match ended.unwrap_or(Err(BodyError::Slow(self.whole))) {
             Ok(is_whole) => is_whole,
             Err(error) => {
-                discard(incoming, Some(request));
+                discard(incoming.into(), Some(request));
                 return Err(error);
             }
         };
@@ -71,7 +71,13 @@ impl PushLimits {
             return Ok(Held::Whole(kept_with(read, push)));
         }
         let read_before = Some(read).filter(|read| !read.is_empty()).map(|read| kept_with(read, push));
-        Ok(Held::Longer(Body::streamed(read_before, incoming, self.idle, Sender::Client, Some(request))))
+        Ok(Held::Longer(Body::streamed(
+            read_before,
+            incoming.into(),
+            self.idle,
+            Sender::Client,
+            Some(request),
+        )))
     }
 
     /// Reads up to the limit; true if that was the whole body.

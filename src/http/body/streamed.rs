@@ -8,24 +8,23 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::lent::WayHome;
 use super::pauses::{PauseLimit, Progress};
-use super::{BodyError, Sender, held};
+use super::{BodyError, Received, Sender, held};
 use crate::http::limits::RequestGuard;
 
 /// A streamed body and all that is watched while it passes.
 #[derive(Debug)]
 pub(super) struct Streamed {
     pub(super) gate: Option<Gate>,
-    /// Bytes that are sent before the rest of `incoming`.
+    /// Bytes that are sent before the rest of `received`.
     pub(super) read_before: Option<Bytes>,
     pub(super) sender: Sender,
     /// `None` after its end or an error.
-    pub(super) incoming: Option<Incoming>,
+    pub(super) received: Option<Received>,
     pub(super) broken: Option<Broken>,
     pub(super) pauses: PauseLimit,
     pub(super) progress: Option<Arc<Progress>>,
@@ -73,10 +72,10 @@ impl Streamed {
         if self.broken.is_some() {
             return self.poll_broken(cx);
         }
-        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        match Pin::new(incoming).poll_frame(cx) {
+        let Some(received) = &mut self.received else { return Poll::Ready(None) };
+        match Pin::new(received).poll_frame(cx) {
             Poll::Ready(Some(Err(error))) => {
-                self.incoming = None;
+                self.received = None;
                 let pause = Box::pin(tokio::time::sleep(BREAK_PAUSE));
                 self.broken = Some(Broken { error: error.into(), pause });
                 self.poll_broken(cx)
@@ -86,20 +85,20 @@ impl Streamed {
                 self.copy_data(frame.data_ref());
                 // By its length, too: HTTP/2 may say only in a frame of its own that this was all, and hyper does not
                 // ask for one more frame than the other side's Content-Length needs.
-                let is_whole = |rest: &Incoming| rest.is_end_stream() || rest.size_hint().exact() == Some(0);
-                if self.incoming.as_ref().is_some_and(is_whole) {
+                let is_whole = |rest: &Received| rest.is_end_stream() || rest.size_hint().exact() == Some(0);
+                if self.received.as_ref().is_some_and(is_whole) {
                     self.hand_copy_over();
                 }
                 Poll::Ready(Some(Ok(self.counted(frame))))
             }
             Poll::Ready(None) => {
-                self.incoming = None;
+                self.received = None;
                 self.hand_copy_over();
                 Poll::Ready(None)
             }
             Poll::Pending => {
                 let error = ready!(self.pauses.poll_exceeded(cx));
-                self.incoming = None;
+                self.received = None;
                 Poll::Ready(Some(Err(error)))
             }
         }
@@ -108,7 +107,7 @@ impl Streamed {
     /// Attaches the request's guard to a frame that may be the last of an answer. If the length is not known, that
     /// is every frame.
     fn counted(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        let may_be_last = self.incoming.as_ref().is_none_or(|rest| rest.size_hint().lower() == 0);
+        let may_be_last = self.received.as_ref().is_none_or(|rest| rest.size_hint().lower() == 0);
         match &self.request {
             Some(request) if may_be_last && self.sender == Sender::Upstream => {
                 frame.map_data(|data| held::kept_with(data, request.clone()))
@@ -161,7 +160,7 @@ impl Drop for Streamed {
                 gate: None,
                 read_before: self.read_before.take(),
                 sender: self.sender,
-                incoming: self.incoming.take(),
+                received: self.received.take(),
                 broken: self.broken.take(),
                 pauses: PauseLimit::new(self.pauses.idle),
                 progress: None,
@@ -171,7 +170,7 @@ impl Drop for Streamed {
                 way_home: None,
             });
         }
-        let rest = self.incoming.take().filter(|_| self.sender == Sender::Client);
+        let rest = self.received.take().filter(|_| self.sender == Sender::Client);
         if let Some(rest) = rest {
             discard(rest, self.request.take());
         }
@@ -183,7 +182,7 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// Reads and discards the rest of a body, for [`LINGER`] at most, as part of its request. Closing a connection with
 /// unread bytes makes the system reset it, and the client may lose the answer.
-pub(super) fn discard(mut rest: Incoming, request: Option<RequestGuard>) {
+pub(super) fn discard(mut rest: Received, request: Option<RequestGuard>) {
     let runtime = tokio::runtime::Handle::try_current();
     if let (Ok(runtime), false) = (runtime, rest.is_end_stream()) {
         runtime.spawn(async move {

@@ -1,9 +1,10 @@
 //! `limits.answer_bytes`: memory of refshim's own answers, from when they are made until clients have read them.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ahash::AHashMap;
 
 use super::{ClientNetwork, Limit};
 
@@ -21,7 +22,7 @@ pub struct Answers {
 #[derive(Debug, Default)]
 struct HeldAnswer {
     all: usize,
-    by_client: HashMap<ClientNetwork, usize>,
+    by_client: AHashMap<ClientNetwork, usize>,
 }
 
 /// The bytes of one answer, released on drop.

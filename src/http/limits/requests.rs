@@ -1,10 +1,11 @@
 //! `limits.requests_per_client`: requests in progress of each client address.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ahash::AHashMap;
 
 use super::{Busy, ClientNetwork, Limit};
 
@@ -13,7 +14,7 @@ use super::{Busy, ClientNetwork, Limit};
 pub struct Requests {
     most: AtomicUsize,
     load: Load,
-    counts: Mutex<HashMap<ClientNetwork, usize>>,
+    counts: Mutex<AHashMap<ClientNetwork, usize>>,
 }
 
 /// Number of requests in progress of all clients together. Cheap to clone.
@@ -101,7 +102,7 @@ impl Requests {
         Ok(RequestGuard { shared: Arc::new(shared) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ClientNetwork, usize>> {
+    fn lock(&self) -> MutexGuard<'_, AHashMap<ClientNetwork, usize>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

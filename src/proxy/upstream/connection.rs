@@ -1,23 +1,22 @@
-//! One connection to an upstream: its handshake, its buffers, and one request on it.
+//! Connections to an upstream: their buffers, why a request by one has no answer, and HTTP/2.
 //!
-//! hyper hands a request to its connection's task through a queue. If the task ends at that very moment, the request
-//! stays in the queue, and neither an answer nor an error ever comes (hyper #4122). It was certainly not sent then.
-//! Whether this can have happened is known as soon as the request is in the queue: only if the connection is closed.
+//! hyper hands a request by HTTP/2 to its connection's task through a queue. If the task ends at that very moment, the
+//! request stays in the queue, and neither an answer nor an error ever comes (hyper #4122). It was certainly not sent
+//! then. Whether this can have happened is known as soon as the request is in the queue: only if the connection is closed.
 
 use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::header::HOST;
-use http::{HeaderValue, Request, Response, Uri};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use http::{Request, Response};
+use hyper::client::conn::{TrySendError, http2};
 use hyper::rt::{Read, Write};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
 
 use super::SharedError;
-use crate::http::body::Body;
+use crate::http::body::{Body, Received};
 
 /// The most header fields of a message, on either side: more than any client or registry sends.
 pub const MAX_HEADERS: usize = 512;
@@ -38,7 +37,7 @@ const QUEUE_LIMIT: Duration = Duration::from_secs(1);
 /// How much of one body may be buffered: the read buffer in HTTP/1.1, the stream's window in HTTP/2.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Buffers {
-    read: usize,
+    pub(super) read: usize,
     window: u32,
 }
 
@@ -55,7 +54,6 @@ pub(super) struct KeepAlive {
     pub(super) timeout: Duration,
 }
 
-pub(super) type Http1 = http1::SendRequest<Body>;
 pub(super) type Http2 = http2::SendRequest<Body>;
 
 /// Why a request has no answer.
@@ -84,22 +82,6 @@ struct Closed;
 #[derive(Clone)]
 struct InQueue(Arc<()>);
 
-/// Begins HTTP/1.1. The connection runs until the upstream, or the drop of what is returned, ends it.
-///
-/// # Errors
-/// Those of hyper.
-pub(super) async fn http1(
-    io: impl Read + Write + Send + Unpin + 'static,
-    buffers: Buffers,
-) -> hyper::Result<Http1> {
-    let mut builder = http1::Builder::new();
-    builder.max_buf_size(buffers.read).max_headers(MAX_HEADERS);
-    let (sender, connection) = builder.handshake(io).await?;
-    // Its errors are those of its requests.
-    tokio::spawn(connection.with_upgrades());
-    Ok(sender)
-}
-
 /// Begins HTTP/2. The connection runs until the upstream ends it, or all of what is returned is dropped and its
 /// streams have ended.
 ///
@@ -123,35 +105,11 @@ pub(super) async fn http2(
     Ok(sender)
 }
 
-/// Sends a request by HTTP/1.1, the URI of which is absolute.
-pub(super) async fn by_http1(
-    sender: &mut Http1,
-    mut request: Request<Body>,
-) -> Result<Response<Incoming>, Failure> {
-    if !request.headers().contains_key(HOST)
-        && let Some(authority) = request.uri().authority()
-        // Without the user of a redirect's target.
-        && let Some(host) = authority.as_str().rsplit('@').next()
-        && let Ok(host) = HeaderValue::from_str(host)
-    {
-        request.headers_mut().insert(HOST, host);
-    }
-    let path = request.uri().path_and_query().cloned();
-    *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
-    let answer = sender.try_send_request(request);
-    if !sender.is_closed() {
-        return answer.await.map_err(|error| failure(error, false));
-    }
-    // With the connection its requests have ended, too.
-    let answer = timeout(QUEUE_LIMIT, answer).await;
-    answer.map_or_else(|_| Err(lost(false)), |answer| answer.map_err(|error| failure(error, false)))
-}
-
 /// Sends a request by HTTP/2, the URI of which is absolute.
 pub(super) async fn by_http2(
     mut sender: Http2,
     mut request: Request<Body>,
-) -> Result<Response<Incoming>, Failure> {
+) -> Result<Response<Received>, Failure> {
     request.headers_mut().remove(HOST);
     let queued = InQueue(Arc::default());
     let is_queued = Arc::downgrade(&queued.0);
@@ -170,15 +128,15 @@ pub(super) async fn by_http2(
     } else {
         answer.await
     };
-    answer.map_err(|error| failure(error, true))
+    answer.map(|answer| answer.map(Received::from)).map_err(|error| failure(error, true))
 }
 
-fn failure(mut error: TrySendError<Request<Body>>, is_http2: bool) -> Failure {
+pub(super) fn failure(mut error: TrySendError<Request<Body>>, is_http2: bool) -> Failure {
     let request = error.take_message().map(Box::new);
     let error = error.into_error().into();
     Failure::Exchange { error, is_http2, is_unsent: request.is_some(), request }
 }
 
-fn lost(is_http2: bool) -> Failure {
+pub(super) fn lost(is_http2: bool) -> Failure {
     Failure::Exchange { error: Box::new(Closed), is_http2, is_unsent: true, request: None }
 }

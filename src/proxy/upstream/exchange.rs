@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use http::header::{EXPECT, HOST};
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::pool::Pool;
 use super::resending::{Again, RESENDS, pause_before};
 use super::{Upstream, UpstreamError, resending};
-use crate::http::body::{Body, Progress};
+use crate::http::body::{Body, Progress, Received};
 use crate::http::framing;
 use crate::http::header::{DOCKER_CONTENT_DIGEST, DOCKER_DISTRIBUTION_API_VERSION};
 use crate::tls::MixedUp;
@@ -29,7 +28,7 @@ impl Upstream {
         &self,
         pool: &Pool,
         mut request: Request<Body>,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<Received>, UpstreamError> {
         match &self.host {
             Some(host) => request.headers_mut().insert(HOST, host.clone()),
             None => request.headers_mut().remove(HOST),
@@ -68,7 +67,7 @@ impl Upstream {
         &self,
         pool: &Pool,
         mut request: Request<Body>,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<Received>, UpstreamError> {
         let began = Instant::now();
         let progress = request.body_mut().watch();
         let is_done_by_its_head = resending::is_done_by_its_head(&request);
@@ -121,7 +120,7 @@ impl Upstream {
 
 /// Whether a registry gave this answer, not a web server or proxy in its place. Load balancers that add the API's
 /// header add it to their own errors too, which are 400 and 5xx.
-fn is_of_registry(response: &Response<Incoming>) -> bool {
+fn is_of_registry(response: &Response<Received>) -> bool {
     let status = response.status();
     let names_api = response.headers().contains_key(DOCKER_DISTRIBUTION_API_VERSION);
     let gives_manifest = status.is_success() && response.headers().contains_key(DOCKER_CONTENT_DIGEST);

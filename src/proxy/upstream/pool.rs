@@ -12,19 +12,21 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use http::{Request, Response, Uri};
-use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::Connection as _;
 use tokio::time::{Instant, sleep};
 use tower::Service as _;
 
 use super::SharedError;
-use super::connection::{self, Buffers, Failure, Http1, Http2, KeepAlive};
+use super::connection::{self, Buffers, Failure, Http2, KeepAlive};
+use super::http1::{self, Http1};
 use crate::config::TimeoutsConfig;
-use crate::http::body::Body;
+use crate::http::body::{Body, Received};
 use crate::tls::{Connector, Protocols};
 
 /// How often idle connections are looked for at most.
 const SHORTEST_ROUND: Duration = Duration::from_millis(100);
+/// How often at least: so long a connection that the registry has closed takes a file descriptor.
+const LONGEST_ROUND: Duration = Duration::from_secs(5);
 
 /// Connections with buffers of one size. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -42,7 +44,7 @@ struct Inner {
 #[derive(Default)]
 struct Kept {
     /// The longest idle first.
-    http1: Vec<(Http1, Instant)>,
+    http1: Vec<(Box<Http1>, Instant)>,
     http2: Option<(Http2, Instant)>,
     /// Whether the last connection spoke HTTP/2: then the next one is made for all that wait.
     speaks_http2: bool,
@@ -51,11 +53,24 @@ struct Kept {
     is_watched: bool,
 }
 
+/// The pool that a connection goes back to, if it is still there.
+#[derive(Clone)]
+pub(super) struct KeptBy(Weak<Inner>);
+
+impl KeptBy {
+    /// Keeps a connection that can take a request.
+    pub(super) fn keep(&self, http1: Box<Http1>) {
+        if let Some(pool) = self.0.upgrade() {
+            Pool(pool).keep_http1(http1);
+        }
+    }
+}
+
 /// The connection that is being made for all who wait for it; `None` if the upstream turned out to speak HTTP/1.1.
 type Connecting = Shared<BoxFuture<'static, Result<Option<Http2>, SharedError>>>;
 
 enum Connection {
-    Http1(Http1),
+    Http1(Box<Http1>),
     Http2(Http2),
 }
 
@@ -75,7 +90,7 @@ impl Pool {
 
     /// Sends a request, the URI of which is absolute and at the upstream, over a kept connection or a new one. One that
     /// comes back from a kept connection, because that ended meanwhile, goes over the next.
-    pub(super) async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Failure> {
+    pub(super) async fn send(&self, mut request: Request<Body>) -> Result<Response<Received>, Failure> {
         let target = request.uri().clone();
         loop {
             let (connection, was_kept) = self.connection(&target).await.map_err(Failure::Connect)?;
@@ -99,13 +114,9 @@ impl Pool {
         &self,
         connection: Connection,
         request: Request<Body>,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<Response<Received>, Failure> {
         match connection {
-            Connection::Http1(mut sender) => {
-                let answer = connection::by_http1(&mut sender, request).await?;
-                self.keep_http1(sender);
-                Ok(answer)
-            }
+            Connection::Http1(http1) => http1.send(request).await,
             Connection::Http2(sender) => Box::pin(connection::by_http2(sender, request)).await,
         }
     }
@@ -137,7 +148,7 @@ impl Pool {
         let made = tokio::spawn(async move {
             let _ended = Ended(pool.clone());
             match pool.connect(&target).await? {
-                Connection::Http1(sender) => pool.keep_http1(sender),
+                Connection::Http1(http1) => pool.keep_http1(http1),
                 Connection::Http2(sender) => return Ok(Some(sender)),
             }
             Ok(None)
@@ -150,7 +161,8 @@ impl Pool {
         let io = connector.clone().call(target.clone()).await.map_err(SharedError::new)?;
         let is_http2 = *protocols == Protocols::Http2 || io.connected().is_negotiated_h2();
         if !is_http2 {
-            let http1 = connection::http1(io, *buffers).await.map_err(SharedError::new)?;
+            let kept_by = KeptBy(Arc::downgrade(&self.0));
+            let http1 = http1::begin(io, *buffers, Some(kept_by)).await.map_err(SharedError::new)?;
             self.0.lock().speaks_http2 = false;
             return Ok(Connection::Http1(http1));
         }
@@ -164,22 +176,9 @@ impl Pool {
         Ok(Connection::Http2(http2))
     }
 
-    /// Keeps a connection as soon as its answer was read and it can take the next request.
-    fn keep_http1(&self, mut sender: Http1) {
-        if sender.is_ready() {
-            return self.keep_ready_http1(sender);
-        }
-        let pool = self.clone();
-        tokio::spawn(async move {
-            if sender.ready().await.is_ok() {
-                pool.keep_ready_http1(sender);
-            }
-        });
-    }
-
-    fn keep_ready_http1(&self, sender: Http1) {
+    fn keep_http1(&self, http1: Box<Http1>) {
         let mut kept = self.0.lock();
-        kept.http1.push((sender, Instant::now()));
+        kept.http1.push((http1, Instant::now()));
         self.watch(&mut kept);
     }
 
@@ -191,7 +190,7 @@ impl Pool {
         let (pool, limit) = (Arc::downgrade(&self.0), self.0.idle_limit);
         tokio::spawn(async move {
             loop {
-                sleep(limit.max(SHORTEST_ROUND)).await;
+                sleep(limit.clamp(SHORTEST_ROUND, LONGEST_ROUND)).await;
                 let Some(pool) = Weak::upgrade(&pool) else { return };
                 let mut kept = pool.lock();
                 kept.discard_idle(limit);
@@ -239,12 +238,12 @@ impl Kept {
         if let Some(http2) = self.open_http2() {
             return Some(Connection::Http2(http2));
         }
-        while let Some((sender, since)) = self.http1.pop() {
+        while let Some((http1, since)) = self.http1.pop() {
             if now - since > idle_limit {
                 // All before it have been idle for longer.
                 self.http1.clear();
-            } else if sender.is_ready() {
-                return Some(Connection::Http1(sender));
+            } else if http1.is_ready() {
+                return Some(Connection::Http1(http1));
             }
         }
         None
@@ -258,7 +257,7 @@ impl Kept {
 
     fn discard_idle(&mut self, limit: Duration) {
         let now = Instant::now();
-        self.http1.retain(|(sender, since)| !sender.is_closed() && now - *since <= limit);
+        self.http1.retain_mut(|(http1, since)| now - *since <= limit && http1.is_open());
         self.http2.take_if(|(sender, used)| sender.is_closed() || now - *used > limit);
     }
 }

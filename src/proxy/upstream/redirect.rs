@@ -15,16 +15,16 @@ use futures_util::future::BoxFuture;
 use http::header::{ACCEPT, USER_AGENT, VIA};
 use http::uri::Scheme;
 use http::{HeaderMap, Request, Response, Uri};
-use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use tower::Service;
 
-use super::connection::{self, BoxError, Failure, LARGE};
+use super::connection::{BoxError, Failure, LARGE};
+use super::http1;
 use super::{SharedError, UpstreamError, resending};
 use crate::config;
-use crate::http::body::Body;
+use crate::http::body::{Body, Received};
 use crate::tls::{TlsError, connector_to_anyone};
 
 /// Where a redirect may lead.
@@ -52,7 +52,7 @@ impl Redirects {
         settings: &config::UpstreamConfig,
         reach: Reach,
         request: Request<Body>,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<Received>, UpstreamError> {
         // Checked here as well: a literal address is not given to the resolver, which checks all others.
         let host = request.uri().host().unwrap_or_default().trim_matches(['[', ']']);
         if host.parse().is_ok_and(|address| !reach.admits(address)) {
@@ -82,13 +82,13 @@ impl Redirects {
 }
 
 /// Sends a request over a connection of its own.
-async fn once(mut connector: Foreign, request: Request<Body>) -> Result<Response<Incoming>, Failure> {
+async fn once(mut connector: Foreign, request: Request<Body>) -> Result<Response<Received>, Failure> {
     let connected = async {
         let io = connector.call(request.uri().clone()).await?;
-        Ok::<_, BoxError>(connection::http1(io, LARGE).await?)
+        Ok::<_, BoxError>(http1::begin(io, LARGE, None).await?)
     };
-    let mut http1 = connected.await.map_err(|error| Failure::Connect(SharedError::new(error)))?;
-    connection::by_http1(&mut http1, request).await
+    let http1 = connected.await.map_err(|error| Failure::Connect(SharedError::new(error)))?;
+    http1.send(request).await
 }
 
 /// Checks the target of a redirect from `from`. True if it is the same host, to which the client's fields may go.
