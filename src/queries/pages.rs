@@ -7,7 +7,7 @@
 //! 4. **Check.** Pending entries are listed only after the registry was asked for them.
 //!
 //! A page that needed no check is kept as it was written, and stands for steps 3 and 4 until a write to its repository
-//! ([`kept`]).
+//! (`kept`).
 //!
 //! A query is an error only if there is no honest answer, since clients read an error as "unsigned"; and it is never
 //! an empty list because something failed.
