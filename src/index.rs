@@ -313,9 +313,9 @@ impl Index {
         }
     }
 
-    /// The stamp of a repository's lists. What was read after it was taken counts for as long as it is the same: it
-    /// differs from when a write that changes one of the lists is answered on. `None` while the index cannot be read, and
-    /// for one in a database, which others write as well.
+    /// The stamp of a repository's lists. A list that is read after its stamp was taken is still the same for as long as
+    /// the stamp is: a write that changes a list changes the stamp before it is answered. `None` while the index cannot be
+    /// read, and for one in a database, which others write as well.
     #[must_use]
     pub fn stamp(&self, repository: &Repository) -> Option<Stamp> {
         match &self.engine {

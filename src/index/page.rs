@@ -94,10 +94,10 @@ pub struct InvalidOrder;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u64);
 
-/// A state of the lists of a repository: as long as it is the same, so are they. Others may have the same by chance, so
-/// it says nothing of a repository but its own.
+/// A state of the lists of one repository: as long as it is the same, so are they. Only stamps of the same repository are
+/// to be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp(pub(super) u64);
+pub struct Stamp(pub(crate) u64);
 
 impl Version {
     /// A version that no referrer has, for a removal by a caller that could not look it up.

@@ -84,8 +84,9 @@ async fn ask_everything(registry: &Registry) -> usize {
                 for method in [Method::GET, Method::HEAD] {
                     let answer = client.send(client.request(method.clone(), &path)).await;
                     assert_eq!(answer.status.as_u16(), status, "{method} {path} {round} {answer:?}");
-                    let is_read = method == Method::GET && ["length", "chunked", "trailers"].contains(&name);
-                    assert_eq!(answer.body, if is_read { b"hello" } else { &answer.body[..] }, "{path}");
+                    if method == Method::GET && ["length", "chunked", "trailers"].contains(&name) {
+                        assert_eq!(answer.body, b"hello", "{path}");
+                    }
                     requests += 1;
                 }
             }

@@ -10,7 +10,6 @@ use crate::support::{Client, Content};
 enum Change {
     Nothing,
     Push(&'static str),
-    PushAgain(&'static str),
     Delete(&'static str),
     /// Past refshim, with a referrers tag that lists it.
     PushPast(&'static str),
@@ -24,7 +23,7 @@ const CHANGES: [Change; 11] = [
     Change::Push("1"),
     Change::Nothing,
     Change::Push("2"),
-    Change::PushAgain("1"),
+    Change::Push("1"),
     Change::Delete("1"),
     Change::PushPast("3"),
     Change::Push("1"),
@@ -54,7 +53,7 @@ async fn done(change: Change, scene: &Scene, past: &Client) {
     let Scene { client, image, .. } = scene;
     match change {
         Change::Nothing => {}
-        Change::Push(name) | Change::PushAgain(name) => client.push("a", &named(image, name)).await,
+        Change::Push(name) => client.push("a", &named(image, name)).await,
         Change::Delete(name) => {
             let path = format!("/v2/a/manifests/{}", named(image, name).digest);
             assert_eq!(client.delete(&path).await.status, StatusCode::ACCEPTED);

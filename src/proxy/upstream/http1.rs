@@ -21,7 +21,8 @@ use super::connection::{Buffers, Failure, MAX_HEADERS, failure, lost};
 use super::pool::KeptBy;
 use crate::http::body::{Body, Carrier, Received};
 
-/// How often a connection is moved on in a row before other tasks get their turn.
+/// How often a connection is moved on in a row before other tasks get their turn. With no limit, a task that has used up
+/// its share of the runtime would spin: tokio answers "not now" to all it reads, and wakes it at once.
 const TURNS: usize = 4;
 
 /// One connection.

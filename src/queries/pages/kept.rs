@@ -83,3 +83,32 @@ impl KeptPages {
         self.0.insert(named, (stamp, listing));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(subject: u8, request: &str, stamp: u64) -> KeptPlace {
+        let repository = Repository { upstream: 0, name: "a".parse().unwrap() };
+        let named = Named { repository, subject: Digest::Sha256([subject; 32]), request: request.into() };
+        KeptPlace { named, stamp: Stamp(stamp) }
+    }
+
+    fn is_kept(pages: &KeptPages, place: &KeptPlace) -> bool {
+        pages.0.run_pending_tasks();
+        pages.get(place).is_some()
+    }
+
+    #[test]
+    fn a_page_is_kept_for_the_same_request_until_the_stamp_changes() {
+        for (bytes, is_room) in [(1 << 20, true), (0, false)] {
+            let pages = KeptPages::new(bytes);
+            let listing = Listing { image_index: "{}".into(), kinds: Arc::default(), next: None };
+            pages.keep(place(1, "referrers?", 1), listing);
+            assert_eq!(is_kept(&pages, &place(1, "referrers?", 1)), is_room);
+            assert!(!is_kept(&pages, &place(1, "referrers?", 2)));
+            assert!(!is_kept(&pages, &place(2, "referrers?", 1)));
+            assert!(!is_kept(&pages, &place(1, "references?", 1)));
+        }
+    }
+}
