@@ -113,6 +113,14 @@ impl Index {
         }
     }
 
+    /// How many replicas share the index, this one included; `None` for one that is this process's own.
+    pub async fn replicas(&self) -> Result<Option<u64>, ReadError> {
+        match &self.engine {
+            Engine::Local(_) => Ok(None),
+            Engine::Postgres(engine) => engine.replicas().await.map(Some),
+        }
+    }
+
     /// Why writes are rejected, if they are. They are accepted again as soon as the disk or the database takes them,
     /// unless the journal is damaged or the thread that writes it ended; then this says what to do.
     #[must_use]

@@ -21,6 +21,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use http::Request;
 use http::uri::Authority;
@@ -49,7 +50,7 @@ use crate::telemetry::{LineLogError, Metrics, Traces, TracesError};
 use crate::tls::TlsError;
 use crate::web::WebError;
 use logs::Logs;
-use opening::tell_when_open;
+use opening::{tell_when_open, tell_when_ready};
 
 pub use loops::refuse_loops;
 pub use reload::Reloading;
@@ -127,6 +128,8 @@ pub struct Server {
     log_hangup: Signal,
     /// When opening the index began.
     opening: Instant,
+    /// How long queries wait for that.
+    index_limit: Duration,
 }
 
 impl Server {
@@ -177,7 +180,7 @@ impl Server {
             Arc::clone(&parts.metrics),
         );
         let connections = Connections::new(config.limits.connections);
-        let sweeps = config.sweep.clone();
+        let (sweeps, index_limit) = (config.sweep.clone(), config.timeouts.index);
         let (live, live_now) = watch::channel(Arc::new(live));
         let reloader = Arc::new(Reloader {
             sources,
@@ -203,6 +206,7 @@ impl Server {
             connections,
             log_hangup,
             opening,
+            index_limit,
         })
     }
 
@@ -260,7 +264,6 @@ impl Server {
             tasks.spawn(sweep(desk, index, upstream, sweeps, metrics, ending.clone()));
         }
         tags.work(tasks, &ending);
-        service_manager::ready().await;
         // The first of these futures to end ends serving.
         tokio::select! {
             () = clients => {}
@@ -269,6 +272,7 @@ impl Server {
             () = admin.watch_upstreams() => {}
             () = Arc::clone(&self.reloader).watch(hangup, self.reloads) => {}
             () = logs.watch(self.log_hangup) => {}
+            () = tell_when_ready(index, self.index_limit) => {}
             () = tell_when_open(index, self.opening) => {}
             () = shutdown => {}
         }

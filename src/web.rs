@@ -30,6 +30,7 @@ mod gather;
 mod graph;
 mod item;
 mod page;
+mod places;
 mod respond;
 mod site;
 mod text;
@@ -124,6 +125,8 @@ fn is_from_elsewhere(headers: &HeaderMap) -> bool {
 pub struct Health {
     /// The index.
     pub index: bool,
+    /// How many replicas share it; not known for an index that is one process's own, or does not answer.
+    pub replicas: Option<u64>,
     /// The registries, by the name of their upstream.
     pub upstreams: Vec<(UpstreamName, bool)>,
 }
@@ -207,9 +210,12 @@ impl Web {
         if let Some(upstream) = &door.upstream {
             let visitor = Visitor::new(&self.clients, peer, request.headers());
             let shown = match door.page {
+                // From the login.
+                "/image" if site.asks_for_digest() => site.lead_to_digest(Some(upstream.as_str())),
                 "/image" => self.image(&site, &site.asked_at(upstream)?, &visitor).await,
                 "/graph" => self.graph(&site.asked_at(upstream)?, &visitor).await,
                 "/referrer" => self.referrer(&site.asked_at(upstream)?, &visitor).await,
+                "/digest" => self.digest(&site, upstream, door, &visitor).await,
                 "/coverage" => self.coverage(&site.asked_at(upstream)?, &visitor).await,
                 "/login" => respond::login(door, upstream),
                 _ => Err(Failure::NoSuchPage),

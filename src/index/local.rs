@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 mod batch;
 pub(super) mod building;
@@ -95,6 +95,8 @@ pub(crate) struct Local {
     repository_referrers: u64,
     /// How long a read or a write may take, waiting included.
     timeout: Duration,
+    /// Until then a read waits for the index to be opened. Later ones are answered at once: opening takes long.
+    waits_until: Instant,
     reads: Arc<Semaphore>,
     queue: Arc<Semaphore>,
 }
@@ -151,6 +153,7 @@ impl Local {
             threads: Mutex::new(threads),
             repository_referrers,
             timeout,
+            waits_until: Instant::now() + timeout,
             reads: Arc::new(Semaphore::new(READS)),
             queue: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
         })
@@ -160,7 +163,7 @@ impl Local {
     pub(crate) async fn doubt(&self, key: ReferrerKey) -> Result<(), WriteError> {
         // Looks first: a write costs a sync, and any client can have this asked for by asking for what is not there.
         let referrer = key.clone();
-        match self.read(move |view| view.referrer_state(&referrer)).await {
+        match self.read_now(move |view| view.referrer_state(&referrer)).await {
             Ok(Some(state)) if !state.pending => self.write(|reply| Write::Doubt { key, reply }).await,
             Ok(_) => Ok(()),
             Err(ReadError::Opening | ReadError::Rebuilding) => {
@@ -175,7 +178,7 @@ impl Local {
     pub(crate) async fn disown(&self, key: ReferrerKey) -> Result<(), WriteError> {
         // Looks first, as above.
         let referrer = key.clone();
-        match self.read(move |view| view.referrer_state(&referrer)).await {
+        match self.read_now(move |view| view.referrer_state(&referrer)).await {
             Ok(Some(state)) if state.was_confirmed => {
                 let seen = Version::UNKNOWN;
                 self.remove(key, seen).await.map(|_doubted| ())
@@ -213,7 +216,7 @@ impl Local {
     /// Whether a repository may have more referrers. Yes if they cannot be counted now: a limit on growth is no
     /// reason to refuse what cannot be checked.
     pub(crate) async fn has_room(&self, repository: Repository) -> bool {
-        let count = self.read(move |view| view.referrers_in(&repository)).await;
+        let count = self.read_now(move |view| view.referrers_in(&repository)).await;
         count.map_or(true, |count| count < self.repository_referrers)
     }
 
@@ -266,8 +269,20 @@ impl Local {
         }
     }
 
-    /// Reads from the store on a thread where blocking is allowed.
+    /// Reads from the store, once it is open. An index is opened in less than a second as a rule, and an error in that
+    /// moment would be read as "unsigned".
     pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&View) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        if matches!(self.shared.state(), IndexState::Opening | IndexState::Rebuilding(_)) {
+            timeout_at(self.waits_until, self.shared.opened()).await.ok();
+        }
+        self.read_now(read).await
+    }
+
+    /// Reads from the store on a thread where blocking is allowed, if it is open.
+    async fn read_now<T: Send + 'static>(
         &self,
         read: impl FnOnce(&View) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, ReadError> {

@@ -49,6 +49,7 @@ mod observe;
 mod put;
 mod queued;
 mod read;
+mod replicas;
 mod rows;
 pub(super) mod schema;
 mod share;
@@ -248,6 +249,7 @@ impl Postgres {
             if timeout(self.timeout, self.work_off()).await.is_err() {
                 tracing::warn!("not all doubts could be written before the index was closed");
             }
+            self.say_gone().await;
             self.keeper.close();
             self.pool.close();
         }

@@ -1,8 +1,19 @@
-//! What the log says of the index once it is open, which may be long after refshim serves.
+//! What is told once the index is open: the service manager and the log. That may be long after requests pass through.
+
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::service_manager;
 use crate::index::{Index, IndexState};
+
+/// Tells the service manager that requests are served: once the index is open, or takes longer than a query would wait
+/// for it. Everything else passes through from the start. Never ends.
+pub(super) async fn tell_when_ready(index: &Index, limit: Duration) {
+    tokio::time::timeout(limit, index.opened()).await.ok();
+    service_manager::ready().await;
+    std::future::pending::<()>().await;
+}
 
 /// Waits for the index and says how long opening it took and what is in it; never ends.
 pub(super) async fn tell_when_open(index: &Index, began: Instant) {

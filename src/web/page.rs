@@ -10,11 +10,13 @@ use super::commands::{Command, commands, tree_command};
 use super::gather::{Part, Reader, Surroundings};
 use super::graph::Drawing;
 use super::item::{Below, Item, Relation, Signed};
-use super::respond::{Failure, Shown};
+use super::places::PLACES;
+use super::respond::{Door, Failure, Shown};
 use super::site::{Asked, Site};
 use super::text::{Age, count, hostile, short, size};
 use super::visitor::Visitor;
 use crate::client::Manifest;
+use crate::config::UpstreamName;
 use crate::index::Covered;
 use crate::oci::{ArtifactKind, Digest, TagOrDigest};
 
@@ -33,6 +35,16 @@ pub(super) struct SearchPage<'a> {
     pub(super) choices: &'a [String],
 }
 
+/// Where something is attached to a digest.
+#[derive(Debug, Template)]
+#[template(path = "places.html", config = "src/web/askama.toml")]
+struct PlacesPage<'a> {
+    digest: &'a str,
+    places: &'a [(String, String)],
+    most: usize,
+    login: Option<String>,
+}
+
 /// Why there is no page.
 #[derive(Debug, Template)]
 #[template(path = "failure.html", config = "src/web/askama.toml")]
@@ -47,6 +59,7 @@ pub(super) struct FailurePage<'a> {
 #[template(path = "health.html", config = "src/web/askama.toml")]
 pub(super) struct HealthPage<'a> {
     pub(super) parts: &'a [(String, bool)],
+    pub(super) replicas: Option<u64>,
 }
 
 /// What the pages about one manifest say first.
@@ -235,6 +248,25 @@ impl Web {
             files: &files,
             left_out,
             commands: &commands(&asked.for_clients(self), &item, subjects.first()),
+        })
+    }
+
+    /// The repositories in which something is attached to a digest.
+    pub(super) async fn digest(
+        &self,
+        site: &Site<'_>,
+        upstream: &UpstreamName,
+        door: &Door<'_>,
+        visitor: &Visitor,
+    ) -> Result<Shown, Failure> {
+        let (at, digest) = site.digest_at(upstream)?;
+        let places = self.places(at, &digest, visitor).await?;
+        let places = places.iter().map(|name| (name.to_string(), site.page_in(at, name, &digest)));
+        Shown::page(&PlacesPage {
+            digest: &digest.to_string(),
+            places: &places.collect::<Vec<_>>(),
+            most: PLACES,
+            login: door.login(),
         })
     }
 

@@ -252,7 +252,7 @@ impl<'a> Door<'a> {
     }
 
     /// Where a visitor without credentials can bring some.
-    fn login(&self) -> Option<String> {
+    pub(super) fn login(&self) -> Option<String> {
         let upstream = self.upstream.as_ref().filter(|_| !self.has_credentials)?;
         Some(format!("{REGISTRY}{upstream}/login?{}", self.query))
     }

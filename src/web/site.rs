@@ -74,6 +74,9 @@ impl Site<'_> {
         if self.image.is_empty() {
             return Shown::redirect("/");
         }
+        if self.asks_for_digest() {
+            return self.lead_to_digest(self.upstream.as_deref());
+        }
         let (name, target) = parse_image(&self.image)?;
         let (place, name) = match &self.upstream {
             Some(upstream) => (self.named(upstream).ok_or(Failure::NotShown)?, name),
@@ -81,6 +84,38 @@ impl Site<'_> {
         };
         let asked = self.asked(place, name, target)?;
         Shown::redirect(&asked.page(page, &asked.target, &[]))
+    }
+
+    /// The way to the page of a digest alone: in the registry that was chosen, or the only one.
+    pub(super) fn lead_to_digest(&self, upstream: Option<&str>) -> Result<Shown, Failure> {
+        let digest = bare_digest(&self.image).ok_or(Failure::Input(NOT_A_DIGEST))?;
+        let place = match (upstream, &*self.reachable) {
+            (Some(upstream), _) => self.named(upstream).ok_or(Failure::NotShown)?,
+            (None, [only]) => *only,
+            (None, []) => return Err(Failure::NotShown),
+            (None, _) => return Err(Failure::Input(WHICH_REGISTRY)),
+        };
+        let at = self.web.registries.get(place).ok_or(Failure::NotShown)?;
+        let page = [REGISTRY, at.upstream.name().as_str(), "/digest"].concat();
+        Shown::redirect(&address(&page, &[("image", &digest.to_string())]))
+    }
+
+    /// Whether a digest alone is asked for.
+    pub(super) fn asks_for_digest(&self) -> bool {
+        bare_digest(&self.image).is_some()
+    }
+
+    /// The digest that is asked for in this registry, without a repository.
+    pub(super) fn digest_at(&self, upstream: &UpstreamName) -> Result<(&WebRegistry, Digest), Failure> {
+        let place = self.named(upstream.as_str()).ok_or(Failure::NotShown)?;
+        let at = self.web.registries.get(place).ok_or(Failure::NotShown)?;
+        Ok((at, bare_digest(&self.image).ok_or(Failure::Input(NOT_A_DIGEST))?))
+    }
+
+    /// The address of the page of a digest in a repository of this registry.
+    pub(super) fn page_in(&self, at: &WebRegistry, name: &RepositoryName, digest: &Digest) -> String {
+        let asked = Asked { at, place: 0, name: name.clone(), target: TagOrDigest::Digest(digest.clone()) };
+        asked.page("/image", &asked.target, &[])
     }
 
     fn asked(&self, place: usize, name: RepositoryName, target: TagOrDigest) -> Result<Asked<'_>, Failure> {
@@ -129,7 +164,7 @@ impl Site<'_> {
             1 => ("The registry".to_owned(), *works),
             _ => (format!("The registry {name}"), *works),
         }));
-        Shown::page(&HealthPage { parts: &parts })
+        Shown::page(&HealthPage { parts: &parts, replicas: health.replicas })
     }
 }
 
@@ -165,8 +200,14 @@ impl Asked<'_> {
 
 const NOT_A_DIGEST: &str = "This is not a digest: write sha256: and 64 digits from 0 to 9 and a to f, or sha512: and \
      128 of them.";
+const WHICH_REGISTRY: &str = "Of a digest alone, choose the registry in which it is.";
 const NOT_A_NAME: &str = "Write an image as repository:tag or repository@digest, without the registry's \
      host: library/alpine:3.20.";
+
+/// A digest without a repository, with an `@` before it or not.
+fn bare_digest(text: &str) -> Option<Digest> {
+    text.strip_prefix('@').unwrap_or(text).parse().ok()
+}
 
 /// `name[:tag][@digest]`; without either, the tag `latest`. A digest counts before a tag.
 fn parse_image(text: &str) -> Result<(RepositoryName, TagOrDigest), Failure> {

@@ -454,6 +454,45 @@ async fn an_upstream_is_chosen_by_name_or_as_clients_do_and_not_past_its_host() 
 }
 
 #[tokio::test]
+async fn a_digest_alone_finds_the_repositories_that_the_visitor_may_read() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::before(&registry, directory.path()).with_web().launch().await;
+    let (client, web, visitor) = (refshim.client(), refshim.web(), refshim.visitor());
+    let image = client.image("team/app", "image").await;
+    client.push("team/app", &image).await;
+    for name in ["team/app", "copies/app", "other"] {
+        client.image(name, "image").await;
+        client.push(name, &image).await;
+        let signed = signature(&image, &image, "application/vnd.cncf.notary.signature", name);
+        if name != "other" {
+            client.push(name, &signed).await;
+        }
+    }
+    for asked in [image.digest.clone(), format!("@{}", image.digest)] {
+        let led = web.get(&format!("/image?image={asked}")).await;
+        assert_eq!(led.status, StatusCode::SEE_OTHER, "{led:?}");
+        assert!(led.header("location").starts_with("/registry/default/digest?image=sha256%3A"), "{led:?}");
+        let led = visitor.get(&format!("/image?image={asked}")).await;
+        assert!(led.header("location").starts_with("/registry/default/digest?image=sha256%3A"), "{led:?}");
+    }
+    let shown = page(&visitor.get(&format!("/digest?image={}", image.digest)).await);
+    assert!(shown.contains("<code>team/app</code>") && shown.contains("<code>copies/app</code>"), "{shown}");
+    assert!(!shown.contains("<code>other</code>") && !shown.contains("nobodys"), "{shown}");
+    let page_of = format!("/registry/default/image?image=team%2Fapp%40{}", image.digest.replace(':', "%3A"));
+    assert!(shown.contains(&page_of), "{shown}");
+    // One that the registry does not have any more says nothing.
+    assert_eq!(client.delete(&format!("/v2/copies/app/manifests/{}", image.digest)).await.status, 202);
+    let shown = page(&visitor.get(&format!("/digest?image={}", image.digest)).await);
+    assert!(!shown.contains("copies/app"), "{shown}");
+    for (digest, status) in [(digest_of(b"nobody's"), 404), ("team/app:v1".to_owned(), 400)] {
+        let failed = visitor.get(&format!("/digest?image={digest}")).await;
+        text(&failed);
+        assert_eq!(failed.status.as_u16(), status, "{failed:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_page_speaks_tls_where_clients_do() {
     let (authority, registry) = (Authority::new(), Registry::start());
     let identity = authority.server("refshim", &["127.0.0.1"]);

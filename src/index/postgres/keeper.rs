@@ -292,7 +292,7 @@ impl Keeper {
 impl Postgres {
     /// Looks at the database until the index is closed.
     pub(super) async fn keep(&self) {
-        let mut pause = LOOK_AGAIN;
+        let (mut pause, mut said_present) = (LOOK_AGAIN, None);
         loop {
             if self.keeper.health() == Health::Closed {
                 return;
@@ -302,6 +302,7 @@ impl Postgres {
                     self.keeper.up();
                     self.share.restore();
                     pause = LOOK_AGAIN;
+                    said_present = self.say_present(said_present).await;
                     // Woken when there is something to do, or to look at.
                     timeout(LOOK, self.keeper.look.notified()).await.ok();
                     self.work_off().await;
