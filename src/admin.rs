@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use http::header::CONTENT_TYPE;
+use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::{Mutex, watch};
@@ -120,7 +120,7 @@ impl Admin {
             return answer.unwrap_or_else(unknown);
         }
         if *request.method() != Method::GET && *request.method() != Method::HEAD {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned());
+            return not_allowed("GET, HEAD");
         }
         match request.uri().path() {
             "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
@@ -249,6 +249,13 @@ impl Admin {
             IndexState::Closed => Err("closed".to_owned()),
         }
     }
+}
+
+/// The answer to another method than these (RFC 9110, section 15.5.6: with `Allow`).
+fn not_allowed(allowed: &'static str) -> Response<Body> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("only {allowed}\n"));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
 }
 
 fn text(status: StatusCode, body: String) -> Response<Body> {

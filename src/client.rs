@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use access::UpstreamAccess;
 pub use admin::AdminClient;
-pub use artifact::{Artifact, Field, FileToAttach, referring_copy};
+pub use artifact::{Artifact, FileToAttach, referring_copy};
 pub use blob::{BlobStream, write_file};
 pub use copy::{CopiedTag, Copy, CopyTags, FailedTag, Report, TagsReport};
 pub use credentials::Credential;

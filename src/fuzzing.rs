@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 
 use crate::config::{CommandLine, Config};
 use crate::http::body::Body;
-use crate::http::route::Route;
+use crate::http::route::{ListPath, Route};
 use crate::index::Order;
 use crate::oci::{
     Algorithm, Descriptor, Digest, LinkKind, RepositoryName, Tag, TagOrDigest, TagScheme, links_of,
@@ -23,6 +23,7 @@ use crate::queries::references::query::ReferencesQuery;
 use crate::queries::referrers;
 use crate::telemetry::Metrics;
 
+pub use crate::attach::fuzzing::{attach_query, attached_files};
 pub use crate::config::fuzzing::configuration;
 pub use crate::index::fuzzing::{delta, records, sorted};
 
@@ -41,9 +42,18 @@ pub fn route(bytes: &[u8]) {
     let Some(method) = METHODS.get(choice % METHODS.len()) else { return };
     let route = Route::parse(method, path);
     let canonical = match &route {
-        Route::References { repository, manifest } => {
+        Route::References { repository, manifest, path: ListPath::Manifests }
+        | Route::Attach { repository, manifest } => {
             Some(format!("/v2/{repository}/manifests/{manifest}/references"))
         }
+        Route::References { repository, manifest, path: ListPath::Extension } => {
+            Some(format!("/v2/{repository}/_refshim/references/{manifest}"))
+        }
+        Route::Reference { repository, manifest, referrer }
+        | Route::Detach { repository, manifest, referrer } => {
+            Some(format!("/v2/{repository}/manifests/{manifest}/references/{referrer}"))
+        }
+        Route::Extensions => Some("/v2/_oci/ext/discover".to_owned()),
         Route::Referrers { repository, subject } => Some(format!("/v2/{repository}/referrers/{subject}")),
         Route::GetManifest { repository, manifest }
         | Route::PutManifest { repository, manifest }
@@ -52,7 +62,7 @@ pub fn route(bytes: &[u8]) {
         }
         Route::HeadManifest { repository, digest } => Some(format!("/v2/{repository}/manifests/{digest}")),
         // The last two are no results of parsing.
-        Route::QueryMethod(_)
+        Route::QueryMethod(..)
         | Route::QueryPath(..)
         | Route::Pass(_)
         | Route::WatchPut { .. }
@@ -71,7 +81,7 @@ pub fn route(bytes: &[u8]) {
         && name.parse::<RepositoryName>().is_ok()
         && manifest.parse::<TagOrDigest>().is_ok()
     {
-        assert!(!is_query && !matches!(route, Route::QueryMethod(_) | Route::QueryPath(..)));
+        assert!(!is_query && !matches!(route, Route::QueryMethod(..) | Route::QueryPath(..)));
     }
 }
 
@@ -165,10 +175,11 @@ pub fn query(bytes: &[u8]) {
             QueryScope::Repository => None,
         };
         let next = Next { after: Some(after), beyond };
-        let target = query.next(&name, &subject, next);
-        let parameters = parameters(&target, &format!("/v2/a/b/manifests/{subject}/references"));
+        let path = format!("/v2/a/b/manifests/{subject}/references");
+        let target = query.next(path.clone(), next);
+        let parameters = parameters(&target, &path);
         let again = ReferencesQuery::parse(&parameters).expect("its own form");
-        assert_eq!(again.next(&name, &subject, next), target);
+        assert_eq!(again.next(path, next), target);
         assert_eq!(again.filters_applied(), query.filters_applied());
         let here = |query: &ReferencesQuery| {
             (query.wanted("").count, query.wanted("").inline, query.wanted("").scope)

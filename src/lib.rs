@@ -14,6 +14,8 @@
 //! - **A query** is answered by [`queries`]. First [`registry`] has the upstream show that this caller may read the
 //!   repository, and merges into the index what the registry itself lists (its own API, the referrers tag). Then a
 //!   page of the index is read, and what is pending on it is asked for.
+//! - **An attachment**, the POST of any body to a manifest's references, becomes an artifact that [`attach`] pushes on
+//!   behalf of the client.
 //!
 //! A visitor of the web page comes in by a listener of its own. [`web`] asks [`registry`] and [`queries`] what a query
 //! would ask, with the visitor's credentials, and makes HTML of it.
@@ -47,6 +49,7 @@
 //! | [`compare`] | what refshim knows, beside what the registry lists by itself |
 //! | [`jobs`] | what goes through a whole registry, by a command or a serving refshim |
 //! | [`queries`] | `references` and `referrers`, in one repository or across repositories |
+//! | [`attach`] | attaching with one request, and single references |
 //! | [`web`] | the web page: what is attached to an image, for people |
 //! | [`admin`] | health, readiness, metrics |
 //! | [`server`] | listeners, connections, the layers, the end; loads the configuration again |
@@ -92,6 +95,7 @@
 //!   earlier when another client needs its place; what a client leaves undone ends after its time-out.
 
 pub mod admin;
+pub mod attach;
 pub mod backfill;
 pub mod cli;
 pub mod client;

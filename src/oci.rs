@@ -5,6 +5,7 @@
 //! rely on a [`RepositoryName`], [`Tag`] or [`Digest`] being well formed, and build paths of them without escaping.
 
 mod annotation_filter;
+pub mod artifact;
 mod artifact_kind;
 mod descriptor;
 mod digest;
@@ -19,7 +20,7 @@ mod visible;
 pub use annotation_filter::{AnnotationFilter, InvalidAnnotationFilter};
 pub use artifact_kind::{ArtifactKind, is_image_config, predicate_of};
 pub use descriptor::Descriptor;
-pub use digest::{Algorithm, Digest, InvalidDigest};
+pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
 pub use error_code::{ErrorBody, ErrorCode};
 pub use image_index::{ImageIndex, ListEntry, ReferrersList, image_index_of};
 pub use link_kind::{LinkKind, LinkKinds, UnknownLinkKind};

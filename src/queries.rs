@@ -6,6 +6,7 @@
 //! small count: 4 MiB is the most that clients read, and go-containerregistry, containerd and rust-oci-client do not
 //! follow `Link`. Entries are in the order of pushes, oldest first: one client takes the last as the newest.
 
+pub mod extensions;
 pub mod pages;
 pub mod references;
 pub mod referrers;

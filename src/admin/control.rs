@@ -10,7 +10,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{own_machine, text};
+use super::{not_allowed, own_machine, text};
 use crate::config::LogConfig;
 use crate::http::body::Body;
 use crate::telemetry::LogFilter;
@@ -46,7 +46,8 @@ impl Control {
                 Ok(filter) => (StatusCode::OK, filter),
                 Err(why) => (StatusCode::UNPROCESSABLE_ENTITY, why),
             },
-            _ => (StatusCode::METHOD_NOT_ALLOWED, "POST /reload, or GET or PUT /log-filter".to_owned()),
+            (_, "/reload") => return not_allowed("POST"),
+            _ => return not_allowed("GET, PUT"),
         };
         text(status, format!("{told}\n"))
     }

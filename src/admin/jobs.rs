@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{own_machine, text};
+use super::{not_allowed, own_machine, text};
 use crate::http::body::Body;
 use crate::index::Index;
 use crate::jobs::{Desk, JobSpec, Refused, coverage};
@@ -47,10 +47,8 @@ impl Jobs {
                 Ok(spec) => answered(self.desk.begin(spec)),
                 Err(why) => text(StatusCode::BAD_REQUEST, format!("{why}\n")),
             },
-            _ => text(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "GET /coverage, or GET, POST or DELETE /jobs\n".to_owned(),
-            ),
+            (_, "/coverage") => not_allowed("GET"),
+            _ => not_allowed("GET, POST, DELETE"),
         }
     }
 

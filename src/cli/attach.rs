@@ -7,7 +7,8 @@ use clap::{Args, ValueEnum};
 use super::connection::Connection;
 use super::output::{print, print_json};
 use super::tagging::Tagging;
-use crate::client::{Artifact, Error, ErrorKind, Field, FileToAttach, ImageName, Platform, Result};
+use crate::client::{Artifact, Error, ErrorKind, FileToAttach, ImageName, Platform, Result};
+use crate::oci::artifact::SubjectMember;
 use crate::oci::{Tag, TagOrDigest};
 
 /// Attaches files to an image: pushes them as an artifact that says what it is about. Prints its digest.
@@ -49,7 +50,7 @@ enum FieldName {
     Both,
 }
 
-impl From<FieldName> for Field {
+impl From<FieldName> for SubjectMember {
     fn from(name: FieldName) -> Self {
         match name {
             FieldName::Reference => Self::Reference,
@@ -81,7 +82,7 @@ impl Attach {
             subject: subject.as_subject(),
             artifact_type: self.artifact_type,
             annotations: BTreeMap::from_iter(self.annotation),
-            field: self.field.into(),
+            member: self.field.into(),
         };
         let progress = self.connection.progress();
         let tag = self.tag.map(TagOrDigest::Tag);

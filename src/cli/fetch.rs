@@ -12,8 +12,8 @@ use crate::client::{
     Error, ErrorKind, ImageName, Manifest, Part, Platform, Referrers, Result, Wanted, write_file,
 };
 use crate::oci::Digest;
+use crate::oci::artifact::TITLE;
 
-const TITLE: &str = "org.opencontainers.image.title";
 /// How many digits of a digest are appended to tell two files of the same name apart.
 const DISTINCT: usize = 12;
 

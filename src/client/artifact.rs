@@ -8,18 +8,15 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use indexmap::IndexMap;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
 use tokio::io::AsyncWriteExt as _;
 
-use super::blob::{Hasher, read, unchanged};
-use super::manifest::CREATED;
+use super::blob::{read, unchanged};
 use super::{BlobStream, Error, Manifest, Part, Progress, Repository, Result};
-use crate::oci::{Algorithm, Descriptor, Digest, TagOrDigest, media_type};
+use crate::oci::artifact::{
+    CREATED, EMPTY_CONFIG, SubjectMember, TITLE, artifact_manifest, created_now, empty_config,
+};
+use crate::oci::{Algorithm, Descriptor, Digest, Hasher, TagOrDigest, media_type};
 
-const TITLE: &str = "org.opencontainers.image.title";
-/// The config of an artifact that has none (image-spec, `manifest.md`, "Guidance for an Empty Descriptor").
-const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
-const EMPTY: &[u8] = b"{}";
 const UNKNOWN_TYPE: &str = "application/octet-stream";
 const STANDARD_INPUT: &str = "-";
 
@@ -28,17 +25,6 @@ const STANDARD_INPUT: &str = "-";
 pub struct FileToAttach {
     path: PathBuf,
     media_type: String,
-}
-
-/// The member by which an artifact refers to its subject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Field {
-    /// `reference` of the 2021 proposal.
-    Reference,
-    /// `subject` of OCI 1.1.
-    Subject,
-    /// Both, for old clients and new ones.
-    Both,
 }
 
 /// An artifact about an image.
@@ -51,7 +37,7 @@ pub struct Artifact {
     /// The annotations of its manifest.
     pub annotations: BTreeMap<String, String>,
     /// The member by which it refers to its subject.
-    pub field: Field,
+    pub member: SubjectMember,
 }
 
 impl FromStr for FileToAttach {
@@ -61,21 +47,13 @@ impl FromStr for FileToAttach {
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
         let whole = Self { path: text.into(), media_type: UNKNOWN_TYPE.to_owned() };
         match text.rsplit_once(':') {
-            Some((path, media_type)) if is_media_type(media_type) && !Path::new(text).exists() => {
+            Some((path, media_type)) if media_type::is_valid(media_type) && !Path::new(text).exists() => {
                 Ok(Self { path: path.into(), media_type: media_type.to_owned() })
             }
             Some(_) | None if text.is_empty() => Err("a file is FILE or FILE:media/type"),
             Some(_) | None => Ok(whole),
         }
     }
-}
-
-fn is_media_type(text: &str) -> bool {
-    let is_word = |word: &str| {
-        !word.is_empty()
-            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&byte))
-    };
-    text.split_once('/').is_some_and(|(kind, subtype)| is_word(kind) && is_word(subtype))
 }
 
 impl Artifact {
@@ -91,48 +69,25 @@ impl Artifact {
         for file in files {
             layers.push(file.push(to, progress).await?);
         }
-        let config = part(EMPTY_TYPE, Digest::of(Algorithm::Sha256, EMPTY), EMPTY.len() as u64);
         let empty = || async {
-            Ok(Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(EMPTY))])) as BlobStream)
+            Ok(Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(EMPTY_CONFIG))])) as BlobStream)
         };
         // Registries refuse a manifest whose config they do not have, even this one.
-        to.put_blob(&config, empty, progress).await?;
-        let manifest = self.manifest(&config, &layers)?;
+        to.put_blob(&empty_config().into(), empty, progress).await?;
+        let manifest = self.manifest(&layers)?;
         to.put_manifest(&target(&manifest.digest), &manifest).await?;
         // Last: a list must not name what is not there.
         to.ensure_listed(std::slice::from_ref(&manifest)).await?;
         Ok(manifest)
     }
 
-    fn manifest(&self, config: &Part, layers: &[Part]) -> Result<Manifest> {
+    fn manifest(&self, layers: &[Part]) -> Result<Manifest> {
         let mut annotations = self.annotations.clone();
-        annotations.entry(CREATED.to_owned()).or_insert_with(|| now().to_string());
-        let mut manifest = Map::from_iter([
-            ("schemaVersion".to_owned(), json!(2)),
-            ("mediaType".to_owned(), json!(media_type::IMAGE_MANIFEST)),
-            ("artifactType".to_owned(), json!(self.artifact_type)),
-            ("config".to_owned(), json!(config)),
-            ("layers".to_owned(), json!(layers)),
-            ("annotations".to_owned(), json!(annotations)),
-        ]);
-        let (reference, subject) = match self.field {
-            Field::Reference => (true, false),
-            Field::Subject => (false, true),
-            Field::Both => (true, true),
-        };
-        let members = [("reference", reference), ("subject", subject)];
-        for (member, _) in members.into_iter().filter(|(_, wanted)| *wanted) {
-            manifest.insert(member.to_owned(), json!(self.subject));
-        }
-        let manifest = Value::Object(manifest);
-        Manifest::new(Bytes::from(manifest.to_string()), Some(media_type::IMAGE_MANIFEST))
+        annotations.entry(CREATED.to_owned()).or_insert_with(created_now);
+        let about = (&self.subject, self.member);
+        let bytes = artifact_manifest(&self.artifact_type, layers, &annotations, about);
+        Manifest::new(Bytes::from(bytes), Some(media_type::IMAGE_MANIFEST))
     }
-}
-
-/// The current time, to the second.
-fn now() -> jiff::Timestamp {
-    let now = jiff::Timestamp::now();
-    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
 impl FileToAttach {

@@ -6,48 +6,18 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use sha2::{Digest as _, Sha256, Sha512};
 use tokio::io::{AsyncRead, AsyncWriteExt as _};
 use tokio_util::io::ReaderStream;
 
 use super::manifest::mismatch;
 use super::{Error, Part, Result};
-use crate::oci::{Algorithm, Digest};
+use crate::oci::{Digest, Hasher};
 
 /// The content of a blob, in chunks.
 pub type BlobStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 
 /// How much of a file is read at once, in bytes.
 const READ_SIZE: usize = 256 << 10;
-
-/// Computes a digest chunk by chunk.
-pub(super) enum Hasher {
-    Sha256(Sha256),
-    Sha512(Box<Sha512>),
-}
-
-impl Hasher {
-    pub(super) fn new(algorithm: Algorithm) -> Self {
-        match algorithm {
-            Algorithm::Sha256 => Self::Sha256(Sha256::new()),
-            Algorithm::Sha512 => Self::Sha512(Box::new(Sha512::new())),
-        }
-    }
-
-    pub(super) fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Sha256(hasher) => hasher.update(bytes),
-            Self::Sha512(hasher) => hasher.update(bytes),
-        }
-    }
-
-    pub(super) fn finish(self) -> Digest {
-        match self {
-            Self::Sha256(hasher) => Digest::Sha256(hasher.finalize().into()),
-            Self::Sha512(hasher) => Digest::Sha512(hasher.finalize().into()),
-        }
-    }
-}
 
 /// The same content, but with an error in place of the last chunk if size or digest are not the descriptor's.
 /// In place of it and not after it: a receiver that knows the size may not ask for more, and would have it

@@ -8,10 +8,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Error, ErrorKind, Result};
+use crate::oci::artifact::CREATED;
 use crate::oci::{Algorithm, Descriptor, Digest, ManifestLinks, Tag, is_image_config, links_of, media_type};
-
-/// The annotation for the time of creation (image-spec, `annotations.md`).
-pub(super) const CREATED: &str = "org.opencontainers.image.created";
 
 const IMAGE: &str = "image";
 const INDEX: &str = "index";

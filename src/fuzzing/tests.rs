@@ -142,6 +142,58 @@ const HEAD: &[&str] = &[
     "?",
 ];
 
+const ATTACHED: &[&str] = &[
+    "artifactType=",
+    "a/b",
+    "application/spdx+json",
+    "&",
+    "&",
+    "&",
+    "annotation=",
+    "k=",
+    "v",
+    "%3D",
+    "=",
+    "title=",
+    "x",
+    "..",
+    "/",
+    "%2F",
+    "%5C",
+    "%00",
+    "digest=",
+    DIGEST,
+    "+",
+    " ",
+    "%ff",
+    "é",
+];
+
+const FORM: &[&str] = &[
+    "--b0",
+    "--b0\r\n",
+    "--b0--",
+    "\r\n",
+    "\r\n",
+    "\r\n\r\n",
+    "--",
+    "Content-Disposition: form-data",
+    "; name=\"f\"",
+    "; filename=\"a.json\"",
+    "; filename=\"../x\"",
+    "Content-Type: ",
+    "text/plain",
+    ": ",
+    "x",
+    "{}",
+    "\n",
+    "\r",
+    "b0",
+    "Content-Disposition: form-data; name=\"f\"; filename=\"a\"\r\n\r\n",
+    "--bb",
+    "bbbbbbbbbbbb",
+];
+
 const CONFIGURATION: &[&str] = &[
     "upstream",
     "url",
@@ -293,6 +345,16 @@ proptest! {
     #[test]
     fn the_next_page_asks_the_same_whatever_is_asked(bytes in words(QUERY)) {
         query(&bytes);
+    }
+
+    #[test]
+    fn what_is_attached_is_said_in_any_order(bytes in words(ATTACHED)) {
+        attach_query(&bytes);
+    }
+
+    #[test]
+    fn a_form_gives_the_files_that_it_was_made_of(bytes in prop_oneof![words(FORM), vec(any::<u8>(), 0..300)]) {
+        attached_files(&bytes);
     }
 
     #[test]

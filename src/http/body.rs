@@ -22,7 +22,7 @@ mod streamed;
 pub use held::{Held, PushLimits};
 pub use outlet::{Backlog, Outlet, limit_stall};
 pub use pauses::Progress;
-pub use received::{Carrier, Received};
+pub use received::{Carrier, Feed, Received, Unread};
 pub use sent::Sent;
 
 use std::pin::Pin;
@@ -63,6 +63,8 @@ enum BodySource {
 enum Sender {
     Client,
     Upstream,
+    /// Another part of refshim.
+    Refshim,
 }
 
 /// Why a body ended early.
@@ -74,6 +76,9 @@ pub enum BodyError {
     /// The idle time-out expired.
     #[error("no byte of the body came for {0:?}")]
     Idle(Duration),
+    /// Whoever made the body gave it up.
+    #[error("the body was given up")]
+    Abandoned,
     /// A manifest took longer than `timeouts.manifest`.
     #[error("the manifest did not come whole within {0:?} (timeouts.manifest)")]
     Slow(Duration),
@@ -115,6 +120,13 @@ impl Body {
         } else {
             Self::streamed(None, received, idle, Sender::Upstream, None)
         }
+    }
+
+    /// A body that is made by the feed, with `idle` as time-out.
+    #[must_use]
+    pub fn fed(idle: Duration) -> (Feed, Self) {
+        let (feed, received) = Received::fed();
+        (feed, Self::streamed(None, received, idle, Sender::Refshim, None))
     }
 
     fn streamed(
@@ -172,6 +184,13 @@ impl Body {
     pub fn hold(&mut self, guard: impl Send + 'static) {
         if let BodySource::Whole(Some(bytes)) = &mut self.source {
             *bytes = held::kept_with(bytes.clone(), guard);
+        }
+    }
+
+    /// Drops it, without reading the rest of a client's body as a drop otherwise does.
+    pub fn leave_unread(mut self) {
+        if let BodySource::Streamed(streamed) = &mut self.source {
+            streamed.received = None;
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod mode;
 mod path;
+mod references;
 
 use http::Method;
 use percent_encoding::percent_decode_str;
@@ -10,20 +11,30 @@ use percent_encoding::percent_decode_str;
 use crate::oci::{Digest, InvalidDigest, InvalidName, InvalidTag, RepositoryName, TagOrDigest};
 
 pub use path::{
-    API, begins_upload, behind, has_dot_segment, is_api, manifest_path, references_path, referrers_path,
+    API, begins_upload, behind, blob_path, has_dot_segment, is_api, manifest_path, references_path,
+    referrers_path,
 };
+pub use references::{EXTENSION, ListPath};
 
 /// What a request asks for, as far as refshim handles it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Route {
     /// `GET|HEAD /v2/<name>/manifests/<ref>/references`
-    References { repository: RepositoryName, manifest: TagOrDigest },
+    References { repository: RepositoryName, manifest: TagOrDigest, path: ListPath },
+    /// `POST /v2/<name>/manifests/<ref>/references`
+    Attach { repository: RepositoryName, manifest: TagOrDigest },
+    /// `GET|HEAD /v2/<name>/manifests/<ref>/references/<digest>`
+    Reference { repository: RepositoryName, manifest: TagOrDigest, referrer: Digest },
+    /// `DELETE /v2/<name>/manifests/<ref>/references/<digest>`
+    Detach { repository: RepositoryName, manifest: TagOrDigest, referrer: Digest },
+    /// `GET|HEAD /v2/_oci/ext/discover`
+    Extensions,
     /// `GET|HEAD /v2/<name>/referrers/<digest>`
     Referrers { repository: RepositoryName, subject: Digest },
-    /// The path of a query with a method other than GET and HEAD, answered with 405. OPTIONS is passed on, as on all
+    /// The path of a query with another method than these, answered with 405. OPTIONS is passed on, as on all
     /// paths: it is the CORS preflight of browsers (Fetch, section 4.8), and the registry decides it
     /// (docker-registry-ui #104).
-    QueryMethod(RouteClass),
+    QueryMethod(RouteClass, &'static str),
     /// The path of a query with a malformed name, tag or digest.
     QueryPath(RouteClass, MalformedPath),
     /// `GET /v2/<name>/manifests/<ref>`
@@ -101,6 +112,9 @@ impl Route {
                 Some(name) if is_clean(rest) => Self::references(method, name, manifest),
                 Some(_) | None => Self::Pass(RouteClass::Other),
             },
+            (Some(subject), Some("references"), Some(before)) if is_clean(rest) => {
+                Self::below_references(method, before, subject)
+            }
             (Some("uploads"), Some("blobs"), Some(_)) | (Some(_), Some("uploads"), Some(_)) => {
                 Self::Pass(RouteClass::Uploads)
             }
@@ -110,6 +124,11 @@ impl Route {
                 Self::referrers(method, name, digest)
             }
             (Some(""), None, None) => Self::Pass(RouteClass::Base),
+            (Some("discover"), Some("ext"), Some("_oci"))
+                if matches!(*method, Method::GET | Method::HEAD) =>
+            {
+                Self::Extensions
+            }
             (Some("_catalog"), None, None) => Self::Pass(RouteClass::Catalog),
             _ => Self::Pass(RouteClass::Other),
         }
@@ -119,7 +138,10 @@ impl Route {
     #[must_use]
     pub fn class(&self) -> RouteClass {
         match self {
-            Self::References { .. } => RouteClass::References,
+            Self::References { .. } | Self::Attach { .. } | Self::Reference { .. } | Self::Detach { .. } => {
+                RouteClass::References
+            }
+            Self::Extensions => RouteClass::Other,
             Self::Referrers { .. } => RouteClass::Referrers,
             Self::GetManifest { .. }
             | Self::HeadManifest { .. }
@@ -127,7 +149,7 @@ impl Route {
             | Self::DeleteManifest { .. }
             | Self::WatchPut { .. }
             | Self::PassWrite { .. } => RouteClass::Manifests,
-            Self::QueryMethod(class) | Self::QueryPath(class, _) | Self::Pass(class) => *class,
+            Self::QueryMethod(class, _) | Self::QueryPath(class, _) | Self::Pass(class) => *class,
         }
     }
 
@@ -136,6 +158,9 @@ impl Route {
     pub fn repository(&self) -> Option<&RepositoryName> {
         match self {
             Self::References { repository, .. }
+            | Self::Attach { repository, .. }
+            | Self::Reference { repository, .. }
+            | Self::Detach { repository, .. }
             | Self::Referrers { repository, .. }
             | Self::GetManifest { repository, .. }
             | Self::HeadManifest { repository, .. }
@@ -143,7 +168,7 @@ impl Route {
             | Self::DeleteManifest { repository, .. }
             | Self::WatchPut { repository, .. }
             | Self::PassWrite { repository } => Some(repository),
-            Self::QueryMethod(_) | Self::QueryPath(..) | Self::Pass(_) => None,
+            Self::Extensions | Self::QueryMethod(..) | Self::QueryPath(..) | Self::Pass(_) => None,
         }
     }
 
@@ -160,12 +185,24 @@ impl Route {
         }
     }
 
+    /// What is below a list of references: one of them, or the list of refshim's extension.
+    fn below_references(method: &Method, before: &str, subject: &str) -> Self {
+        if let Some(name) = before.strip_suffix(EXTENSION).and_then(|name| name.strip_suffix('/')) {
+            return Self::extension(method, name, subject);
+        }
+        let manifest = before.rsplit_once('/');
+        match manifest.and_then(|(name, manifest)| Some((name.strip_suffix("/manifests")?, manifest))) {
+            Some((name, manifest)) => Self::reference(method, name, manifest, subject),
+            None => Self::Pass(RouteClass::Other),
+        }
+    }
+
     /// The route for a method other than GET and HEAD on the path of a query.
     fn other_method(method: &Method, class: RouteClass) -> Option<Self> {
         match *method {
             Method::GET | Method::HEAD => None,
             Method::OPTIONS => Some(Self::Pass(class)),
-            _ => Some(Self::QueryMethod(class)),
+            _ => Some(Self::QueryMethod(class, references::OF_A_QUERY)),
         }
     }
 
@@ -178,18 +215,6 @@ impl Route {
             (Ok(repository), Ok(subject)) => Self::Referrers { repository, subject },
             (Err(error), _) => Self::QueryPath(class, MalformedPath::Name(error)),
             (Ok(_), Err(error)) => Self::QueryPath(class, MalformedPath::Digest(error)),
-        }
-    }
-
-    fn references(method: &Method, name: &str, manifest: &str) -> Self {
-        let class = RouteClass::References;
-        if let Some(other) = Self::other_method(method, class) {
-            return other;
-        }
-        match (name.parse(), manifest.parse()) {
-            (Ok(repository), Ok(manifest)) => Self::References { repository, manifest },
-            (Err(error), _) => Self::QueryPath(class, MalformedPath::Name(error)),
-            (Ok(_), Err(error)) => Self::QueryPath(class, MalformedPath::Manifest(error)),
         }
     }
 }
@@ -227,7 +252,8 @@ mod tests {
     }
 
     fn references(name: &str, manifest: &str) -> Route {
-        Route::References { repository: name.parse().unwrap(), manifest: manifest.parse().unwrap() }
+        let (repository, manifest) = (name.parse().unwrap(), manifest.parse().unwrap());
+        Route::References { repository, manifest, path: ListPath::Manifests }
     }
 
     #[test]
@@ -258,9 +284,12 @@ mod tests {
 
     #[test]
     fn other_methods_on_a_references_query_are_told_so() {
-        for method in [Method::PUT, Method::POST, Method::DELETE, Method::PATCH] {
-            check(&method, "/v2/a/manifests/latest/references", &Route::QueryMethod(RouteClass::References));
+        for method in [Method::PUT, Method::DELETE, Method::PATCH] {
+            let told = Route::QueryMethod(RouteClass::References, "GET, HEAD, POST");
+            check(&method, "/v2/a/manifests/latest/references", &told);
         }
+        let (repository, manifest) = ("a".parse().unwrap(), "latest".parse().unwrap());
+        check(&Method::POST, "/v2/a/manifests/latest/references", &Route::Attach { repository, manifest });
     }
 
     #[test]
@@ -296,7 +325,7 @@ mod tests {
         check(&Method::GET, &format!("/v2/a/manifests/referrers/{digest}"), &referrers("a/manifests"));
         check(&Method::GET, "/v2/a/manifests/referrers/references", &references("a", "referrers"));
         for method in [Method::PUT, Method::POST, Method::DELETE, Method::PATCH] {
-            check(&method, &format!("/v2/a/referrers/{digest}"), &Route::QueryMethod(class));
+            check(&method, &format!("/v2/a/referrers/{digest}"), &Route::QueryMethod(class, "GET, HEAD"));
         }
         let malformed = |error| Route::QueryPath(class, MalformedPath::Digest(error));
         check(&Method::GET, "/v2/a/referrers/latest", &malformed(InvalidDigest::Form));

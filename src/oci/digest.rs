@@ -96,6 +96,44 @@ impl Digest {
     }
 }
 
+/// Computes a digest chunk by chunk.
+#[derive(Debug)]
+pub struct Hasher(State);
+
+#[derive(Debug)]
+enum State {
+    Sha256(Sha256),
+    Sha512(Box<Sha512>),
+}
+
+impl Hasher {
+    /// Of no content yet.
+    #[must_use]
+    pub fn new(algorithm: Algorithm) -> Self {
+        Self(match algorithm {
+            Algorithm::Sha256 => State::Sha256(Sha256::new()),
+            Algorithm::Sha512 => State::Sha512(Box::new(Sha512::new())),
+        })
+    }
+
+    /// Adds the next chunk.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match &mut self.0 {
+            State::Sha256(hasher) => hasher.update(bytes),
+            State::Sha512(hasher) => hasher.update(bytes),
+        }
+    }
+
+    /// The digest of all of them.
+    #[must_use]
+    pub fn finish(self) -> Digest {
+        match self.0 {
+            State::Sha256(hasher) => Digest::Sha256(hasher.finalize().into()),
+            State::Sha512(hasher) => Digest::Sha512(hasher.finalize().into()),
+        }
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.text(&mut [0; LONGEST_TEXT]))

@@ -1,4 +1,4 @@
-//! The media types of manifests.
+//! Media types, above all those of manifests.
 
 /// OCI image manifest.
 pub const IMAGE_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -55,4 +55,14 @@ pub fn essence(content_type: &str) -> &str {
 pub fn is_among(media_type: &str, wanted: &[String]) -> bool {
     let is_it = |wanted: &str| wanted.eq_ignore_ascii_case(media_type);
     wanted.iter().any(|wanted| is_it(wanted) || (wanted.contains(' ') && is_it(&wanted.replace(' ', "+"))))
+}
+
+/// Whether this can be a media type without parameters (RFC 6838, section 4.2).
+#[must_use]
+pub fn is_valid(text: &str) -> bool {
+    let is_name = |name: &str| {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&byte);
+        (1..=127).contains(&name.len()) && name.bytes().all(is_allowed)
+    };
+    text.split_once('/').is_some_and(|(kind, subtype)| is_name(kind) && is_name(subtype))
 }

@@ -1,6 +1,7 @@
 //! All errors of a request, and the one place that maps each to its status and OCI error body. An upstream's error
 //! answer to a client's own request is not an error here: it is passed on.
 
+mod attachment;
 mod rejection;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::proxy::upstream::UpstreamError;
 use crate::queue::NotQueued;
 use crate::telemetry::{QueryRefused, Stale};
 
+pub use attachment::BadAttachment;
 pub use rejection::Rejection;
 
 /// Why refshim answers a request with an error.
@@ -29,9 +31,12 @@ pub enum Error {
     /// A parameter of a query is malformed.
     #[error(transparent)]
     Query(#[from] BadQuery),
-    /// The method is not allowed for a query.
-    #[error("only GET and HEAD are allowed here")]
-    QueryMethod,
+    /// What is to be attached, or a single reference, is not as it has to be.
+    #[error(transparent)]
+    Attachment(#[from] BadAttachment),
+    /// The method is not allowed here; these are.
+    #[error("only {0} are allowed here")]
+    QueryMethod(&'static str),
     /// The request is ambiguous.
     #[error(transparent)]
     Ambiguous(#[from] Ambiguity),
@@ -127,7 +132,9 @@ impl Error {
     pub fn request_body(error: BodyError) -> Self {
         match error {
             BodyError::Limit(limit) => Self::Limit(limit),
-            BodyError::Broken(_) | BodyError::Idle(_) | BodyError::Slow(_) => Self::RequestBody(error),
+            BodyError::Broken(_) | BodyError::Idle(_) | BodyError::Slow(_) | BodyError::Abandoned => {
+                Self::RequestBody(error)
+            }
         }
     }
 
@@ -144,14 +151,16 @@ impl Error {
             Self::Query(_) | Self::Ambiguous(_) | Self::Upstream(UpstreamError::Target) => {
                 (StatusCode::BAD_REQUEST, ErrorCode::Unsupported)
             }
-            Self::QueryMethod => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
+            Self::QueryMethod(_) => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
+            Self::Attachment(bad) => bad.status_and_code(),
             Self::Method(_) => (StatusCode::NOT_IMPLEMENTED, ErrorCode::Unsupported),
             Self::TagUnknown => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
             Self::RequestBody(BodyError::Idle(_) | BodyError::Slow(_))
             | Self::Upstream(UpstreamError::RequestBodyIdle) => {
                 (StatusCode::REQUEST_TIMEOUT, ErrorCode::SizeInvalid)
             }
-            Self::RequestBody(BodyError::Broken(_)) | Self::Upstream(UpstreamError::RequestBody(_)) => {
+            Self::RequestBody(BodyError::Broken(_) | BodyError::Abandoned)
+            | Self::Upstream(UpstreamError::RequestBody(_)) => {
                 (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid)
             }
             Self::Upstream(
@@ -188,8 +197,8 @@ impl Error {
         }
         let (status, code) = self.status_and_code();
         let mut response = error_response(status, code, &self.to_string());
-        if status == StatusCode::METHOD_NOT_ALLOWED {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        if let Self::QueryMethod(allowed) = self {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
         }
         if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status) {
             response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS);
@@ -242,7 +251,8 @@ impl Error {
             | Self::Undecided(_)
             | Self::Path(_)
             | Self::Query(_)
-            | Self::QueryMethod
+            | Self::QueryMethod(_)
+            | Self::Attachment(_)
             | Self::Ambiguous(_)
             | Self::Method(_)
             | Self::TagUnknown
@@ -279,7 +289,8 @@ impl Error {
             Self::TagUnknown => QueryRefused::Unknown,
             Self::Path(_)
             | Self::Query(_)
-            | Self::QueryMethod
+            | Self::QueryMethod(_)
+            | Self::Attachment(_)
             | Self::Ambiguous(_)
             | Self::Method(_)
             | Self::RequestBody(_) => QueryRefused::Malformed,

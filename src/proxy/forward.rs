@@ -13,6 +13,7 @@ pub use origin::{Clients, Origin, Peer};
 pub use question::question_headers;
 
 use http::header::{CONNECTION, COOKIE, FORWARDED, TE, UPGRADE};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -108,6 +109,22 @@ pub fn lead_back(response: &mut Response<Body>, upstream: &Upstream, origin: &Or
     if let Some(namespace) = &origin.namespace {
         response.headers_mut().insert(OCI_NAMESPACE, namespace.clone());
     }
+}
+
+/// A `Location` leads to another host than the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elsewhere;
+
+/// Path and query of an answer's `Location` at the upstream, if it has one. The upstream may name itself or refshim.
+///
+/// # Errors
+/// It names another host.
+pub fn location(
+    headers: &HeaderMap,
+    upstream: &Upstream,
+    origin: &Origin,
+) -> Result<Option<PathAndQuery>, Elsewhere> {
+    addresses::location(headers, upstream, origin)
 }
 
 /// The upstream's answer as the client gets it.

@@ -9,6 +9,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::http::body::Body;
+use crate::http::route::ListPath;
 use crate::oci::TagOrDigest;
 use crate::proxy::error::Error;
 use crate::queries::pages::{Listed, ReferrerPages, render};
@@ -33,14 +34,15 @@ impl ReferencesHandler {
     pub async fn answer(
         &self,
         visit: Visit,
-        manifest: TagOrDigest,
+        (manifest, path): (TagOrDigest, ListPath),
         request: &Request<Incoming>,
     ) -> Result<(Response<Body>, Listed), Error> {
         let asked = request.uri().query().unwrap_or_default();
         let query = ReferencesQuery::parse(asked)?;
         let (name, caller) = (visit.repository.name.clone(), Arc::clone(&visit.caller));
         let listed = self.pages.page(visit, manifest, &query.wanted(asked)).await?;
-        let next = listed.next.map(|next| caller.with_namespace(query.next(&name, &listed.subject, next)));
+        let next =
+            listed.next.map(|next| caller.with_namespace(query.next(path.of(&name, &listed.subject), next)));
         Ok((render(&listed, query.filters_applied(), next)?, listed.into()))
     }
 }

@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, EXPECT, TRAILER};
+use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
@@ -98,7 +99,7 @@ impl PushRecorder {
         request: Request<Incoming>,
         in_progress: RequestGuard,
     ) -> Result<Response<Body>, Error> {
-        let (mut head, body) = request.into_parts();
+        let (head, body) = request.into_parts();
         let read = self.reader.pushed(body, in_progress.clone()).await;
         let bytes = match read.map_err(Error::request_body)? {
             Held::Whole(bytes) => bytes,
@@ -108,6 +109,18 @@ impl PushRecorder {
                 return Ok(warned(self.send(&repository, &origin, request).await?, Some(&warning)));
             }
         };
+        self.put_whole((repository, manifest), origin, head, bytes, in_progress).await
+    }
+
+    /// The same of a manifest that is in memory, with the head of its request.
+    pub async fn put_whole(
+        &self,
+        (repository, manifest): (Repository, TagOrDigest),
+        origin: Origin,
+        mut head: Parts,
+        bytes: Bytes,
+        in_progress: RequestGuard,
+    ) -> Result<Response<Body>, Error> {
         // The body is here already: the registry is sent a Content-Length, no `100-continue` and no trailers.
         head.headers.remove(EXPECT);
         head.headers.remove(TRAILER);

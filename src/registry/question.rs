@@ -82,6 +82,15 @@ impl Caller {
             Some(namespace) => format!("{target}&{namespace}"),
         }
     }
+
+    /// The same to a target that has no query.
+    #[must_use]
+    pub fn with_namespace_alone(&self, target: String) -> String {
+        match &self.namespace {
+            None => target,
+            Some(namespace) => format!("{target}?{namespace}"),
+        }
+    }
 }
 
 impl Default for Callers {

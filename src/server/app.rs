@@ -288,17 +288,31 @@ impl App {
             Route::PassWrite { repository } => {
                 Box::pin(handlers.pushes.pass(at(repository), origin, request, in_progress)).await
             }
-            Route::References { repository, manifest } => {
+            Route::Attach { repository, manifest } => {
+                let visit = asked.caller_of(handlers.visit(repository, origin, &request));
+                Box::pin(handlers.attacher.attach(visit, manifest, origin, request, in_progress)).await
+            }
+            Route::Reference { repository, manifest, referrer } => {
+                let visit = asked.caller_of(handlers.visit(repository, origin, &request));
+                Box::pin(handlers.attacher.lead(visit, (manifest, referrer), &request)).await
+            }
+            Route::Detach { repository, manifest, referrer } => {
+                let visit = asked.caller_of(handlers.visit(repository, origin, &request));
+                let (one, in_progress) = ((manifest, referrer), in_progress.clone());
+                Box::pin(handlers.attacher.detach(visit, one, origin, request, in_progress)).await
+            }
+            Route::Extensions => Box::pin(handlers.extensions.answer(origin, request)).await,
+            Route::References { repository, manifest, path } => {
                 let visit =
                     asked.visit(handlers, repository, origin, &request, (Queried::References, &manifest));
-                asked.found(Box::pin(handlers.references.answer(visit, manifest, &request)).await)
+                asked.found(Box::pin(handlers.references.answer(visit, (manifest, path), &request)).await)
             }
             Route::Referrers { repository, subject } => {
                 let visit =
                     asked.visit(handlers, repository, origin, &request, (Queried::Referrers, &subject));
                 asked.found(Box::pin(handlers.referrers.answer(visit, subject, &request)).await)
             }
-            Route::QueryMethod(_) => Err(Error::QueryMethod),
+            Route::QueryMethod(_, allowed) => Err(Error::QueryMethod(allowed)),
             Route::QueryPath(_, malformed) => Err(Error::Path(malformed)),
         }
     }

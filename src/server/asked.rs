@@ -43,6 +43,12 @@ impl Asked {
         visit
     }
 
+    /// Notes whose visit it is.
+    pub(super) fn caller_of(&mut self, visit: Visit) -> Visit {
+        self.caller = Some(Arc::clone(&visit.caller));
+        visit
+    }
+
     /// Notes what the query found, and hands the answer on.
     pub(super) fn found(
         &mut self,

@@ -6,6 +6,7 @@ use std::time::Instant;
 use http::{HeaderName, Request, Response};
 use hyper::body::Incoming;
 
+use crate::attach::Attacher;
 use crate::config::Config;
 use crate::http::body::{Body, PushLimits};
 use crate::http::limits::Pushes;
@@ -14,6 +15,7 @@ use crate::oci::RepositoryName;
 use crate::proxy::error::Error;
 use crate::proxy::forward::Origin;
 use crate::proxy::upstream::Upstream;
+use crate::queries::extensions::ExtensionsHandler;
 use crate::queries::pages::ReferrerPages;
 use crate::queries::references::ReferencesHandler;
 use crate::queries::referrers::ReferrersHandler;
@@ -32,11 +34,13 @@ use super::app::Parts;
 pub(super) struct Handlers {
     pub(super) upstream: Arc<Upstream>,
     pub(super) registry: Arc<Registry>,
+    pub(super) attacher: Attacher,
     pub(super) pushes: PushRecorder,
     pub(super) watched: PushWatcher,
     pub(super) pulls: Arc<PullRecorder>,
     pub(super) pages: Arc<ReferrerPages>,
     pub(super) references: ReferencesHandler,
+    pub(super) extensions: ExtensionsHandler,
     pub(super) referrers: ReferrersHandler,
     pub(super) metrics: Arc<Metrics>,
     /// The memory of manifests that are being pushed.
@@ -91,18 +95,21 @@ impl Handlers {
             Some(before) => pages.following(&before.pages),
             None => pages,
         });
+        let pushes = PushRecorder::new(
+            Arc::clone(&registry),
+            Arc::clone(&pulls),
+            index.clone(),
+            reader,
+            unlisted,
+            (tasks.clone(), audit.clone()),
+        );
         Self {
-            pushes: PushRecorder::new(
-                Arc::clone(&registry),
-                Arc::clone(&pulls),
-                index.clone(),
-                reader,
-                unlisted,
-                (tasks.clone(), audit.clone()),
-            ),
+            attacher: Attacher::new(Arc::clone(&registry), pushes.clone(), index.clone(), tasks.clone()),
+            pushes,
             watched,
             pulls,
             references: ReferencesHandler::new(Arc::clone(&pages)),
+            extensions: ExtensionsHandler::new(Arc::clone(upstream)),
             referrers: ReferrersHandler::new(Arc::clone(&pages), &config.referrers),
             pages,
             upstream: Arc::clone(upstream),

@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::client::{Manifest, Part};
+use crate::oci::artifact::CREATED;
 use crate::oci::{ArtifactKind, Descriptor, Digest, LinkKind, LinkKinds, predicate_of};
 
-/// The annotation for the time of creation (image-spec, `annotations.md`).
-const CREATED: &str = "org.opencontainers.image.created";
 /// How many predicates of one manifest are shown.
 const PREDICATES: usize = 4;
 

@@ -18,6 +18,7 @@ use super::visitor::Visitor;
 use crate::client::Manifest;
 use crate::config::UpstreamName;
 use crate::index::Covered;
+use crate::oci::artifact::TITLE;
 use crate::oci::{ArtifactKind, Digest, TagOrDigest};
 
 /// Entries of a page.
@@ -344,7 +345,7 @@ fn put_rows(items: &[Item], level: usize, asked: &Asked<'_>, now: Timestamp, row
 impl File {
     fn of(part: &crate::client::Part) -> Self {
         let descriptor = &part.descriptor;
-        let title = descriptor.annotations.get("org.opencontainers.image.title");
+        let title = descriptor.annotations.get(TITLE);
         Self {
             name: title.map(|title| hostile(title)).unwrap_or_default(),
             media_type: hostile(&descriptor.media_type),

@@ -53,20 +53,20 @@ const SHOWN: &str = "\
 
 /// The status of a write, and whether the owner's list has the link afterwards.
 const CHANGED: &str = "\
-| caller | PUT of a referrer | PUT of a known one to a cosign tag | DELETE of the referrer | DELETE of the subject |
-|---|---|---|---|---|
-| owner | 201 listed | 201 listed | 202 not listed | 202 listed |
-| reader | 401 not listed | 401 not listed | 401 listed | 401 listed |
-| push alone | 401 not listed | 401 not listed | 401 listed | 401 listed |
-| delete alone | 401 not listed | 401 not listed | 202 not listed | 202 listed |
-| another repository | 401 not listed | 401 not listed | 401 listed | 401 listed |
-| a name that begins alike | 401 not listed | 401 not listed | 401 listed | 401 listed |
-| the catalog | 401 not listed | 401 not listed | 401 listed | 401 listed |
-| no right | 401 not listed | 401 not listed | 401 listed | 401 listed |
-| a forged token | 401 not listed | 401 not listed | 401 listed | 401 listed |
-| the owner's password | 401 not listed | 401 not listed | 401 listed | 401 listed |
-| nobody | 401 not listed | 401 not listed | 401 listed | 401 listed |
-| nobody, with a token | 401 not listed | 401 not listed | 401 listed | 401 listed |
+| caller | PUT of a referrer | PUT of a known one to a cosign tag | DELETE of the referrer | DELETE of the subject | attach | detach |
+|---|---|---|---|---|---|---|
+| owner | 201 listed | 201 listed | 202 not listed | 202 listed | 201 listed | 202 not listed |
+| reader | 401 not listed | 401 not listed | 401 listed | 401 listed | 401 not listed | 401 listed |
+| push alone | 401 not listed | 401 not listed | 401 listed | 401 listed | 401 not listed | 401 listed |
+| delete alone | 401 not listed | 401 not listed | 202 not listed | 202 listed | 401 not listed | 401 listed |
+| another repository | 401 not listed | 401 not listed | 401 listed | 401 listed | 401 not listed | 401 listed |
+| a name that begins alike | 401 not listed | 401 not listed | 401 listed | 401 listed | 401 not listed | 401 listed |
+| the catalog | 401 not listed | 401 not listed | 401 listed | 401 listed | 401 not listed | 401 listed |
+| no right | 401 not listed | 401 not listed | 401 listed | 401 listed | 401 not listed | 401 listed |
+| a forged token | 401 not listed | 401 not listed | 401 listed | 401 listed | 401 not listed | 401 listed |
+| the owner's password | 401 not listed | 401 not listed | 401 listed | 401 listed | 401 not listed | 401 listed |
+| nobody | 401 not listed | 401 not listed | 401 listed | 401 listed | 401 not listed | 401 listed |
+| nobody, with a token | 401 not listed | 401 not listed | 401 listed | 401 listed | 401 not listed | 401 listed |
 ";
 
 struct Scene {
@@ -142,14 +142,18 @@ enum Write {
     PutAtTag,
     Delete,
     DeleteSubject,
+    Attach,
+    Detach,
 }
 
 impl Write {
-    const ALL: [(&str, Self); 4] = [
+    const ALL: [(&str, Self); 6] = [
         ("PUT of a referrer", Self::Put),
         ("PUT of a known one to a cosign tag", Self::PutAtTag),
         ("DELETE of the referrer", Self::Delete),
         ("DELETE of the subject", Self::DeleteSubject),
+        ("attach", Self::Attach),
+        ("detach", Self::Detach),
     ];
 }
 
@@ -222,7 +226,7 @@ impl Scene {
         let subject = image.changed(|manifest| manifest["annotations"] = json!({"subject of": cell}));
         let referrer = signature(&subject, image, "application/x", cell);
         self.owner.push("private", &subject).await;
-        if write != Write::Put {
+        if !matches!(write, Write::Put | Write::Attach) {
             self.owner.push("private", &referrer).await;
         }
         let path = |content: &Content| format!("/v2/private/manifests/{}", content.digest);
@@ -236,11 +240,23 @@ impl Scene {
             }
             Write::Delete => caller.delete(&path(&referrer)).await,
             Write::DeleteSubject => caller.delete(&path(&subject)).await,
+            Write::Attach => {
+                let path = format!("{}/references?artifactType=application/x", path(&subject));
+                let request = caller.request(Method::POST, &path).header("content-type", "text/plain");
+                caller.send(request.body(cell.to_owned())).await
+            }
+            Write::Detach => {
+                caller.delete(&format!("{}/references/{}", path(&subject), referrer.digest)).await
+            }
+        };
+        let expected = match write {
+            Write::Attach if answer.status == StatusCode::CREATED => answer.header("docker-content-digest"),
+            _ => &referrer.digest,
         };
         let listed = self.owner.referrers("private", &asked_about, "").await;
         let listed = match &listed[..] {
             [] => "not listed",
-            [one] if *one == referrer.digest => "listed",
+            [one] if one == expected => "listed",
             _ => panic!("{cell}: {listed:?}"),
         };
         format!("{} {listed}", answer.status.as_u16())

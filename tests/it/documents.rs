@@ -140,12 +140,14 @@ fn alike(text: &str) -> String {
 #[tokio::test]
 async fn what_the_readme_shows_by_hand_works_on_any_port() {
     let quickstart = Quickstart::start().await;
-    let [signing, copying] = &session(README, "Sixty seconds by hand", "sh")[..] else {
-        panic!("two sessions")
+    let [signing, attaching, copying] = &session(README, "Sixty seconds by hand", "sh")[..] else {
+        panic!("three sessions")
     };
 
     let said = quickstart.run(signing);
     assert!(said.contains("Signature Verified Successfully"), "{said}");
+    let said = quickstart.run(attaching);
+    assert_eq!(said.matches(r#""artifactType":"application/vnd.example.scan""#).count(), 2, "{said}");
     let said = quickstart.run(copying);
     assert!(said.contains("application/vnd.example.ed25519"), "{said}");
     assert!(said.contains("application/vnd.example.signature"), "{said}");
@@ -161,8 +163,9 @@ async fn the_tree_of_the_readme_is_the_one_that_the_quickstart_draws() {
 #[tokio::test]
 async fn what_the_api_reference_shows_is_what_is_answered() {
     let quickstart = Quickstart::start().await;
-    let [answers] = &blocks(&read(API), "console")[..] else { panic!("one block") };
+    let [answers, attaching] = &blocks(&read(API), "console")[..] else { panic!("two blocks") };
     quickstart.prints(answers);
+    quickstart.prints(attaching);
 }
 
 #[tokio::test]

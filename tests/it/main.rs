@@ -14,6 +14,7 @@ mod access;
 mod access_log;
 mod access_matrix;
 mod across_repositories;
+mod attach;
 mod audit;
 mod bad_moments;
 mod broken_bodies;

@@ -77,7 +77,7 @@ impl Streamed {
             Poll::Ready(Some(Err(error))) => {
                 self.received = None;
                 let pause = Box::pin(tokio::time::sleep(BREAK_PAUSE));
-                self.broken = Some(Broken { error: error.into(), pause });
+                self.broken = Some(Broken { error, pause });
                 self.poll_broken(cx)
             }
             Poll::Ready(Some(Ok(frame))) => {

@@ -30,10 +30,15 @@ impl Route {
     #[must_use]
     pub fn is_query(&self) -> bool {
         match self {
-            Self::References { .. } | Self::Referrers { .. } | Self::QueryMethod(_) | Self::QueryPath(..) => {
-                true
-            }
-            Self::GetManifest { .. }
+            Self::References { .. }
+            | Self::Referrers { .. }
+            | Self::QueryMethod(..)
+            | Self::QueryPath(..) => true,
+            Self::Attach { .. }
+            | Self::Reference { .. }
+            | Self::Detach { .. }
+            | Self::Extensions
+            | Self::GetManifest { .. }
             | Self::HeadManifest { .. }
             | Self::PutManifest { .. }
             | Self::DeleteManifest { .. }
@@ -45,9 +50,14 @@ impl Route {
 
     fn watched(self, class: RouteClass) -> Self {
         match self {
-            Self::References { .. } | Self::Referrers { .. } | Self::QueryMethod(_) | Self::QueryPath(..) => {
-                Self::Pass(class)
-            }
+            Self::References { .. }
+            | Self::Attach { .. }
+            | Self::Reference { .. }
+            | Self::Detach { .. }
+            | Self::Extensions
+            | Self::Referrers { .. }
+            | Self::QueryMethod(..)
+            | Self::QueryPath(..) => Self::Pass(class),
             Self::PutManifest { repository, manifest } => Self::WatchPut { repository, manifest },
             Self::GetManifest { .. }
             | Self::HeadManifest { .. }
@@ -65,8 +75,12 @@ impl Route {
             | Self::WatchPut { repository, .. }
             | Self::PassWrite { repository } => Self::PassWrite { repository },
             Self::References { .. }
+            | Self::Attach { .. }
+            | Self::Reference { .. }
+            | Self::Detach { .. }
+            | Self::Extensions
             | Self::Referrers { .. }
-            | Self::QueryMethod(_)
+            | Self::QueryMethod(..)
             | Self::QueryPath(..)
             | Self::GetManifest { .. }
             | Self::HeadManifest { .. }

@@ -14,6 +14,12 @@ pub fn manifest_path(repository: &RepositoryName, manifest: &impl Display) -> St
     format!("{API}{repository}/manifests/{manifest}")
 }
 
+/// `/v2/<name>/blobs/<digest>`
+#[must_use]
+pub fn blob_path(repository: &RepositoryName, digest: &Digest) -> String {
+    format!("{API}{repository}/blobs/{digest}")
+}
+
 /// `/v2/<name>/manifests/<digest>/references`
 #[must_use]
 pub fn references_path(repository: &RepositoryName, subject: &Digest) -> String {

@@ -5,9 +5,10 @@
 //! stay.
 
 use http::header::{Entry, LINK, LOCATION, WWW_AUTHENTICATE};
-use http::uri::Authority;
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::Elsewhere;
 use super::origin::Origin;
 use crate::http::route::is_api;
 use crate::proxy::upstream::Upstream;
@@ -18,18 +19,30 @@ pub(super) fn lead_back(headers: &mut HeaderMap, upstream: &Upstream, origin: &O
     if !(headers.contains_key(LOCATION) || headers.contains_key(LINK) || rewrites_realm) {
         return;
     }
-    let refshim = origin.external_host().and_then(|host| host.parse::<Authority>().ok());
-    let addresses = Addresses {
-        upstream: upstream.authority(),
-        refshim: refshim.as_ref(),
-        base_path: upstream.base_path(),
-        mark: origin.mark.as_deref().unwrap_or_default(),
-    };
+    let refshim = refshim(origin);
+    let addresses = Addresses::of(upstream, refshim.as_ref(), origin);
     rewrite(headers, &LOCATION, |location| addresses.relative(location));
     rewrite(headers, &LINK, |link| addresses.relative_links(link));
     if rewrites_realm && let Some(base) = origin.base() {
         rewrite(headers, &WWW_AUTHENTICATE, |challenge| addresses.through_refshim(challenge, &base));
     }
+}
+
+/// Path and query of an answer's `Location` at the upstream, if it has one.
+pub(super) fn location(
+    headers: &HeaderMap,
+    upstream: &Upstream,
+    origin: &Origin,
+) -> Result<Option<PathAndQuery>, Elsewhere> {
+    let Some(location) = headers.get(LOCATION) else { return Ok(None) };
+    let refshim = refshim(origin);
+    let addresses = Addresses::of(upstream, refshim.as_ref(), origin);
+    let own = location.to_str().ok().and_then(|location| addresses.own_path(location)?.parse().ok());
+    own.map(Some).ok_or(Elsewhere)
+}
+
+fn refshim(origin: &Origin) -> Option<Authority> {
+    origin.external_host().and_then(|host| host.parse().ok())
 }
 
 fn rewrite(headers: &mut HeaderMap, name: &HeaderName, change: impl Fn(&str) -> Option<String>) {
@@ -55,7 +68,16 @@ struct Addresses<'a> {
     mark: &'a str,
 }
 
-impl Addresses<'_> {
+impl<'a> Addresses<'a> {
+    fn of(upstream: &'a Upstream, refshim: Option<&'a Authority>, origin: &'a Origin) -> Self {
+        Self {
+            upstream: upstream.authority(),
+            refshim,
+            base_path: upstream.base_path(),
+            mark: origin.mark.as_deref().unwrap_or_default(),
+        }
+    }
+
     /// Makes a URI of the upstream or of refshim relative, as a path at refshim; `None` for other URIs.
     fn relative(&self, uri: &str) -> Option<String> {
         self.own_path(uri).map(|path| self.outside(path))

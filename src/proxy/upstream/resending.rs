@@ -77,7 +77,12 @@ pub(super) fn classify(failure: Failure, is_done_by_its_head: bool) -> UpstreamE
     while let Some(cause) = next {
         match cause.downcast_ref::<BodyError>() {
             Some(BodyError::Idle(_)) => return UpstreamError::RequestBodyIdle,
-            Some(broken @ (BodyError::Broken(_) | BodyError::Slow(_) | BodyError::Limit(_))) => {
+            Some(
+                broken @ (BodyError::Broken(_)
+                | BodyError::Slow(_)
+                | BodyError::Abandoned
+                | BodyError::Limit(_)),
+            ) => {
                 return UpstreamError::RequestBody(broken.to_string());
             }
             None => {}

@@ -5,12 +5,8 @@ use std::sync::Arc;
 
 use form_urlencoded::Serializer;
 
-use crate::http::route;
 use crate::index::{InvalidOrder, Order};
-use crate::oci::{
-    AnnotationFilter, Descriptor, Digest, InvalidAnnotationFilter, LinkKind, LinkKinds, RepositoryName,
-    media_type,
-};
+use crate::oci::{AnnotationFilter, Descriptor, InvalidAnnotationFilter, LinkKind, LinkKinds, media_type};
 use crate::proxy::error::BadQuery;
 use crate::queries::pages::{Accepts, Next, PageRequest, QueryScope};
 
@@ -98,9 +94,9 @@ impl ReferencesQuery {
         })
     }
 
-    /// The target of `Link: rel="next"`. It names the digest, not the tag: should the tag move, the pages still belong
-    /// to one list.
-    pub(crate) fn next(&self, repository: &RepositoryName, subject: &Digest, next: Next) -> String {
+    /// The target of `Link: rel="next"`, below the list's path. That names the digest, not the tag: should the tag move,
+    /// the pages still belong to one list.
+    pub(crate) fn next(&self, path: String, next: Next) -> String {
         let mut query = Serializer::new(String::new());
         for kind in self.kinds.iter() {
             query.append_pair("kind", kind.as_str());
@@ -129,7 +125,7 @@ impl ReferencesQuery {
         if let Some(last) = next.after {
             query.append_pair("last", &last.to_string());
         }
-        [&route::references_path(repository, subject), "?", &query.finish()].concat()
+        [&path, "?", &query.finish()].concat()
     }
 
     fn matches(&self, entry: &Descriptor) -> bool {
@@ -172,6 +168,7 @@ fn is_registry(value: &str) -> Result<bool, BadQuery> {
 mod tests {
     use super::*;
     use crate::index::{Entry, Version};
+    use crate::oci::Digest;
     use crate::queries::pages::Beyond;
 
     #[track_caller]
@@ -258,18 +255,18 @@ mod tests {
         let asked = "kind=reference&artifactType=a%2Fb%26c&annotation=k%3Dv%3Dw&annotation=z&inline=true&n=5";
         let query = ReferencesQuery::parse(asked).unwrap();
         let subject = Digest::Sha256([7; 32]);
-        let name = "a/b".parse().unwrap();
         let after = Some(Order(0xabc));
-        let next = query.next(&name, &subject, Next { after, beyond: None });
-        let (path, parameters) = next.split_once('?').unwrap();
-        assert_eq!(path, format!("/v2/a/b/manifests/{subject}/references"));
+        let path = format!("/v2/a/b/manifests/{subject}/references");
+        let next = query.next(path.clone(), Next { after, beyond: None });
+        let (found, parameters) = next.split_once('?').unwrap();
+        assert_eq!(found, path);
         assert_eq!(ReferencesQuery::parse(parameters).unwrap(), ReferencesQuery { after, ..query.clone() });
         assert_eq!(query.filters_applied().as_deref(), Some("artifactType,annotation,kind"));
 
         let query = ReferencesQuery::parse("scope=registry&n=5").unwrap();
         let beyond: Beyond = "0123456789abcdef".repeat(2).parse().unwrap();
         for next in [Next { after, beyond: Some(beyond) }, Next { after: None, beyond: Some(beyond) }] {
-            let target = query.next(&name, &subject, next);
+            let target = query.next(path.clone(), next);
             let (_, parameters) = target.split_once('?').unwrap();
             let scope = QueryScope::Registry(Some(beyond));
             let expected = ReferencesQuery { after: next.after, scope, ..query.clone() };

@@ -1,0 +1,133 @@
+//! `GET /v2/_oci/ext/discover` (distribution-spec, `extensions/_oci.md`): the extensions that the registry names, and
+//! refshim's own.
+
+use std::sync::Arc;
+
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::http::body::Body;
+use crate::http::route::EXTENSION;
+use crate::proxy::error::Error;
+use crate::proxy::forward::{self, Origin, question_headers};
+use crate::proxy::upstream::{Upstream, question};
+
+/// Bytes of the registry's own list that are read.
+const LIST_BYTES: usize = 1 << 20;
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// Answers what extensions there are.
+#[derive(Debug)]
+pub struct ExtensionsHandler {
+    upstream: Arc<Upstream>,
+}
+
+/// The list of extensions.
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct List {
+    #[serde(default)]
+    extensions: Vec<Box<RawValue>>,
+}
+
+/// What an extension is called.
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+#[derive(Serialize)]
+struct Extension<'a> {
+    name: &'a str,
+    description: &'a str,
+    url: &'a str,
+    endpoints: &'a [&'a str],
+}
+
+impl ExtensionsHandler {
+    /// Of this registry.
+    #[must_use]
+    pub fn new(upstream: Arc<Upstream>) -> Self {
+        Self { upstream }
+    }
+
+    /// The list. What the registry refuses this client, or fails to answer, is its answer; where it knows no extensions,
+    /// refshim's are all there are.
+    pub async fn answer(&self, origin: &Origin, request: Request<Incoming>) -> Result<Response<Body>, Error> {
+        let mut asked = question(Method::GET, request.uri().clone());
+        *asked.headers_mut() = question_headers(request.headers(), origin);
+        asked.headers_mut().insert(ACCEPT, JSON);
+        let answer = forward::send(&self.upstream, origin, asked).await?;
+        let list = match answer.status() {
+            StatusCode::OK => {
+                let body = Limited::new(answer.into_body(), LIST_BYTES).collect().await;
+                let body = body.map_err(|_| Error::UpstreamBody)?.to_bytes();
+                // Something else than a list: a page of whatever answers everything with 200.
+                serde_json::from_slice(&body).unwrap_or_default()
+            }
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::BAD_REQUEST => {
+                List::default()
+            }
+            _ => return Ok(answer),
+        };
+        let mut response = Response::new(Body::whole(with_own(list)?));
+        response.headers_mut().insert(CONTENT_TYPE, JSON);
+        Ok(response)
+    }
+}
+
+/// The list with refshim's extensions in it, as JSON.
+fn with_own(mut list: List) -> Result<Vec<u8>, Error> {
+    let reference = format!("/v2/<name>/{EXTENSION}/references/<digest>");
+    let own = [
+        Extension {
+            name: "_oci",
+            description: "which extensions there are",
+            url: "https://github.com/opencontainers/distribution-spec/blob/main/extensions/_oci.md",
+            endpoints: &["/v2/_oci/ext/discover"],
+        },
+        Extension {
+            name: EXTENSION,
+            description: "what refers to a manifest, by every kind of link",
+            url: "https://github.com/opencontainers/distribution-spec/blob/main/extensions/README.md",
+            endpoints: &[&reference],
+        },
+    ];
+    let is_named = |list: &List, name: &str| {
+        list.extensions
+            .iter()
+            .any(|known| serde_json::from_str::<Named>(known.get()).is_ok_and(|known| known.name == name))
+    };
+    for extension in own {
+        if !is_named(&list, extension.name) {
+            let written = serde_json::value::to_raw_value(&extension).map_err(|_| Error::Handler)?;
+            list.extensions.push(written);
+        }
+    }
+    serde_json::to_vec(&list).map_err(|_| Error::Handler)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(list: &str, names: &[&str]) {
+        let list = serde_json::from_str(list).unwrap_or_default();
+        let found: List = serde_json::from_slice(&with_own(list).unwrap()).unwrap();
+        let name = |known: &Box<RawValue>| serde_json::from_str::<Named>(known.get()).unwrap().name;
+        assert_eq!(found.extensions.iter().map(name).collect::<Vec<_>>(), names);
+    }
+
+    #[test]
+    fn refshims_extensions_stand_beside_the_registrys() {
+        check("{}", &["_oci", "_refshim"]);
+        check("<html>", &["_oci", "_refshim"]);
+        check(r#"{"extensions":[]}"#, &["_oci", "_refshim"]);
+        check(r#"{"extensions":[{"name":"_zot","x":1},{"name":"_oci"}]}"#, &["_zot", "_oci", "_refshim"]);
+        check(r#"{"extensions":[{"name":"_refshim"}]}"#, &["_refshim", "_oci"]);
+    }
+}
