@@ -54,7 +54,7 @@ use crate::recording::pushes::PushRecorder;
 use crate::registry::{Answer, FetchedManifest, Registry, Visit};
 use crate::telemetry::within_this_request;
 
-use files::{Files, Form};
+use files::{Files, Form, is_unasked};
 use query::AttachQuery;
 use upload::{Stop, Uploader};
 
@@ -108,6 +108,9 @@ impl Attacher {
             headers: question_headers(&head.headers, origin),
         };
         let prepared = async {
+            if is_unasked(&head.headers) {
+                return Err(BadAttachment::OtherSite.into());
+            }
             let query = AttachQuery::parse(head.uri.query().unwrap_or_default())?;
             let form = Form::of(&head.headers, &query)?;
             if body.is_end_stream() {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, ORIGIN};
 use http::{HeaderMap, HeaderValue};
 use http_body_util::BodyDataStream;
 use multer::Multipart;
@@ -76,6 +76,24 @@ impl Form {
         }
         Ok(Self::Single { media_type: media_type_of("Content-Type", essence)? })
     }
+}
+
+/// Whether a web page of another site sends this without having been let: for these types of content a browser asks nobody
+/// first (Fetch, "CORS-safelisted request-header"), and sends the password that it remembers, or reaches a registry that
+/// only this machine can. For all others it asks by OPTIONS, which the registry answers.
+pub(super) fn is_unasked(headers: &HeaderMap) -> bool {
+    let is_safelisted = headers.get(CONTENT_TYPE).is_none_or(|named| {
+        let named = String::from_utf8_lossy(named.as_bytes());
+        ["multipart/form-data", "text/plain", "application/x-www-form-urlencoded"]
+            .iter()
+            .any(|simple| media_type::is_one(&named, simple))
+    });
+    let is_of_another_site = match headers.get("sec-fetch-site") {
+        Some(site) => !matches!(site.as_bytes(), b"same-origin" | b"none"),
+        // A browser that does not say so. Others send no `Origin`.
+        None => headers.contains_key(ORIGIN),
+    };
+    is_safelisted && is_of_another_site
 }
 
 impl Files {

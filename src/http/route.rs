@@ -124,10 +124,8 @@ impl Route {
                 Self::referrers(method, name, digest)
             }
             (Some(""), None, None) => Self::Pass(RouteClass::Base),
-            (Some("discover"), Some("ext"), Some("_oci"))
-                if matches!(*method, Method::GET | Method::HEAD) =>
-            {
-                Self::Extensions
+            (Some("discover"), Some("ext"), Some("_oci")) => {
+                Self::other_method(method, RouteClass::Other).unwrap_or(Self::Extensions)
             }
             (Some("_catalog"), None, None) => Self::Pass(RouteClass::Catalog),
             _ => Self::Pass(RouteClass::Other),

@@ -257,6 +257,46 @@ async fn what_is_wrong_with_a_request_is_told_before_anybody_is_asked() {
     assert_eq!(upstream.requests().len(), 0, "{:?}", upstream.requests());
 }
 
+#[tokio::test]
+async fn a_web_page_of_another_site_attaches_nothing_unless_the_registry_lets_it() {
+    let scene = Scene::start().await;
+    let client = &scene.client;
+    let path = path("app", "v1", "");
+    let send = async |media_type: Option<&str>, fields: &[(&str, &str)]| {
+        let request = client.request(Method::POST, &path).body(form(&[(Some("a"), None, SBOM)]));
+        let request = media_type.into_iter().fold(request, |request, it| request.header("content-type", it));
+        let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        client.send(request).await
+    };
+    let elsewhere: [&[_]; 3] = [
+        &[("origin", "https://evil.example"), ("sec-fetch-site", "cross-site")],
+        &[("origin", "https://evil.example")],
+        &[("sec-fetch-site", "same-site"), ("sec-fetch-mode", "no-cors")],
+    ];
+    for fields in elsewhere {
+        for media_type in
+            [None, Some(FORM), Some("text/plain;charset=UTF-8"), Some("Multipart/Form-Data; boundary=b0")]
+        {
+            let answer = send(media_type, fields).await;
+            assert_eq!(
+                (answer.status, answer.error_code().as_str()),
+                (StatusCode::FORBIDDEN, "DENIED"),
+                "{fields:?}"
+            );
+        }
+        // For this one the browser asks first, and the registry answers.
+        attached(&send(Some(SPDX), fields).await, "app", &scene.image.digest);
+    }
+    for fields in [
+        &[("sec-fetch-site", "same-origin"), ("origin", "http://refshim")][..],
+        &[("sec-fetch-site", "none")],
+        &[],
+    ] {
+        attached(&send(Some(FORM), fields).await, "app", &scene.image.digest);
+    }
+    assert_eq!(scene.listed().await.len(), 2);
+}
+
 /// A form of these files: name, media type, content.
 fn form(files: &[(Option<&str>, Option<&str>, &[u8])]) -> Vec<u8> {
     let mut form = Vec::new();
@@ -444,7 +484,8 @@ async fn the_challenge_of_a_token_service_asks_for_all_that_is_needed() {
         let answer = attach(&caller, &path("app", "v1", "")).await;
         assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
         let challenge = answer.header("www-authenticate");
-        assert!(challenge.contains("scope=\"repository:app:pull,push\""), "{challenge}");
+        let scopes = ["pull,push", "push,pull"].map(|actions| format!("scope=\"repository:app:{actions}\""));
+        assert!(scopes.iter().any(|scope| challenge.contains(scope)), "{challenge}");
     }
     attached(&attach(&owner, &path("app", "v1", "")).await, "app", &image.digest);
     assert_eq!(uploads(&registry), 0);

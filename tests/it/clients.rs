@@ -13,7 +13,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, Client, Content, IMAGE_INDEX, IMAGE_MANIFEST, Refshim, Registry, USER, binary, digest_of,
+    Answer, Client, Content, IMAGE_INDEX, IMAGE_MANIFEST, Refshim, Registry, Rules, SERVICE, USER, binary,
+    digest_of,
 };
 
 const SIGNATURE: &str = "application/vnd.example.signature";
@@ -377,4 +378,117 @@ async fn what_was_exported_is_found_without_refshim_and_stays_when_others_sign()
     let list = registry.client().send(tag.header("accept", IMAGE_INDEX)).await.json();
     let listed = sorted(list["manifests"].as_array().unwrap().clone());
     assert_eq!(listed, sorted(served(&registry.client(), "app", &expected).await));
+}
+
+/// curl as people type it; what it prints.
+#[track_caller]
+fn curl(directory: &Path, arguments: &[&str]) -> String {
+    let mut command = Command::new("curl");
+    command.args(["-sSf", "--noproxy", "*"]).args(arguments).current_dir(directory);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Nothing but curl: attaches, lists, fetches and deletes, logged in by `login`; then attaches once more. The digest.
+fn attach_by_curl(directory: &Path, at: SocketAddr, login: &[&str]) -> String {
+    std::fs::write(directory.join("sbom.json"), "{}").unwrap();
+    let references = format!("http://{at}/v2/app/manifests/v1/references");
+    let attach = format!("{references}?artifactType=application/spdx%2Bjson&title=sbom.json");
+    let with = |arguments: &[&str]| curl(directory, &[login, arguments].concat());
+    let attached = || {
+        let typed = ["-X", "POST", "-T", "sbom.json", "-H", "Content-Type: application/spdx+json", &attach];
+        let descriptor: Value = serde_json::from_str(&with(&typed)).unwrap();
+        descriptor["digest"].as_str().unwrap().to_owned()
+    };
+    let digest = attached();
+    assert!(with(&[&references]).contains(&digest));
+    assert_eq!(with(&["-L", &format!("{references}/{digest}?content")]), "{}");
+    with(&["-X", "DELETE", &format!("{references}/{digest}")]);
+    assert!(!with(&[&references]).contains(&digest));
+    attached()
+}
+
+#[tokio::test]
+async fn what_curl_attaches_is_found_by_other_clients_and_copied() {
+    let (registry, other) = (Registry::with_user(), Registry::start());
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::before(&registry, &directory.path().join("data")).launch().await;
+    let image = image(&refshim.client().as_user(USER.0, USER.1), "app").await;
+    let password = format!("{}:{}", USER.0, USER.1);
+    let digest = attach_by_curl(directory.path(), refshim.address, &["-u", &password]);
+    // One that signs finds it there, and it stays.
+    let signed = sign_as(refshim.address, "app", &image, &[artifact(SIGNATURE, "signed")], Some(USER));
+    let all = [digest.clone(), digests(&signed)[0].clone()];
+    let pull = async |at: SocketAddr, auth: &RegistryAuth| {
+        let config = ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() };
+        let client = oci_client::Client::try_from(config).unwrap();
+        let subject =
+            oci_client::Reference::with_digest(at.to_string(), "app".to_owned(), image.digest.clone());
+        client.auth(&subject, auth, oci_client::RegistryOperation::Pull).await.unwrap();
+        let index = client.pull_referrers(&subject, None).await.unwrap();
+        index.manifests.into_iter().map(|entry| entry.digest).collect::<Vec<_>>()
+    };
+    let auth = RegistryAuth::Basic(USER.0.to_owned(), USER.1.to_owned());
+    assert_eq!(pull(refshim.address, &auth).await, all);
+    let fetched = run(
+        &installed("python/bin/python"),
+        "pull.py",
+        directory.path(),
+        &json!({"registry": refshim.address.to_string(), "target": format!("app@{digest}"), "credentials": USER}),
+    );
+    assert_eq!(fetched, json!({"sbom.json": "{}"}));
+    // Copied with the image: to another registry, to which refshim comes later, and to a layout.
+    let login = {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(&password)
+    };
+    std::fs::create_dir(directory.path().join(".docker")).unwrap();
+    let logins = json!({"auths": {refshim.address.to_string(): {"auth": login}}});
+    std::fs::write(directory.path().join(".docker/config.json"), logins.to_string()).unwrap();
+    let copy = |from: &str, to: &str| {
+        let mut command = Command::new(binary());
+        command.args(["copy", "--references", from, to]).current_dir(directory.path());
+        let output = command.env("HOME", directory.path()).env("NO_PROXY", "127.0.0.1").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let source = format!("{}/app:v1", refshim.address);
+    copy(&source, &format!("{}/app:v1", other.address));
+    copy(&source, "oci:layout:v1");
+    let second = Refshim::before(&other, &directory.path().join("second")).launch().await;
+    assert_eq!(
+        sorted_texts(pull(second.address, &RegistryAuth::Anonymous).await),
+        sorted_texts(all.to_vec())
+    );
+    let mut layout = Command::new(binary());
+    layout.args(["references", "oci:layout:v1", "--json"]).current_dir(directory.path());
+    let layout = String::from_utf8(layout.output().unwrap().stdout).unwrap();
+    assert!(all.iter().all(|digest| layout.contains(digest)), "{layout}");
+}
+
+fn sorted_texts(mut texts: Vec<String>) -> Vec<String> {
+    texts.sort();
+    texts
+}
+
+#[tokio::test]
+async fn curl_attaches_with_a_token_that_was_fetched_by_hand() {
+    let service =
+        Rules::default().user("alice", "password").grant("alice", "repository:app", "pull,push,delete");
+    let service = service.start();
+    let registry = Registry::variant().tokens_of(&service).start();
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::before(&registry, &directory.path().join("data")).launch().await;
+    let scope = "repository:app:pull,push,delete";
+    let owner = refshim.client().with_token(&service.token(Some("alice"), &[scope]).await);
+    image(&owner, "app").await;
+    // As the challenge says.
+    let (asked, service_of, realm) =
+        (format!("scope={scope}"), format!("service={SERVICE}"), service.realm());
+    let typed =
+        ["-u", "alice:password", "-G", "--data-urlencode", &service_of, "--data-urlencode", &asked, &realm];
+    let token: Value = serde_json::from_str(&curl(directory.path(), &typed)).unwrap();
+    let header = format!("Authorization: Bearer {}", token["token"].as_str().unwrap());
+    let digest = attach_by_curl(directory.path(), refshim.address, &["-H", &header]);
+    assert_eq!(digests(&entries(&owner.get("/v2/app/manifests/v1/references").await)), [digest]);
 }

@@ -47,6 +47,7 @@ mod notifications;
 mod observability;
 mod odd_registries;
 mod odd_requests;
+mod openapi;
 mod operation;
 mod paging;
 mod pass_through;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// Innermost first; a module names only those before it.
-const ORDER: [&str; 24] = [
+const ORDER: [&str; 25] = [
     "oci",
     "config",
     "http",
@@ -23,6 +23,7 @@ const ORDER: [&str; 24] = [
     "compare",
     "jobs",
     "queries",
+    "attach",
     "web",
     "admin",
     "server",
@@ -31,7 +32,7 @@ const ORDER: [&str; 24] = [
 ];
 
 /// What may be named in which rooms only.
-const ROOMS: [(&str, &[&str]); 16] = [
+const ROOMS: [(&str, &[&str]); 17] = [
     ("sled::", &["index/local/sled"]),
     ("rustls::", &["tls"]),
     ("opentelemetry", &["telemetry/traces"]),
@@ -43,6 +44,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
     ("hyper_util::client::legacy;", &["client/transport", "client/error", "telemetry/traces"]),
     ("prometheus_client", &["telemetry"]),
     ("askama::", &["web"]),
+    ("multer::", &["attach/files"]),
     ("clap::", &["cli"]),
     ("toml::", &["config"]),
     ("docker_credential::", &["client/credentials"]),

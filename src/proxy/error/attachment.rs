@@ -76,6 +76,12 @@ pub enum BadAttachment {
     /// The manifest has several files, and none was chosen, or it has none of that name.
     #[error("{}", several(.0))]
     WhichFile(Vec<String>),
+    /// A web page of another site sends it.
+    #[error(
+        "a web page of another site may attach something only if the registry lets it: send a Content-Type for which the \
+         browser asks first, such as application/spdx+json"
+    )]
+    OtherSite,
     /// The subject does not exist.
     #[error("the registry has no such manifest to attach something to")]
     NoSubject,
@@ -103,6 +109,7 @@ impl BadAttachment {
             Self::NotAReferrer { .. } | Self::NoSubject => {
                 (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown)
             }
+            Self::OtherSite => (StatusCode::FORBIDDEN, ErrorCode::Denied),
             Self::Elsewhere => (StatusCode::BAD_GATEWAY, ErrorCode::Unsupported),
             Self::NoType
             | Self::NotAType { .. }
