@@ -262,7 +262,7 @@ impl Web {
     ) -> Result<Shown, Failure> {
         let (at, digest) = site.digest_at(upstream)?;
         let places = self.places(at, &digest, visitor).await?;
-        let places = places.iter().map(|name| (name.to_string(), site.page_in(at, name, &digest)));
+        let places = places.iter().map(|name| (name.to_string(), Site::page_in(at, name, &digest)));
         Shown::page(&PlacesPage {
             digest: &digest.to_string(),
             places: &places.collect::<Vec<_>>(),

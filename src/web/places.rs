@@ -43,10 +43,9 @@ impl Web {
         for (name, answer) in answers {
             match answer {
                 Ok(Answer::Present(FoundManifest { is_proof: true, .. })) => places.push(name),
-                Ok(Answer::Present(_) | Answer::Absent | Answer::Odd(_)) => {}
+                Ok(Answer::Present(_) | Answer::Absent | Answer::Odd(_)) | Err(Failure::Denied) => {}
                 // Who has not logged in is asked to, wherever the registry wants it.
                 Err(Failure::Login) => failure = failure.or(Some(Failure::Login)),
-                Err(Failure::Denied) => {}
                 Err(Failure::Question(error)) if error.is_about_rights() => {}
                 // The registry's trouble with one says nothing of the others, but they may be incomplete.
                 Err(other) => failure = Some(other),

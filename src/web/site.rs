@@ -113,7 +113,7 @@ impl Site<'_> {
     }
 
     /// The address of the page of a digest in a repository of this registry.
-    pub(super) fn page_in(&self, at: &WebRegistry, name: &RepositoryName, digest: &Digest) -> String {
+    pub(super) fn page_in(at: &WebRegistry, name: &RepositoryName, digest: &Digest) -> String {
         let asked = Asked { at, place: 0, name: name.clone(), target: TagOrDigest::Digest(digest.clone()) };
         asked.page("/image", &asked.target, &[])
     }
