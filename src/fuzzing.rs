@@ -176,10 +176,10 @@ pub fn query(bytes: &[u8]) {
         };
         let next = Next { after: Some(after), beyond };
         let path = format!("/v2/a/b/manifests/{subject}/references");
-        let target = query.next(path.clone(), next);
+        let target = query.next(&path, next);
         let parameters = parameters(&target, &path);
         let again = ReferencesQuery::parse(&parameters).expect("its own form");
-        assert_eq!(again.next(path, next), target);
+        assert_eq!(again.next(&path, next), target);
         assert_eq!(again.filters_applied(), query.filters_applied());
         let here = |query: &ReferencesQuery| {
             (query.wanted("").count, query.wanted("").inline, query.wanted("").scope)

@@ -202,10 +202,7 @@ impl Stream for Pieces {
 
 /// What reading a part failed of: the body, or its form.
 fn failed(error: multer::Error) -> Error {
-    let source = match error {
-        multer::Error::StreamReadFailed(source) => source,
-        other => return malformed(&other).into(),
-    };
+    let multer::Error::StreamReadFailed(source) = error else { return malformed(&error).into() };
     match source.downcast::<PieceError>() {
         Ok(error) => match *error {
             PieceError::Body(error) => Error::request_body(error),

@@ -1,4 +1,5 @@
 //! Properties of what is read of a request to attach something, for any bytes.
+#![allow(clippy::missing_panics_doc, clippy::expect_used, reason = "a panic is how these report a failure")]
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -72,8 +73,8 @@ pub fn attached_files(bytes: &[u8]) {
     // A boundary that the content does not have: a line of its own would need more bytes.
     let boundary = "b".repeat(bytes.len().min(60) + 10);
     let mut form = Vec::new();
-    let half = bytes.len() / 2;
-    let contents: Vec<Vec<u8>> = [bytes, &bytes[..half], &bytes[half..]].map(<[u8]>::to_vec).into();
+    let (one, other) = bytes.split_at(bytes.len() / 2);
+    let contents: Vec<Vec<u8>> = [bytes, one, other].map(<[u8]>::to_vec).into();
     for (number, content) in contents.iter().enumerate() {
         let head = format!(
             "--{boundary}\r\nContent-Disposition: form-data; name=\"f\"; filename=\"f{number}\"\r\n\

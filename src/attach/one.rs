@@ -89,7 +89,7 @@ impl Attacher {
         let subject = self.resolve(visit, manifest).await?;
         let fetched = self.registry.fetch(visit, &TagOrDigest::Digest(referrer.clone())).await?;
         let not_one =
-            || BadAttachment::NotAReferrer { referrer: referrer.clone(), subject: manifest.to_string() };
+            || BadAttachment::NotAReferrer { referrer: referrer.to_string(), subject: manifest.to_string() };
         let fetched = match present(fetched) {
             Err(Error::Attachment(BadAttachment::NoSubject)) => return Err(not_one().into()),
             fetched => fetched?,
@@ -158,7 +158,7 @@ mod tests {
     fn the_only_file_needs_no_name() {
         let digest = |n| Digest::Sha256([n; 32]);
         let file = |n, title: Option<&str>| {
-            let annotations = title.map(|title| json!({ TITLE: title })).unwrap_or_else(|| json!({}));
+            let annotations = title.map_or_else(|| json!({}), |title| json!({ TITLE: title }));
             json!({"mediaType": "a/b", "digest": digest(n), "size": 1, "annotations": annotations})
         };
         let of = |files: &[serde_json::Value], name: Option<&str>| {

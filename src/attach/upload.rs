@@ -137,24 +137,28 @@ impl Upload<'_> {
         request.headers_mut().insert(CONTENT_TYPE, OCTETS);
         let algorithm = expected.map_or(Algorithm::Sha256, Digest::algorithm);
         let (mut sent, mut filled) = (pin!(self.at.send(request)), pin!(fill(feed, content, algorithm)));
-        let (answer, fed) = tokio::select! {
+        let (answer, read) = tokio::select! {
             answer = &mut sent => {
                 // A refusal ends it here: the client may go on sending for long.
                 let answer = taken(answer?)?;
                 (answer, filled.await)
             }
-            fed = &mut filled => (taken(sent.await?)?, fed),
+            read = &mut filled => (taken(sent.await?)?, read),
         };
         if let Some(location) = self.at.location(&answer)? {
             self.location = location;
         }
         // None if the registry said that it took all, although it did not read it.
-        let (digest, size) = fed?.ok_or(Error::UpstreamBody)?;
+        let (digest, size) = read?.ok_or(Error::UpstreamBody)?;
         if size == 0 {
             return Err(BadAttachment::Empty.into());
         }
         if let Some(expected) = expected.filter(|expected| **expected != digest) {
-            return Err(BadAttachment::OtherDigest { expected: expected.clone(), found: digest }.into());
+            return Err(BadAttachment::OtherDigest {
+                expected: expected.to_string(),
+                found: digest.to_string(),
+            }
+            .into());
         }
         let annotations: BTreeMap<String, String> =
             title.into_iter().map(|title| (TITLE.to_owned(), title)).collect();

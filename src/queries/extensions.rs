@@ -118,8 +118,9 @@ mod tests {
     fn check(list: &str, names: &[&str]) {
         let list = serde_json::from_str(list).unwrap_or_default();
         let found: List = serde_json::from_slice(&with_own(list).unwrap()).unwrap();
-        let name = |known: &Box<RawValue>| serde_json::from_str::<Named>(known.get()).unwrap().name;
-        assert_eq!(found.extensions.iter().map(name).collect::<Vec<_>>(), names);
+        let name = |known: &RawValue| serde_json::from_str::<Named>(known.get()).unwrap().name;
+        let found: Vec<String> = found.extensions.iter().map(|known| name(known)).collect();
+        assert_eq!(found, names);
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl ReferencesHandler {
         let (name, caller) = (visit.repository.name.clone(), Arc::clone(&visit.caller));
         let listed = self.pages.page(visit, manifest, &query.wanted(asked)).await?;
         let next =
-            listed.next.map(|next| caller.with_namespace(query.next(path.of(&name, &listed.subject), next)));
+            listed.next.map(|next| caller.with_namespace(query.next(&path.of(&name, &listed.subject), next)));
         Ok((render(&listed, query.filters_applied(), next)?, listed.into()))
     }
 }

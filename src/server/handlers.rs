@@ -95,7 +95,7 @@ impl Handlers {
             Some(before) => pages.following(&before.pages),
             None => pages,
         });
-        let pushes = PushRecorder::new(
+        let recorder = PushRecorder::new(
             Arc::clone(&registry),
             Arc::clone(&pulls),
             index.clone(),
@@ -104,8 +104,8 @@ impl Handlers {
             (tasks.clone(), audit.clone()),
         );
         Self {
-            attacher: Attacher::new(Arc::clone(&registry), pushes.clone(), index.clone(), tasks.clone()),
-            pushes,
+            attacher: Attacher::new(Arc::clone(&registry), recorder.clone(), index.clone(), tasks.clone()),
+            pushes: recorder,
             watched,
             pulls,
             references: ReferencesHandler::new(Arc::clone(&pages)),

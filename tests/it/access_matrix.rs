@@ -251,7 +251,12 @@ impl Scene {
         };
         let expected = match write {
             Write::Attach if answer.status == StatusCode::CREATED => answer.header("docker-content-digest"),
-            _ => &referrer.digest,
+            Write::Put
+            | Write::PutAtTag
+            | Write::Delete
+            | Write::DeleteSubject
+            | Write::Attach
+            | Write::Detach => &referrer.digest,
         };
         let listed = self.owner.referrers("private", &asked_about, "").await;
         let listed = match &listed[..] {

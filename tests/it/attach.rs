@@ -352,7 +352,7 @@ async fn a_form_attaches_several_files_at_once() {
     // What is no form, or not to its end, or has nothing in it.
     let whole = form(&files);
     let long_head =
-        [b"--b0\r\nContent-Disposition: form-data; x=\"".as_slice(), &[b'a'; 100_000], b"\""].concat();
+        [b"--b0\r\nContent-Disposition: form-data; x=\"".as_slice(), &vec![b'a'; 100_000], b"\""].concat();
     let many: Vec<_> = (0..101).map(|_| (None, None, b"x".as_slice())).collect();
     let before = scene.listed().await;
     for (what, body) in [

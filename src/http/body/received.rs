@@ -88,8 +88,8 @@ impl Received {
     #[must_use]
     pub fn fed() -> (Feed, Self) {
         let (feed, fodder) = mpsc::channel(1);
-        let fed = Fed { fodder, has_ended: false };
-        (Feed(feed), Self { source: Some(Source::Fed(fed)), carrier: None })
+        let source = Source::Fed(Fed { fodder, has_ended: false });
+        (Feed(feed), Self { source: Some(source), carrier: None })
     }
 
     /// The body of an answer that comes by this connection.

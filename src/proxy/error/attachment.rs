@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use crate::oci::{Digest, ErrorCode};
+use crate::oci::ErrorCode;
 
 /// Why nothing is attached, or no such reference found.
 #[derive(Debug, thiserror::Error)]
@@ -61,15 +61,15 @@ pub enum BadAttachment {
     #[error("the body has the digest {found}, and not {expected}: nothing was attached")]
     OtherDigest {
         /// What the client said.
-        expected: Digest,
+        expected: String,
         /// What came.
-        found: Digest,
+        found: String,
     },
     /// The manifest refers to something else, or is not there.
     #[error("{referrer} does not refer to {subject}")]
     NotAReferrer {
         /// The manifest.
-        referrer: Digest,
+        referrer: String,
         /// What it would have to refer to.
         subject: String,
     },

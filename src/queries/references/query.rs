@@ -96,7 +96,7 @@ impl ReferencesQuery {
 
     /// The target of `Link: rel="next"`, below the list's path. That names the digest, not the tag: should the tag move,
     /// the pages still belong to one list.
-    pub(crate) fn next(&self, path: String, next: Next) -> String {
+    pub(crate) fn next(&self, path: &str, next: Next) -> String {
         let mut query = Serializer::new(String::new());
         for kind in self.kinds.iter() {
             query.append_pair("kind", kind.as_str());
@@ -125,7 +125,7 @@ impl ReferencesQuery {
         if let Some(last) = next.after {
             query.append_pair("last", &last.to_string());
         }
-        [&path, "?", &query.finish()].concat()
+        [path, "?", &query.finish()].concat()
     }
 
     fn matches(&self, entry: &Descriptor) -> bool {
@@ -257,7 +257,7 @@ mod tests {
         let subject = Digest::Sha256([7; 32]);
         let after = Some(Order(0xabc));
         let path = format!("/v2/a/b/manifests/{subject}/references");
-        let next = query.next(path.clone(), Next { after, beyond: None });
+        let next = query.next(&path, Next { after, beyond: None });
         let (found, parameters) = next.split_once('?').unwrap();
         assert_eq!(found, path);
         assert_eq!(ReferencesQuery::parse(parameters).unwrap(), ReferencesQuery { after, ..query.clone() });
@@ -266,7 +266,7 @@ mod tests {
         let query = ReferencesQuery::parse("scope=registry&n=5").unwrap();
         let beyond: Beyond = "0123456789abcdef".repeat(2).parse().unwrap();
         for next in [Next { after, beyond: Some(beyond) }, Next { after: None, beyond: Some(beyond) }] {
-            let target = query.next(path.clone(), next);
+            let target = query.next(&path, next);
             let (_, parameters) = target.split_once('?').unwrap();
             let scope = QueryScope::Registry(Some(beyond));
             let expected = ReferencesQuery { after: next.after, scope, ..query.clone() };

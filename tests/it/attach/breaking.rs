@@ -139,7 +139,7 @@ fn registry(image: Content, odd: Arc<Mutex<Option<(Step, Odd)>>>) -> Scripted {
         match step {
             Some(Step::Resolve) => exchange.answer_manifest(&image),
             Some(Step::Fetch) if target(&request).ends_with(&image.digest) => {
-                exchange.answer_manifest(&image)
+                exchange.answer_manifest(&image);
             }
             Some(Step::Begin | Step::BeginConfig) => exchange.answer(&location("begun")),
             Some(Step::Send) => exchange.answer(&location("sent")),
@@ -244,7 +244,13 @@ fn goes_on(step: Step, answer: Odd) -> bool {
 fn passes_on(step: Step, status: &str) -> bool {
     match step {
         Step::Resolve | Step::Fetch => ["401", "403", "404", "429", "503"].contains(&&status[..3]),
-        _ => true,
+        Step::Begin
+        | Step::Send
+        | Step::Close
+        | Step::LookForConfig
+        | Step::BeginConfig
+        | Step::CloseConfig
+        | Step::Manifest => true,
     }
 }
 
