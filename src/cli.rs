@@ -9,8 +9,10 @@ mod connection;
 mod copy;
 mod coverage;
 mod detach;
+mod entry;
 mod export;
 mod fetch;
+mod format;
 mod gc;
 mod health;
 mod index;
@@ -21,16 +23,21 @@ mod progress;
 mod reach;
 mod reference;
 mod references;
+mod resolve;
+mod selection;
 mod table;
 mod tagging;
+mod tags;
 mod tree;
+mod verify_references;
+mod version;
 mod work;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::client::Result;
@@ -40,7 +47,8 @@ use crate::server::{Reloading, Server};
 use crate::{telemetry, tls};
 use check::check;
 use connection::run;
-use output::{EXIT_CODES, fail, failed, print};
+use format::Format;
+use output::{EXIT_CODES, ErrorFormat, fail, failed, print};
 
 /// The configuration is wrong (`EX_USAGE` of sysexits.h).
 const CONFIGURATION_ERROR: u8 = 64;
@@ -51,6 +59,8 @@ const CONFIGURATION_ERROR: u8 = 64;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[arg(skip)]
+    errors: ErrorFormat,
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,8 +80,14 @@ enum Command {
     References(references::References),
     Tree(tree::Tree),
     Fetch(fetch::Fetch),
+    VerifyReferences(verify_references::VerifyReferences),
+    #[command(visible_alias = "cp")]
     Copy(copy::CopyImage),
     Detach(detach::Detach),
+    #[command(visible_alias = "ls")]
+    Tags(tags::Tags),
+    Resolve(resolve::Resolve),
+    Version(version::Version),
     Completions(pages::Completions),
     Man(pages::Man),
 }
@@ -124,28 +140,43 @@ impl SettingFlags {
 }
 
 impl Cli {
+    /// What was typed. Ends the process if that makes no sense, or asks for help.
+    #[must_use]
+    pub fn typed() -> Self {
+        let matches = Self::command().get_matches();
+        match Self::from_arg_matches(&matches) {
+            Ok(typed) => Self { errors: error_format(&matches), ..typed },
+            Err(error) => error.exit(),
+        }
+    }
+
     /// Carries the command out. The result goes to standard output, all else to standard error.
     #[must_use]
     pub fn run(self) -> ExitCode {
+        let errors = self.errors;
         match self.command {
             Command::Serve(serve) => serve.run(),
             Command::Config(config) => config.run(),
-            Command::Health(command) => run(command.run()),
+            Command::Health(command) => run(errors, command.run()),
             Command::Index(index) => index.run(),
-            Command::Backfill(command) => run(command.run()),
-            Command::Export(command) => run(command.run()),
-            Command::Gc(command) => run(command.run()),
-            Command::Coverage(command) => run(command.run()),
-            Command::Compare(command) => run(command.run()),
-            Command::Ref(command) => run(command.run()),
-            Command::Attach(command) => run(command.run()),
-            Command::References(command) => run(command.run()),
-            Command::Tree(command) => run(command.run()),
-            Command::Fetch(command) => run(command.run()),
-            Command::Copy(command) => run(command.run()),
-            Command::Detach(command) => run(command.run()),
-            Command::Completions(command) => ended(command.run()),
-            Command::Man(command) => ended(command.run()),
+            Command::Backfill(command) => run(errors, command.run()),
+            Command::Export(command) => run(errors, command.run()),
+            Command::Gc(command) => run(errors, command.run()),
+            Command::Coverage(command) => run(errors, command.run()),
+            Command::Compare(command) => run(errors, command.run()),
+            Command::Ref(command) => run(errors, command.run()),
+            Command::Attach(command) => run(errors, command.run()),
+            Command::References(command) => run(errors, command.run()),
+            Command::Tree(command) => run(errors, command.run()),
+            Command::Fetch(command) => run(errors, command.run()),
+            Command::Copy(command) => run(errors, command.run()),
+            Command::Detach(command) => run(errors, command.run()),
+            Command::VerifyReferences(command) => run(errors, command.run()),
+            Command::Tags(command) => run(errors, command.run()),
+            Command::Resolve(command) => run(errors, command.run()),
+            Command::Version(command) => ended(errors, &command.run()),
+            Command::Completions(command) => ended(errors, &command.run()),
+            Command::Man(command) => ended(errors, &command.run()),
         }
     }
 }
@@ -232,7 +263,7 @@ async fn checked(config: &Config) -> ExitCode {
     match printed {
         Ok(()) if is_well => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
-        Err(error) => failed(&error),
+        Err(error) => failed(&error, ErrorFormat::Text),
     }
 }
 
@@ -274,6 +305,17 @@ fn survive_user_signals() -> std::io::Result<()> {
     Ok(())
 }
 
-fn ended(result: Result<()>) -> ExitCode {
-    result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+fn ended(errors: ErrorFormat, result: &Result<()>) -> ExitCode {
+    result.as_ref().map_or_else(|error| failed(error, errors), |()| ExitCode::SUCCESS)
+}
+
+/// How the errors of the command are told: as JSON, if its result is.
+fn error_format(matches: &ArgMatches) -> ErrorFormat {
+    if let Some((_, of_command)) = matches.subcommand() {
+        return error_format(of_command);
+    }
+    // Errors of these look-ups: the command has no such option.
+    let says_json = matches.try_get_one("json").is_ok_and(|json| json == Some(&true));
+    let has_format = matches.try_get_one("format").is_ok_and(|format| format == Some(&Format::Json));
+    if says_json || has_format { ErrorFormat::Json } else { ErrorFormat::Text }
 }

@@ -25,6 +25,7 @@ mod registry;
 mod repository;
 mod session;
 mod transport;
+mod whole_digest;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,7 +42,7 @@ pub use image::{ImageName, InvalidImageName, Location, Target};
 pub use manifest::{Manifest, Part, Platform};
 pub use pace::Pace;
 pub use progress::Progress;
-pub use referrer::{Referrer, Referrers, Wanted};
+pub use referrer::{ListScope, ListedReferrer, Referrer, ReferrerList, Referrers, Wanted};
 pub use referrers_api::ReferrersApi;
 pub use registry::ListChange;
 pub use repository::Repository;

@@ -6,9 +6,11 @@
 
 mod annotation_filter;
 pub mod artifact;
+mod artifact_description;
 mod artifact_kind;
 mod descriptor;
 mod digest;
+mod digest_prefix;
 mod error_code;
 mod image_index;
 mod link_kind;
@@ -18,9 +20,11 @@ mod name;
 mod visible;
 
 pub use annotation_filter::{AnnotationFilter, InvalidAnnotationFilter};
+pub use artifact_description::ArtifactDescription;
 pub use artifact_kind::{ArtifactKind, is_image_config, predicate_of};
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
+pub use digest_prefix::DigestPrefix;
 pub use error_code::{ErrorBody, ErrorCode};
 pub use image_index::{ImageIndex, ListEntry, ReferrersList, image_index_of};
 pub use link_kind::{LinkKind, LinkKinds, UnknownLinkKind};

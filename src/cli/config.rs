@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::output::{print, print_json};
+use super::output::{ErrorFormat, print, print_json};
 use super::{CONFIGURATION_ERROR, SettingFlags, ended, fail};
 use crate::config::{Loaded, schema};
 
@@ -59,14 +59,20 @@ impl ConfigCommand {
                     Some(file) => file.display().to_string(),
                     None => "the configuration".to_owned(),
                 };
-                sources.load().map_or_else(|code| code, |_| ended(print(&format!("{told}: ok"))))
+                sources
+                    .load()
+                    .map_or_else(|code| code, |_| ended(ErrorFormat::Text, &print(&format!("{told}: ok"))))
             }
             Action::Show { sources, format } => match (sources.load(), format) {
-                (Ok(Loaded { settings, .. }), Format::Toml) => ended(print(settings.to_string().trim_end())),
-                (Ok(Loaded { settings, .. }), Format::Json) => ended(print_json(&settings.to_json())),
+                (Ok(Loaded { settings, .. }), Format::Toml) => {
+                    ended(ErrorFormat::Text, &print(settings.to_string().trim_end()))
+                }
+                (Ok(Loaded { settings, .. }), Format::Json) => {
+                    ended(ErrorFormat::Text, &print_json(&settings.to_json()))
+                }
                 (Err(code), _) => code,
             },
-            Action::Schema => ended(print_json(&schema())),
+            Action::Schema => ended(ErrorFormat::Text, &print_json(&schema())),
         }
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::output;
+use super::output::{self, ErrorFormat};
 use crate::client::{Client, Credential, Error, ErrorKind, Location, Node, Options, Progress, Result};
 use crate::oci::Digest;
 use crate::tls::ClientTls;
@@ -149,23 +149,24 @@ fn password() -> Result<String> {
 }
 
 /// Runs a command to its end, or until Ctrl-C.
-pub(super) fn run(command: impl Future<Output = Result<()>>) -> ExitCode {
+pub(super) fn run<E: Termination>(errors: ErrorFormat, command: impl Future<Output = Result<E>>) -> ExitCode {
+    let failed = |error: &Error| output::failed(error, errors);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return output::failed(&Error::io("starting", &error)),
+        Err(error) => return failed(&Error::io("starting", &error)),
     };
     let code = runtime.block_on(async {
         // Before the command begins: until then, Ctrl-C ends the process at once, and bars would stay on the
         // screen.
         let mut interrupt = match signal(SignalKind::interrupt()) {
             Ok(interrupt) => interrupt,
-            Err(error) => return output::failed(&Error::io("waiting for Ctrl-C", &error)),
+            Err(error) => return failed(&Error::io("waiting for Ctrl-C", &error)),
         };
         // Dropping the command removes its bars and its temporary files.
         tokio::select! {
             biased;
             _ = interrupt.recv() => output::interrupted(),
-            ended = command => ended.map_or_else(|error| output::failed(&error), |()| ExitCode::SUCCESS),
+            ended = command => ended.map_or_else(|error| failed(&error), E::report),
         }
     });
     // Dropping the runtime would wait for a thread that reads standard input, which may never end.

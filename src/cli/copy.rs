@@ -5,7 +5,9 @@ use indicatif::DecimalBytes;
 use serde::Serialize;
 
 use super::connection::Connection;
+use super::entry::reference;
 use super::output::{print, print_json, tell};
+use super::progress::{Shown, with_lines};
 use crate::client::{
     CopiedTag, Copy, CopyTags, Error, ErrorKind, FailedTag, ImageName, Node, Platform, Progress, Report,
     Repository, Result, TagsReport, Target, walk,
@@ -15,8 +17,9 @@ use crate::oci::{Digest, Tag, TagOrDigest};
 /// How many blobs are transferred at a time.
 pub(super) const JOBS: usize = 4;
 
-/// Copies an image or index to another repository, registry or OCI layout; nothing is sent that is there already.
-/// Digests stay, so the links of what is attached hold at the other end; where the registry there lists no
+/// Copies an image or index to another repository, registry or OCI layout.
+///
+/// Nothing is sent that is there already. Digests stay, so the links of what is attached hold at the other end; where the registry there lists no
 /// referrers, their referrers tags are written.
 #[derive(Debug, Args)]
 pub(super) struct CopyImage {
@@ -34,6 +37,15 @@ pub(super) struct CopyImage {
     /// all else is copied. The same command again does the rest.
     #[arg(long)]
     all_tags: bool,
+    /// Give it this tag as well (repeatable).
+    #[arg(long, value_name = "TAG", conflicts_with = "all_tags")]
+    tag: Vec<Tag>,
+    /// Say what would be sent, and send nothing.
+    #[arg(long, conflicts_with = "all_tags")]
+    dry_run: bool,
+    /// What is shown meanwhile, on standard error; nothing with --quiet or --json.
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Shown::Auto)]
+    progress: Shown,
     /// How many blobs are under way at a time.
     #[arg(long, value_name = "N", default_value_t = JOBS, value_parser = at_least_one)]
     jobs: usize,
@@ -46,15 +58,33 @@ const UNLIMITED: &str = "4294967295";
 
 #[derive(Serialize)]
 struct Copied<'a> {
-    images: [CopiedImage<'a>; 1],
+    images: Vec<CopiedImage<'a>>,
+    #[serde(flatten)]
+    report: Report,
+    #[serde(skip_serializing_if = "is_false")]
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+struct CopiedTags<'a> {
+    images: Vec<CopiedImage<'a>>,
+    copied: usize,
+    skipped: usize,
+    failed: &'a [FailedTag],
     #[serde(flatten)]
     report: Report,
 }
 
 #[derive(Serialize)]
 struct CopiedImage<'a> {
+    reference: String,
     digest: &'a Digest,
     tag: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 pub(super) fn at_least_one(text: &str) -> std::result::Result<usize, String> {
@@ -69,20 +99,54 @@ impl CopyImage {
     pub(super) async fn run(self) -> Result<()> {
         let client = self.connection.client(&self.destination.location)?;
         let (from, to) = (client.open(&self.source.location)?, client.open(&self.destination.location)?);
-        let progress = self.connection.progress();
+        let progress = Progress::new(self.connection.tells() && self.progress.is_bars());
         let copy = Copy { from: &from, to: &to, jobs: self.jobs, progress: &progress };
         if self.all_tags {
-            let report = self.every_tag(copy).await?;
+            let report = self.watched(&progress, Box::pin(self.every_tag(copy))).await?;
             return self.report_tags(&progress, &report);
         }
         let image = self.image(&from).await?;
         self.connection.warn_of_vanished(&image.0);
         let image = [image];
-        let report = copy.run(&image).await?;
+        let report = if self.dry_run {
+            self.rehearse(&copy, &image).await?
+        } else {
+            self.watched(&progress, Box::pin(self.copy(&copy, &image))).await?
+        };
         // Before the result: a bar would be drawn over it.
         progress.finish();
         let [(node, tag)] = image;
         self.report(&node, tag.as_ref(), report)
+    }
+
+    async fn copy(&self, copy: &Copy<'_>, image: &[(Node, Option<Tag>); 1]) -> Result<Report> {
+        let mut report = copy.run(image).await?;
+        let [(node, _)] = image;
+        for tag in &self.tag {
+            report.tags += usize::from(copy.tag(&node.manifest, tag).await?);
+        }
+        Ok(report)
+    }
+
+    async fn rehearse(&self, copy: &Copy<'_>, image: &[(Node, Option<Tag>); 1]) -> Result<Report> {
+        let mut report = copy.rehearse(image).await?;
+        let [(node, _)] = image;
+        for tag in &self.tag {
+            report.tags += usize::from(!copy.leads_to(tag, &node.manifest).await?);
+        }
+        Ok(report)
+    }
+
+    /// Tells how far it is, where there are no bars.
+    async fn watched<R>(&self, progress: &Progress, run: impl Future<Output = R>) -> R {
+        if !(self.connection.tells() && self.progress.is_lines()) {
+            return run.await;
+        }
+        let line = || {
+            let (sent, all) = (DecimalBytes(progress.sent()), DecimalBytes(progress.expected()));
+            tell(&format!("{sent} of {all}"));
+        };
+        with_lines(run, line).await
     }
 
     async fn image(&self, from: &Repository) -> Result<(Node, Option<Tag>)> {
@@ -93,8 +157,12 @@ impl CopyImage {
                 let asked = format!("copying to {}", self.destination);
                 return Err(Error::new(ErrorKind::Usage, asked, format!("the source is {}", image.digest)));
             }
+            (Target::Abbreviated { .. }, _) => {
+                let asked = format!("copying to {}", self.destination);
+                return Err(Error::new(ErrorKind::Usage, asked, "name a tag, or the whole digest"));
+            }
             (Target::Named(TagOrDigest::Digest(_)), _)
-            | (Target::Unnamed, Target::Named(TagOrDigest::Digest(_))) => None,
+            | (Target::Unnamed, Target::Named(TagOrDigest::Digest(_)) | Target::Abbreviated { .. }) => None,
             (Target::Named(TagOrDigest::Tag(tag)), _)
             | (Target::Unnamed, Target::Named(TagOrDigest::Tag(tag))) => Some(tag.clone()),
             (Target::Unnamed, Target::Unnamed) => Some(Tag::latest()),
@@ -116,18 +184,32 @@ impl CopyImage {
     fn report(&self, node: &Node, tag: Option<&Tag>, report: Report) -> Result<()> {
         let digest = &node.manifest.digest;
         if self.connection.output.json {
-            let image = CopiedImage { digest, tag: tag.map(ToString::to_string) };
-            return print_json(&Copied { images: [image], report });
+            // One by the digest alone, if it got no tag.
+            let tags: Vec<&Tag> = tag.into_iter().chain(&self.tag).collect();
+            let images = if tags.is_empty() {
+                vec![self.copied(digest, None)]
+            } else {
+                tags.into_iter().map(|tag| self.copied(digest, Some(tag.to_string()))).collect()
+            };
+            return print_json(&Copied { images, report, dry_run: self.dry_run });
         }
-        self.connection.tell(&sent(&report));
+        let told = sent(&report);
+        self.connection.tell(&if self.dry_run { format!("dry run, would have {told}") } else { told });
         print(&digest.to_string())
+    }
+
+    fn copied<'d>(&self, digest: &'d Digest, tag: Option<String>) -> CopiedImage<'d> {
+        CopiedImage { reference: reference(&self.destination.location, digest), digest, tag }
     }
 
     fn report_tags(&self, progress: &Progress, told: &TagsReport) -> Result<()> {
         progress.finish();
         let TagsReport { images, copied, skipped, failed, report } = told;
         if self.connection.output.json {
-            print_json(told)?;
+            let images = images.iter().map(|copied| self.copied(&copied.digest, Some(copied.tag.clone())));
+            let images = images.collect();
+            let (copied, skipped, report) = (*copied, *skipped, *report);
+            print_json(&CopiedTags { images, copied, skipped, failed, report })?;
         } else {
             let tags = format!("{copied} tags copied, {skipped} were there, {} failed", failed.len());
             self.connection.tell(&format!("{tags}; {}", sent(report)));

@@ -3,17 +3,18 @@
 use clap::Args;
 
 use super::connection::Connection;
+use super::entry::Entry;
 use super::output::{agreed, print, print_json};
 use crate::client::{Error, ErrorKind, ImageName, Platform, Referrer, Result, Wanted};
-use crate::oci::Digest;
+use crate::oci::DigestPrefix;
 
 /// Deletes something that is attached to an image, after asking. Prints its digest.
 #[derive(Debug, Args)]
 pub(super) struct Detach {
     /// host/name[:tag][@digest] or oci:directory[:tag][@digest].
     image: ImageName,
-    /// What is to go: a digest as refshim references prints it.
-    digest: Digest,
+    /// What is to go: a digest as refshim references prints it, or its beginning as refshim tree does.
+    digest: DigestPrefix,
     /// Do not ask.
     #[arg(long, short)]
     yes: bool,
@@ -30,24 +31,28 @@ impl Detach {
         let image = repository.image(&self.image.target, self.platform.as_ref()).await?;
         let referrers = repository.referrers(&image.digest, &Wanted::attached()).await?.found;
         // Only a referrer of this image: a mistyped digest must not delete another image.
-        let found = referrers.into_iter().find(|referrer| referrer.manifest.digest == self.digest);
+        let mut found =
+            referrers.into_iter().filter(|referrer| self.digest.matches(&referrer.manifest.digest));
         let asked = || format!("detaching {} from {}", self.digest, self.image);
-        let Some(Referrer { manifest, .. }) = found else {
+        let Some(Referrer { manifest, kinds, .. }) = found.next() else {
             return Err(Error::new(ErrorKind::NotFound, asked(), "it does not refer to that image"));
         };
-        let what = manifest.artifact_type().unwrap_or(&manifest.media_type);
-        if !self.yes && !agreed(&format!("Delete {what} {} of {}?", self.digest, repository.name()), asked)? {
+        if found.next().is_some() {
+            return Err(Error::new(ErrorKind::Usage, asked(), "several digests begin like this"));
+        }
+        let (what, digest) = (manifest.description(kinds).label(), &manifest.digest);
+        if !self.yes && !agreed(&format!("Delete {what} {digest} of {}?", repository.name()), asked)? {
             return Err(Error::failed(asked(), "not agreed to; nothing was deleted"));
         }
-        repository.delete_manifest(&self.digest).await?;
+        repository.delete_manifest(digest).await?;
         // Then its entry: if this fails, a list names what is gone, which the commands leave out with a
         // warning. The other way round, the manifest would be there and in no list, and no command would find
         // it again.
         repository.unlist(&manifest).await?;
         if self.connection.output.json {
-            print_json(&manifest.descriptor())
+            print_json(&Entry::of(&manifest, kinds, &self.image.location))
         } else {
-            print(&self.digest.to_string())
+            print(&digest.to_string())
         }
     }
 }

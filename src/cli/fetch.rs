@@ -3,29 +3,46 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
+use futures_util::StreamExt as _;
 use serde::Serialize;
+use tokio::io::AsyncWriteExt as _;
 
 use super::connection::Connection;
+use super::entry::reference;
 use super::output::{print, print_json};
+use super::selection::Selection;
 use crate::client::{
-    Error, ErrorKind, ImageName, Manifest, Part, Platform, Referrers, Result, Wanted, write_file,
+    BlobStream, Error, ErrorKind, ImageName, ListScope, ListedReferrer, Manifest, Part, Platform, Repository,
+    Result, Wanted, write_file,
 };
-use crate::oci::Digest;
 use crate::oci::artifact::TITLE;
+use crate::oci::{Digest, DigestPrefix, LinkKind, TagOrDigest};
 
 /// How many digits of a digest are appended to tell two files of the same name apart.
 const DISTINCT: usize = 12;
 
 /// Writes the files of what is attached to an image, each checked by its digest. Prints their paths.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES, group(ArgGroup::new("which").args(WHICH).required(true).multiple(true)))]
 pub(super) struct Fetch {
     /// host/name[:tag][@digest] or oci:directory[:tag][@digest].
     image: ImageName,
-    /// Only artifacts of this type, as refshim references calls it (repeatable).
-    #[arg(long, value_name = "TYPE", required = true)]
+    /// Only artifacts of this type, a media type or a word, as for refshim references (repeatable).
+    #[arg(long, value_name = "TYPE")]
     artifact_type: Vec<String>,
-    /// Where the files go.
+    /// Only what is linked like this: reference, subject, attestation, cosign or fallback (repeatable).
+    #[arg(long, value_name = "KIND")]
+    kind: Vec<LinkKind>,
+    /// Only this one: its digest, or the beginning of it, as refshim tree prints it (repeatable).
+    #[arg(long, value_name = "DIGEST")]
+    referrer: Vec<DigestPrefix>,
+    /// Everything that is attached.
+    #[arg(long, conflicts_with_all = ["artifact_type", "kind", "referrer"])]
+    all: bool,
+    #[command(flatten)]
+    selection: Selection,
+    /// Where the files go; - is standard output, for a single file.
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     output: PathBuf,
     /// Of an index, the image for this platform.
@@ -35,31 +52,42 @@ pub(super) struct Fetch {
     connection: Connection,
 }
 
+/// Something has to be chosen, so that nobody downloads everything by accident.
+const WHICH: [&str; 6] = ["artifact_type", "kind", "referrer", "all", "limit", "latest"];
+const EXAMPLES: &str = "Examples:
+  refshim fetch registry.example/app:v1 --artifact-type sbom --latest -o - | jq .packages
+  refshim fetch registry.example/app:v1 --referrer sha256:51c04ab8d3e6 -o found
+  refshim fetch registry.example/app:v1 --all -o found";
+
 #[derive(Serialize)]
 struct Fetched<'a> {
     path: &'a Path,
     digest: &'a Digest,
+    /// What the file belongs to, and its full name.
     artifact: &'a Digest,
+    reference: String,
 }
 
 impl Fetch {
     pub(super) async fn run(self) -> Result<()> {
         let repository = self.connection.client(&self.image.location)?.open(&self.image.location)?;
         let image = repository.image(&self.image.target, self.platform.as_ref()).await?;
-        let wanted = Wanted { artifact_types: self.artifact_type.clone(), ..Wanted::attached() };
-        let Referrers { found: referrers, vanished } = repository.referrers(&image.digest, &wanted).await?;
-        self.connection.warn_that_vanished(&vanished);
-        if referrers.is_empty() {
-            let asked = format!("fetching {} of {}", self.artifact_type.join(", "), self.image);
-            return Err(Error::new(ErrorKind::NotFound, asked, "nothing of that type refers to it")
-                .advise("refshim references shows what does"));
-        }
-        std::fs::create_dir_all(&self.output)
-            .map_err(|error| Error::io(format!("making {}", self.output.display()), &error))?;
-        let manifests: Vec<&Manifest> = referrers.iter().map(|referrer| &referrer.manifest).collect();
+        let manifests = self.manifests(&repository, &image.digest).await?;
         let files = self.files(&manifests);
         let progress = self.connection.progress();
         progress.expect(files.iter().map(|(_, part, _)| part.descriptor.size).sum());
+        if self.is_to_standard_output() {
+            let [(_, part, _)] = &files[..] else {
+                let answer = format!("there are {} files, and standard output takes one", files.len());
+                return Err(Error::new(ErrorKind::Usage, self.asked(), answer)
+                    .advise("choose with --artifact-type, --referrer or --latest, or name a directory"));
+            };
+            let content = repository.blob(part).await?;
+            progress.finish();
+            return print_content(content).await;
+        }
+        std::fs::create_dir_all(&self.output)
+            .map_err(|error| Error::io(format!("making {}", self.output.display()), &error))?;
         for (path, part, _) in &files {
             write_file(path, progress.watch(part, repository.blob(part).await?)).await?;
         }
@@ -67,8 +95,50 @@ impl Fetch {
         self.report(&files)
     }
 
+    /// The manifests that were asked for. No others are read.
+    async fn manifests(&self, repository: &Repository, image: &Digest) -> Result<Vec<Manifest>> {
+        let kinds = if self.kind.is_empty() { LinkKind::ATTACHED.to_vec() } else { self.kind.clone() };
+        let wanted = Wanted { kinds, artifact_types: self.artifact_type.clone(), ..Wanted::default() };
+        let list = repository.referrer_list(image, &wanted, ListScope::Repository).await?;
+        let mut vanished = list.vanished;
+        let is_meant = |referrer: &ListedReferrer| {
+            let digest = &referrer.descriptor.digest;
+            self.referrer.is_empty() || self.referrer.iter().any(|prefix| prefix.matches(digest))
+        };
+        let mut found = list.found;
+        found.retain(is_meant);
+        let mut manifests = Vec::new();
+        for referrer in self.selection.of(found) {
+            let digest = referrer.descriptor.digest;
+            match repository.find_manifest(&TagOrDigest::Digest(digest.clone())).await? {
+                // A list is believed only as far as the manifest says the same.
+                Some(manifest) if manifest.is_about(image, referrer.kinds) => manifests.push(manifest),
+                Some(_) => {}
+                None => vanished.push(digest),
+            }
+        }
+        self.connection.warn_that_vanished(&vanished);
+        if manifests.is_empty() {
+            return Err(Error::new(ErrorKind::NotFound, self.asked(), "nothing of that kind refers to it")
+                .advise("refshim references shows what does"));
+        }
+        Ok(manifests)
+    }
+
+    fn asked(&self) -> String {
+        let referrers = self.referrer.iter().map(ToString::to_string);
+        let kinds = self.kind.iter().map(ToString::to_string);
+        let which: Vec<String> = self.artifact_type.iter().cloned().chain(kinds).chain(referrers).collect();
+        let which = if which.is_empty() { "what is attached".to_owned() } else { which.join(", ") };
+        format!("fetching {which} of {}", self.image)
+    }
+
+    fn is_to_standard_output(&self) -> bool {
+        self.output.as_os_str() == "-"
+    }
+
     /// Each file with its path: named by its title, or by its digest if it has none.
-    fn files<'m>(&self, manifests: &[&'m Manifest]) -> Vec<(PathBuf, &'m Part, &'m Digest)> {
+    fn files<'m>(&self, manifests: &'m [Manifest]) -> Vec<(PathBuf, &'m Part, &'m Digest)> {
         let mut taken: HashMap<String, &Digest> = HashMap::new();
         let mut files = Vec::new();
         for manifest in manifests {
@@ -92,11 +162,22 @@ impl Fetch {
                 path,
                 digest: &part.descriptor.digest,
                 artifact,
+                reference: reference(&self.image.location, artifact),
             });
             return print_json(&fetched.collect::<Vec<_>>());
         }
         files.iter().try_for_each(|(path, _, _)| print(&path.display().to_string()))
     }
+}
+
+/// Writes a file to standard output, for another program: as it is, whatever is in it.
+async fn print_content(mut content: BlobStream) -> Result<()> {
+    let failed = |error: std::io::Error| Error::io("writing to standard output", &error);
+    let mut stdout = tokio::io::stdout();
+    while let Some(bytes) = content.next().await.transpose()? {
+        stdout.write_all(&bytes).await.map_err(failed)?;
+    }
+    stdout.flush().await.map_err(failed)
 }
 
 /// The file name of a title, or else the digest.

@@ -16,11 +16,15 @@ const USAGE: u8 = 2;
 const NOT_FOUND: u8 = 3;
 /// The credentials were rejected.
 const DENIED: u8 = 4;
+/// Nothing refers to the image, and `--exit-code` makes that a failure.
+pub(super) const NOTHING: u8 = 5;
+/// What a list says of a referrer is not so (`verify-references`).
+pub(super) const UNVERIFIED: u8 = 6;
 /// Ended by Ctrl-C: 128 and the number of SIGINT, as shells have it.
 const INTERRUPTED: u8 = 130;
 
 pub(super) const EXIT_CODES: &str = "Exit codes of all commands but serve: 0 success, 1 failure, 2 usage, 3 not \
-     found, 4 denied, 130 interrupted.";
+     found, 4 denied, 5 nothing found (references --exit-code), 6 not as listed (verify-references), 130 interrupted.";
 
 /// Writes lines to standard output.
 pub(super) fn print(text: &str) -> Result<()> {
@@ -46,6 +50,11 @@ pub(super) fn print_json(value: &impl Serialize) -> Result<()> {
 /// escaped.
 pub(super) fn printable(text: &str) -> String {
     escaped(text, char::is_control)
+}
+
+/// The same for a text of several lines.
+pub(super) fn printable_lines(text: &str) -> String {
+    escaped(text, |character| character.is_control() && !matches!(character, '\n' | '\t'))
 }
 
 /// The text with these characters escaped as in JSON.
@@ -85,14 +94,40 @@ pub(super) fn fail(code: u8, message: &str) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Prints an error and the advice for it; gives the exit code.
-pub(super) fn failed(error: &Error) -> ExitCode {
+/// How errors are told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ErrorFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// A line of JSON, where the result would have been JSON.
+    Json,
+}
+
+#[derive(Serialize)]
+struct Failure<'a> {
+    error: &'a Error,
+    message: String,
+    exit_code: u8,
+}
+
+/// Tells an error and the advice for it; gives the exit code.
+pub(super) fn failed(error: &Error, format: ErrorFormat) -> ExitCode {
     let code = match error.kind() {
         ErrorKind::Failed | ErrorKind::Malformed => FAILURE,
         ErrorKind::Usage => USAGE,
         ErrorKind::NotFound => NOT_FOUND,
         ErrorKind::Denied => DENIED,
     };
+    if format == ErrorFormat::Json {
+        // On standard error as well: what is read from standard output is the result, or nothing.
+        if let Ok(line) =
+            serde_json::to_string(&Failure { error, message: error.to_string(), exit_code: code })
+        {
+            let _told = writeln!(io::stderr(), "{}", printable(&line));
+            return ExitCode::from(code);
+        }
+    }
     match error.advice() {
         Some(advice) => fail(code, &format!("{error}\n{advice}")),
         None => fail(code, &error.to_string()),

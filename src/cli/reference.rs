@@ -4,10 +4,11 @@ use clap::Args;
 
 use super::connection::Connection;
 use super::copy::JOBS;
+use super::entry::Entry;
 use super::output::{print, print_json};
 use super::tagging::Tagging;
 use crate::client::{Copy, Error, ErrorKind, ImageName, Platform, Result, Target, referring_copy, walk};
-use crate::oci::{Tag, TagOrDigest};
+use crate::oci::{LinkKind, Tag, TagOrDigest};
 
 /// Pushes a copy of an image that refers to it, by the member `reference`. Prints the copy's digest.
 #[derive(Debug, Args)]
@@ -57,7 +58,7 @@ impl Ref {
         at.put_manifest(&TagOrDigest::Tag(tag), &referring).await?;
         progress.finish();
         if self.connection.output.json {
-            print_json(&referring.descriptor())
+            print_json(&Entry::of(&referring, LinkKind::Reference.into(), &self.at.location))
         } else {
             print(&referring.digest.to_string())
         }
@@ -67,7 +68,7 @@ impl Ref {
         match &self.at.target {
             Target::Unnamed => Ok(Tag::latest()),
             Target::Named(TagOrDigest::Tag(tag)) => Ok(tag.clone()),
-            Target::Named(TagOrDigest::Digest(_)) => {
+            Target::Named(TagOrDigest::Digest(_)) | Target::Abbreviated { .. } => {
                 let answer = "the digest of what is made here cannot be known before: name a tag";
                 Err(Error::new(ErrorKind::Usage, format!("pushing to {}", self.at), answer))
             }

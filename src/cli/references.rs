@@ -1,88 +1,159 @@
 //! `refshim references`: lists the referrers of an image.
 
+use std::process::ExitCode;
+
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
-use serde::Serialize;
 
 use super::connection::Connection;
-use super::output::{print, print_json};
+use super::entry::{Entry, location_of};
+use super::format::{Format, FormatArgs};
+use super::output::{NOTHING, print};
+use super::selection::Selection;
 use super::table::{age, aligned, kinds, size};
-use crate::client::{ImageName, Platform, Referrer, Referrers, Result, Wanted};
-use crate::oci::{AnnotationFilter, Descriptor, LinkKind};
+use crate::client::{ImageName, ListScope, ListedReferrer, Location, Platform, ReferrerList, Result, Wanted};
+use crate::oci::{AnnotationFilter, LinkKind};
 
-/// Lists what refers to an image, oldest first: from refshim's references query where there is one, else from
-/// the registry's referrers API, the referrers tag and cosign's tags.
+/// Lists what refers to an image, oldest first.
+///
+/// From refshim's references query where there is one, else from the registry's referrers API, the referrers tag and
+/// cosign's tags. What a list says is believed, but for the referrers tag, which clients write; refshim
+/// verify-references reads everything. The size is that of the manifest, the age by its annotation
+/// org.opencontainers.image.created.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct References {
     /// host/name[:tag][@digest] or oci:directory[:tag][@digest].
     image: ImageName,
     /// Only links of this kind: reference, subject, parent, attestation, cosign or fallback (repeatable).
     #[arg(long, value_name = "KIND")]
     kind: Vec<LinkKind>,
-    /// Only artifacts of this type, as the table calls it: a media type, image or index (repeatable).
+    /// Only artifacts of this type: a media type, or a word for what it is: signature, sbom, provenance,
+    /// vulnerabilities, vex, attestation, image, index, chart, wasm (repeatable).
     #[arg(long, value_name = "TYPE")]
     artifact_type: Vec<String>,
     /// Only what has this annotation (repeatable).
     #[arg(long, value_name = "KEY[=VALUE]")]
     annotation: Vec<AnnotationFilter>,
+    /// Look in the image's repository, or in all repositories of the registry, which only refshim can.
+    #[arg(long, value_enum, value_name = "SCOPE", default_value_t = Scope::Repository)]
+    scope: Scope,
     /// Of an index, the image for this platform.
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
-    /// How the list is printed.
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
+    #[command(flatten)]
+    selection: Selection,
+    #[command(flatten)]
+    format: FormatArgs,
+    #[command(flatten)]
+    table: TableArgs,
+    /// End with the exit code 5 if nothing is found.
+    #[arg(long)]
+    exit_code: bool,
     #[command(flatten)]
     connection: Connection,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Json,
-    Digest,
+#[derive(Debug, Args)]
+struct TableArgs {
+    /// In the table, also the artifact type (or media type) that it states.
+    #[arg(long)]
+    wide: bool,
+    /// In the table, also the annotations.
+    #[arg(long)]
+    annotations: bool,
+    /// The table without the names of its columns.
+    #[arg(long)]
+    no_headers: bool,
 }
 
-#[derive(Serialize)]
-struct Entry {
-    #[serde(flatten)]
-    descriptor: Descriptor,
-    kinds: Vec<LinkKind>,
+const EXAMPLES: &str = "Examples:
+  refshim references registry.example/app:v1 --artifact-type sbom --latest
+  refshim references registry.example/app:v1 --artifact-type signature --exit-code --quiet > /dev/null
+  refshim references registry.example/app:v1 --format 'template={{ reference }} {{ artifactType }}'";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Scope {
+    Repository,
+    Registry,
 }
 
 impl References {
-    pub(super) async fn run(self) -> Result<()> {
+    pub(super) async fn run(self) -> Result<ExitCode> {
         let repository = self.connection.client(&self.image.location)?.open(&self.image.location)?;
         let image = repository.image(&self.image.target, self.platform.as_ref()).await?;
-        let wanted =
-            Wanted { kinds: self.kind, artifact_types: self.artifact_type, annotations: self.annotation };
-        let Referrers { found: referrers, vanished } = repository.referrers(&image.digest, &wanted).await?;
+        let scope = match self.scope {
+            Scope::Repository => ListScope::Repository,
+            Scope::Registry => ListScope::Registry,
+        };
+        let wanted = Wanted {
+            kinds: self.kind.clone(),
+            artifact_types: self.artifact_type.clone(),
+            annotations: self.annotation.clone(),
+        };
+        let ReferrerList { found, vanished } =
+            repository.referrer_list(&image.digest, &wanted, scope).await?;
         self.connection.warn_that_vanished(&vanished);
-        match self.format {
-            Format::Table if !self.connection.output.json => print_table(&referrers),
-            Format::Table | Format::Json => print_json(&referrers.iter().map(entry).collect::<Vec<_>>()),
-            Format::Digest => {
-                referrers.iter().try_for_each(|referrer| print(&referrer.manifest.digest.to_string()))
-            }
+        let found = self.selection.of(found);
+        let format = self.format.of(&self.connection.output);
+        let entries: Vec<Entry> =
+            found.iter().map(|referrer| Entry::of_listed(referrer, &self.image.location)).collect();
+        format.print(&entries, Entry::digest, || self.print_table(&found))?;
+        if !found.is_empty() {
+            return Ok(ExitCode::SUCCESS);
         }
+        if format != Format::Json {
+            let is_narrowed =
+                !(self.kind.is_empty() && self.artifact_type.is_empty() && self.annotation.is_empty());
+            let which = if is_narrowed { " that was asked for" } else { "" };
+            self.connection.tell(&format!("nothing refers to {}{which}", self.image));
+        }
+        Ok(if self.exit_code { ExitCode::from(NOTHING) } else { ExitCode::SUCCESS })
     }
-}
 
-fn entry(referrer: &Referrer) -> Entry {
-    Entry { descriptor: referrer.manifest.descriptor(), kinds: referrer.kinds.iter().collect() }
-}
-
-fn print_table(referrers: &[Referrer]) -> Result<()> {
-    let now = Timestamp::now();
-    let head = ["KIND", "TYPE", "SIZE", "AGE", "DIGEST"].map(str::to_owned);
-    let rows = referrers.iter().map(|Referrer { manifest, kinds: of, .. }| {
-        [
-            kinds(*of),
-            manifest.type_name().to_owned(),
-            size(manifest.content_size()),
-            age(manifest, now),
-            manifest.digest.to_string(),
-        ]
-    });
-    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
-    aligned(&rows).iter().try_for_each(|row| print(row.join("  ").trim_end()))
+    fn print_table(&self, found: &[ListedReferrer]) -> Result<()> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        let columns = [
+            ("KIND", true),
+            ("TYPE", true),
+            ("ARTIFACT TYPE", self.table.wide),
+            ("SIZE", true),
+            ("AGE", true),
+            ("REPOSITORY", self.scope == Scope::Registry),
+            ("DIGEST", true),
+            ("ANNOTATIONS", self.table.annotations),
+        ];
+        let now = Timestamp::now();
+        let row = |referrer: &ListedReferrer| {
+            let ListedReferrer { descriptor, kinds: of, what, .. } = referrer;
+            [
+                kinds(*of),
+                what.label(),
+                what.raw_type.clone(),
+                size(descriptor.size),
+                age(referrer.created(), now),
+                match location_of(referrer, &self.image.location) {
+                    Location::Registry { name, .. } => name.to_string(),
+                    Location::Layout(_) => "-".to_owned(),
+                },
+                descriptor.digest.to_string(),
+                descriptor
+                    .annotations
+                    .iter()
+                    .map(|(key, value)| format!("{key}={value}"))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            ]
+        };
+        let head = columns.map(|(name, _)| name.to_owned());
+        let head = Some(head).filter(|_| !self.table.no_headers);
+        let rows: Vec<_> = head.into_iter().chain(found.iter().map(row)).collect();
+        aligned(&rows).iter().try_for_each(|row| {
+            let shown =
+                row.iter().zip(columns).filter(|(_, (_, is_shown))| *is_shown).map(|(cell, _)| cell.as_str());
+            print(shown.collect::<Vec<_>>().join("  ").trim_end())
+        })
+    }
 }

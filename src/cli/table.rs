@@ -4,7 +4,6 @@ use indicatif::DecimalBytes;
 use jiff::{SignedDuration, Timestamp};
 
 use super::output::printable;
-use crate::client::Manifest;
 use crate::oci::{Digest, LinkKind, LinkKinds};
 
 const SHORT_DIGEST: usize = "sha256:".len() + 12;
@@ -30,9 +29,9 @@ pub(super) fn size(bytes: u64) -> String {
     DecimalBytes(bytes).to_string()
 }
 
-/// The age of a manifest, by its own annotation, in the largest unit that fits.
-pub(super) fn age(manifest: &Manifest, now: Timestamp) -> String {
-    let created = manifest.created().and_then(|created| created.parse::<Timestamp>().ok());
+/// The age of a manifest that says when it was created, in the largest unit that fits.
+pub(super) fn age(created: Option<&str>, now: Timestamp) -> String {
+    let created = created.and_then(|created| created.parse::<Timestamp>().ok());
     created.map_or_else(|| "-".to_owned(), |created| length(now.duration_since(created)))
 }
 

@@ -93,13 +93,38 @@ impl Copy<'_> {
         Ok(report)
     }
 
+    /// What [`Copy::run`] would do, without doing it. A blob that the registry would mount counts as sent: only trying
+    /// shows that.
+    pub async fn rehearse(&self, images: &[(Node, Option<Tag>)]) -> Result<Report> {
+        let nodes = || images.iter().flat_map(|(node, _)| node.all());
+        self.refuse_incomplete(nodes())?;
+        let mut report = Report::default();
+        for part in parts(nodes()).into_values() {
+            if self.to.has_blob(&part.descriptor.digest).await? {
+                report.blobs_already += 1;
+            } else {
+                report.blobs += 1;
+                report.bytes += part.descriptor.size;
+            }
+        }
+        let digests: BTreeSet<&Digest> = nodes().map(|node| &node.manifest.digest).collect();
+        for digest in digests {
+            let is_there = self.to.has_manifest(digest).await?;
+            report.manifests_already += usize::from(is_there);
+            report.manifests += usize::from(!is_there);
+        }
+        let tags = nodes().map(|node| (&node.manifest, &node.tag));
+        for (manifest, tag) in tags.chain(images.iter().map(|(node, tag)| (&node.manifest, tag))) {
+            if let Some(tag) = tag {
+                report.tags += usize::from(!self.leads_to(tag, manifest).await?);
+            }
+        }
+        Ok(report)
+    }
+
     /// Copies the blobs of these manifests, without the manifests themselves.
     pub async fn blobs<'n>(&self, nodes: impl Iterator<Item = &'n Node>) -> Result<Report> {
-        let mut parts: BTreeMap<&Digest, &Part> = BTreeMap::new();
-        // Each once: images share layers, and two uploads of one blob at the same time would both be sent.
-        for part in nodes.flat_map(|node| node.manifest.blobs()) {
-            parts.insert(&part.descriptor.digest, part);
-        }
+        let parts = parts(nodes);
         self.progress.expect(parts.values().map(|part| part.descriptor.size).sum());
         let copies: Vec<_> = parts.into_values().map(|part| self.blob(part)).collect();
         let arrivals: Vec<Arrival> = stream::iter(copies).buffer_unordered(self.jobs).try_collect().await?;
@@ -145,14 +170,25 @@ impl Copy<'_> {
         Ok(true)
     }
 
-    /// Whether it had to be set.
-    async fn tag(&self, manifest: &Manifest, tag: &Tag) -> Result<bool> {
-        let tag = TagOrDigest::Tag(tag.clone());
-        if self.to.digest(&tag).await?.as_ref() == Some(&manifest.digest) {
+    /// Sets a tag; whether it had to be set.
+    pub async fn tag(&self, manifest: &Manifest, tag: &Tag) -> Result<bool> {
+        if self.leads_to(tag, manifest).await? {
             return Ok(false);
         }
-        self.to.put_manifest(&tag, manifest).await.map(|()| true)
+        self.to.put_manifest(&TagOrDigest::Tag(tag.clone()), manifest).await.map(|()| true)
     }
+
+    /// Whether a tag at the destination is set like this already.
+    pub async fn leads_to(&self, tag: &Tag, manifest: &Manifest) -> Result<bool> {
+        let found = self.to.digest(&TagOrDigest::Tag(tag.clone())).await?;
+        Ok(found.as_ref() == Some(&manifest.digest))
+    }
+}
+
+/// The blobs of these manifests. Each once: images share layers, and two uploads of one blob at the same time would both
+/// be sent.
+fn parts<'n>(nodes: impl Iterator<Item = &'n Node>) -> BTreeMap<&'n Digest, &'n Part> {
+    nodes.flat_map(|node| node.manifest.blobs()).map(|part| (&part.descriptor.digest, part)).collect()
 }
 
 /// The manifests in the order in which they can be pushed: each after those that it names. Those of one rank

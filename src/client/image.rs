@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::oci::{InvalidName, InvalidTag, RepositoryName, TagOrDigest};
+use crate::oci::{Digest, DigestPrefix, InvalidName, InvalidTag, RepositoryName, Tag, TagOrDigest};
 
 const DOCKER_HUB: &str = "docker.io";
 const LAYOUT_SCHEME: &str = "oci:";
@@ -39,6 +39,13 @@ pub enum Target {
     Unnamed,
     /// By this tag or digest.
     Named(TagOrDigest),
+    /// By the beginning of its digest.
+    Abbreviated {
+        /// The beginning.
+        prefix: DigestPrefix,
+        /// Below this tag, or else below any.
+        tag: Option<Tag>,
+    },
 }
 
 /// The text names no image.
@@ -82,6 +89,7 @@ impl fmt::Display for ImageName {
             Target::Unnamed => Ok(()),
             Target::Named(TagOrDigest::Tag(tag)) => write!(f, ":{tag}"),
             Target::Named(TagOrDigest::Digest(digest)) => write!(f, "@{digest}"),
+            Target::Abbreviated { prefix, .. } => write!(f, "@{prefix}"),
         }
     }
 }
@@ -89,22 +97,28 @@ impl fmt::Display for ImageName {
 impl FromStr for ImageName {
     type Err = InvalidImageName;
 
-    /// A tag before a digest is ignored, as all clients do.
+    /// A tag before a digest is ignored, as all clients do; before the beginning of a digest it says where to look.
     fn from_str(text: &str) -> Result<Self, InvalidImageName> {
         let (rest, digest) = match text.split_once('@') {
-            Some((rest, digest)) => {
-                (rest, Some(TagOrDigest::Digest(digest.parse().map_err(InvalidTag::from)?)))
-            }
+            Some((rest, digest)) => (rest, Some(digest)),
             None => (text, None),
         };
         let (place, tag) = match rest.rsplit_once(':') {
             // With a slash behind it, the colon is that of a port: `localhost:5000/a`.
             Some((place, tag)) if !tag.contains('/') && place != LAYOUT_SCHEME.trim_end_matches(':') => {
-                (place, Some(TagOrDigest::Tag(tag.parse()?)))
+                (place, Some(tag.parse::<Tag>()?))
             }
             Some(_) | None => (rest, None),
         };
-        let target = digest.or(tag).map_or(Target::Unnamed, Target::Named);
+        let target = match (digest.map(str::parse::<Digest>), tag) {
+            (Some(Ok(digest)), _) => Target::Named(TagOrDigest::Digest(digest)),
+            (Some(Err(error)), tag) => {
+                let prefix = digest.and_then(|digest| digest.parse().ok());
+                Target::Abbreviated { prefix: prefix.ok_or(InvalidTag::from(error))?, tag }
+            }
+            (None, Some(tag)) => Target::Named(TagOrDigest::Tag(tag)),
+            (None, None) => Target::Unnamed,
+        };
         Ok(Self { location: location(place)?, target })
     }
 }
@@ -157,6 +171,7 @@ mod tests {
         check(&format!("localhost/a:v1@{digest}"), &format!("localhost/a@{digest}"));
         check("ubuntu", "docker.io/library/ubuntu");
         check("ubuntu:24.04", "docker.io/library/ubuntu:24.04");
+        check("localhost/a:v1@sha256:0a0a0a0a0a0a", "localhost/a@sha256:0a0a0a0a0a0a");
         check("docker.io/ubuntu", "docker.io/library/ubuntu");
         check("grafana/grafana", "docker.io/grafana/grafana");
     }

@@ -124,6 +124,11 @@ impl Layout {
         Ok(verified(read(&path.display().to_string(), file), part))
     }
 
+    pub(super) fn has_blob(&self, digest: &Digest) -> bool {
+        // Not read again: a file gets its name only when it is complete.
+        self.blob_path(digest).exists()
+    }
+
     pub(super) async fn take_blob<F: Future<Output = Result<BlobStream>>>(
         &self,
         part: &Part,
@@ -131,8 +136,7 @@ impl Layout {
         progress: &Progress,
     ) -> Result<Arrival> {
         let path = self.blob_path(&part.descriptor.digest);
-        // Not read again: a file gets its name only when it is complete.
-        if path.exists() {
+        if self.has_blob(&part.descriptor.digest) {
             return Ok(Arrival::Already);
         }
         self.prepare(part.descriptor.digest.algorithm())?;

@@ -9,7 +9,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Error, ErrorKind, Result};
 use crate::oci::artifact::CREATED;
-use crate::oci::{Algorithm, Descriptor, Digest, ManifestLinks, Tag, is_image_config, links_of, media_type};
+use crate::oci::{
+    Algorithm, ArtifactDescription, ArtifactKind, Descriptor, Digest, LinkKind, LinkKinds, ManifestLinks,
+    Tag, is_image_config, links_of, media_type,
+};
 
 const IMAGE: &str = "image";
 const INDEX: &str = "index";
@@ -157,17 +160,19 @@ impl Manifest {
         }
     }
 
-    /// Whether this is its artifact type or its [`Manifest::type_name`]. Media types do not depend on case
-    /// (RFC 6838, section 4.2).
+    /// What it is, as a referrer by these links.
     #[must_use]
-    pub fn is_of_type(&self, name: &str) -> bool {
-        let is = |own: &str| own.eq_ignore_ascii_case(name);
-        self.artifact_type().is_some_and(is) || is(self.type_name())
+    pub fn description(&self, links: LinkKinds) -> ArtifactDescription {
+        let mut what = ArtifactDescription::of(&self.descriptor());
+        if what.is_vague(links) {
+            what.clear_up(self.layers().iter().map(|layer| &layer.descriptor));
+        }
+        what
     }
 
-    /// Whether a manifest can state this as its artifact type, and it is not only a [`Manifest::type_name`].
+    /// Whether a manifest can state this as its artifact type, and it is not only a word for what it is.
     pub(super) fn could_state_type(name: &str) -> bool {
-        ![IMAGE, INDEX].iter().any(|word| word.eq_ignore_ascii_case(name)) && !is_manifest(name)
+        ArtifactKind::with_slug(&name.to_ascii_lowercase()).is_none() && !is_manifest(name)
     }
 
     /// Whether it is an image index or a Docker manifest list.
@@ -204,6 +209,15 @@ impl Manifest {
     #[must_use]
     pub fn links(&self, tag: Option<&Tag>) -> ManifestLinks {
         links_of(&self.bytes, Some(&self.media_type), tag)
+    }
+
+    /// Whether it refers to this manifest: by what it says itself, or by a tag or an index that make it a referrer,
+    /// which are believed.
+    #[must_use]
+    pub fn is_about(&self, subject: &Digest, links: LinkKinds) -> bool {
+        let by_tag_or_index: LinkKinds = [LinkKind::Cosign, LinkKind::Attestation].into_iter().collect();
+        links.intersects(by_tag_or_index)
+            || self.links(None).links.iter().any(|link| link.subject == *subject)
     }
 
     /// Its descriptor in a list of referrers.

@@ -61,6 +61,12 @@ impl Progress {
         self.all.set_length(self.all.length().unwrap_or_default().saturating_sub(bytes));
     }
 
+    /// The bytes that are to be transferred, as far as it is known.
+    #[must_use]
+    pub fn expected(&self) -> u64 {
+        self.all.length().unwrap_or_default()
+    }
+
     /// The bytes of blobs transferred so far.
     #[must_use]
     pub fn sent(&self) -> u64 {

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod pages;
+mod referrer_list;
 mod referrers;
 mod tag_list;
 mod tagged_list;

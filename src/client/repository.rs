@@ -7,8 +7,8 @@ use tokio::sync::Semaphore;
 use super::layout::Layout;
 use super::registry::Registry;
 use super::{
-    BlobStream, Error, ErrorKind, ListChange, Manifest, Part, Platform, Progress, Referrers, Result, Target,
-    Wanted,
+    BlobStream, Error, ErrorKind, ListChange, ListScope, ListedReferrer, Manifest, Part, Platform, Progress,
+    ReferrerList, Referrers, Result, Target, Wanted,
 };
 use crate::oci::{Digest, ReferrersList, Tag, TagOrDigest};
 
@@ -67,6 +67,9 @@ impl Repository {
     pub async fn image(&self, target: &Target, platform: Option<&Platform>) -> Result<Manifest> {
         let named = match (self, target) {
             (_, Target::Named(named)) => named.clone(),
+            (_, Target::Abbreviated { prefix, tag }) => {
+                TagOrDigest::Digest(self.whole_digest(prefix, tag.as_ref()).await?)
+            }
             (Self::Registry(_), Target::Unnamed) => TagOrDigest::Tag(Tag::latest()),
             (Self::Layout(layout), Target::Unnamed) => layout.only_image()?,
         };
@@ -115,6 +118,14 @@ impl Repository {
                 Ok(registry.digest(&TagOrDigest::Digest(digest.clone())).await?.is_some())
             }
             Self::Layout(layout) => layout.lists(digest),
+        }
+    }
+
+    /// Whether a blob is there.
+    pub async fn has_blob(&self, digest: &Digest) -> Result<bool> {
+        match self {
+            Self::Registry(registry) => registry.has_blob(digest).await,
+            Self::Layout(layout) => Ok(layout.has_blob(digest)),
         }
     }
 
@@ -175,6 +186,31 @@ impl Repository {
         // Only refshim's list is filtered already, and not by every filter (see `Wanted::to_query`).
         referrers.found.retain(|referrer| wanted.takes(referrer));
         Ok(referrers)
+    }
+
+    /// The referrers of a manifest as lists describe them.
+    pub async fn referrer_list(
+        &self,
+        subject: &Digest,
+        wanted: &Wanted,
+        scope: ListScope,
+    ) -> Result<ReferrerList> {
+        let mut list = match self {
+            Self::Registry(registry) => registry.referrer_list(subject, wanted, scope).await?,
+            Self::Layout(layout) => {
+                Referrers { found: layout.referrers(subject)?, vanished: Vec::new() }.into()
+            }
+        };
+        list.found.retain(|referrer| wanted.takes_listed(referrer));
+        Ok(list)
+    }
+
+    /// Everything that lists name as a referrer of a manifest, whether or not it is one.
+    pub async fn claimed_referrers(&self, subject: &Digest) -> Result<Vec<ListedReferrer>> {
+        match self {
+            Self::Registry(registry) => registry.claimed_referrers(subject).await,
+            Self::Layout(layout) => Ok(layout.referrers(subject)?.iter().map(ListedReferrer::from).collect()),
+        }
     }
 
     /// Makes sure that referrers are listed: in a registry without the referrers API, at the tag of their

@@ -11,9 +11,9 @@ use super::media_type;
 const IMAGE_CONFIGS: [&str; 2] =
     ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 /// cosign's payload of a signature (sigstore/cosign, `specs/SIGNATURE_SPEC.md`).
-const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+pub(super) const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 /// A Sigstore bundle, of any version, holds a signature or an attestation (sigstore/cosign, `specs/BUNDLE_SPEC.md`).
-const BUNDLE: &str = "application/vnd.dev.sigstore.bundle";
+pub(super) const BUNDLE: &str = "application/vnd.dev.sigstore.bundle";
 /// What a bundle states of its content, on its manifest.
 const BUNDLE_CONTENT: &str = "dev.sigstore.bundle.content";
 /// The annotations that state the type of an in-toto predicate: of a bundle's manifest, of cosign's layers, of
@@ -128,7 +128,7 @@ impl ArtifactKind {
             || name.ends_with(".signature")
         {
             Self::Signature
-        } else if name.starts_with(BUNDLE) || has(&["in-toto", "dsse", "attestation"]) {
+        } else if is_attestation(name) {
             Self::Attestation
         } else if has(&["spdx", "cyclonedx", "sbom", "syft"]) {
             Self::Sbom
@@ -188,6 +188,11 @@ impl ArtifactKind {
             Self::Other => "artifact",
         }
     }
+}
+
+/// Whether something of this media type, in lower case, is a signed statement (in-toto), whatever it states.
+pub(super) fn is_attestation(name: &str) -> bool {
+    name.starts_with(BUNDLE) || ["in-toto", "dsse", "attestation"].iter().any(|word| name.contains(word))
 }
 
 /// Whether this artifact type is only the config type of an image.

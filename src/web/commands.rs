@@ -22,8 +22,8 @@ pub(super) fn commands(repository: &str, item: &Item, subject: Option<&Digest>) 
     if let Some(subject) = subject {
         let image = format!("{repository}@{subject}");
         let who = "--certificate-identity=WHO --certificate-oidc-issuer=ISSUER";
-        match item.kind {
-            ArtifactKind::Signature if item.raw_type.starts_with("application/vnd.cncf.notary.") => {
+        match item.what.kind {
+            ArtifactKind::Signature if item.what.raw_type.starts_with("application/vnd.cncf.notary.") => {
                 put("Verify the signature", format!("notation verify {image}"));
             }
             ArtifactKind::Signature => put("Verify the signature", format!("cosign verify {who} {image}")),
@@ -44,8 +44,8 @@ pub(super) fn commands(repository: &str, item: &Item, subject: Option<&Digest>) 
             | ArtifactKind::Wasm
             | ArtifactKind::Other => {}
         }
-        if is_harmless(&item.raw_type) {
-            let line = format!("refshim fetch --artifact-type {} {image}", item.raw_type);
+        if is_harmless(&item.what.raw_type) {
+            let line = format!("refshim fetch --artifact-type {} {image}", item.what.raw_type);
             put("Download the files of everything of this type", line);
         }
     }
@@ -55,7 +55,7 @@ pub(super) fn commands(repository: &str, item: &Item, subject: Option<&Digest>) 
 
 /// cosign's short name of a predicate type; a placeholder for one that it does not know.
 fn attestation_type(item: &Item) -> &'static str {
-    let is = |prefix: &str| item.predicates.iter().any(|predicate| predicate.starts_with(prefix));
+    let is = |prefix: &str| item.what.predicates.iter().any(|predicate| predicate.starts_with(prefix));
     if is("https://slsa.dev/provenance/v1") {
         "slsaprovenance1"
     } else if is("https://slsa.dev/provenance/") {
@@ -77,21 +77,25 @@ fn is_harmless(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::item::{Below, Relation};
+    use std::collections::BTreeMap;
+
+    use super::super::item::Relation;
     use super::*;
+    use crate::oci::Descriptor;
 
     fn item(kind: ArtifactKind, raw_type: &str) -> Item {
-        Item {
+        let described = Descriptor {
+            media_type: raw_type.to_owned(),
             digest: Digest::Sha256([1; 32]),
-            kind,
-            raw_type: raw_type.to_owned(),
-            platform: None,
             size: 1,
-            created: None,
-            predicates: vec!["https://slsa.dev/provenance/v1".to_owned()],
-            relation: Relation::Child,
-            below: Below::NotAsked,
-        }
+            artifact_type: None,
+            annotations: BTreeMap::new(),
+            data: None,
+        };
+        let mut item = Item::of(described, Relation::Child);
+        item.what.kind = kind;
+        item.what.predicates = vec!["https://slsa.dev/provenance/v1".to_owned()];
+        item
     }
 
     #[track_caller]

@@ -154,12 +154,12 @@ impl Node {
                     Relation::Child | Relation::Parent => "/image",
                     Relation::Referrer(_) => "/referrer",
                 };
-                let name = item.platform.as_deref().or(item.predicates.first().map(String::as_str));
+                let name = item.platform.as_deref().or(item.what.predicates.first().map(String::as_str));
                 let first = name.map_or_else(
-                    || item.kind.name().to_owned(),
-                    |name| format!("{}, {}", item.kind.name(), name.trim_start_matches("https://")),
+                    || item.what.kind.name().to_owned(),
+                    |name| format!("{}, {}", item.what.kind.name(), name.trim_start_matches("https://")),
                 );
-                let class = if matches!(item.kind, ArtifactKind::Image | ArtifactKind::Index) {
+                let class = if matches!(item.what.kind, ArtifactKind::Image | ArtifactKind::Index) {
                     "image"
                 } else {
                     "artifact"
@@ -188,17 +188,17 @@ impl Edge {
 
 /// What is drawn of a list: each item, or one node for more than [`OF_A_KIND`] of a kind.
 fn grouped(items: &[Item]) -> Vec<Drawn<'_>> {
-    let many = |kind: ArtifactKind| items.iter().filter(|item| item.kind == kind).count();
+    let many = |kind: ArtifactKind| items.iter().filter(|item| item.what.kind == kind).count();
     let many: Vec<(ArtifactKind, usize)> = ArtifactKind::ALL
         .into_iter()
         .map(|kind| (kind, many(kind)))
         .filter(|(_, number)| *number > OF_A_KIND)
         .collect();
-    let is_alone = |item: &&Item| !many.iter().any(|(kind, _)| *kind == item.kind);
+    let is_alone = |item: &&Item| !many.iter().any(|(kind, _)| *kind == item.what.kind);
     let groups = many.iter().map(|(kind, number)| Drawn::Group(*kind, *number));
     let mut alone: Vec<&Item> = items.iter().filter(is_alone).collect();
     // Stable: within a kind, the oldest first.
-    alone.sort_by_key(|item| item.kind);
+    alone.sort_by_key(|item| item.what.kind);
     alone.into_iter().map(Drawn::One).chain(groups).collect()
 }
 

@@ -239,8 +239,9 @@ impl Web {
         let files: Vec<File> = manifest.layers().iter().take(SHOWN).map(File::of).collect();
         let left_out =
             (manifest.annotations().len() - annotations.len()) + (manifest.layers().len() - files.len());
-        let predicates: Vec<String> = item.predicates.iter().map(|predicate| hostile(predicate)).collect();
-        let head = Head { kind: item.kind.name(), ..head };
+        let predicates: Vec<String> =
+            item.what.predicates.iter().map(|predicate| hostile(predicate)).collect();
+        let head = Head { kind: item.what.kind.name(), ..head };
         Shown::page(&ReferrerPage {
             head: &head,
             predicates: &predicates,
@@ -301,8 +302,8 @@ impl Head {
         Self {
             image: asked.image(&asked.target),
             digest: digest.to_string(),
-            kind: item.as_ref().map_or("manifest", |item| item.kind.name()),
-            raw_type: item.as_ref().map(|item| hostile(&item.raw_type)).unwrap_or_default(),
+            kind: item.as_ref().map_or("manifest", |item| item.what.kind.name()),
+            raw_type: item.as_ref().map(|item| hostile(&item.what.raw_type)).unwrap_or_default(),
             size: manifest.map(|manifest| size(manifest.content_size())),
             age: manifest.and_then(Manifest::created).and_then(|created| Age::of(created, Timestamp::now())),
             is_there: manifest.is_some(),
@@ -324,9 +325,9 @@ fn put_rows(items: &[Item], level: usize, asked: &Asked<'_>, now: Timestamp, row
         };
         rows.push(Row::Entry(Box::new(Entry {
             level,
-            kind: item.kind.name(),
-            raw_type: hostile(&item.raw_type),
-            predicates: item.predicates.iter().map(|predicate| hostile(predicate)).collect(),
+            kind: item.what.kind.name(),
+            raw_type: hostile(&item.what.raw_type),
+            predicates: item.what.predicates.iter().map(|predicate| hostile(predicate)).collect(),
             short: short(&item.digest),
             page: asked.page_of(page, &item.digest),
             platform: item.platform.as_deref().map(hostile).unwrap_or_default(),
@@ -374,7 +375,7 @@ fn subjects_of(manifest: &Manifest) -> Vec<Digest> {
 /// What is drawn, in two sentences.
 fn summary(found: &Surroundings) -> String {
     let kinds = ArtifactKind::ALL.into_iter().filter_map(|kind| {
-        let items = found.attached.iter().filter(|item| item.kind == kind).count();
+        let items = found.attached.iter().filter(|item| item.what.kind == kind).count();
         (items > 0).then(|| count(items as u64, kind.name()))
     });
     let kinds: Vec<String> = kinds.collect();

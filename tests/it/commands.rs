@@ -13,6 +13,7 @@ use crate::support::{Client, Content, IMAGE_INDEX, IMAGE_MANIFEST, Refshim, Regi
 mod attaching;
 mod attestations;
 mod backfill;
+mod choosing;
 mod collecting;
 mod comparing;
 mod copying;
@@ -25,6 +26,7 @@ mod proxies;
 mod redirects;
 mod serving;
 mod terminal;
+mod what_it_is;
 
 const SBOM: &str = "application/spdx+json";
 const SIGNATURE: &str = "application/vnd.example.signature";
@@ -94,6 +96,12 @@ impl Shell {
     #[track_caller]
     fn ok(&self, arguments: &[&str]) -> String {
         self.run(arguments).ok()
+    }
+
+    /// The tree of an image without its first line, which says how it was named.
+    #[track_caller]
+    fn tree_below(&self, image: &str) -> String {
+        self.ok(&["tree", image]).split_once('\n').unwrap().1.to_owned()
     }
 
     #[track_caller]

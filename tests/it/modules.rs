@@ -32,7 +32,7 @@ const ORDER: [&str; 25] = [
 ];
 
 /// What may be named in which rooms only.
-const ROOMS: [(&str, &[&str]); 17] = [
+const ROOMS: [(&str, &[&str]); 18] = [
     ("sled::", &["index/local/sled"]),
     ("rustls::", &["tls"]),
     ("opentelemetry", &["telemetry/traces"]),
@@ -46,6 +46,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("askama::", &["web"]),
     ("multer::", &["attach/files"]),
     ("clap::", &["cli"]),
+    ("minijinja::", &["cli/format"]),
     ("toml::", &["config"]),
     ("docker_credential::", &["client/credentials"]),
     ("http_auth::", &["client/session"]),

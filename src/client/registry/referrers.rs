@@ -19,7 +19,7 @@ use crate::client::{Error, Manifest, Referrer, Referrers, Result, Wanted};
 use crate::oci::{Descriptor, Digest, LinkKind, LinkKinds, ReferrersList, Tag, media_type};
 
 /// How many manifests are asked for at a time.
-const CONCURRENCY: usize = 8;
+pub(super) const CONCURRENCY: usize = 8;
 /// The tags of cosign, each a suffix to the tag of the digest.
 const COSIGN_SUFFIXES: [&str; 3] = ["sig", "att", "sbom"];
 
@@ -30,7 +30,7 @@ struct List {
 
 impl Registry {
     pub(in crate::client) async fn referrers(&self, subject: &Digest, wanted: &Wanted) -> Result<Referrers> {
-        let query = format!("manifests/{subject}/references?{}", wanted.to_query());
+        let query = format!("manifests/{subject}/references?{}", wanted.to_inline_query());
         if let Some(listed) = self.list(&query).await? {
             let mut referrers = self.of_references(subject, listed).await?;
             self.complete(subject, wanted, &mut referrers.found).await?;
@@ -94,7 +94,7 @@ impl Registry {
     }
 
     /// The list at a subject's tag; empty if there is none.
-    async fn fallback_list(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
+    pub(super) async fn fallback_list(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
         let tagged = self.manifest(&by_tag(Tag::of_referrers(subject))).await?;
         // GitLab resolves the tag `sha256-<hex>` as the digest: then this is the subject itself (oras-go
         // #1396). If that is an index, what it lists are its children. What was asked for by tag was hashed
@@ -107,7 +107,7 @@ impl Registry {
     }
 
     /// All pages of a list; `None` if the registry has no such list, whatever it answers instead.
-    async fn list(&self, path: &str) -> Result<Option<Vec<Descriptor>>> {
+    pub(super) async fn list(&self, path: &str) -> Result<Option<Vec<Descriptor>>> {
         let asked = format!("asking {self} what refers to {}", path.split(['/', '?']).nth(1).unwrap_or(path));
         let mut listed = Vec::new();
         let mut pages = Pages::of(self, &asked, path)?;
@@ -206,12 +206,12 @@ impl Registry {
         Ok(sorted(stream::iter(referrers).buffered(CONCURRENCY).try_collect().await?))
     }
 
-    async fn of_fallback(&self, subject: &Digest) -> Result<Referrers> {
+    pub(super) async fn of_fallback(&self, subject: &Digest) -> Result<Referrers> {
         let listed = self.fallback_list(subject).await?;
         self.of_referrers(subject, listed, Some(LinkKind::Fallback)).await
     }
 
-    async fn of_cosign_tags(&self, subject: &Digest) -> Result<Vec<Referrer>> {
+    pub(super) async fn of_cosign_tags(&self, subject: &Digest) -> Result<Vec<Referrer>> {
         let mut found = Vec::new();
         for suffix in COSIGN_SUFFIXES {
             let tag = format!("{}.{suffix}", subject.to_string().replace(':', "-"));

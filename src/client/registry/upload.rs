@@ -45,7 +45,7 @@ impl Registry {
         Ok(Arrival::Sent)
     }
 
-    async fn has_blob(&self, digest: &Digest) -> Result<bool> {
+    pub(in crate::client) async fn has_blob(&self, digest: &Digest) -> Result<bool> {
         let asked = format!("looking for the blob {digest} in {self}");
         let request = Request::new(Method::HEAD, self.url(&format!("blobs/{digest}"))?);
         // With the right to push, although a HEAD needs less: the upload's body can be sent only once, so its

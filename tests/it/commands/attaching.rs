@@ -145,7 +145,7 @@ async fn what_was_attached_is_fetched_as_it_was() {
     assert_eq!(path, format!("./{}", digest_of(b"nameless").trim_start_matches("sha256:")));
     assert_eq!(read(scene.shell.path(&path)), b"nameless");
     let none = scene.shell.run(&["fetch", &name, "--artifact-type", "application/none"]);
-    none.failed(3, &["application/none", &name, "nothing of that type refers to it"]);
+    none.failed(3, &["application/none", &name, "nothing of that kind refers to it"]);
 }
 
 #[tokio::test]

@@ -27,12 +27,12 @@ async fn a_graph_is_the_same_at_every_stop_of_its_journey() {
     let there = Scene::new().await;
     let shell = &here.shell;
     here.graph("a").await;
-    let tree = shell.ok(&["tree", &here.at("a:v1")]);
+    let tree = shell.tree_below(&here.at("a:v1"));
     assert_eq!(tree.lines().count(), 8, "{tree}");
     let stops = [here.at("a:v1"), there.at("b/c:v1"), "oci:layout:v1".to_owned(), here.at("back:again")];
     for pair in stops.windows(2) {
         shell.ok(&["copy", &pair[0], &pair[1], "--references"]);
-        assert_eq!(shell.ok(&["tree", &pair[1]]), tree, "{}", pair[1]);
+        assert_eq!(shell.tree_below(&pair[1]), tree, "{}", pair[1]);
     }
     for digest in digests(&shell.json(&["tree", &stops[0], "--json"])) {
         let first = here.manifest("a", &digest).await.bytes;
@@ -144,8 +144,8 @@ async fn a_registry_that_lists_no_referrers_gets_the_tags_that_do() {
     let bare = Registry::start();
     let to = format!("{}/a:v1", bare.address);
     scene.shell.ok(&["copy", &scene.at("a:v1"), &to, "--references"]);
-    let tree = scene.shell.ok(&["tree", &scene.at("a:v1")]);
-    assert_eq!(scene.shell.ok(&["tree", &to]), tree);
+    let tree = scene.shell.tree_below(&scene.at("a:v1"));
+    assert_eq!(scene.shell.tree_below(&to), tree);
     // Three subjects have one each: the index, and both SBOMs; so have both images.
     let tags = bare.client().get("/v2/a/tags/list").await.json();
     let lists =
@@ -154,7 +154,7 @@ async fn a_registry_that_lists_no_referrers_gets_the_tags_that_do() {
 
     // A copy from there, and to there once more, changes nothing.
     scene.shell.ok(&["copy", &to, &scene.at("back:v1"), "--references"]);
-    assert_eq!(scene.shell.ok(&["tree", &scene.at("back:v1")]), tree);
+    assert_eq!(scene.shell.tree_below(&scene.at("back:v1")), tree);
     let report = scene.shell.json(&["copy", &scene.at("a:v1"), &to, "--references", "--json"]);
     assert_eq!((uploads(&report), &report["manifests"]), ((0, 0, 10), &json!(0)));
 }

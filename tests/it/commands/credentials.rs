@@ -36,7 +36,7 @@ async fn credentials_are_found_where_docker_and_podman_leave_them() {
     let check = |place: &str, shell: Shell| {
         tree(&shell, &host).failed(4, &["401", "docker login"]);
         shell.write(place, &auths);
-        assert!(tree(&shell, &host).ok().starts_with("image "), "{place}");
+        assert!(tree(&shell, &host).ok().contains("  image  "), "{place}");
     };
     check(".docker/config.json", Shell::new());
     check(".config/containers/auth.json", Shell::new());
@@ -58,7 +58,7 @@ async fn credential_helpers_are_asked() {
         let path = format!("{}:{}", shell.path("bin").display(), std::env::var("PATH").unwrap());
         let shell = shell.with("PATH", &path);
         shell.write(".docker/config.json", config.to_string());
-        assert!(tree(&shell, &host).ok().starts_with("image "), "{config}");
+        assert!(tree(&shell, &host).ok().contains("  image  "), "{config}");
     }
     let shell = Shell::new();
     shell.write(".docker/config.json", json!({"credsStore": "missing"}).to_string());
@@ -77,7 +77,7 @@ async fn a_password_given_by_hand_comes_before_one_that_is_kept() {
     tree(&shell, &host).failed(4, &["401"]);
     let by_hand = ["tree", &image, "--username", USER.0, "--password-stdin"];
     let password = format!("{}\n", USER.1);
-    assert!(shell.run_with_input(&by_hand, password.as_bytes()).ok().starts_with("image "));
+    assert!(shell.run_with_input(&by_hand, password.as_bytes()).ok().contains("  image  "));
     shell.run_with_input(&by_hand, b"wrong").failed(4, &["401", &image[..image.len() - 3]]);
     shell.run_with_input(&by_hand, b"").failed(2, &["there is none on standard input"]);
     assert_eq!(shell.run(&["tree", &image, "--username", "alice"]).code, 2);

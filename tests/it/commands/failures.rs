@@ -263,7 +263,7 @@ async fn json_and_quiet_leave_nothing_but_the_result() {
     assert_eq!(
         report,
         json!({
-            "images": [{"digest": image.digest, "tag": "v1"}],
+            "images": [{"reference": format!("{}@{}", to.rsplit_once(':').unwrap().0, image.digest), "digest": image.digest, "tag": "v1"}],
             "manifests": 0, "manifests_already": 1, "blobs": 0, "blobs_mounted": 0, "blobs_already": 2, "bytes": 0,
             "tags": 0,
         })

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::{SBOM, SIGNATURE, Scene, Shell, created, short};
+use super::{SBOM, Scene, Shell, created, short};
 use crate::support::{Content, about};
 
 /// Attaches nothing but links, one of each kind, the last two by a client that knows no refshim.
@@ -107,7 +107,7 @@ async fn a_table_has_a_line_for_each_referrer() {
     let (head, line) = table.split_once('\n').unwrap();
     assert_eq!(head.split_whitespace().collect::<Vec<_>>(), ["KIND", "TYPE", "SIZE", "AGE", "DIGEST"]);
     let cells: Vec<&str> = line.split_whitespace().collect();
-    assert_eq!(&cells[..2], ["reference,subject", SBOM]);
+    assert_eq!(&cells[..3], ["reference,subject", "SBOM", "(SPDX)"]);
     let [.., age, last] = cells[..] else { panic!("{table}") };
     assert!(age.ends_with('y') && last == digest, "{table}");
 }
@@ -118,32 +118,33 @@ async fn a_tree_shows_the_children_of_an_index_and_what_is_attached_to_each() {
     let index = scene.graph("a").await;
     let tree = scene.shell.ok(&["tree", &scene.at("a:v1")]);
     let labels: Vec<&str> =
-        tree.lines().map(|line| line.split("  sha256:").next().unwrap().trim_end()).collect();
+        tree.lines().skip(1).map(|line| line.split("  sha256:").next().unwrap().trim_end()).collect();
     assert_eq!(
         labels,
         [
-            "index".to_owned(),
-            "├─ linux/amd64".to_owned(),
-            format!("│  └─ {SBOM}"),
-            format!("│     └─ {SIGNATURE}"),
-            "├─ linux/arm64".to_owned(),
-            format!("│  └─ {SBOM}"),
-            format!("│     └─ {SIGNATURE}"),
-            format!("└─ {SIGNATURE}"),
+            "├─ linux/amd64",
+            "│  └─ SBOM (SPDX)",
+            "│     └─ signature",
+            "├─ linux/arm64",
+            "│  └─ SBOM (SPDX)",
+            "│     └─ signature",
+            "└─ signature",
+            "7 manifests: 3 signatures, 2 SBOMs, 2 images",
         ]
     );
-    assert!(tree.lines().next().unwrap().contains(short(&index.digest)));
-    assert!(tree.lines().last().unwrap().ends_with("reference,subject"), "{tree}");
+    let root = format!("{}@{}  index  ", scene.at("a:v1"), index.digest);
+    assert!(tree.starts_with(&root), "{tree}");
+    assert!(tree.lines().nth(7).unwrap().ends_with("reference,subject"), "{tree}");
     assert!(!tree.contains('\x1b'), "a pipe gets no colours: {tree}");
 
     let one = scene.shell.ok(&["tree", &scene.at("a:v1"), "--platform", "linux/arm64", "--depth", "1"]);
-    assert_eq!(one.lines().count(), 2, "{one}");
+    assert_eq!(one.lines().count(), 3, "{one}");
     assert!(
-        one.starts_with("image ") && one.lines().nth(1).unwrap().starts_with(&format!("└─ {SBOM}")),
+        one.contains("  image  ") && one.lines().nth(1).unwrap().starts_with("└─ SBOM (SPDX)  "),
         "{one}"
     );
     let bare = scene.shell.ok(&["tree", &scene.at("a:v1"), "--depth", "0"]);
-    assert_eq!(bare.lines().count(), 3, "{bare}");
+    assert_eq!(bare.lines().count(), 4, "{bare}");
 }
 
 #[tokio::test]
@@ -171,7 +172,7 @@ async fn tags_that_refer_in_a_circle_end_the_tree() {
         scene.client.push_as("a", &format!("{}.sig", other.digest.replace(':', "-")), content).await;
     }
     let tree = scene.shell.ok(&["tree", &scene.at(&format!("a@{}", one.digest))]);
-    assert_eq!(tree.lines().count(), 2, "{tree}");
+    assert_eq!(tree.lines().count(), 3, "{tree}");
     assert!(tree.lines().nth(1).unwrap().contains(short(&two.digest)), "{tree}");
 }
 
