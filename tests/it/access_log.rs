@@ -54,7 +54,7 @@ async fn each_request_has_a_line_with_what_the_client_got() {
             (Method::GET, "/v2/team/app/manifests/v1/references", "references", StatusCode::OK),
             (Method::GET, "/v2/secret/manifests/v1/references", "references", StatusCode::FORBIDDEN),
             (
-                Method::POST,
+                Method::PUT,
                 "/v2/team/app/manifests/v1/references",
                 "references",
                 StatusCode::METHOD_NOT_ALLOWED,
