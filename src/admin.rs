@@ -163,12 +163,11 @@ impl Admin {
     async fn look_for_visitors(&self) -> Health {
         let upstreams = join_all(self.upstreams.iter().map(Readiness::look));
         let index = tokio::time::timeout(readiness::PROBE_WAIT, self.index_works());
-        let replicas = tokio::time::timeout(readiness::PROBE_WAIT, self.index.replicas());
-        let (index, replicas, upstreams) = tokio::join!(index, replicas, upstreams);
+        let (index, replicas, upstreams) = tokio::join!(index, self.index.replicas(), upstreams);
         let names = self.upstreams.iter().map(|readiness| readiness.upstream().name().clone());
         Health {
             index: index.is_ok_and(|works| works.is_ok()),
-            replicas: replicas.ok().and_then(Result::ok).flatten(),
+            replicas,
             upstreams: names.zip(upstreams.iter().map(Result::is_ok)).collect(),
         }
     }

@@ -113,11 +113,12 @@ impl Index {
         }
     }
 
-    /// How many replicas share the index, this one included; `None` for one that is this process's own.
-    pub async fn replicas(&self) -> Result<Option<u64>, ReadError> {
+    /// How many replicas share the index, this one included; `None` for one that is this process's own, and while its
+    /// database does not say.
+    pub async fn replicas(&self) -> Option<u64> {
         match &self.engine {
-            Engine::Local(_) => Ok(None),
-            Engine::Postgres(engine) => engine.replicas().await.map(Some),
+            Engine::Local(_) => None,
+            Engine::Postgres(engine) => engine.replicas().await,
         }
     }
 
@@ -164,7 +165,7 @@ impl Index {
         match &self.engine {
             Engine::Local(engine) => {
                 let is_being_put = engine.shared.puts.any(&key);
-                let state = engine.read(move |view| view.referrer_state(&key)).await?;
+                let state = engine.read_now(move |view| view.referrer_state(&key)).await?;
                 Ok(state.map(|state| if is_being_put { Version::UNKNOWN } else { state.version }))
             }
             Engine::Postgres(engine) => engine.version(&key).await,

@@ -281,8 +281,9 @@ impl Local {
         self.read_now(read).await
     }
 
-    /// Reads from the store on a thread where blocking is allowed, if it is open.
-    async fn read_now<T: Send + 'static>(
+    /// Reads from the store on a thread where blocking is allowed, if it is open. For what a push, a pull or a delete needs:
+    /// those do not wait for the index.
+    pub(crate) async fn read_now<T: Send + 'static>(
         &self,
         read: impl FnOnce(&View) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, ReadError> {

@@ -302,7 +302,7 @@ impl Postgres {
                     self.keeper.up();
                     self.share.restore();
                     pause = LOOK_AGAIN;
-                    said_present = self.say_present(said_present).await;
+                    self.say_present(&mut said_present).await;
                     // Woken when there is something to do, or to look at.
                     timeout(LOOK, self.keeper.look.notified()).await.ok();
                     self.work_off().await;

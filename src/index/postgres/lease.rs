@@ -31,15 +31,18 @@ impl Postgres {
         lasts: Duration,
     ) -> Result<bool, WriteError> {
         let lasts = &i64::try_from(lasts.as_micros()).unwrap_or(i64::MAX);
-        let taken = self
-            .run(|session| async move { Ok(session.row(&LEASE, &[&name, &holder, lasts]).await?.is_some()) });
-        Ok(taken.await?)
+        // As a write: who holds a lock on the leases must not stop queries.
+        self.change(|session, _attempt| async move {
+            Ok(session.row(&LEASE, &[&name, &holder, lasts]).await?.is_some())
+        })
+        .await
     }
 
     /// Gives a lease back, if `holder` has it.
     pub(crate) async fn release_lease(&self, name: &str, holder: &str) -> Result<(), WriteError> {
-        let released =
-            self.run(|session| async move { session.row(&RELEASE, &[&name, &holder]).await.map(drop) });
-        Ok(released.await?)
+        self.change(
+            |session, _attempt| async move { session.row(&RELEASE, &[&name, &holder]).await.map(drop) },
+        )
+        .await
     }
 }

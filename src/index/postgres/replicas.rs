@@ -6,14 +6,18 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::types::Type;
 
 use super::Postgres;
+use super::connection::{Lent, Session};
+use super::failure::Failure;
+use super::lease::{LEASE, RELEASE};
 use super::rows::get;
 use super::statements::Sql;
-use crate::index::ReadError;
 
 /// How long a replica that was killed is counted.
 const PRESENT: Duration = Duration::from_secs(60);
 /// How often one that runs says so.
 const RENEWED: Duration = Duration::from_secs(20);
+/// How long saying or asking it may take.
+const ASIDE: Duration = Duration::from_secs(2);
 /// What the names of their leases begin with.
 const PREFIX: &str = "replica ";
 
@@ -31,30 +35,57 @@ static SWEEP: Sql = Sql {
 };
 
 impl Postgres {
-    /// How many replicas use the database, this one included.
-    pub(crate) async fn replicas(&self) -> Result<u64, ReadError> {
-        let counted = self.run(|session| async move {
+    /// How many replicas use the database, this one included; `None` if that cannot be told now.
+    pub(crate) async fn replicas(&self) -> Option<u64> {
+        let counted = self.aside(|session| async move {
             let row = session.row(&COUNT, &[&PREFIX]).await?;
             row.map_or(Ok(0), |row| get::<i64>(&row, 0))
         });
-        Ok(u64::try_from(counted.await?).unwrap_or_default())
+        counted.await.and_then(|count| u64::try_from(count).ok())
     }
 
-    /// Says that this replica runs, if it is time to; when it did, for the next call. A failure is told by whatever else
-    /// fails then.
-    pub(super) async fn say_present(&self, said: Option<Instant>) -> Option<Instant> {
+    /// Says that this replica runs, if it is time to; `said` is when it last tried.
+    pub(super) async fn say_present(&self, said: &mut Option<Instant>) {
         if said.is_some_and(|said| said.elapsed() < RENEWED) {
-            return said;
+            return;
         }
-        self.take_lease(&self.lease_name(), &self.holder, PRESENT).await.ok()?;
-        self.run(|session| async move { session.row(&SWEEP, &[&PREFIX]).await }).await.ok()?;
-        Some(Instant::now())
+        *said = Some(Instant::now());
+        let name = &self.lease_name();
+        let lasts = &i64::try_from(PRESENT.as_micros()).unwrap_or(i64::MAX);
+        let told = self.aside(|session| async move {
+            session.row(&LEASE, &[name, &self.holder, lasts]).await?;
+            session.row(&SWEEP, &[&PREFIX]).await
+        });
+        told.await;
     }
 
     /// Says that it ends.
     pub(super) async fn say_gone(&self) {
-        let name = self.lease_name();
-        timeout(self.timeout, self.release_lease(&name, &self.holder)).await.ok();
+        let name = &self.lease_name();
+        self.aside(|session| async move { session.row(&RELEASE, &[name, &self.holder]).await }).await;
+    }
+
+    /// Does something once that no query and no push depends on. However it ends, it says nothing of the database's
+    /// health: whoever holds a lock on the leases would otherwise stop all queries.
+    async fn aside<T, W>(&self, work: impl FnOnce(Session) -> W) -> Option<T>
+    where
+        W: Future<Output = Result<T, Failure>>,
+    {
+        let lent = Lent::default();
+        let done = async {
+            let session = self.session().await?;
+            lent.keep(&session);
+            let done = work(session.clone()).await;
+            lent.clear();
+            if done.is_err() {
+                session.discard();
+            }
+            done
+        };
+        let done = timeout(ASIDE.min(self.timeout), done).await;
+        // What is given up goes on in the connection, and the next user would wait for it.
+        lent.discard();
+        done.ok()?.ok()
     }
 
     fn lease_name(&self) -> String {

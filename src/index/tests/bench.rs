@@ -148,14 +148,20 @@ impl Bench {
 }
 
 pub(super) fn files_in(directory: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    try_files_in(directory).unwrap()
+}
+
+/// An error if somebody takes the directory away meanwhile.
+fn try_files_in(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let files = fs::read_dir(directory)?.map(|entry| Ok(entry?.path()));
+    let mut files = files.collect::<std::io::Result<Vec<_>>>()?;
     files.sort();
-    files
+    Ok(files)
 }
 
 pub(super) fn copy_directory(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::create_dir_all(to)?;
-    for path in files_in(from) {
+    for path in try_files_in(from)? {
         let target = to.join(path.file_name().unwrap());
         if path.is_dir() {
             copy_directory(&path, &target)?;
