@@ -12,14 +12,15 @@
 //! 5. **The manifest** is pushed as any client's push is ([`PushRecorder`]): nothing is acknowledged before it is recorded.
 //!    It is the last, so that nothing is listed that is not whole.
 //!
-//! From step 3 on the work runs in a task of its own, so that a client that goes away leaves no upload open. Each request
-//! to the registry has the client's credentials and no others; refshim's own are never used.
+//! The work runs in a task of its own, so that a client that goes away leaves no upload open. Each request to the registry
+//! has the client's credentials and no others; refshim's own are never used.
 //!
 //! # The same twice
 //! A time of creation would make another artifact of each repetition, and clients repeat what they got no answer to. So,
 //! unless the client gives a time (`annotation=org.opencontainers.image.created=…`): if a referrer is known that is, to the
 //! byte, what this request makes with that referrer's time, its time is taken, and the push makes the same manifest again.
-//! Nothing has to be fetched for that: the bytes with each known time are made, and their digests compared.
+//! Nothing has to be fetched for that: the bytes with the time of each known referrer of the same length are made, and
+//! their digest compared with its.
 
 mod files;
 #[cfg(any(test, fuzzing))]
@@ -42,7 +43,7 @@ use crate::http::body::Body;
 use crate::http::header::{DOCKER_CONTENT_DIGEST, OCI_SUBJECT};
 use crate::http::limits::RequestGuard;
 use crate::http::route;
-use crate::index::{Index, Scan};
+use crate::index::{Index, Repository, Scan};
 use crate::oci::artifact::{
     CREATED, EMPTY_CONFIG, SubjectMember, artifact_manifest, created_now, empty_config,
 };
@@ -56,15 +57,10 @@ use crate::telemetry::within_this_request;
 
 use files::{Files, Form, is_unasked};
 use query::AttachQuery;
-use upload::{Stop, Uploader};
+use upload::{Stop, Upload, Uploader};
 
 /// The media type of a descriptor (image-spec, `descriptor.md`).
 const DESCRIPTOR: HeaderValue = HeaderValue::from_static("application/vnd.oci.descriptor.v1+json");
-/// Known referrers that are compared with what is attached.
-const COMPARED: usize = 1_000;
-/// The most bytes of their descriptors.
-const COMPARED_BYTES: usize = 1 << 20;
-
 /// Attaches, finds and detaches single references.
 #[derive(Clone, Debug)]
 pub struct Attacher {
@@ -75,10 +71,11 @@ pub struct Attacher {
     tasks: TaskTracker,
 }
 
-/// What is attached to what, before the body is read.
-struct Attachment {
-    visit: Visit,
-    query: AttachQuery,
+/// What a manifest is made of, but for the time of its creation.
+struct Making {
+    artifact_type: String,
+    layers: Vec<Descriptor>,
+    annotations: BTreeMap<String, String>,
     subject: Descriptor,
 }
 
@@ -94,20 +91,32 @@ impl Attacher {
         &self,
         visit: Visit,
         manifest: TagOrDigest,
-        origin: &Origin,
+        origin: Origin,
         request: Request<Incoming>,
-        in_progress: &RequestGuard,
+        in_progress: RequestGuard,
+    ) -> Result<Response<Body>, Error> {
+        let attacher = self.clone();
+        let task = async move { attacher.attach_whole(visit, manifest, origin, request, in_progress).await };
+        self.tasks.spawn(within_this_request(task)).await.map_err(|_| Error::Handler)?
+    }
+
+    async fn attach_whole(
+        &self,
+        visit: Visit,
+        manifest: TagOrDigest,
+        origin: Origin,
+        request: Request<Incoming>,
+        in_progress: RequestGuard,
     ) -> Result<Response<Body>, Error> {
         let (head, incoming) = request.into_parts();
-        let expects = head.headers.contains_key(EXPECT);
         let body = Body::from_client(incoming, self.upstream.body_idle(), in_progress.clone());
         let uploader = Uploader {
             upstream: Arc::clone(&self.upstream),
-            origin: origin.clone(),
+            headers: question_headers(&head.headers, &origin),
+            origin,
             name: visit.repository.name.clone(),
-            headers: question_headers(&head.headers, origin),
         };
-        let prepared = async {
+        let begun = async {
             if is_unasked(&head.headers) {
                 return Err(BadAttachment::OtherSite.into());
             }
@@ -117,16 +126,29 @@ impl Attacher {
                 return Err(BadAttachment::Empty.into());
             }
             let subject = self.subject(&visit, &manifest, &uploader).await?;
-            Ok::<_, Stop>((form, Attachment { visit, query, subject }))
+            // Before the body: that is never sent to a registry that has not said yes.
+            let upload = uploader.begin().await?;
+            Ok::<_, Stop>((query, form, subject, upload))
         };
-        let (form, attachment) = match prepared.await {
-            Ok(prepared) => prepared,
-            Err(stop) => return refuse(stop, body, expects),
+        let (query, form, subject, upload) = match begun.await {
+            Ok(begun) => begun,
+            Err(stop) => {
+                // A body that is dropped is read a little further, since many clients read no answer before they have sent
+                // all. Not so for one that waits to be asked: to read would ask for it (RFC 9110, section 10.1.1).
+                if head.headers.contains_key(EXPECT) {
+                    body.leave_unread();
+                }
+                return stop.into_result();
+            }
         };
-        let (attacher, in_progress) = (self.clone(), in_progress.clone());
-        let task =
-            async move { attacher.push(attachment, form, body, expects, &uploader, in_progress).await };
-        self.tasks.spawn(within_this_request(task)).await.map_err(|_| Error::Handler)?
+        let files = Files::of(form, &query, body);
+        let layers = match store(files, query.digest.as_ref(), &uploader, upload).await {
+            Ok(layers) => layers,
+            Err(stop) => return stop.into_result(),
+        };
+        let AttachQuery { artifact_type, annotations, .. } = query;
+        let made = self.manifest(&visit, Making { artifact_type, layers, annotations, subject }).await;
+        self.push_manifest(visit.repository, made, &uploader, in_progress).await
     }
 
     /// The subject's descriptor, as the registry serves it to this client.
@@ -170,111 +192,38 @@ impl Attacher {
         }
     }
 
-    async fn push(
-        &self,
-        attachment: Attachment,
-        form: Form,
-        body: Body,
-        expects: bool,
-        uploader: &Uploader,
-        in_progress: RequestGuard,
-    ) -> Result<Response<Body>, Error> {
-        let Attachment { query, .. } = &attachment;
-        // Before the body, and for the first file: a body is never sent to a registry that has not said yes.
-        let mut upload = match uploader.begin().await {
-            Ok(upload) => Some(upload),
-            Err(stop) => return refuse(stop, body, expects),
-        };
-        let mut files = Files::of(form, query, body);
-        let mut layers = Vec::new();
-        let stored = async {
-            while let Some(file) = files.next().await? {
-                let upload = match upload.take() {
-                    Some(upload) => upload,
-                    None => uploader.begin().await?,
-                };
-                layers.push(upload.store(file, query.digest.as_ref()).await?);
-            }
-            if layers.is_empty() {
-                return Err(Stop::from(BadAttachment::Empty));
-            }
-            uploader.store(&empty_config().digest, EMPTY_CONFIG).await
-        };
-        if let Err(stop) = stored.await {
-            // One that no file came for.
-            if let Some(upload) = upload {
-                upload.cancel().await;
-            }
-            return stop.into_result();
+    /// The manifest to push: one that is known already but for its time, or a new one.
+    async fn manifest(&self, visit: &Visit, making: Making) -> (Bytes, Descriptor) {
+        let making = Arc::new(making);
+        let new = making.at(&created_now());
+        // With a time that the client gives, there is no other.
+        if making.annotations.contains_key(CREATED) {
+            return new;
         }
-        let (bytes, descriptor) = self.manifest(&attachment, &layers).await;
-        self.push_manifest(attachment, bytes, descriptor, uploader, in_progress).await
-    }
-
-    /// The manifest and its descriptor.
-    async fn manifest(&self, attachment: &Attachment, layers: &[Descriptor]) -> (Bytes, Descriptor) {
-        let Attachment { visit, query, subject } = attachment;
-        let AttachQuery { artifact_type, annotations, .. } = query;
-        let created = |time: &str| {
-            let mut annotations = annotations.clone();
-            annotations.entry(CREATED.to_owned()).or_insert_with(|| time.to_owned());
-            let bytes =
-                artifact_manifest(artifact_type, layers, &annotations, (subject, SubjectMember::Both));
-            let descriptor = Descriptor {
-                media_type: media_type::IMAGE_MANIFEST.to_owned(),
-                digest: Digest::of(Algorithm::Sha256, &bytes),
-                size: bytes.len() as u64,
-                artifact_type: Some(artifact_type.clone()),
-                annotations,
-                data: None,
-            };
-            (Bytes::from(bytes), descriptor)
-        };
-        let made = created(&created_now());
-        if annotations.contains_key(CREATED) {
-            return made;
-        }
-        for time in self.known_times(visit, subject, &made.1).await {
-            let (bytes, descriptor) = created(&time.1);
-            if descriptor.digest == time.0 {
-                return (bytes, descriptor);
-            }
-        }
-        made
-    }
-
-    /// The digests and times of known referrers that may be the same as this one but for its time.
-    async fn known_times(
-        &self,
-        visit: &Visit,
-        subject: &Descriptor,
-        made: &Descriptor,
-    ) -> Vec<(Digest, String)> {
-        let of = |descriptor: &str| serde_json::from_str::<Descriptor>(descriptor).ok();
-        let (size, artifact_type) = (made.size, made.artifact_type.clone());
+        let (made, size) = (Arc::clone(&making), new.1.size);
         let scan = Scan {
             after: None,
-            max_entries: COMPARED,
-            max_bytes: COMPARED_BYTES,
-            max_claims: COMPARED,
+            max_entries: 1,
+            max_bytes: 0,
+            max_claims: usize::MAX,
             accepts: Box::new(move |entry| {
-                of(&entry.descriptor)
-                    .is_some_and(|known| known.size == size && known.artifact_type == artifact_type)
+                // By its length first, which costs less than its digest.
+                let known = known_at(&entry.descriptor).filter(|known| known.size == size);
+                known.is_some_and(|known| made.at(&known.created).1.digest == entry.digest)
             }),
         };
         // Where the index cannot be read, it is attached a second time at worst; that it can be written, the push shows.
-        let known = self.index.referrers(visit.repository.clone(), subject.digest.clone(), scan).await;
-        let known = known.map(|page| page.entries).unwrap_or_default();
-        let time = |descriptor: &str| of(descriptor)?.annotations.remove(CREATED);
-        known.into_iter().filter_map(|entry| Some((entry.digest, time(&entry.descriptor)?))).collect()
+        let subject = making.subject.digest.clone();
+        let known = self.index.referrers(visit.repository.clone(), subject, scan).await;
+        let same = known.ok().and_then(|page| known_at(&page.entries.first()?.descriptor));
+        same.map_or(new, |known| making.at(&known.created))
     }
 
     /// Pushes the manifest as any client's.
     async fn push_manifest(
         &self,
-        attachment: Attachment,
-        bytes: Bytes,
-        descriptor: Descriptor,
+        repository: Repository,
+        (bytes, descriptor): (Bytes, Descriptor),
         uploader: &Uploader,
         in_progress: RequestGuard,
     ) -> Result<Response<Body>, Error> {
@@ -284,10 +233,8 @@ impl Attacher {
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type::IMAGE_MANIFEST));
         request.headers_mut().insert(CONTENT_LENGTH, bytes.len().into());
         let (head, _no_body) = request.into_parts();
-        let Attachment { visit, .. } = attachment;
         let origin = uploader.origin.clone();
-        let pushed =
-            self.pushes.put_whole((visit.repository, target), origin, head, bytes, in_progress).await?;
+        let pushed = self.pushes.put_whole((repository, target), origin, head, bytes, in_progress).await?;
         let has_link = pushed.headers().get(OCI_SUBJECT).cloned();
         match pushed.status() {
             StatusCode::CREATED => {}
@@ -323,12 +270,62 @@ fn present<T>(answer: Answer<T>) -> Result<T, Error> {
     }
 }
 
-/// The answer to a request whose body is not wanted.
-fn refuse(stop: Stop, body: Body, expects: bool) -> Result<Response<Body>, Error> {
-    // Read a little further, since many clients read no answer before they have sent all. Not so for one that waits to be
-    // asked: to read would ask for it (RFC 9110, section 10.1.1).
-    if expects {
-        body.leave_unread();
+/// Stores the files and the empty config; gives the files' descriptors. The upload is for the first file.
+async fn store(
+    mut files: Files,
+    expected: Option<&Digest>,
+    uploader: &Uploader,
+    upload: Upload<'_>,
+) -> Result<Vec<Descriptor>, Stop> {
+    let (mut begun, mut layers) = (Some(upload), Vec::new());
+    let stored = async {
+        while let Some(file) = files.next().await? {
+            let upload = match begun.take() {
+                Some(upload) => upload,
+                None => uploader.begin().await?,
+            };
+            layers.push(upload.store(file, expected).await?);
+        }
+        if layers.is_empty() {
+            return Err(BadAttachment::Empty.into());
+        }
+        uploader.store(&empty_config().digest, EMPTY_CONFIG).await
+    };
+    let stored = stored.await;
+    // One that no file came for.
+    if let Some(upload) = begun {
+        upload.cancel().await;
     }
-    stop.into_result()
+    stored.map(|()| layers)
+}
+
+impl Making {
+    /// The manifest with this time of creation, if the client gave none, and its descriptor.
+    fn at(&self, created: &str) -> (Bytes, Descriptor) {
+        let Self { artifact_type, layers, annotations, subject } = self;
+        let mut annotations = annotations.clone();
+        annotations.entry(CREATED.to_owned()).or_insert_with(|| created.to_owned());
+        let bytes = artifact_manifest(artifact_type, layers, &annotations, (subject, SubjectMember::Both));
+        let descriptor = Descriptor {
+            media_type: media_type::IMAGE_MANIFEST.to_owned(),
+            digest: Digest::of(Algorithm::Sha256, &bytes),
+            size: bytes.len() as u64,
+            artifact_type: Some(artifact_type.clone()),
+            annotations,
+            data: None,
+        };
+        (Bytes::from(bytes), descriptor)
+    }
+}
+
+/// What is compared of a known referrer.
+struct Known {
+    size: u64,
+    created: String,
+}
+
+/// Size and time of a descriptor that has both.
+fn known_at(descriptor: &str) -> Option<Known> {
+    let mut descriptor: Descriptor = serde_json::from_str(descriptor).ok()?;
+    Some(Known { size: descriptor.size, created: descriptor.annotations.remove(CREATED)? })
 }

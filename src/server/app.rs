@@ -290,6 +290,7 @@ impl App {
             }
             Route::Attach { repository, manifest } => {
                 let visit = asked.caller_of(handlers.visit(repository, origin, &request));
+                let (origin, in_progress) = (origin.clone(), in_progress.clone());
                 Box::pin(handlers.attacher.attach(visit, manifest, origin, request, in_progress)).await
             }
             Route::Reference { repository, manifest, referrer } => {
