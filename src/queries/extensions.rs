@@ -7,8 +7,7 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
 use crate::http::body::Body;
 use crate::http::route::EXTENSION;
@@ -24,27 +23,6 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 #[derive(Debug)]
 pub struct ExtensionsHandler {
     upstream: Arc<Upstream>,
-}
-
-/// The list of extensions.
-#[derive(Debug, Default, Deserialize, Serialize)]
-struct List {
-    #[serde(default)]
-    extensions: Vec<Box<RawValue>>,
-}
-
-/// What an extension is called.
-#[derive(Deserialize)]
-struct Named {
-    name: String,
-}
-
-#[derive(Serialize)]
-struct Extension<'a> {
-    name: &'a str,
-    description: &'a str,
-    url: &'a str,
-    endpoints: &'a [&'a str],
 }
 
 impl ExtensionsHandler {
@@ -65,49 +43,50 @@ impl ExtensionsHandler {
             StatusCode::OK => {
                 let body = Limited::new(answer.into_body(), LIST_BYTES).collect().await;
                 let body = body.map_err(|_| Error::UpstreamBody)?.to_bytes();
-                // Something else than a list: a page of whatever answers everything with 200.
+                // Else a page of whatever answers everything with 200.
                 serde_json::from_slice(&body).unwrap_or_default()
             }
-            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::BAD_REQUEST => {
-                List::default()
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => {
+                return Ok(answer);
             }
+            // It knows none.
+            status if status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED => Map::new(),
             _ => return Ok(answer),
         };
-        let mut response = Response::new(Body::whole(with_own(list)?));
+        let mut response = Response::new(Body::whole(with_own(list).to_string()));
         response.headers_mut().insert(CONTENT_TYPE, JSON);
         Ok(response)
     }
 }
 
-/// The list with refshim's extensions in it, as JSON.
-fn with_own(mut list: List) -> Result<Vec<u8>, Error> {
-    let reference = format!("/v2/<name>/{EXTENSION}/references/<digest>");
+/// The list with refshim's extensions in it; what stands beside them is kept.
+fn with_own(mut list: Map<String, Value>) -> Value {
     let own = [
-        Extension {
-            name: "_oci",
-            description: "which extensions there are",
-            url: "https://github.com/opencontainers/distribution-spec/blob/main/extensions/_oci.md",
-            endpoints: &["/v2/_oci/ext/discover"],
-        },
-        Extension {
-            name: EXTENSION,
-            description: "what refers to a manifest, by every kind of link",
-            url: "https://github.com/opencontainers/distribution-spec/blob/main/extensions/README.md",
-            endpoints: &[&reference],
-        },
+        json!({
+            "name": "_oci",
+            "description": "which extensions there are",
+            "url": "https://github.com/opencontainers/distribution-spec/blob/main/extensions/_oci.md",
+            "endpoints": ["/v2/_oci/ext/discover"],
+        }),
+        json!({
+            "name": EXTENSION,
+            "description": "what refers to a manifest, by every kind of link",
+            "url": "https://github.com/opencontainers/distribution-spec/blob/main/extensions/README.md",
+            "endpoints": [format!("/v2/<name>/{EXTENSION}/references/<digest>")],
+        }),
     ];
-    let is_named = |list: &List, name: &str| {
-        list.extensions
-            .iter()
-            .any(|known| serde_json::from_str::<Named>(known.get()).is_ok_and(|known| known.name == name))
-    };
-    for extension in own {
-        if !is_named(&list, extension.name) {
-            let written = serde_json::value::to_raw_value(&extension).map_err(|_| Error::Handler)?;
-            list.extensions.push(written);
+    let extensions = list.entry("extensions").or_insert_with(|| json!([]));
+    if !extensions.is_array() {
+        *extensions = json!([]);
+    }
+    if let Value::Array(known) = extensions {
+        for extension in own {
+            if known.iter().all(|known| known.get("name") != extension.get("name")) {
+                known.push(extension);
+            }
         }
     }
-    serde_json::to_vec(&list).map_err(|_| Error::Handler)
+    Value::Object(list)
 }
 
 #[cfg(test)]
@@ -117,9 +96,9 @@ mod tests {
     #[track_caller]
     fn check(list: &str, names: &[&str]) {
         let list = serde_json::from_str(list).unwrap_or_default();
-        let found: List = serde_json::from_slice(&with_own(list).unwrap()).unwrap();
-        let name = |known: &RawValue| serde_json::from_str::<Named>(known.get()).unwrap().name;
-        let found: Vec<String> = found.extensions.iter().map(|known| name(known)).collect();
+        let found = with_own(list);
+        let found: Vec<&Value> =
+            found["extensions"].as_array().unwrap().iter().map(|known| &known["name"]).collect();
         assert_eq!(found, names);
     }
 

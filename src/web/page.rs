@@ -42,6 +42,8 @@ pub(super) struct SearchPage<'a> {
 struct PlacesPage<'a> {
     digest: &'a str,
     places: &'a [(String, String)],
+    /// Whether the registry answered for all that it was asked about.
+    is_whole: bool,
     most: usize,
     login: Option<String>,
 }
@@ -261,12 +263,17 @@ impl Web {
         door: &Door<'_>,
         visitor: &Visitor,
     ) -> Result<Shown, Failure> {
-        let (at, digest) = site.digest_at(upstream)?;
-        let places = self.places(at, &digest, visitor).await?;
-        let places = places.iter().map(|name| (name.to_string(), Site::page_in(at, name, &digest)));
+        let (place, at, digest) = site.digest_at(upstream)?;
+        let (names, is_whole) = self.places(at, &digest, visitor).await?;
+        let mut places = Vec::with_capacity(names.len());
+        for name in names {
+            let asked = site.asked(place, name, TagOrDigest::Digest(digest.clone()))?;
+            places.push((asked.name.to_string(), asked.page("/image", &asked.target, &[])));
+        }
         Shown::page(&PlacesPage {
             digest: &digest.to_string(),
-            places: &places.collect::<Vec<_>>(),
+            places: &places,
+            is_whole,
             most: PLACES,
             login: door.login(),
         })

@@ -20,13 +20,13 @@ const CONCURRENCY: usize = 8;
 
 impl Web {
     /// The repositories, at most [`PLACES`] of them, in which something refers to the digest and the visitor may read
-    /// it; a failure if there are none.
+    /// it, and whether the registry answered for all; a failure if there are none.
     pub(super) async fn places(
         &self,
         at: &WebRegistry,
         digest: &Digest,
         visitor: &Visitor,
-    ) -> Result<Vec<RepositoryName>, Failure> {
+    ) -> Result<(Vec<RepositoryName>, bool), Failure> {
         let known = self.index.repositories(at.upstream.number(), digest.clone()).await;
         let known = known.map_err(Error::LookUp)?;
         let nobodys = (0..PLACES).map(|place| format!("refshim-nobodys-{place}/nothing").parse());
@@ -39,18 +39,22 @@ impl Web {
             (name, found.map(|(_visit, answer)| answer))
         });
         let answers: Vec<_> = stream::iter(asked).buffered(CONCURRENCY).collect().await;
-        let (mut places, mut failure) = (Vec::new(), None);
+        let (mut places, mut failure, mut is_whole) = (Vec::new(), None, true);
         for (name, answer) in answers {
             match answer {
                 Ok(Answer::Present(FoundManifest { is_proof: true, .. })) => places.push(name),
-                Ok(Answer::Present(_) | Answer::Absent | Answer::Odd(_)) | Err(Failure::Denied) => {}
+                Ok(Answer::Present(_) | Answer::Absent) | Err(Failure::Denied) => {}
+                Ok(Answer::Odd(_)) => is_whole = false,
                 // Who has not logged in is asked to, wherever the registry wants it.
                 Err(Failure::Login) => failure = failure.or(Some(Failure::Login)),
                 Err(Failure::Question(error)) if error.is_about_rights() => {}
-                // The registry's trouble with one says nothing of the others, but they may be incomplete.
-                Err(other) => failure = Some(other),
+                // The registry's trouble with one says nothing of the others.
+                Err(other) => {
+                    is_whole = false;
+                    failure = Some(other);
+                }
             }
         }
-        if places.is_empty() { Err(failure.unwrap_or(Failure::NothingKnown)) } else { Ok(places) }
+        if places.is_empty() { Err(failure.unwrap_or(Failure::NothingKnown)) } else { Ok((places, is_whole)) }
     }
 }

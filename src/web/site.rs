@@ -105,20 +105,23 @@ impl Site<'_> {
         bare_digest(&self.image).is_some()
     }
 
-    /// The digest that is asked for in this registry, without a repository.
-    pub(super) fn digest_at(&self, upstream: &UpstreamName) -> Result<(&WebRegistry, Digest), Failure> {
+    /// The digest that is asked for in this registry, without a repository; the registry's position among the upstreams.
+    pub(super) fn digest_at(
+        &self,
+        upstream: &UpstreamName,
+    ) -> Result<(usize, &WebRegistry, Digest), Failure> {
         let place = self.named(upstream.as_str()).ok_or(Failure::NotShown)?;
         let at = self.web.registries.get(place).ok_or(Failure::NotShown)?;
-        Ok((at, bare_digest(&self.image).ok_or(Failure::Input(NOT_A_DIGEST))?))
+        Ok((place, at, bare_digest(&self.image).ok_or(Failure::Input(NOT_A_DIGEST))?))
     }
 
-    /// The address of the page of a digest in a repository of this registry.
-    pub(super) fn page_in(at: &WebRegistry, name: &RepositoryName, digest: &Digest) -> String {
-        let asked = Asked { at, place: 0, name: name.clone(), target: TagOrDigest::Digest(digest.clone()) };
-        asked.page("/image", &asked.target, &[])
-    }
-
-    fn asked(&self, place: usize, name: RepositoryName, target: TagOrDigest) -> Result<Asked<'_>, Failure> {
+    /// The image in the registry at this position.
+    pub(super) fn asked(
+        &self,
+        place: usize,
+        name: RepositoryName,
+        target: TagOrDigest,
+    ) -> Result<Asked<'_>, Failure> {
         let at = self.web.registries.get(place).filter(|_| self.reachable.contains(&place));
         Ok(Asked { at: at.ok_or(Failure::NotShown)?, place, name, target })
     }
