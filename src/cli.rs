@@ -15,6 +15,7 @@ mod fetch;
 mod format;
 mod gc;
 mod health;
+mod image;
 mod index;
 mod names;
 mod output;

@@ -19,8 +19,8 @@ pub(super) const JOBS: usize = 4;
 
 /// Copies an image or index to another repository, registry or OCI layout.
 ///
-/// Nothing is sent that is there already. Digests stay, so the links of what is attached hold at the other end; where the registry there lists no
-/// referrers, their referrers tags are written.
+/// Nothing is sent that is there already. Digests stay, so the links of what is attached hold at the other end; where
+/// the registry there lists no referrers, their referrers tags are written.
 #[derive(Debug, Args)]
 pub(super) struct CopyImage {
     /// host/name[:tag][@digest] or oci:directory[:tag][@digest].

@@ -4,36 +4,33 @@ use clap::Args;
 
 use super::connection::Connection;
 use super::entry::Entry;
+use super::image::ImageArgs;
 use super::output::{agreed, print, print_json};
-use crate::client::{Error, ErrorKind, ImageName, Platform, Referrer, Result, Wanted};
+use crate::client::{Error, ErrorKind, Referrer, Result, Wanted};
 use crate::oci::DigestPrefix;
 
 /// Deletes something that is attached to an image, after asking. Prints its digest.
 #[derive(Debug, Args)]
 pub(super) struct Detach {
-    /// host/name[:tag][@digest] or oci:directory[:tag][@digest].
-    image: ImageName,
+    #[command(flatten)]
+    subject: ImageArgs,
     /// What is to go: a digest as refshim references prints it, or its beginning as refshim tree does.
     digest: DigestPrefix,
     /// Do not ask.
     #[arg(long, short)]
     yes: bool,
-    /// Of an index, the image for this platform.
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<Platform>,
     #[command(flatten)]
     connection: Connection,
 }
 
 impl Detach {
     pub(super) async fn run(self) -> Result<()> {
-        let repository = self.connection.client(&self.image.location)?.open(&self.image.location)?;
-        let image = repository.image(&self.image.target, self.platform.as_ref()).await?;
+        let (repository, image) = self.subject.open(&self.connection).await?;
         let referrers = repository.referrers(&image.digest, &Wanted::attached()).await?.found;
         // Only a referrer of this image: a mistyped digest must not delete another image.
         let mut found =
             referrers.into_iter().filter(|referrer| self.digest.matches(&referrer.manifest.digest));
-        let asked = || format!("detaching {} from {}", self.digest, self.image);
+        let asked = || format!("detaching {} from {}", self.digest, self.subject.image);
         let Some(Referrer { manifest, kinds, .. }) = found.next() else {
             return Err(Error::new(ErrorKind::NotFound, asked(), "it does not refer to that image"));
         };
@@ -50,7 +47,7 @@ impl Detach {
         // it again.
         repository.unlist(&manifest).await?;
         if self.connection.output.json {
-            print_json(&Entry::of(&manifest, kinds, &self.image.location))
+            print_json(&Entry::of(&manifest, kinds, &self.subject.image.location))
         } else {
             print(&digest.to_string())
         }

@@ -10,11 +10,12 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::connection::Connection;
 use super::entry::reference;
+use super::image::ImageArgs;
 use super::output::{print, print_json};
 use super::selection::Selection;
 use crate::client::{
-    BlobStream, Error, ErrorKind, ImageName, ListScope, ListedReferrer, Manifest, Part, Platform, Repository,
-    Result, Wanted, write_file,
+    BlobStream, Error, ErrorKind, ListScope, ListedReferrer, Manifest, Part, Repository, Result, Wanted,
+    write_file,
 };
 use crate::oci::artifact::TITLE;
 use crate::oci::{Digest, DigestPrefix, LinkKind, TagOrDigest};
@@ -26,8 +27,8 @@ const DISTINCT: usize = 12;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, group(ArgGroup::new("which").args(WHICH).required(true).multiple(true)))]
 pub(super) struct Fetch {
-    /// host/name[:tag][@digest] or oci:directory[:tag][@digest].
-    image: ImageName,
+    #[command(flatten)]
+    subject: ImageArgs,
     /// Only artifacts of this type, a media type or a word, as for refshim references (repeatable).
     #[arg(long, value_name = "TYPE")]
     artifact_type: Vec<String>,
@@ -45,9 +46,6 @@ pub(super) struct Fetch {
     /// Where the files go; - is standard output, for a single file.
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     output: PathBuf,
-    /// Of an index, the image for this platform.
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<Platform>,
     #[command(flatten)]
     connection: Connection,
 }
@@ -70,8 +68,7 @@ struct Fetched<'a> {
 
 impl Fetch {
     pub(super) async fn run(self) -> Result<()> {
-        let repository = self.connection.client(&self.image.location)?.open(&self.image.location)?;
-        let image = repository.image(&self.image.target, self.platform.as_ref()).await?;
+        let (repository, image) = self.subject.open(&self.connection).await?;
         let manifests = self.manifests(&repository, &image.digest).await?;
         let files = self.files(&manifests);
         let progress = self.connection.progress();
@@ -130,7 +127,7 @@ impl Fetch {
         let kinds = self.kind.iter().map(ToString::to_string);
         let which: Vec<String> = self.artifact_type.iter().cloned().chain(kinds).chain(referrers).collect();
         let which = if which.is_empty() { "what is attached".to_owned() } else { which.join(", ") };
-        format!("fetching {which} of {}", self.image)
+        format!("fetching {which} of {}", self.subject.image)
     }
 
     fn is_to_standard_output(&self) -> bool {
@@ -162,7 +159,7 @@ impl Fetch {
                 path,
                 digest: &part.descriptor.digest,
                 artifact,
-                reference: reference(&self.image.location, artifact),
+                reference: reference(&self.subject.image.location, artifact),
             });
             return print_json(&fetched.collect::<Vec<_>>());
         }

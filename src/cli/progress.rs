@@ -37,18 +37,7 @@ impl Shown {
 
 /// A run that tells a line now and then.
 pub(super) async fn with_lines<R>(run: impl Future<Output = R>, line: impl Fn()) -> R {
-    let mut ticks = interval(LINE_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    // The first comes at once.
-    ticks.tick().await;
-    tokio::pin!(run);
-    loop {
-        tokio::select! {
-            biased;
-            ended = &mut run => return ended,
-            _ = ticks.tick() => line(),
-        }
-    }
+    with_ticks(LINE_EVERY, run, line).await
 }
 
 /// A run, with its progress.
@@ -62,7 +51,23 @@ pub(super) async fn watched<R>(
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos} of {len} repositories, {msg} {eta:>4}") {
         bar.set_style(style);
     }
-    let mut ticks = interval(if is_bar { BAR_EVERY } else { LINE_EVERY });
+    let show = || {
+        let Progress { done, all, text } = shown();
+        bar.set_length(all);
+        bar.set_position(done);
+        bar.set_message(text.clone());
+        if is_shown && !is_bar {
+            tell(&format!("{done} of {all} repositories, {text}"));
+        }
+    };
+    let ended = with_ticks(if is_bar { BAR_EVERY } else { LINE_EVERY }, run, show).await;
+    bar.finish_and_clear();
+    ended
+}
+
+/// A run that does something so often meanwhile.
+async fn with_ticks<R>(period: Duration, run: impl Future<Output = R>, tick: impl Fn()) -> R {
+    let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     // The first comes at once.
     ticks.tick().await;
@@ -70,18 +75,8 @@ pub(super) async fn watched<R>(
     loop {
         tokio::select! {
             biased;
-            ended = &mut run => {
-                bar.finish_and_clear();
-                return ended;
-            }
-            _ = ticks.tick() => {}
-        }
-        let Progress { done, all, text } = shown();
-        bar.set_length(all);
-        bar.set_position(done);
-        bar.set_message(text.clone());
-        if is_shown && !is_bar {
-            tell(&format!("{done} of {all} repositories, {text}"));
+            ended = &mut run => return ended,
+            _ = ticks.tick() => tick(),
         }
     }
 }

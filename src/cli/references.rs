@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use super::connection::Connection;
 use super::entry::{Entry, location_of};
 use super::format::{Format, FormatArgs};
+use super::image::ImageArgs;
 use super::output::{NOTHING, print};
 use super::selection::Selection;
 use super::table::{age, aligned, kinds, size};
-use crate::client::{ImageName, ListScope, ListedReferrer, Location, Platform, ReferrerList, Result, Wanted};
+use crate::client::{ListScope, ListedReferrer, Location, ReferrerList, Result, Wanted};
 use crate::oci::{AnnotationFilter, LinkKind};
 
 /// Lists what refers to an image, oldest first.
@@ -23,8 +24,8 @@ use crate::oci::{AnnotationFilter, LinkKind};
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct References {
-    /// host/name[:tag][@digest] or oci:directory[:tag][@digest].
-    image: ImageName,
+    #[command(flatten)]
+    subject: ImageArgs,
     /// Only links of this kind: reference, subject, parent, attestation, cosign or fallback (repeatable).
     #[arg(long, value_name = "KIND")]
     kind: Vec<LinkKind>,
@@ -38,9 +39,6 @@ pub(super) struct References {
     /// Look in the image's repository, or in all repositories of the registry, which only refshim can.
     #[arg(long, value_enum, value_name = "SCOPE", default_value_t = Scope::Repository)]
     scope: Scope,
-    /// Of an index, the image for this platform.
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<Platform>,
     #[command(flatten)]
     selection: Selection,
     #[command(flatten)]
@@ -80,8 +78,7 @@ enum Scope {
 
 impl References {
     pub(super) async fn run(self) -> Result<ExitCode> {
-        let repository = self.connection.client(&self.image.location)?.open(&self.image.location)?;
-        let image = repository.image(&self.image.target, self.platform.as_ref()).await?;
+        let (repository, image) = self.subject.open(&self.connection).await?;
         let scope = match self.scope {
             Scope::Repository => ListScope::Repository,
             Scope::Registry => ListScope::Registry,
@@ -97,7 +94,7 @@ impl References {
         let found = self.selection.of(found);
         let format = self.format.of(&self.connection.output);
         let entries: Vec<Entry> =
-            found.iter().map(|referrer| Entry::of_listed(referrer, &self.image.location)).collect();
+            found.iter().map(|referrer| Entry::of_listed(referrer, &self.subject.image.location)).collect();
         format.print(&entries, Entry::digest, || self.print_table(&found))?;
         if !found.is_empty() {
             return Ok(ExitCode::SUCCESS);
@@ -106,7 +103,7 @@ impl References {
             let is_narrowed =
                 !(self.kind.is_empty() && self.artifact_type.is_empty() && self.annotation.is_empty());
             let which = if is_narrowed { " that was asked for" } else { "" };
-            self.connection.tell(&format!("nothing refers to {}{which}", self.image));
+            self.connection.tell(&format!("nothing refers to {}{which}", self.subject.image));
         }
         Ok(if self.exit_code { ExitCode::from(NOTHING) } else { ExitCode::SUCCESS })
     }
@@ -134,7 +131,7 @@ impl References {
                 what.raw_type.clone(),
                 size(descriptor.size),
                 age(referrer.created(), now),
-                match location_of(referrer, &self.image.location) {
+                match location_of(referrer, &self.subject.image.location) {
                     Location::Registry { name, .. } => name.to_string(),
                     Location::Layout(_) => "-".to_owned(),
                 },

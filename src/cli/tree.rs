@@ -9,9 +9,10 @@ use serde::Serialize;
 use super::connection::Connection;
 use super::entry::{Entry, reference};
 use super::format::{Format, FormatArgs};
+use super::image::ImageArgs;
 use super::output::{Styles, print, print_json, printable};
 use super::table::{age, aligned, kinds, short, size};
-use crate::client::{ImageName, Location, Node, Part, Platform, Result, Target, walk};
+use crate::client::{Location, Node, Part, Platform, Result, Target, walk};
 use crate::oci::{ArtifactKind, Digest, TagOrDigest};
 
 /// Draws what refers to an image, and what refers to that; an index with its children and what is attached to each.
@@ -21,14 +22,11 @@ use crate::oci::{ArtifactKind, Digest, TagOrDigest};
 /// image, everything once.
 #[derive(Debug, Args)]
 pub(super) struct Tree {
-    /// host/name[:tag][@digest] or oci:directory[:tag][@digest].
-    image: ImageName,
+    #[command(flatten)]
+    subject: ImageArgs,
     /// Follow so many links.
     #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
     depth: usize,
-    /// Of an index, the image for this platform.
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<Platform>,
     #[command(flatten)]
     format: FormatArgs,
     /// Also the artifact type (or media type) that each states.
@@ -66,11 +64,10 @@ struct Drawing<'a> {
 
 impl Tree {
     pub(super) async fn run(self) -> Result<()> {
-        let repository = self.connection.client(&self.image.location)?.open(&self.image.location)?;
-        let image = repository.image(&self.image.target, self.platform.as_ref()).await?;
+        let (repository, image) = self.subject.open(&self.connection).await?;
         let tree = walk(&repository, image, self.depth).await?;
         self.connection.warn_of_vanished(&tree);
-        let location = &self.image.location;
+        let location = &self.subject.image.location;
         match self.format.of(&self.connection.output) {
             Format::Json => print_json(&json(&tree, location)),
             format @ (Format::Table | Format::Digest | Format::Template(_)) => {
@@ -100,15 +97,15 @@ impl Tree {
             Some(count) => print(&count),
             None if self.depth == 0 => Ok(()),
             None => {
-                self.connection.tell(&format!("nothing refers to {}", self.image));
+                self.connection.tell(&format!("nothing refers to {}", self.subject.image));
                 Ok(())
             }
         }
     }
 
     fn root_name(&self, digest: &Digest) -> String {
-        let location = &self.image.location;
-        match &self.image.target {
+        let location = &self.subject.image.location;
+        match &self.subject.image.target {
             Target::Named(TagOrDigest::Tag(tag)) => format!("{location}:{tag}@{digest}"),
             Target::Unnamed | Target::Named(TagOrDigest::Digest(_)) | Target::Abbreviated { .. } => {
                 reference(location, digest)

@@ -9,9 +9,10 @@ use serde::Serialize;
 use super::connection::Connection;
 use super::entry::Entry;
 use super::format::{Format, FormatArgs};
+use super::image::ImageArgs;
 use super::output::{UNVERIFIED, print};
 use super::table::{aligned, kinds};
-use crate::client::{ErrorKind, ImageName, ListedReferrer, Platform, Repository, Result};
+use crate::client::{ErrorKind, ListedReferrer, Repository, Result};
 use crate::oci::{Digest, TagOrDigest};
 
 /// How many manifests are read at a time.
@@ -19,14 +20,12 @@ const CONCURRENCY: usize = 8;
 
 /// Checks that everything on the list of what refers to an image is there and refers to it.
 ///
-/// Each listed manifest is read, and its digest, its size and what it refers to are compared. Signatures are not verified: that takes cosign or notation, and whom to trust.
+/// Each listed manifest is read, and its digest, its size and what it refers to are compared. Signatures are not
+/// verified: that takes cosign or notation, and whom to trust.
 #[derive(Debug, Args)]
 pub(super) struct VerifyReferences {
-    /// host/name[:tag][@digest] or oci:directory[:tag][@digest].
-    image: ImageName,
-    /// Of an index, the image for this platform.
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<Platform>,
+    #[command(flatten)]
+    subject: ImageArgs,
     #[command(flatten)]
     format: FormatArgs,
     #[command(flatten)]
@@ -43,15 +42,14 @@ struct Verified {
 
 impl VerifyReferences {
     pub(super) async fn run(self) -> Result<ExitCode> {
-        let repository = self.connection.client(&self.image.location)?.open(&self.image.location)?;
-        let image = repository.image(&self.image.target, self.platform.as_ref()).await?;
+        let (repository, image) = self.subject.open(&self.connection).await?;
         let listed = repository.claimed_referrers(&image.digest).await?;
         let problems = listed.iter().map(|referrer| problem(&repository, &image.digest, referrer));
         let problems: Vec<_> = problems.collect();
         let problems: Vec<Option<String>> =
             stream::iter(problems).buffered(CONCURRENCY).try_collect().await?;
         let wrong = problems.iter().flatten().count();
-        let entry = |referrer| Entry::of_listed(referrer, &self.image.location);
+        let entry = |referrer| Entry::of_listed(referrer, &self.subject.image.location);
         let verified = listed
             .iter()
             .zip(problems)
@@ -61,7 +59,7 @@ impl VerifyReferences {
         format.print(&verified, |verified| verified.entry.digest(), || print_table(&listed, &verified))?;
         if format != Format::Json {
             self.connection.tell(&match (listed.len(), wrong) {
-                (0, _) => format!("nothing refers to {}", self.image),
+                (0, _) => format!("nothing refers to {}", self.subject.image),
                 (all, 0) => format!("{all} listed, all of them as they should be"),
                 (all, wrong) => format!("{all} listed, {wrong} of them not as they should be"),
             });

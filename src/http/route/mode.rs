@@ -48,7 +48,8 @@ impl Route {
         }
     }
 
-    fn watched(self, class: RouteClass) -> Self {
+    /// Whether it is refshim's own: there is none of it in the registry's API.
+    fn is_refshims(&self) -> bool {
         match self {
             Self::References { .. }
             | Self::Attach { .. }
@@ -57,35 +58,36 @@ impl Route {
             | Self::Extensions
             | Self::Referrers { .. }
             | Self::QueryMethod(..)
-            | Self::QueryPath(..) => Self::Pass(class),
-            Self::PutManifest { repository, manifest } => Self::WatchPut { repository, manifest },
+            | Self::QueryPath(..) => true,
             Self::GetManifest { .. }
             | Self::HeadManifest { .. }
+            | Self::PutManifest { .. }
             | Self::DeleteManifest { .. }
             | Self::WatchPut { .. }
             | Self::PassWrite { .. }
-            | Self::Pass(_) => self,
+            | Self::Pass(_) => false,
         }
     }
 
-    fn unread(self, class: RouteClass) -> Self {
-        match self {
-            Self::PutManifest { repository, .. }
-            | Self::DeleteManifest { repository, .. }
-            | Self::WatchPut { repository, .. }
-            | Self::PassWrite { repository } => Self::PassWrite { repository },
-            Self::References { .. }
-            | Self::Attach { .. }
-            | Self::Reference { .. }
-            | Self::Detach { .. }
-            | Self::Extensions
-            | Self::Referrers { .. }
-            | Self::QueryMethod(..)
-            | Self::QueryPath(..)
-            | Self::GetManifest { .. }
-            | Self::HeadManifest { .. }
-            | Self::Pass(_) => Self::Pass(class),
+    fn watched(self, class: RouteClass) -> Self {
+        if self.is_refshims() {
+            return Self::Pass(class);
         }
+        if let Self::PutManifest { repository, manifest } = self {
+            return Self::WatchPut { repository, manifest };
+        }
+        self
+    }
+
+    fn unread(self, class: RouteClass) -> Self {
+        if let Self::PutManifest { repository, .. }
+        | Self::DeleteManifest { repository, .. }
+        | Self::WatchPut { repository, .. }
+        | Self::PassWrite { repository } = self
+        {
+            return Self::PassWrite { repository };
+        }
+        Self::Pass(class)
     }
 }
 
