@@ -94,11 +94,13 @@ impl Load {
         let writing = tokio::spawn(async move {
             let mut ledgers = Vec::new();
             while !told.load(Ordering::SeqCst) {
-                let about = format!("{name} {}", ledgers.len());
+                let (about, began) = (format!("{name} {}", ledgers.len()), Instant::now());
                 let mut ledger = Ledger::about(&registry, &image, &about).await;
                 let referrers = (0..REFERRERS).map(|n| ledger.referrer(n)).collect();
                 ledger.push(&writer, referrers, WRITERS, &seen).await;
                 ledgers.push(ledger);
+                // Half of the machine is the copy's: it ends only if it is quicker than the writers.
+                tokio::time::sleep(began.elapsed()).await;
             }
             ledgers
         });

@@ -65,7 +65,7 @@ async fn one_connection_too_many_is_told_and_closed() {
         assert!(answer.contains(part), "no {part} in {answer}");
     }
     assert!(metric(&refshim, r#"refshim_refused_total{limit="connections"} 1"#).await);
-    assert!(refshim.logged("limits.connections"));
+    refshim.logs("limits.connections", 1).await;
     drop(held);
     let client = refshim.client();
     until(async || {

@@ -386,8 +386,8 @@ async fn the_mode_is_told() {
         .with("REFERRERS_STALE_FOR", "1s")
         .launch()
         .await;
-    assert!(refshim.logged("the upstream default is in mode learn"));
-    assert!(refshim.logged("the settings of [referrers] have no effect in the modes of the upstreams"));
+    refshim.logs("the upstream default is in mode learn", 1).await;
+    refshim.logs("the settings of [referrers] have no effect in the modes of the upstreams", 1).await;
     let admin = Client::new(refshim.admin);
     assert!(admin.text("/readyz").await.contains("upstream (mode learn): ok\n"));
     let metrics = admin.text("/metrics").await;
