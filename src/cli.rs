@@ -1,5 +1,6 @@
 //! The command line: what can be said on it, and what a command's end means as an exit code.
 
+mod annotations;
 mod attach;
 mod backfill;
 mod check;
@@ -10,6 +11,7 @@ mod copy;
 mod coverage;
 mod detach;
 mod entry;
+mod examples;
 mod export;
 mod fetch;
 mod format;
@@ -17,6 +19,7 @@ mod gc;
 mod health;
 mod image;
 mod index;
+mod login;
 mod names;
 mod output;
 mod pages;
@@ -49,19 +52,21 @@ use crate::{telemetry, tls};
 use check::check;
 use connection::run;
 use format::Format;
-use output::{EXIT_CODES, ErrorFormat, fail, failed, print};
+use output::{ErrorFormat, exit_codes, fail, failed, misused, print};
 
 /// The configuration is wrong (`EX_USAGE` of sysexits.h).
 const CONFIGURATION_ERROR: u8 = 64;
 
 /// References and referrers for container registries that have none.
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = EXIT_CODES)]
+#[command(version, about, after_help = exit_codes())]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
     #[arg(skip)]
     errors: ErrorFormat,
+    #[arg(skip)]
+    is_verbose: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -88,6 +93,8 @@ enum Command {
     #[command(visible_alias = "ls")]
     Tags(tags::Tags),
     Resolve(resolve::Resolve),
+    Login(login::Login),
+    Logout(login::Logout),
     Version(version::Version),
     Completions(pages::Completions),
     Man(pages::Man),
@@ -144,17 +151,26 @@ impl Cli {
     /// What was typed. Ends the process if that makes no sense, or asks for help.
     #[must_use]
     pub fn typed() -> Self {
-        let matches = Self::command().get_matches();
-        match Self::from_arg_matches(&matches) {
-            Ok(typed) => Self { errors: error_format(&matches), ..typed },
-            Err(error) => error.exit(),
-        }
+        let parsed = Self::described().try_get_matches().and_then(|matches| {
+            let typed = of_command(&matches);
+            let (errors, is_verbose) = (error_format(typed), says(typed, "verbose"));
+            Self::from_arg_matches(&matches).map(|typed| Self { errors, is_verbose, ..typed })
+        });
+        parsed.unwrap_or_else(|error| misused(&error))
+    }
+
+    /// The command line, as help, manual pages and completions describe it.
+    fn described() -> clap::Command {
+        examples::given_to(Self::command())
     }
 
     /// Carries the command out. The result goes to standard output, all else to standard error.
     #[must_use]
     pub fn run(self) -> ExitCode {
         let errors = self.errors;
+        if self.is_verbose {
+            telemetry::tell_requests();
+        }
         match self.command {
             Command::Serve(serve) => serve.run(),
             Command::Config(config) => config.run(),
@@ -175,6 +191,8 @@ impl Cli {
             Command::VerifyReferences(command) => run(errors, command.run()),
             Command::Tags(command) => run(errors, command.run()),
             Command::Resolve(command) => run(errors, command.run()),
+            Command::Login(command) => run(errors, command.run()),
+            Command::Logout(command) => ended(errors, &command.run()),
             Command::Version(command) => ended(errors, &command.run()),
             Command::Completions(command) => ended(errors, &command.run()),
             Command::Man(command) => ended(errors, &command.run()),
@@ -311,12 +329,17 @@ fn ended(errors: ErrorFormat, result: &Result<()>) -> ExitCode {
 }
 
 /// How the errors of the command are told: as JSON, if its result is.
-fn error_format(matches: &ArgMatches) -> ErrorFormat {
-    if let Some((_, of_command)) = matches.subcommand() {
-        return error_format(of_command);
-    }
-    // Errors of these look-ups: the command has no such option.
-    let says_json = matches.try_get_one("json").is_ok_and(|json| json == Some(&true));
-    let has_format = matches.try_get_one("format").is_ok_and(|format| format == Some(&Format::Json));
-    if says_json || has_format { ErrorFormat::Json } else { ErrorFormat::Text }
+fn error_format(typed: &ArgMatches) -> ErrorFormat {
+    let has_format = typed.try_get_one("format").is_ok_and(|format| format == Some(&Format::Json));
+    if says(typed, "json") || has_format { ErrorFormat::Json } else { ErrorFormat::Text }
+}
+
+/// Whether the command has this flag and it is given.
+fn says(typed: &ArgMatches, flag: &str) -> bool {
+    typed.try_get_one(flag).is_ok_and(|given| given == Some(&true))
+}
+
+/// What was typed for the command itself, below all that it stands under.
+fn of_command(typed: &ArgMatches) -> &ArgMatches {
+    typed.subcommand().map_or(typed, |(_, below)| of_command(below))
 }

@@ -16,6 +16,7 @@ mod error;
 mod graph;
 mod image;
 mod layout;
+mod logins;
 mod manifest;
 mod pace;
 mod progress;
@@ -37,8 +38,9 @@ pub use blob::{BlobStream, write_file};
 pub use copy::{CopiedTag, Copy, CopyTags, FailedTag, Report, TagsReport};
 pub use credentials::Credential;
 pub use error::{Error, ErrorKind, Result};
-pub use graph::{Node, walk};
+pub use graph::{Node, walk, walk_in};
 pub use image::{ImageName, InvalidImageName, Location, Target};
+pub use logins::{KeptLogin, forget_login, keep_login};
 pub use manifest::{Manifest, Part, Platform};
 pub use pace::Pace;
 pub use progress::Progress;
@@ -112,6 +114,14 @@ impl Client {
     /// It has no catalog, or not for this user.
     pub async fn catalog(&self, host: &str) -> Result<BTreeSet<String>> {
         registry::catalog(&*self.session(host)?).await
+    }
+
+    /// Logs in at a registry with the credentials of the options; whether it asked for any.
+    ///
+    /// # Errors
+    /// It, or its token service, rejects them; or it is none.
+    pub async fn log_in(&self, host: &str) -> Result<bool> {
+        self.session(host)?.check_login().await
     }
 
     fn session(&self, host: &str) -> Result<Arc<Session>> {

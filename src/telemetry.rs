@@ -41,7 +41,9 @@ pub use labels::{
     EventFailure, LinkOutcome, LogName, Notified, QueryRefused, Stale, Swept, TagFailure, Unrecorded,
 };
 pub use line_log::{LineLog, LineLogError, Rotation};
-pub use logging::{Described, FilterError, LogFilter, start_logging, within_request, within_this_request};
+pub use logging::{
+    Described, FilterError, LogFilter, start_logging, tell_requests, within_request, within_this_request,
+};
 pub use traces::{Span, Traces, TracesError};
 
 /// The counters of one upstream, or of requests whose upstream is not known. Cheap to make: all share one registry.

@@ -1,17 +1,19 @@
 //! `refshim attach`: attaches files to an image, as an artifact.
 
-use std::collections::BTreeMap;
-
 use clap::{Args, ValueEnum};
+use serde_json::Value;
 
+use super::annotations::AnnotationArgs;
 use super::connection::Connection;
 use super::output::{print, print_json};
 use super::tagging::Tagging;
 use crate::client::{Artifact, Error, ErrorKind, FileToAttach, ImageName, Platform, Result};
 use crate::oci::artifact::SubjectMember;
-use crate::oci::{Tag, TagOrDigest};
+use crate::oci::{Tag, TagOrDigest, media_type};
 
-/// Attaches files to an image: pushes them as an artifact that says what it is about. Prints its digest.
+/// Attaches files to an image.
+///
+/// They are pushed as an artifact that says what it is about. Prints its digest.
 #[derive(Debug, Args)]
 pub(super) struct Attach {
     /// What the files are about: host/name[:tag][@digest] or oci:directory[:tag][@digest].
@@ -20,11 +22,10 @@ pub(super) struct Attach {
     #[arg(required = true, value_name = "FILE[:MEDIA-TYPE]")]
     files: Vec<FileToAttach>,
     /// What they are, a media type.
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", value_parser = artifact_type)]
     artifact_type: String,
-    /// An annotation of the artifact (repeatable). Without one for it, the time is noted.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = annotation)]
-    annotation: Vec<(String, String)>,
+    #[command(flatten)]
+    annotations: AnnotationArgs,
     /// The member by which it says what it is about.
     #[arg(long, value_enum, default_value_t = FieldName::Both)]
     field: FieldName,
@@ -36,8 +37,32 @@ pub(super) struct Attach {
     /// Of an index, the image for this platform.
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<Platform>,
+    /// Print the manifest that would be pushed, and send nothing. Its time will be another, and with it its digest.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     connection: Connection,
+}
+
+/// What the words for artifacts mean as media types. There is more than one for most: whoever reads them decides.
+const MEANT: [(&str, &str); 7] = [
+    ("sbom", "application/spdx+json or application/vnd.cyclonedx+json"),
+    ("signature", "application/vnd.cncf.notary.signature or application/vnd.dev.sigstore.bundle.v0.3+json"),
+    ("attestation", "application/vnd.in-toto+json or application/vnd.dev.sigstore.bundle.v0.3+json"),
+    ("provenance", "application/vnd.in-toto+json"),
+    ("vulnerabilities", "application/sarif+json"),
+    ("sarif", "application/sarif+json"),
+    ("vex", "application/vnd.openvex+json"),
+];
+
+fn artifact_type(text: &str) -> std::result::Result<String, String> {
+    if media_type::is_valid(text) {
+        return Ok(text.to_owned());
+    }
+    let meant = MEANT.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
+    let example =
+        meant.map_or("such as application/spdx+json".to_owned(), |(_, types)| format!("such as {types}"));
+    Err(format!("it has to be a media type, {example}"))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -60,17 +85,11 @@ impl From<FieldName> for SubjectMember {
     }
 }
 
-fn annotation(text: &str) -> std::result::Result<(String, String), &'static str> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        Some(_) | None => Err("an annotation is key=value"),
-    }
-}
-
 impl Attach {
-    pub(super) async fn run(self) -> Result<()> {
+    pub(super) async fn run(mut self) -> Result<()> {
         // Before the password is read, which would use standard input up.
         self.refuse_input_twice()?;
+        let annotations = self.annotations.give(&mut self.files)?;
         let location = &self.subject.location;
         let repository = self.connection.client(location)?.open(location)?;
         let subject = repository.image(&self.subject.target, self.platform.as_ref()).await?;
@@ -81,9 +100,15 @@ impl Attach {
         let artifact = Artifact {
             subject: subject.as_subject(),
             artifact_type: self.artifact_type,
-            annotations: BTreeMap::from_iter(self.annotation),
+            annotations,
             member: self.field.into(),
         };
+        if self.dry_run {
+            let manifest = artifact.rehearse(&self.files).await?.bytes;
+            let manifest: Value = serde_json::from_slice(&manifest)
+                .map_err(|error| Error::failed("making the manifest", error.to_string()))?;
+            return print_json(&manifest);
+        }
         let progress = self.connection.progress();
         let tag = self.tag.map(TagOrDigest::Tag);
         let target = |digest: &_| tag.unwrap_or_else(|| TagOrDigest::Digest(Clone::clone(digest)));

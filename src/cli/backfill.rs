@@ -15,8 +15,10 @@ use crate::jobs::Task;
 
 const ASKED: &str = "backfilling";
 
-/// Records the links of everything that a registry holds already: walks its repositories and tags, and reads each
-/// manifest that was not read before. What is interrupted goes on where it was.
+/// Records the links of everything that a registry holds already.
+///
+/// Walks its repositories and tags, and reads each manifest that was not read before. What is interrupted goes on where it
+/// was.
 #[derive(Debug, Args)]
 pub(super) struct BackfillCommand {
     /// Repositories in place of the registry's catalog, one a line; - is standard input.

@@ -16,9 +16,11 @@ use crate::jobs::Task;
 
 const ASKED: &str = "comparing";
 
-/// Compares what refshim knows to refer to images with what the registry's own referrers API and the referrers tags
-/// list, and prints what is not on all lists. The exit code is 1 if the registry lists what refshim does not know, or
-/// if something could not be compared. Nothing is changed.
+/// Compares what refshim lists with what the registry lists.
+///
+/// Prints what is not on all of these lists: refshim's, that of the registry's own referrers API, and the referrers tags.
+/// The exit code is 1 if the registry lists what refshim does not know, or if something could not be compared. Nothing is
+/// changed.
 #[derive(Debug, Args)]
 pub(super) struct CompareCommand {
     /// The images, repository@digest a line; - is standard input.

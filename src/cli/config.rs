@@ -18,11 +18,14 @@ pub(super) struct ConfigCommand {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Load the configuration as `serve` does, with the files that it names, and report all mistakes; exit code 64 if
-    /// there are any.
+    /// Load the configuration as `serve` does, and report all mistakes.
+    ///
+    /// Also those of the files that it names. The exit code is 64 if there are any.
     Check(Sources),
-    /// Print every setting in force and where it comes from: a line of the file, a variable, a flag or the default.
-    /// Passwords in URLs are masked; files with secrets are named, not read out.
+    /// Print every setting in force and where it comes from.
+    ///
+    /// That is a line of the file, a variable, a flag or the default. Passwords in URLs are masked; files with secrets are
+    /// named, not read out.
     Show {
         #[command(flatten)]
         sources: Sources,
@@ -30,7 +33,9 @@ enum Action {
         #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Toml)]
         format: Format,
     },
-    /// Print the JSON Schema (2020-12) of the configuration file, for editors: taplo, Even Better TOML.
+    /// Print the JSON Schema of the configuration file, for editors.
+    ///
+    /// It is of draft 2020-12, as taplo and Even Better TOML read it.
     Schema,
 }
 

@@ -44,6 +44,9 @@ pub(super) struct Output {
     /// Say nothing but the result.
     #[arg(long, short)]
     quiet: bool,
+    /// Tell each request that is sent, and its answer.
+    #[arg(long, short, conflicts_with = "quiet")]
+    verbose: bool,
     /// Print the result as JSON.
     #[arg(long)]
     pub(super) json: bool,
@@ -57,17 +60,22 @@ impl Connection {
 
     /// How registries are spoken to; a user name and password given by hand are for this host alone.
     pub(super) fn options(&self, host: Option<&str>) -> Result<Options> {
+        // Standard input is not read for a layout, which takes no password.
+        let Some(host) = host else { return self.options_with(None) };
+        self.options_with(self.credential()?.map(|credential| (host.to_owned(), credential)))
+    }
+
+    /// The same with these credentials, and the host that they are for.
+    pub(super) fn options_with(&self, credential: Option<(String, Credential)>) -> Result<Options> {
         let trusted = self.ca_file.as_deref().map(trusting).transpose()?;
         let tls = if self.insecure { Some(insecure()?) } else { trusted };
-        let credential = match (&self.username, host) {
-            (Some(username), Some(host)) => {
-                let credential = Credential::Password { username: username.clone(), password: password()? };
-                Some((host.to_owned(), credential))
-            }
-            // Standard input is not read for a layout, which takes no password.
-            (Some(_) | None, _) => None,
-        };
         Ok(Options { credential, plain_http: self.plain_http, tls, ..Options::default() })
+    }
+
+    /// The user name and password that are given by hand. Reads standard input.
+    pub(super) fn credential(&self) -> Result<Option<Credential>> {
+        let Some(username) = self.username.clone() else { return Ok(None) };
+        Ok(Some(Credential::Password { username, password: password()? }))
     }
 
     /// Whether anything is said of how registries are reached.
@@ -105,9 +113,8 @@ impl Connection {
             return;
         }
         for digest in vanished {
-            output::tell(&format!(
-                "warning: {digest} is listed as a referrer, but is not there; it is left out"
-            ));
+            let warning = format!("{digest} is listed as a referrer, but is not there; it is left out");
+            output::warn(&warning, self.output.errors());
         }
     }
 
@@ -120,8 +127,13 @@ impl Connection {
 }
 
 impl Output {
-    fn tells(&self) -> bool {
+    pub(super) fn tells(&self) -> bool {
         !self.quiet && !self.json
+    }
+
+    /// How errors and warnings are told.
+    pub(super) fn errors(&self) -> ErrorFormat {
+        if self.json { ErrorFormat::Json } else { ErrorFormat::Text }
     }
 }
 

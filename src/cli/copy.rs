@@ -1,5 +1,7 @@
 //! `refshim copy`: copies an image, with its referrers if wanted, to another repository or layout.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use indicatif::DecimalBytes;
 use serde::Serialize;
@@ -9,9 +11,10 @@ use super::entry::reference;
 use super::output::{print, print_json, tell};
 use super::progress::{Shown, with_lines};
 use crate::client::{
-    CopiedTag, Copy, CopyTags, Error, ErrorKind, FailedTag, ImageName, Node, Platform, Progress, Report,
-    Repository, Result, TagsReport, Target, walk,
+    Client, CopiedTag, Copy, CopyTags, Credential, Error, ErrorKind, FailedTag, ImageName, Location, Node,
+    Platform, Progress, Report, Repository, Result, TagsReport, Target, walk,
 };
+use crate::config::secret;
 use crate::oci::{Digest, Tag, TagOrDigest};
 
 /// How many blobs are transferred at a time.
@@ -50,7 +53,27 @@ pub(super) struct CopyImage {
     #[arg(long, value_name = "N", default_value_t = JOBS, value_parser = at_least_one)]
     jobs: usize,
     #[command(flatten)]
+    logins: Logins,
+    #[command(flatten)]
     connection: Connection,
+}
+
+/// Logins at either end, where those that are kept are not meant.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Logins")]
+struct Logins {
+    /// Log in with this name where it is copied from.
+    #[arg(long, value_name = "NAME", requires = "from_password_file")]
+    from_username: Option<String>,
+    /// The file with the password for it, one line.
+    #[arg(long, value_name = "FILE", requires = "from_username")]
+    from_password_file: Option<PathBuf>,
+    /// Log in with this name where it is copied to, as --username does.
+    #[arg(long, value_name = "NAME", requires = "to_password_file", conflicts_with = "username")]
+    to_username: Option<String>,
+    /// The file with the password for it, one line.
+    #[arg(long, value_name = "FILE", requires = "to_username")]
+    to_password_file: Option<PathBuf>,
 }
 
 /// A depth that no graph reaches, and that fits a `usize` of 32 bits.
@@ -97,8 +120,7 @@ pub(super) fn at_least_one(text: &str) -> std::result::Result<usize, String> {
 
 impl CopyImage {
     pub(super) async fn run(self) -> Result<()> {
-        let client = self.connection.client(&self.destination.location)?;
-        let (from, to) = (client.open(&self.source.location)?, client.open(&self.destination.location)?);
+        let (from, to) = self.ends()?;
         let progress = Progress::new(self.connection.tells() && self.progress.is_bars());
         let copy = Copy { from: &from, to: &to, jobs: self.jobs, progress: &progress };
         if self.all_tags {
@@ -117,6 +139,21 @@ impl CopyImage {
         progress.finish();
         let [(node, tag)] = image;
         self.report(&node, tag.as_ref(), report)
+    }
+
+    fn ends(&self) -> Result<(Repository, Repository)> {
+        let (source, destination) = (&self.source.location, &self.destination.location);
+        let Logins { from_username, from_password_file, to_username, to_password_file } = &self.logins;
+        let to = match login(to_username.as_ref(), to_password_file.as_ref(), destination)? {
+            Some(login) => Client::new(self.connection.options_with(Some(login))?),
+            None => self.connection.client(destination)?,
+        };
+        let from = match login(from_username.as_ref(), from_password_file.as_ref(), source)? {
+            // Apart, since the two ends may be the same registry, as two users.
+            Some(login) => Client::new(self.connection.options_with(Some(login))?).open(source)?,
+            None => to.open(source)?,
+        };
+        Ok((from, to.open(destination)?))
     }
 
     async fn copy(&self, copy: &Copy<'_>, image: &[(Node, Option<Tag>); 1]) -> Result<Report> {
@@ -227,6 +264,21 @@ impl CopyImage {
         Err(Error::failed(format!("copying {}", self.source), answer)
             .advise("the same command again does the rest, and only that"))
     }
+}
+
+/// A login for one end, and the host that it is for.
+fn login(
+    username: Option<&String>,
+    password_file: Option<&PathBuf>,
+    place: &Location,
+) -> Result<Option<(String, Credential)>> {
+    let (Some(username), Some(file)) = (username, password_file) else { return Ok(None) };
+    let asked = || format!("logging in as {username}");
+    let Some(host) = place.host() else {
+        return Err(Error::new(ErrorKind::Usage, asked(), format!("{place} takes no login")));
+    };
+    let password = secret(file).map_err(|problem| Error::new(ErrorKind::Usage, asked(), problem))?;
+    Ok(Some((host.to_owned(), Credential::Password { username: username.clone(), password })))
 }
 
 fn sent(report: &Report) -> String {

@@ -9,8 +9,10 @@ use super::table::aligned;
 use crate::client::Result;
 use crate::jobs::{Known, UpstreamCoverage};
 
-/// Tells how far refshim knows each repository: when a backfill or a sweep last read all of it, and when the registry
-/// last told of it. Lists of what is not complete carry a Warning.
+/// Tells how far refshim knows each repository.
+///
+/// That is: when a backfill or a sweep last read all of it, and when the registry last told of it. Lists of what is not
+/// complete carry a Warning.
 #[derive(Debug, Args)]
 pub(super) struct Coverage {
     /// Only what is not complete.

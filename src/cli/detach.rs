@@ -9,7 +9,9 @@ use super::output::{agreed, print, print_json};
 use crate::client::{Error, ErrorKind, Referrer, Result, Wanted};
 use crate::oci::DigestPrefix;
 
-/// Deletes something that is attached to an image, after asking. Prints its digest.
+/// Deletes something that is attached to an image, after asking.
+///
+/// Prints its digest.
 #[derive(Debug, Args)]
 pub(super) struct Detach {
     #[command(flatten)]

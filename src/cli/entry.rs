@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::client::{ListedReferrer, Location, Manifest};
-use crate::oci::{ArtifactDescription, Descriptor, Digest, LinkKind, LinkKinds};
+use crate::oci::{ArtifactDescription, Descriptor, Digest, LinkKind, LinkKinds, RepositoryName};
 
 /// A manifest in a result.
 #[derive(Debug, Serialize)]
@@ -29,7 +29,7 @@ impl Entry {
     /// The entry of a referrer on a list of what refers to something at this location.
     pub(super) fn of_listed(referrer: &ListedReferrer, location: &Location) -> Self {
         let ListedReferrer { descriptor, what, kinds, .. } = referrer;
-        Self::new(descriptor.clone(), what, *kinds, &location_of(referrer, location))
+        Self::new(descriptor.clone(), what, *kinds, &located(referrer.repository.as_ref(), location))
     }
 
     fn new(
@@ -56,12 +56,12 @@ pub(super) fn reference(location: &Location, digest: &Digest) -> String {
     format!("{location}@{digest}")
 }
 
-/// Where a referrer is that is about something at this location.
-pub(super) fn location_of(referrer: &ListedReferrer, location: &Location) -> Location {
-    match (location, &referrer.repository) {
+/// Where something is that was found from this location: there, or in another repository of the registry.
+pub(super) fn located(repository: Option<&RepositoryName>, from: &Location) -> Location {
+    match (from, repository) {
         (Location::Registry { host, .. }, Some(name)) => {
             Location::Registry { host: host.clone(), name: name.clone() }
         }
-        (Location::Registry { .. }, None) | (Location::Layout(_), _) => location.clone(),
+        (Location::Registry { .. }, None) | (Location::Layout(_), _) => from.clone(),
     }
 }

@@ -14,8 +14,10 @@ use crate::jobs::Task;
 
 const ASKED: &str = "exporting";
 
-/// Writes the referrers of every subject into the registry, at OCI's referrers tag, by which clients find them without
-/// refshim. Entries of others stay. In a registry that has the referrers API, writes nothing and says what that lacks.
+/// Writes the referrers of every subject into the registry, at OCI's referrers tag.
+///
+/// By it, clients find them without refshim. Entries of others stay. In a registry that has the referrers API, writes
+/// nothing and says what that lacks.
 #[derive(Debug, Args)]
 pub(super) struct ExportCommand {
     /// Say what would be written, and write nothing.

@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 use super::connection::Connection;
 use super::entry::reference;
 use super::image::ImageArgs;
+use super::names::link_kind;
 use super::output::{print, print_json};
 use super::selection::Selection;
 use crate::client::{
@@ -23,9 +24,11 @@ use crate::oci::{Digest, DigestPrefix, LinkKind, TagOrDigest};
 /// How many digits of a digest are appended to tell two files of the same name apart.
 const DISTINCT: usize = 12;
 
-/// Writes the files of what is attached to an image, each checked by its digest. Prints their paths.
+/// Writes the files of what is attached to an image, each checked by its digest.
+///
+/// Prints their paths.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES, group(ArgGroup::new("which").args(WHICH).required(true).multiple(true)))]
+#[command(group(ArgGroup::new("which").args(WHICH).required(true).multiple(true)))]
 pub(super) struct Fetch {
     #[command(flatten)]
     subject: ImageArgs,
@@ -33,7 +36,7 @@ pub(super) struct Fetch {
     #[arg(long, value_name = "TYPE")]
     artifact_type: Vec<String>,
     /// Only what is linked like this: reference, subject, attestation, cosign or fallback (repeatable).
-    #[arg(long, value_name = "KIND")]
+    #[arg(long, value_name = "KIND", value_parser = link_kind())]
     kind: Vec<LinkKind>,
     /// Only this one: its digest, or the beginning of it, as refshim tree prints it (repeatable).
     #[arg(long, value_name = "DIGEST")]
@@ -52,11 +55,6 @@ pub(super) struct Fetch {
 
 /// Something has to be chosen, so that nobody downloads everything by accident.
 const WHICH: [&str; 6] = ["artifact_type", "kind", "referrer", "all", "limit", "latest"];
-const EXAMPLES: &str = "Examples:
-  refshim fetch registry.example/app:v1 --artifact-type sbom --latest -o - | jq .packages
-  refshim fetch registry.example/app:v1 --referrer sha256:51c04ab8d3e6 -o found
-  refshim fetch registry.example/app:v1 --all -o found";
-
 #[derive(Serialize)]
 struct Fetched<'a> {
     path: &'a Path,

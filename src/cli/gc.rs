@@ -18,8 +18,9 @@ use crate::jobs::{Collected, Task};
 
 const ASKED: &str = "collecting garbage";
 
-/// Finds signatures, SBOMs and the like whose images are gone, and what refers to those. Prints them, and deletes them
-/// with --delete. What has a tag is kept.
+/// Finds signatures, SBOMs and the like whose images are gone, and what refers to those.
+///
+/// Prints them, and deletes them with --delete. What has a tag is kept.
 #[derive(Debug, Args)]
 pub(super) struct Gc {
     /// Delete them, after asking.

@@ -11,8 +11,10 @@ use crate::client::{AdminClient, Error, Result};
 /// Longer than refshim takes to ask its upstreams and its index.
 const LIMIT: Duration = Duration::from_secs(8);
 
-/// Ask the refshim that serves whether it is ready, print what it says of its index and its upstreams, and end with
-/// 0 if it is, else 1. For HEALTHCHECK in an image and for scripts.
+/// Asks the refshim that serves whether it is ready.
+///
+/// Prints what it says of its index and its upstreams, and ends with 0 if it is, else 1. For HEALTHCHECK in an image and
+/// for scripts.
 #[derive(Debug, Args)]
 pub(super) struct Health {
     /// The admin listener of the refshim that serves.

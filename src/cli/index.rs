@@ -36,14 +36,18 @@ pub(super) struct IndexCommand {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Bring the schema in the database to the version of this build. Any number may do so at once, and builds of the
-    /// version before go on working.
+    /// Bring the schema in the database to the version of this build.
+    ///
+    /// Any number may do so at once, and builds of the version before go on working.
     Migrate,
-    /// Read the index from end to end; exit code 1 if anything is damaged. In a data directory, not while it is
-    /// served.
+    /// Read the index from end to end; exit code 1 if anything is damaged.
+    ///
+    /// In a data directory, not while it is served.
     Check,
-    /// For the index in a data directory: keep what is intact of a damaged journal, say what is not, and have sled
-    /// rebuilt at the next start. Not while it is served. The damaged journal is set aside, not removed.
+    /// Keep what is intact of the damaged journal in a data directory.
+    ///
+    /// Says what is not, and has sled rebuilt at the next start. Not while it is served. The damaged journal is set aside,
+    /// not removed.
     Rebuild,
     /// Write the whole index as JSON Lines, also while it is served.
     Dump {

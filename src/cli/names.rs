@@ -1,4 +1,4 @@
-//! Lists in a file: of repositories, or of images by digest.
+//! Names that are typed: kinds of link, and lists in a file, of repositories or of images by digest.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -6,8 +6,15 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::str::FromStr;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
 use crate::client::{Error, ErrorKind, Result};
-use crate::oci::{Digest, RepositoryName};
+use crate::oci::{Digest, LinkKind, RepositoryName};
+
+/// One of the kinds of link, which a shell can complete.
+pub(super) fn link_kind() -> impl TypedValueParser<Value = LinkKind> {
+    PossibleValuesParser::new(LinkKind::WORDS.map(|(word, _)| word)).try_map(|word| word.parse::<LinkKind>())
+}
 
 /// The names of repositories in a file, each once. Empty lines and `#` comments are skipped.
 pub(super) fn listed(file: &Path) -> Result<Vec<RepositoryName>> {

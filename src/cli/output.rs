@@ -23,8 +23,23 @@ pub(super) const UNVERIFIED: u8 = 6;
 /// Ended by Ctrl-C: 128 and the number of SIGINT, as shells have it.
 const INTERRUPTED: u8 = 130;
 
-pub(super) const EXIT_CODES: &str = "Exit codes of all commands but serve: 0 success, 1 failure, 2 usage, 3 not \
-     found, 4 denied, 5 nothing found (references --exit-code), 6 not as listed (verify-references), 130 interrupted.";
+/// What each means, for all commands but `serve`.
+pub(super) const EXIT_CODES: [(u8, &str); 8] = [
+    (0, "success"),
+    (FAILURE, "failure"),
+    (USAGE, "usage: the command line is wrong"),
+    (NOT_FOUND, "not found: there is no such image, tag or referrer"),
+    (DENIED, "denied: the registry rejects the credentials, or there are none"),
+    (NOTHING, "nothing refers to the image (references --exit-code)"),
+    (UNVERIFIED, "not as listed (verify-references)"),
+    (INTERRUPTED, "interrupted by Ctrl-C"),
+];
+
+/// The same in the help.
+pub(super) fn exit_codes() -> String {
+    let lines = EXIT_CODES.map(|(code, meaning)| format!("  {code:>3}  {meaning}"));
+    format!("Exit codes of all commands but serve:\n{}", lines.join("\n"))
+}
 
 /// Writes lines to standard output.
 pub(super) fn print(text: &str) -> Result<()> {
@@ -121,17 +136,50 @@ pub(super) fn failed(error: &Error, format: ErrorFormat) -> ExitCode {
     };
     if format == ErrorFormat::Json {
         // On standard error as well: what is read from standard output is the result, or nothing.
-        if let Ok(line) =
-            serde_json::to_string(&Failure { error, message: error.to_string(), exit_code: code })
-        {
-            let _told = writeln!(io::stderr(), "{}", printable(&line));
-            return ExitCode::from(code);
-        }
+        tell_json(&Failure { error, message: error.to_string(), exit_code: code });
+        return ExitCode::from(code);
     }
     match error.advice() {
         Some(advice) => fail(code, &format!("{error}\n{advice}")),
         None => fail(code, &error.to_string()),
     }
+}
+
+/// Tells that the command line is wrong, and ends the process: as JSON, if it asks for that as far as it can be read.
+pub(super) fn misused(error: &clap::Error) -> ! {
+    let typed: Vec<_> = std::env::args_os().skip(1).take_while(|word| word != "--").collect();
+    let mut pairs = typed.iter().zip(typed.iter().skip(1));
+    let has_format = pairs.any(|(flag, value)| flag == "--format" && value == "json");
+    let is_json = has_format || typed.iter().any(|word| word == "--json" || word == "--format=json");
+    if !error.use_stderr() || !is_json {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    // What follows is how the command is used, and where help is.
+    let (told, advice) = text.split_once("\n\n").unwrap_or((text, ""));
+    let error = Error::new(ErrorKind::Usage, "reading the command line", told.trim());
+    failed(&error.advise(advice.trim()), ErrorFormat::Json);
+    std::process::exit(USAGE.into());
+}
+
+#[derive(Serialize)]
+struct Warning<'a> {
+    warning: &'a str,
+}
+
+/// Tells what is not as it should be, and lets the command go on.
+pub(super) fn warn(warning: &str, format: ErrorFormat) {
+    match format {
+        ErrorFormat::Text => tell(&format!("warning: {warning}")),
+        ErrorFormat::Json => tell_json(&Warning { warning }),
+    }
+}
+
+fn tell_json(told: &impl Serialize) {
+    // Of strings and numbers: no error. If standard error is closed, there is nowhere to report it.
+    let line = serde_json::to_string(told).unwrap_or_default();
+    let _told = writeln!(io::stderr(), "{}", printable(&line));
 }
 
 pub(super) fn interrupted() -> ExitCode {

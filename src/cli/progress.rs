@@ -48,7 +48,9 @@ pub(super) async fn watched<R>(
 ) -> R {
     let is_bar = is_shown && io::stderr().is_terminal();
     let bar = if is_bar { ProgressBar::new(0) } else { ProgressBar::hidden() };
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos} of {len} repositories, {msg} {eta:>4}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:12} {pos} of {len} repositories {eta:>4}, {wide_msg}")
+    {
         bar.set_style(style);
     }
     let show = || {

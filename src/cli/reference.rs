@@ -10,7 +10,9 @@ use super::tagging::Tagging;
 use crate::client::{Copy, Error, ErrorKind, ImageName, Platform, Result, Target, referring_copy, walk};
 use crate::oci::{LinkKind, Tag, TagOrDigest};
 
-/// Pushes a copy of an image that refers to it, by the member `reference`. Prints the copy's digest.
+/// Pushes a copy of an image that refers to it, by the member `reference`.
+///
+/// Prints the copy's digest.
 #[derive(Debug, Args)]
 pub(super) struct Ref {
     /// What is referred to: host/name[:tag][@digest] or oci:directory[:tag][@digest].

@@ -2,15 +2,16 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use jiff::Timestamp;
 
 use super::connection::Connection;
-use super::entry::{Entry, location_of};
+use super::entry::{Entry, located};
 use super::format::{Format, FormatArgs};
 use super::image::ImageArgs;
+use super::names::link_kind;
 use super::output::{NOTHING, print};
-use super::selection::Selection;
+use super::selection::{ScopeArgs, Selection};
 use super::table::{age, aligned, kinds, size};
 use crate::client::{ListScope, ListedReferrer, Location, ReferrerList, Result, Wanted};
 use crate::oci::{AnnotationFilter, LinkKind};
@@ -22,12 +23,11 @@ use crate::oci::{AnnotationFilter, LinkKind};
 /// verify-references reads everything. The size is that of the manifest, the age by its annotation
 /// org.opencontainers.image.created.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
 pub(super) struct References {
     #[command(flatten)]
     subject: ImageArgs,
     /// Only links of this kind: reference, subject, parent, attestation, cosign or fallback (repeatable).
-    #[arg(long, value_name = "KIND")]
+    #[arg(long, value_name = "KIND", value_parser = link_kind())]
     kind: Vec<LinkKind>,
     /// Only artifacts of this type: a media type, or a word for what it is: signature, sbom, provenance,
     /// vulnerabilities, vex, attestation, image, index, chart, wasm (repeatable).
@@ -36,9 +36,8 @@ pub(super) struct References {
     /// Only what has this annotation (repeatable).
     #[arg(long, value_name = "KEY[=VALUE]")]
     annotation: Vec<AnnotationFilter>,
-    /// Look in the image's repository, or in all repositories of the registry, which only refshim can.
-    #[arg(long, value_enum, value_name = "SCOPE", default_value_t = Scope::Repository)]
-    scope: Scope,
+    #[command(flatten)]
+    scope: ScopeArgs,
     #[command(flatten)]
     selection: Selection,
     #[command(flatten)]
@@ -65,24 +64,10 @@ struct TableArgs {
     no_headers: bool,
 }
 
-const EXAMPLES: &str = "Examples:
-  refshim references registry.example/app:v1 --artifact-type sbom --latest
-  refshim references registry.example/app:v1 --artifact-type signature --exit-code --quiet > /dev/null
-  refshim references registry.example/app:v1 --format 'template={{ reference }} {{ artifactType }}'";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Scope {
-    Repository,
-    Registry,
-}
-
 impl References {
     pub(super) async fn run(self) -> Result<ExitCode> {
         let (repository, image) = self.subject.open(&self.connection).await?;
-        let scope = match self.scope {
-            Scope::Repository => ListScope::Repository,
-            Scope::Registry => ListScope::Registry,
-        };
+        let scope = self.scope.scope();
         let wanted = Wanted {
             kinds: self.kind.clone(),
             artifact_types: self.artifact_type.clone(),
@@ -118,7 +103,7 @@ impl References {
             ("ARTIFACT TYPE", self.table.wide),
             ("SIZE", true),
             ("AGE", true),
-            ("REPOSITORY", self.scope == Scope::Registry),
+            ("REPOSITORY", self.scope.scope() == ListScope::Registry),
             ("DIGEST", true),
             ("ANNOTATIONS", self.table.annotations),
         ];
@@ -131,7 +116,7 @@ impl References {
                 what.raw_type.clone(),
                 size(descriptor.size),
                 age(referrer.created(), now),
-                match location_of(referrer, &self.subject.image.location) {
+                match located(referrer.repository.as_ref(), &self.subject.image.location) {
                     Location::Registry { name, .. } => name.to_string(),
                     Location::Layout(_) => "-".to_owned(),
                 },

@@ -1,9 +1,31 @@
-//! Which of the referrers that were found are meant.
+//! Where referrers are looked for, and which of those that were found are meant.
 
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
-use crate::client::ListedReferrer;
+use crate::client::{ListScope, ListedReferrer};
+
+#[derive(Debug, Args)]
+pub(super) struct ScopeArgs {
+    /// Look in the image's repository, or in all repositories of the registry, which only refshim can.
+    #[arg(long, value_enum, value_name = "SCOPE", default_value_t = Scope::Repository)]
+    scope: Scope,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Scope {
+    Repository,
+    Registry,
+}
+
+impl ScopeArgs {
+    pub(super) fn scope(&self) -> ListScope {
+        match self.scope {
+            Scope::Repository => ListScope::Repository,
+            Scope::Registry => ListScope::Registry,
+        }
+    }
+}
 
 #[derive(Debug, Args)]
 pub(super) struct Selection {

@@ -7,19 +7,20 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::connection::Connection;
-use super::entry::{Entry, reference};
+use super::entry::{Entry, located, reference};
 use super::format::{Format, FormatArgs};
 use super::image::ImageArgs;
 use super::output::{Styles, print, print_json, printable};
+use super::selection::ScopeArgs;
 use super::table::{age, aligned, kinds, short, size};
-use crate::client::{Location, Node, Part, Platform, Result, Target, walk};
+use crate::client::{Location, Node, Part, Platform, Result, Target, walk_in};
 use crate::oci::{ArtifactKind, Digest, TagOrDigest};
 
 /// Draws what refers to an image, and what refers to that; an index with its children and what is attached to each.
 ///
 /// The size is that of a manifest and the blobs it lists, the age by its annotation
 /// org.opencontainers.image.created. What was drawn before is named (above). The last line counts what is below the
-/// image, everything once.
+/// image, everything once. With --scope registry, what is in another repository than the image says so.
 #[derive(Debug, Args)]
 pub(super) struct Tree {
     #[command(flatten)]
@@ -27,6 +28,8 @@ pub(super) struct Tree {
     /// Follow so many links.
     #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
     depth: usize,
+    #[command(flatten)]
+    scope: ScopeArgs,
     #[command(flatten)]
     format: FormatArgs,
     /// Also the artifact type (or media type) that each states.
@@ -65,7 +68,7 @@ struct Drawing<'a> {
 impl Tree {
     pub(super) async fn run(self) -> Result<()> {
         let (repository, image) = self.subject.open(&self.connection).await?;
-        let tree = walk(&repository, image, self.depth).await?;
+        let tree = walk_in(self.scope.scope(), &repository, image, self.depth).await?;
         self.connection.warn_of_vanished(&tree);
         let location = &self.subject.image.location;
         match self.format.of(&self.connection.output) {
@@ -73,8 +76,7 @@ impl Tree {
             format @ (Format::Table | Format::Digest | Format::Template(_)) => {
                 let mut seen = HashSet::new();
                 let nodes = tree.all().filter(|node| seen.insert(&node.manifest.digest));
-                let entries: Vec<Entry> =
-                    nodes.map(|node| Entry::of(&node.manifest, node.kinds, location)).collect();
+                let entries: Vec<Entry> = nodes.map(|node| entry(node, location)).collect();
                 format.print(&entries, Entry::digest, || self.print(&tree))
             }
         }
@@ -114,10 +116,15 @@ impl Tree {
     }
 }
 
+/// The entry of a node in a tree whose root is at this location.
+fn entry(node: &Node, location: &Location) -> Entry {
+    Entry::of(&node.manifest, node.kinds, &located(node.repository.as_ref(), location))
+}
+
 fn json(node: &Node, location: &Location) -> JsonNode {
     let all = |nodes: &[Node]| nodes.iter().map(|node| json(node, location)).collect();
     JsonNode {
-        entry: Entry::of(&node.manifest, node.kinds, location),
+        entry: entry(node, location),
         platform: node.platform.clone(),
         children: all(&node.children),
         referrers: all(&node.referrers),
@@ -164,7 +171,7 @@ impl Drawing<'_> {
 
     /// Adds the row of a node; whether it is the first of this manifest.
     fn push(&mut self, node: &Node, branch: String) -> bool {
-        let Node { manifest, platform, kinds: links, .. } = node;
+        let Node { manifest, platform, kinds: links, repository, .. } = node;
         let what = manifest.description(*links);
         let is_new = self.drawn.insert(manifest.digest.clone());
         if is_new {
@@ -178,7 +185,10 @@ impl Drawing<'_> {
             self.digest(&manifest.digest),
             size(manifest.content_size()),
             age(manifest.created(), self.now),
-            kinds(*links),
+            match repository {
+                Some(name) => format!("{} in {name}", kinds(*links)).trim_start().to_owned(),
+                None => kinds(*links),
+            },
         ]);
         is_new
     }

@@ -25,6 +25,7 @@ const STANDARD_INPUT: &str = "-";
 pub struct FileToAttach {
     path: PathBuf,
     media_type: String,
+    annotations: BTreeMap<String, String>,
 }
 
 /// An artifact about an image.
@@ -45,13 +46,17 @@ impl FromStr for FileToAttach {
 
     /// `FILE` or `FILE:media/type`. If a file of the whole name exists, that is meant.
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
-        let whole = Self { path: text.into(), media_type: UNKNOWN_TYPE.to_owned() };
+        let file = |path: &str, media_type: &str| Self {
+            path: path.into(),
+            media_type: media_type.to_owned(),
+            annotations: BTreeMap::new(),
+        };
         match text.rsplit_once(':') {
             Some((path, media_type)) if media_type::is_valid(media_type) && !Path::new(text).exists() => {
-                Ok(Self { path: path.into(), media_type: media_type.to_owned() })
+                Ok(file(path, media_type))
             }
             Some(_) | None if text.is_empty() => Err("a file is FILE or FILE:media/type"),
-            Some(_) | None => Ok(whole),
+            Some(_) | None => Ok(file(text, UNKNOWN_TYPE)),
         }
     }
 }
@@ -81,6 +86,15 @@ impl Artifact {
         Ok(manifest)
     }
 
+    /// The manifest that a push would send now; nothing is sent.
+    pub async fn rehearse(&self, files: &[FileToAttach]) -> Result<Manifest> {
+        let mut layers = Vec::new();
+        for file in files {
+            layers.push(file.opened().await?.1);
+        }
+        self.manifest(&layers)
+    }
+
     fn manifest(&self, layers: &[Part]) -> Result<Manifest> {
         let mut annotations = self.annotations.clone();
         annotations.entry(CREATED.to_owned()).or_insert_with(created_now);
@@ -97,19 +111,53 @@ impl FileToAttach {
         self.path.as_os_str() == STANDARD_INPUT
     }
 
+    /// Its name. Not with directories: `fetch` drops those of a title, as none may lead out of its own.
+    #[must_use]
+    pub fn title(&self) -> Option<&str> {
+        self.path.file_name().filter(|_| !self.is_standard_input()).and_then(|name| name.to_str())
+    }
+
+    /// Gives it annotations. Its name is one of them, unless these have another.
+    pub fn annotate(&mut self, annotations: BTreeMap<String, String>) {
+        self.annotations = annotations;
+    }
+
     async fn push(&self, to: &Repository, progress: &Progress) -> Result<Part> {
-        let is_input = self.is_standard_input();
-        let kept = if is_input { Some(keep_standard_input().await?) } else { None };
-        let path = kept.as_ref().map_or(self.path.as_path(), tempfile::NamedTempFile::path);
-        let mut part = described(path, &self.media_type).await?;
-        // The name alone: `fetch` drops the directories of a title, as none may lead out of its own.
-        let title = self.path.file_name().filter(|_| !is_input).and_then(|name| name.to_str());
-        if let Some(title) = title {
-            part.descriptor.annotations.insert(TITLE.to_owned(), title.to_owned());
-        }
+        let (content, part) = self.opened().await?;
         progress.expect(part.descriptor.size);
-        store(path, &part, to, progress).await?;
+        store(content.path(), &part, to, progress).await?;
         Ok(part)
+    }
+
+    /// Its content and what describes it.
+    async fn opened(&self) -> Result<(Content<'_>, Part)> {
+        let content = if self.is_standard_input() {
+            Content::Kept(keep_standard_input().await?)
+        } else {
+            Content::File(&self.path)
+        };
+        let mut part = described(content.path(), &self.media_type).await?;
+        part.descriptor.annotations.clone_from(&self.annotations);
+        if let Some(title) = self.title() {
+            part.descriptor.annotations.entry(TITLE.to_owned()).or_insert_with(|| title.to_owned());
+        }
+        Ok((content, part))
+    }
+}
+
+/// Where the content of a file to attach is.
+enum Content<'a> {
+    File(&'a Path),
+    /// Standard input, in a temporary file.
+    Kept(tempfile::NamedTempFile),
+}
+
+impl Content<'_> {
+    fn path(&self) -> &Path {
+        match self {
+            Self::File(path) => path,
+            Self::Kept(kept) => kept.path(),
+        }
     }
 }
 
@@ -183,7 +231,8 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, path: &str, media_type: &str) {
-        let expected = FileToAttach { path: path.into(), media_type: media_type.to_owned() };
+        let media_type = media_type.to_owned();
+        let expected = FileToAttach { path: path.into(), media_type, annotations: BTreeMap::new() };
         assert_eq!(text.parse(), Ok(expected));
     }
 

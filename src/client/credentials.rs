@@ -115,11 +115,16 @@ fn of_service(service: &ServiceConfig, host: &str) -> Result<Option<Credential>>
 
 /// The credentials that the files or their helpers have for a host. Blocks.
 fn stored(host: &str) -> Result<Option<Credential>> {
-    in_files(host, files())
+    in_files(host, auth_files())
+}
+
+/// What a registry is called in the files and by the helpers.
+pub(super) fn server_of(host: &str) -> &str {
+    if DOCKER_HUB_HOSTS.contains(&host) { DOCKER_HUB_KEY } else { host }
 }
 
 fn in_files(host: &str, files: impl IntoIterator<Item = PathBuf>) -> Result<Option<Credential>> {
-    let server = if DOCKER_HUB_HOSTS.contains(&host) { DOCKER_HUB_KEY } else { host };
+    let server = server_of(host);
     for file in files {
         let opened = match File::open(&file) {
             Ok(opened) => opened,
@@ -145,7 +150,8 @@ fn in_files(host: &str, files: impl IntoIterator<Item = PathBuf>) -> Result<Opti
     Ok(None)
 }
 
-fn files() -> Vec<PathBuf> {
+/// The files of logins, in the order in which they are looked into.
+pub(super) fn auth_files() -> Vec<PathBuf> {
     if let Some(file) = env::var_os("REGISTRY_AUTH_FILE") {
         // Alone, as in podman: whoever names a file does not want another one's credentials.
         return vec![file.into()];

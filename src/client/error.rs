@@ -96,9 +96,8 @@ impl Error {
             StatusCode::NOT_FOUND => {
                 answered.advise("check the name; a registry also hides what you may not see")
             }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                answered.advise("log in (docker login), or give --username and --password-stdin")
-            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => answered
+                .advise("log in (refshim login, docker login), or give --username and --password-stdin"),
             StatusCode::PROXY_AUTHENTICATION_REQUIRED => answered
                 .advise("give the proxy's name and password in its URL: http://NAME:PASSWORD@HOST:PORT"),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {

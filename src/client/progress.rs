@@ -9,9 +9,10 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{BlobStream, Part};
 
-const BLOB: &str = "{prefix:19} {bar:30} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>4}";
-const STEPS: &str = "{prefix:19} {bar:30.green} {pos:>11} of {len:<11}";
-const ALL: &str = "{prefix:19} {bar:30.green} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>4}";
+// 48 columns and the bar: all of it fits 60.
+const BLOB: &str = "{prefix:19} {wide_bar} {decimal_bytes:>9} of {decimal_total_bytes:<9} {eta:>4}";
+const STEPS: &str = "{prefix:19} {wide_bar:.green} {pos:>9} of {len:<9}     ";
+const ALL: &str = "{prefix:19} {wide_bar:.green} {decimal_bytes:>9} of {decimal_total_bytes:<9} {eta:>4}";
 
 /// The bars of one command: one for each blob in transfer, and one for all. Dropping it removes them.
 #[derive(Debug)]

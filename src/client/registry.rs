@@ -45,13 +45,18 @@ impl Registry {
         Self { session, name }
     }
 
+    pub(super) fn beside(&self, name: RepositoryName) -> Self {
+        Self::new(Arc::clone(&self.session), name)
+    }
+
     pub(super) fn repository(&self) -> &RepositoryName {
         &self.name
     }
 
-    /// Whether a blob of the other repository can be mounted here, without sending it.
+    /// Whether a blob of the other repository can be mounted here, without sending it: of the same registry, by a user who
+    /// was let read it.
     pub(super) fn can_mount_from(&self, other: &Self) -> bool {
-        self.session.host() == other.session.host()
+        Arc::ptr_eq(&self.session, &other.session)
     }
 
     pub(super) async fn manifest(&self, target: &TagOrDigest) -> Result<Option<Manifest>> {

@@ -10,7 +10,7 @@ use super::{
     BlobStream, Error, ErrorKind, ListChange, ListScope, ListedReferrer, Manifest, Part, Platform, Progress,
     ReferrerList, Referrers, Result, Target, Wanted,
 };
-use crate::oci::{Digest, ReferrersList, Tag, TagOrDigest};
+use crate::oci::{Digest, ReferrersList, RepositoryName, Tag, TagOrDigest};
 
 /// A store of either kind.
 #[derive(Clone, Debug)]
@@ -39,6 +39,15 @@ impl Repository {
         match self {
             Self::Registry(registry) => registry.to_string(),
             Self::Layout(layout) => layout.to_string(),
+        }
+    }
+
+    /// Another repository of the same registry; a layout is one.
+    #[must_use]
+    pub fn beside(&self, name: &RepositoryName) -> Self {
+        match self {
+            Self::Registry(registry) => Self::Registry(Arc::new(registry.beside(name.clone()))),
+            Self::Layout(layout) => Self::Layout(Arc::clone(layout)),
         }
     }
 

@@ -8,11 +8,12 @@ mod token;
 mod visitors;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::Ipv6Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use url::{Host, Url};
 
 use super::credentials::{Credential, Source};
@@ -62,6 +63,11 @@ impl Scope {
         Self(format!("repository:{name}:pull,push,delete"))
     }
 
+    /// No right: to be known is enough.
+    fn nothing() -> Self {
+        Self(String::new())
+    }
+
     /// The right to list the repositories (distribution's own form).
     pub(super) fn catalog() -> Self {
         Self("registry:catalog:*".to_owned())
@@ -70,6 +76,12 @@ impl Scope {
     /// The right to pull from a second repository as well.
     pub(super) fn and_pull(self, name: &str) -> Self {
         Self(format!("{} repository:{name}:pull", self.0))
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { f.write_str("a token") } else { write!(f, "the right to {}", self.0) }
     }
 }
 
@@ -148,6 +160,14 @@ impl Session {
         let authorization = self.log_in(asked, &scope, response).await?;
         again.headers_mut().insert(AUTHORIZATION, authorization);
         self.paced(asked, again).await
+    }
+
+    /// Logs in if the registry asks for it; whether it does.
+    pub(super) async fn check_login(&self) -> Result<bool> {
+        let asked = &format!("logging in at {}", self.host);
+        let request = Request::new(Method::GET, self.base.clone());
+        self.succeed(Ask { asked, scope: Scope::nothing(), request }).await?;
+        Ok(self.authorization(&Scope::nothing()).is_some())
     }
 
     /// Sends a request when it is its turn, and again while the registry asks for patience.

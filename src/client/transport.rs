@@ -18,8 +18,8 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::time::timeout;
-use url::Url;
+use tokio::time::{Instant, timeout};
+use url::{Position, Url};
 
 use super::{BlobStream, Error, Result};
 use crate::tls::{ClientConnector, ClientTls, Connector};
@@ -282,7 +282,10 @@ impl Transport {
         let mut sent = 0;
         loop {
             let outgoing = self.outgoing(asked, request)?;
-            let error = match self.pool.request(outgoing).await {
+            let began = Instant::now();
+            let answered = self.pool.request(outgoing).await;
+            tell(request, &answered, began.elapsed());
+            let error = match answered {
                 Ok(response) => {
                     let (head, body) = response.into_parts();
                     let url = request.url.clone();
@@ -326,6 +329,20 @@ impl Transport {
         *outgoing.uri_mut() = uri;
         *outgoing.headers_mut() = headers;
         Ok(outgoing)
+    }
+}
+
+/// Tells of a request (`--verbose`). Not the query of its URL: a redirect's is often a right to read.
+fn tell(
+    request: &Request,
+    answered: &std::result::Result<http::Response<Incoming>, legacy::Error>,
+    took: Duration,
+) {
+    let (method, scheme) = (&request.method, request.url.scheme());
+    let place = &request.url[Position::BeforeHost..Position::AfterPath];
+    match answered {
+        Ok(response) => tracing::debug!("{method} {scheme}://{place} {} in {took:.1?}", response.status()),
+        Err(error) => tracing::debug!("{method} {scheme}://{place} failed in {took:.1?}: {error}"),
     }
 }
 

@@ -52,6 +52,12 @@ pub fn start_logging(log: &LogConfig) -> Result<LogFilter, ParseError> {
     })
 }
 
+/// Has each request of the client commands told on standard error.
+pub fn tell_requests() {
+    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).without_time();
+    lines.with_level(false).with_target(false).with_env_filter("refshim::client=debug").init();
+}
+
 /// The filter in this text, in the syntax of the setting `log.filter`.
 fn parsed(filter: &str) -> Result<EnvFilter, ParseError> {
     // The pool of the index's connections logs each of them that broke, where the index says once that they did.

@@ -21,6 +21,7 @@ mod credentials;
 mod exporting;
 mod failures;
 mod listing;
+mod logins;
 mod pages;
 mod proxies;
 mod redirects;

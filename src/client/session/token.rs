@@ -58,7 +58,7 @@ impl Token {
         credential: Option<&Credential>,
         on_behalf_of: &HeaderMap,
     ) -> Result<Self> {
-        let asked = format!("asking {} for the right to {}", realm.host_str().unwrap_or_default(), scope.0);
+        let asked = format!("asking {} for {scope}", realm.host_str().unwrap_or_default());
         let mut request = request(realm, service, scope, credential);
         request.headers_mut().extend(on_behalf_of.clone());
         let response = transport.send(&asked, request).await?;
@@ -125,7 +125,7 @@ fn request(mut realm: Url, service: &str, scope: &Scope, credential: Option<&Cre
     }
     realm.query_pairs_mut().append_pair("service", service).append_pair("client_id", CLIENT_ID);
     // By GET, the specification wants a parameter for each scope.
-    for scope in scope.0.split(' ') {
+    for scope in scope.0.split_terminator(' ') {
         realm.query_pairs_mut().append_pair("scope", scope);
     }
     // Without credentials it is an anonymous token, which is enough for what is public.

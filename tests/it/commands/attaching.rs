@@ -299,3 +299,64 @@ async fn the_subjects_own_tag_is_moved_only_by_force() {
     let forced = scene.shell.ok(&["attach", &image, "f", "--artifact-type", SBOM, "--tag", "v1", "--force"]);
     assert_eq!(scene.manifest("a", "v1").await.digest, forced);
 }
+
+#[tokio::test]
+async fn a_word_for_an_artifact_is_no_media_type() {
+    let scene = Scene::new().await;
+    scene.image("a", "v1").await;
+    scene.shell.write("f", "f");
+    let attach = |ty: &str| scene.shell.run(&["attach", &scene.at("a:v1"), "f", "--artifact-type", ty]);
+    attach("sbom").failed(2, &["application/spdx+json", "application/vnd.cyclonedx+json"]);
+    attach("Signature").failed(2, &["application/vnd.dev.sigstore.bundle"]);
+    attach("a/b; c=d").failed(2, &["has to be a media type"]);
+    attach("").failed(2, &["has to be a media type"]);
+    assert_eq!(scene.client.referrers("a", "v1", "").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn annotations_come_from_a_file_too() {
+    let scene = Scene::new().await;
+    scene.image("a", "v1").await;
+    scene.shell.write("dir/f.txt", "f");
+    let attach = |annotations: &str, more: &[&str]| {
+        scene.shell.write("annotations.json", annotations);
+        let name = scene.at("a:v1");
+        let command = ["attach", &name, "dir/f.txt", "--artifact-type", SBOM, "--annotation-file"];
+        scene.shell.run(&[&command[..], &["annotations.json"], more].concat())
+    };
+    let each =
+        r#"{"$manifest": {"a": "1", "b": "2"}, "f.txt": {"c": "3", "org.opencontainers.image.title": "g"}}"#;
+    let digest = attach(each, &["--annotation", "b=4"]).ok();
+    let manifest = scene.manifest("a", &digest).await.value;
+    assert_eq!((&manifest["annotations"]["a"], &manifest["annotations"]["b"]), (&json!("1"), &json!("4")));
+    let of_file = json!({"c": "3", "org.opencontainers.image.title": "g"});
+    assert_eq!(manifest["layers"][0]["annotations"], of_file);
+    let digest = attach(r#"{"a": "1"}"#, &[]).ok();
+    let manifest = scene.manifest("a", &digest).await.value;
+    assert_eq!(manifest["annotations"]["a"], "1");
+    assert_eq!(manifest["layers"][0]["annotations"], json!({"org.opencontainers.image.title": "f.txt"}));
+
+    attach(r#"{"$manifest": {}, "g.txt": {}}"#, &[]).failed(2, &["annotations.json", "\"g.txt\""]);
+    attach(r#"{"a": 1}"#, &[]).failed(2, &["annotations.json", "$manifest", "strings"]);
+    attach("{\n}}", &[]).failed(2, &["annotations.json", "line 2"]);
+    assert_eq!(scene.client.referrers("a", "v1", "").await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_rehearsal_prints_the_manifest_and_sends_nothing() {
+    let scene = Scene::new().await;
+    let image = scene.image("a", "v1").await;
+    scene.shell.write("f", "not there yet");
+    let name = scene.at("a:v1");
+    let created = "org.opencontainers.image.created=2026-01-01T00:00:00Z";
+    let attach = ["attach", &name, "f", "--artifact-type", SBOM, "--annotation", created];
+    let shown = scene.shell.json(&[&attach[..], &["--dry-run"]].concat());
+    assert_eq!(shown["subject"], image.descriptor());
+    let blob = format!("/v2/a/blobs/{}", digest_of(b"not there yet"));
+    assert_eq!(scene.client.get(&blob).await.status, 404);
+    assert_eq!(scene.client.referrers("a", "v1", "").await, [""; 0]);
+    let digest = scene.shell.ok(&attach);
+    assert_eq!(scene.manifest("a", &digest).await.value, shown);
+    let missing = ["attach", &scene.at("a:none"), "f", "--artifact-type", SBOM, "--dry-run"];
+    scene.shell.run(&missing).failed(3, &["there is no such manifest"]);
+}

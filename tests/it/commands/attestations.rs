@@ -156,7 +156,9 @@ async fn a_referrer_that_vanished_is_left_out_with_a_warning() {
             let ended = scene.shell.run(&command);
             assert_eq!(ended.code, 0, "{command:?} {ended:?}");
             if *source == behind {
-                let warning = format!("warning: {}", digests[0]);
+                let is_json = command.contains(&"--json");
+                let before = if is_json { r#"{"warning":""# } else { "warning: " };
+                let warning = format!("{before}{}", digests[0]);
                 assert_eq!(ended.err.matches(&warning).count(), 1, "{command:?} {ended:?}");
             }
         }

@@ -37,7 +37,7 @@ fn what_cannot_be_meant_is_a_mistake_of_usage() {
     check(&["tree", "oci:"], &["not an image"]);
     check(&["tree", "::1/a"], &["the connection to ::1", "brackets"]);
     check(&["tree"], &["<IMAGE>"]);
-    check(&["references", "a", "--kind", "sbom"], &["not a kind of link"]);
+    check(&["references", "a", "--kind", "sbom"], &["possible values: reference, subject"]);
     check(&["copy", "a", "b", "--platform", "linux"], &["os/architecture"]);
     check(&["copy", "a", "b", "--jobs", "0"], &["at least one"]);
     check(&["attach", "a", "-", "-", "--artifact-type", "a/b"], &["standard input"]);
@@ -268,4 +268,68 @@ async fn json_and_quiet_leave_nothing_but_the_result() {
             "tags": 0,
         })
     );
+}
+
+#[tokio::test]
+async fn all_that_is_told_is_json_where_the_result_would_be() {
+    let scene = Scene::new().await;
+    let told = |arguments: &[&str]| -> serde_json::Value {
+        let ended = scene.shell.run(arguments);
+        assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{arguments:?}");
+        let told: serde_json::Value = serde_json::from_str(&ended.err).unwrap();
+        assert_eq!((&told["exit_code"], &told["error"]["kind"]), (&json!(2), &json!("usage")));
+        told
+    };
+    let name = scene.at("a:v1");
+    for more in [&["--json"][..], &["--format", "json"], &["--format=json"]] {
+        let told = told(&[&["references", &name, "--nonsense"], more].concat());
+        assert!(told["message"].as_str().unwrap().contains("--nonsense"), "{told}");
+        assert!(told["error"]["advice"].as_str().unwrap().contains("--help"), "{told}");
+    }
+    told(&["references", "--json"]);
+    told(&["references", &name, "--json", "--kind", "nonsense"]);
+    told(&["references", &name, "--json", "--format", "digest"]);
+    // Behind --, it is the name of a file.
+    let text = scene.shell.run(&["attach", &name, "--artifact-type", "sbom", "--", "--json"]);
+    text.failed(2, &["error: invalid value 'sbom'"]);
+    assert!(scene.shell.ok(&["references", "--json", "--help"]).contains("Usage:"));
+}
+
+#[tokio::test]
+async fn what_is_asked_is_told_to_whoever_wants_to_see_it() {
+    let scene = Scene::new().await;
+    scene.image("a", "v1").await;
+    let ended = scene.shell.run(&["resolve", &scene.at("a:v1"), "-v"]);
+    let line = format!("GET http://{}/v2/a/manifests/v1 200 OK in ", scene.refshim.address);
+    assert!(ended.code == 0 && ended.err.contains(&line), "{ended:?}");
+    assert_eq!(scene.shell.run(&["resolve", &scene.at("a:v1")]).err, "");
+    let dead = scene.shell.run(&["resolve", "127.0.0.1:1/a:v1", "--verbose"]);
+    assert!(dead.err.contains("GET http://127.0.0.1:1/v2/a/manifests/v1 failed in "), "{}", dead.err);
+    assert_eq!(scene.shell.run(&["resolve", &scene.at("a:v1"), "-v", "-q"]).code, 2);
+}
+
+#[test]
+fn manual_pages_have_examples_exit_codes_and_variables() {
+    let shell = Shell::new();
+    shell.ok(&["man", "pages"]);
+    let mut seen = 0;
+    for entry in std::fs::read_dir(shell.path("pages")).unwrap() {
+        let path = entry.unwrap().path();
+        let page = std::fs::read_to_string(&path).unwrap();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let is_group = ["refshim", "refshim-index", "refshim-config"].contains(&name);
+        assert_eq!(page.contains(".SH EXAMPLES\n"), !is_group, "{name}");
+        for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "\"EXIT STATUS\"", "ENVIRONMENT"] {
+            assert!(page.contains(&format!(".SH {section}\n")), "no {section} in {name}");
+        }
+        assert!(!page.contains("SH EXTRA"), "{name}");
+        seen += 1;
+    }
+    assert!(seen > 30, "{seen}");
+    let tree = std::fs::read_to_string(shell.path("pages/refshim-tree.1")).unwrap();
+    assert!(tree.contains("refshim tree registry.example/app:v1") && tree.contains("REGISTRY_AUTH_FILE"));
+    assert!(shell.ok(&["man"]).contains("refshim"));
+    // Values are completed.
+    let bash = shell.ok(&["completions", "bash"]);
+    assert!(bash.contains("reference subject parent attestation cosign fallback"), "{bash}");
 }

@@ -93,14 +93,15 @@ fn ctrl_c_leaves_no_bars_and_its_last_line() {
             _ => exchange.answer_status("404 Not Found"),
         }
     });
-    for to in ["oci:out".to_owned(), format!("{}/a:v1", taker.address)] {
+    let taker = format!("{}/a:v1", taker.address);
+    for (to, columns) in [("oci:out", 120), (taker.as_str(), 120), ("oci:out", 60)] {
         let release = Arc::new((Mutex::new(false), Condvar::new()));
         let (registry, image) = half(&release);
         let shell = Shell::new();
         let program = env!("CARGO_BIN_EXE_refshim");
         // The shell lives on until all was read: what is written right before the end of a session may be lost.
         let typed = format!(
-            "stty cols 120; sh -c 'echo pid $$.; exec {program} copy {}/a:v1 {to}'; echo ended $?; read line",
+            "stty rows 24 cols {columns}; sh -c 'echo pid $$.; exec {program} copy {}/a:v1 {to}'; echo ended $?; read line",
             registry.address
         );
         let mut script = Command::new("script")
@@ -114,16 +115,25 @@ fn ctrl_c_leaves_no_bars_and_its_last_line() {
             .unwrap();
         let (mut keyboard, mut shown) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
         let mut written = Vec::new();
-        let mut read_until = |part: &str, written: &mut Vec<u8>| {
+        // Until this is there, and that behind it.
+        let mut read_until = |part: &str, behind: &str, written: &mut Vec<u8>| loop {
             let mut chunk = [0; 4096];
-            while !String::from_utf8_lossy(written).contains(part) {
+            let text = String::from_utf8_lossy(written).into_owned();
+            if let Some((_, rest)) = text.split_once(part)
+                && let Some((between, _)) = rest.split_once(behind)
+            {
+                break between.to_owned();
+            } else {
                 let read = shown.read(&mut chunk).unwrap();
-                assert_ne!(read, 0, "no {part} in {}", String::from_utf8_lossy(written));
+                assert_ne!(read, 0, "no {part} and {behind} in {text}");
                 written.extend_from_slice(&chunk[..read]);
             }
         };
         // The bar of the layer is there, and the layer does not come to its end.
-        read_until(&image.value["layers"][0]["digest"].as_str().unwrap()[..19], &mut written);
+        let name = &image.value["layers"][0]["digest"].as_str().unwrap()[..19];
+        let bar = read_until(name, " of 1.05 MB", &mut written);
+        // Whole, however narrow the terminal is, with room for the time that is left.
+        assert_eq!(bar.chars().count(), columns - "sha256:0123456789ab of 999.99 MB  10s".len(), "{bar:?}");
         // A signal, and no key: with a key the terminal throws away what is on its way to the screen.
         let pid = String::from_utf8_lossy(&written)
             .split_once("pid ")
@@ -134,7 +144,7 @@ fn ctrl_c_leaves_no_bars_and_its_last_line() {
             .unwrap()
             .to_owned();
         assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-        read_until("ended 130", &mut written);
+        read_until("ended 130", "", &mut written);
         keyboard.write_all(b"\n").unwrap();
         assert!(script.wait().unwrap().success());
         *release.0.lock().unwrap() = true;

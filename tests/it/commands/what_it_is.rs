@@ -239,6 +239,20 @@ async fn references_of_other_repositories_are_found_through_refshim_alone() {
     assert_eq!(scene.shell.ok(&["references", &scene.at("a:v1")]).lines().count(), 2);
     let behind = ["references", &scene.behind("a:v1"), "--scope", "registry"];
     scene.shell.run(&behind).failed(2, &["there is no refshim in front"]);
+
+    // What refers to that stands below it, and is said to be where it is.
+    scene.shell.write("sbom.sig", "signed");
+    let signature = scene.sign("b/c", elsewhere.split_once('@').unwrap().1);
+    let tree = ["tree", &scene.at("a:v1"), "--scope", "registry", "--no-trunc"];
+    let drawn = scene.shell.ok(&tree);
+    assert_eq!(drawn.matches(" in b/c").count(), 2, "{drawn}");
+    assert!(drawn.contains(&signature) && drawn.contains("3 manifests:"), "{drawn}");
+    let json = scene.shell.json(&[&tree[..4], &["--json"]].concat());
+    let copy = json["referrers"].as_array().unwrap().iter().find(|it| it["reference"] == elsewhere).unwrap();
+    assert_eq!(copy["referrers"][0]["reference"], scene.at(&format!("b/c@{signature}")));
+    assert_eq!(scene.shell.ok(&["tree", &scene.at("a:v1")]).lines().count(), 3);
+    let behind = ["tree", &scene.behind("a:v1"), "--scope", "registry"];
+    scene.shell.run(&behind).failed(2, &["there is no refshim in front"]);
 }
 
 /// A list of many, without asking for a single one of them.
