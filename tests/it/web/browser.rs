@@ -1,5 +1,5 @@
 //! The web page in Chromium: clicked through without script, and looked at by axe in light, dark and narrow.
-//! `REFSHIM_SHOTS` names a directory for pictures of every page.
+//! `WEB_SHOTS` names a directory for pictures of every page.
 
 use std::path::Path;
 use std::process::Command;
@@ -18,7 +18,7 @@ async fn people_find_their_way_with_any_eyes_and_without_script() {
     let owner = refshim.client().as_user(USER.0, USER.1);
     let app = content::app(&owner).await;
     let hostile = content::hostile(&owner).await;
-    let shots = std::env::var("REFSHIM_SHOTS").ok();
+    let shots = std::env::var("WEB_SHOTS").ok();
     // For the pictures more than for what is clicked.
     content::many(&owner, if shots.is_some() { 500 } else { 110 }).await;
     let empty = owner.image("empty", "empty").await;
