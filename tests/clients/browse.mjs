@@ -23,6 +23,7 @@ const pages = [
   { name: "image", path: at + "/image?image=app:v1" },
   { name: "graph", path: at + "/graph?image=app:v1" },
   { name: "referrer", path: `${at}/referrer?image=app@${sbom}` },
+  { name: "places", path: `${at}/digest?image=${encodeURIComponent(index)}` },
   { name: "coverage", path: at + "/coverage?image=app:v1" },
   { name: "many", path: at + "/image?image=many:v1" },
   { name: "many-graph", path: at + "/graph?image=many:v1" },
@@ -81,6 +82,13 @@ async function click() {
   await page.getByRole("heading", { name: "Listed by" }).waitFor();
   await page.getByRole("link", { name: "Coverage" }).click();
   await page.getByRole("heading", { name: "How far" }).waitFor();
+  // A digest without the repository that it is in.
+  await page.getByRole("link", { name: "Search" }).click();
+  await page.getByLabel("Image").fill(index);
+  await page.getByRole("button", { name: "Show" }).click();
+  await heading(index);
+  await page.getByRole("listitem").getByRole("link", { name: "app", exact: true }).click();
+  await heading(`app@${index}`);
   await page.goto(`${base}${at}/image?image=many:v1`);
   await page.getByRole("link", { name: "Next page" }).click();
   await page.getByRole("link", { name: "First page" }).waitFor();
