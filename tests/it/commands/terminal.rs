@@ -123,11 +123,10 @@ fn ctrl_c_leaves_no_bars_and_its_last_line() {
                 && let Some((between, _)) = rest.split_once(behind)
             {
                 break between.to_owned();
-            } else {
-                let read = shown.read(&mut chunk).unwrap();
-                assert_ne!(read, 0, "no {part} and {behind} in {text}");
-                written.extend_from_slice(&chunk[..read]);
             }
+            let read = shown.read(&mut chunk).unwrap();
+            assert_ne!(read, 0, "no {part} and {behind} in {text}");
+            written.extend_from_slice(&chunk[..read]);
         };
         // The bar of the layer is there, and the layer does not come to its end.
         let name = &image.value["layers"][0]["digest"].as_str().unwrap()[..19];
