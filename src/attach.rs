@@ -61,6 +61,7 @@ use upload::{Stop, Upload, Uploader};
 
 /// The media type of a descriptor (image-spec, `descriptor.md`).
 const DESCRIPTOR: HeaderValue = HeaderValue::from_static("application/vnd.oci.descriptor.v1+json");
+
 /// Attaches, finds and detaches single references.
 #[derive(Clone, Debug)]
 pub struct Attacher {

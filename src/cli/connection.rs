@@ -100,21 +100,25 @@ impl Connection {
 
     /// Warns of referrers in this graph that are listed but do not exist. They are left out, and the command
     /// goes on.
-    pub(super) fn warn_of_vanished(&self, node: &Node) {
+    pub(super) fn warn_of_vanished(&self, node: &Node, format: ErrorFormat) {
         // Each once: children of an index may share a referrer.
         let vanished: BTreeSet<&Digest> = node.all().flat_map(|node| &node.vanished).collect();
-        self.warn_that_vanished(vanished);
+        self.warn_that_vanished(vanished, format);
     }
 
     /// [`Connection::warn_of_vanished`] for a single list.
-    pub(super) fn warn_that_vanished<'d>(&self, vanished: impl IntoIterator<Item = &'d Digest>) {
+    pub(super) fn warn_that_vanished<'d>(
+        &self,
+        vanished: impl IntoIterator<Item = &'d Digest>,
+        format: ErrorFormat,
+    ) {
         // Also with --json, unlike other messages: the result lacks something.
         if self.output.quiet {
             return;
         }
         for digest in vanished {
             let warning = format!("{digest} is listed as a referrer, but is not there; it is left out");
-            output::warn(&warning, self.output.errors());
+            output::warn(&warning, format);
         }
     }
 

@@ -128,7 +128,7 @@ impl CopyImage {
             return self.report_tags(&progress, &report);
         }
         let image = self.image(&from).await?;
-        self.connection.warn_of_vanished(&image.0);
+        self.connection.warn_of_vanished(&image.0, self.connection.output.errors());
         let image = [image];
         let report = if self.dry_run {
             self.rehearse(&copy, &image).await?
@@ -213,7 +213,7 @@ impl CopyImage {
             return Err(Error::new(ErrorKind::Usage, format!("copying {}", self.source), answer));
         }
         let tags = copy.from.tags().await?;
-        let meet = |node: &Node| self.connection.warn_of_vanished(node);
+        let meet = |node: &Node| self.connection.warn_of_vanished(node, self.connection.output.errors());
         let depth = self.references.unwrap_or_default();
         Ok(CopyTags { copy, depth, meet: &meet }.run(tags).await)
     }

@@ -112,7 +112,7 @@ impl Fetch {
                 None => vanished.push(digest),
             }
         }
-        self.connection.warn_that_vanished(&vanished);
+        self.connection.warn_that_vanished(&vanished, self.connection.output.errors());
         if manifests.is_empty() {
             return Err(Error::new(ErrorKind::NotFound, self.asked(), "nothing of that kind refers to it")
                 .advise("refshim references shows what does"));

@@ -8,7 +8,7 @@ use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
 
 use super::connection::Output;
-use super::output::{print, print_json, printable_lines};
+use super::output::{ErrorFormat, print, print_json, printable_lines};
 use crate::client::{Error, ErrorKind, Result};
 
 /// The form of a list.
@@ -52,6 +52,11 @@ impl FormatArgs {
     /// The form that was asked for, in either way.
     pub(super) fn of(&self, output: &Output) -> Format {
         if output.json { Format::Json } else { self.format.clone() }
+    }
+
+    /// How errors and warnings are told: as JSON, if the list is.
+    pub(super) fn errors(&self, output: &Output) -> ErrorFormat {
+        if self.format == Format::Json { ErrorFormat::Json } else { output.errors() }
     }
 }
 

@@ -75,7 +75,7 @@ impl References {
         };
         let ReferrerList { found, vanished } =
             repository.referrer_list(&image.digest, &wanted, scope).await?;
-        self.connection.warn_that_vanished(&vanished);
+        self.connection.warn_that_vanished(&vanished, self.format.errors(&self.connection.output));
         let found = self.selection.of(found);
         let format = self.format.of(&self.connection.output);
         let entries: Vec<Entry> =

@@ -69,7 +69,7 @@ impl Tree {
     pub(super) async fn run(self) -> Result<()> {
         let (repository, image) = self.subject.open(&self.connection).await?;
         let tree = walk_in(self.scope.scope(), &repository, image, self.depth).await?;
-        self.connection.warn_of_vanished(&tree);
+        self.connection.warn_of_vanished(&tree, self.format.errors(&self.connection.output));
         let location = &self.subject.image.location;
         match self.format.of(&self.connection.output) {
             Format::Json => print_json(&json(&tree, location)),

@@ -151,12 +151,15 @@ async fn a_referrer_that_vanished_is_left_out_with_a_warning() {
             vec!["copy", source, "oci:layout:v1", "--references", "--json"],
             vec!["tree", source],
             vec!["references", source],
+            vec!["references", source, "--json"],
+            vec!["references", source, "--format", "json"],
+            vec!["tree", source, "--format", "json"],
             vec!["fetch", source, "--artifact-type", SIGNATURE],
         ] {
             let ended = scene.shell.run(&command);
             assert_eq!(ended.code, 0, "{command:?} {ended:?}");
             if *source == behind {
-                let is_json = command.contains(&"--json");
+                let is_json = command.contains(&"--json") || command.contains(&"json");
                 let before = if is_json { r#"{"warning":""# } else { "warning: " };
                 let warning = format!("{before}{}", digests[0]);
                 assert_eq!(ended.err.matches(&warning).count(), 1, "{command:?} {ended:?}");
