@@ -4,6 +4,9 @@
 //! sorted for the snapshot. Both times most of it goes through temporary files. For what lies in a delta, applying the
 //! records to sled is quicker; ten million links in any order take sled twenty minutes and gigabytes.
 //!
+//! Reading, adding up, sorting and writing go on at the same time, on threads of their own: with a second core at hand it
+//! takes little more than half the time.
+//!
 //! This is how a journal of an older build, a dump, and what is intact of a damaged index become an index.
 
 use std::io;
@@ -11,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BufMut as _, Bytes};
 
+use super::ahead::ahead;
 use super::sorted::Sorter;
 use super::store::layout;
 use super::store::snapshot::SnapshotWriter;
@@ -19,7 +23,7 @@ use crate::index::record::{Record, ReferrerKey};
 use crate::index::referrer_state::ReferrerState;
 
 /// What each of the two sortings takes of memory.
-const MEMORY: usize = 96 << 20;
+const MEMORY: usize = 128 << 20;
 
 /// Records that a snapshot is built from.
 #[derive(Debug)]
@@ -79,8 +83,15 @@ impl Building {
     ) -> Result<(), BuildError> {
         let mut entries = Sorter::new(&self.directory, MEMORY);
         let mut current: Option<(Bytes, ReferrerKey)> = None;
-        for record in self.records.finish()? {
-            let (key, value) = record?;
+        let records = self.records.finish()?.map(|entry| {
+            let (key, value) = entry?;
+            let bytes = key.len() + value.len();
+            Ok::<_, io::Error>((key, decode(&value)?, bytes))
+        });
+        let records =
+            ahead("index-records", records, |record| record.as_ref().map_or(0, |(.., bytes)| *bytes))?;
+        for record in records {
+            let (key, placed, _) = record?;
             if current.as_ref().is_none_or(|(current, _)| *current != key) {
                 if let Some((_, referrer)) = current.take() {
                     add_entries(&mut entries, &referrer, sum.end(&referrer))?;
@@ -89,7 +100,7 @@ impl Building {
                 current = Some((key, referrer));
             }
             if let Some((_, referrer)) = &current {
-                sum.add(referrer, decode(&value)?);
+                sum.add(referrer, placed);
             }
             if !go_on() {
                 return Err(BuildError::Stopped);
@@ -148,7 +159,9 @@ fn write_sorted(
     go_on: impl Fn() -> bool,
 ) -> Result<(), BuildError> {
     let mut counted: Option<(Bytes, u64)> = None;
-    for entry in entries.finish()? {
+    let bytes =
+        |entry: &io::Result<(Bytes, Bytes)>| entry.as_ref().map_or(0, |(key, value)| key.len() + value.len());
+    for entry in ahead("index-entries", entries.finish()?, bytes)? {
         let (key, mut value) = entry?;
         match &mut counted {
             Some((counted, count)) if *counted == key => {

@@ -30,18 +30,19 @@ pub(crate) use stored::{DeltaNumbers, applied, remove_before, stored};
 use stored::{open_snapshot, usable_deltas};
 
 use super::EngineCommand;
+use super::ahead::ahead;
 use super::building::{Building, PlainSum};
 use super::data_dir::{self, DeltaName};
 use super::journal::files::{self, Snapshot, segment_path, snapshot_path};
 use super::journal::format::Header;
-use super::journal::reader::JournalReader;
+use super::journal::reader::{Commit, JournalReader};
 use super::journal::{Damage, Journal, JournalError, create_segment};
 use super::sled::{DeltaSettings, applied_in, guarded};
 use super::sorted::SortedError;
 use super::state::SharedState;
 use super::store::snapshot::SnapshotWriter;
 use super::store::{Changes, Store, StoreError};
-use crate::index::{IndexSettings, Version};
+use crate::index::IndexSettings;
 
 /// How much of the journal is read before its changes are written to sled. Larger batches take gigabytes of memory in
 /// sled, whose garbage they hold.
@@ -184,15 +185,14 @@ impl Opening {
         tracing::info!("building the index's snapshot from the journal");
         let go_on = || !self.shared.is_stopping();
         let mut building = Building::new(data_dir);
-        let start = self.reader.start();
-        self.reader.read_snapshot(|records| {
-            for record in records {
-                let version = Version::in_snapshot(start, &record);
-                building.add(version, &record).map_err(OpeningError::Build)?;
-            }
-            if go_on() { Ok(()) } else { Err(OpeningError::Stopped) }
-        })?;
-        for commit in self.reader.commits(start, header.position) {
+        let commits = self.reader.all(header.position)?;
+        // Parsed, they take about as much as they did in the file.
+        let bytes = |commit: &Result<Commit, JournalError>| {
+            commit
+                .as_ref()
+                .map_or(0, |commit| usize::try_from(commit.end - commit.position).unwrap_or(usize::MAX))
+        };
+        for commit in ahead("index-reading", commits, bytes).map_err(OpeningError::Build)? {
             for (version, record) in commit?.into_versions() {
                 building.add(version, &record).map_err(OpeningError::Build)?;
             }

@@ -78,34 +78,71 @@ impl JournalReader {
         Commits { directory: self.directory.clone(), identity: self.identity, at: from, to, segment: None }
     }
 
-    /// Passes the records of a snapshot of an older format to `take`, one frame at a time. Whether it is complete is known only at the
-    /// end.
-    pub(crate) fn read_snapshot<E: From<JournalError>>(
+    /// The records of the snapshot, which is of an older format, one frame at a time, and then the commits from it to a
+    /// position, as in [`Self::commits`]. Whether the snapshot is complete is known only at its end.
+    pub(crate) fn all(
         &self,
-        mut take: impl FnMut(Vec<Record>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let Some(snapshot) = self.snapshot else { return Ok(()) };
-        let mut segment = OpenSegment::open(
-            snapshot_path(&self.directory, snapshot.position),
-            Segment { base: snapshot.position, length: snapshot.length },
-            self.identity,
-            HEADER_BYTES,
-        )?;
-        let mut referrers = 0;
-        let mut complete = false;
-        while let Some(mut records) = segment.next()? {
-            if let Some(Record::End { referrers: expected }) = records.last() {
-                complete = *expected == referrers + records.len() as u64 - 1;
-                records.pop();
-            }
-            referrers += records.len() as u64;
-            take(records)?;
+        to: u64,
+    ) -> Result<impl Iterator<Item = Result<Commit, JournalError>> + use<>, JournalError> {
+        let open = |snapshot: Snapshot| {
+            OpenSegment::open(
+                snapshot_path(&self.directory, snapshot.position),
+                Segment { base: snapshot.position, length: snapshot.length },
+                self.identity,
+                HEADER_BYTES,
+            )
+        };
+        let segment = self.snapshot.map(open).transpose()?;
+        let snapshot =
+            segment.map(|segment| SnapshotRecords { segment, referrers: 0, state: Reading::Incomplete });
+        Ok(snapshot.into_iter().flatten().chain(self.commits(self.start(), to)))
+    }
+}
+
+/// The records of a snapshot of an older format.
+#[derive(Debug)]
+struct SnapshotRecords {
+    segment: OpenSegment,
+    referrers: u64,
+    state: Reading,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    Incomplete,
+    Complete,
+    Ended,
+}
+
+impl SnapshotRecords {
+    fn read(&mut self) -> Result<Option<Commit>, JournalError> {
+        let position = self.segment.position();
+        let Some(mut records) = self.segment.next()? else {
+            let is_complete = self.state == Reading::Complete;
+            let what = "the snapshot is not complete";
+            return if is_complete { Ok(None) } else { Err(self.segment.damage(what).into()) };
+        };
+        let end = records.pop_if(|record| matches!(record, Record::End { .. }));
+        self.referrers += records.len() as u64;
+        let is_complete = end == Some(Record::End { referrers: self.referrers });
+        self.state = if is_complete { Reading::Complete } else { Reading::Incomplete };
+        let snapshot = Some(self.segment.base);
+        Ok(Some(Commit { position, end: self.segment.position(), records, snapshot }))
+    }
+}
+
+impl Iterator for SnapshotRecords {
+    type Item = Result<Commit, JournalError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.state == Reading::Ended {
+            return None;
         }
-        if complete {
-            Ok(())
-        } else {
-            Err(JournalError::from(segment.damage("the snapshot is not complete")).into())
+        let commit = self.read().transpose();
+        if !matches!(commit, Some(Ok(_))) {
+            self.state = Reading::Ended;
         }
+        commit
     }
 }
 

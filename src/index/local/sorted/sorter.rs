@@ -1,11 +1,16 @@
 //! Sorts more entries than memory holds: sorts as many as fit, writes them to a temporary file, and in the end merges
 //! all of those.
+//!
+//! Sorting and writing what fitted takes as long as making it did. So it has a thread of its own.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Seek as _, SeekFrom};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 
@@ -17,11 +22,20 @@ use crate::index::local::journal::format::{self, Frames, NextFrame};
 pub(crate) struct Sorter {
     /// Where the temporary files are. They have no names, so nothing is left of them after a crash.
     directory: PathBuf,
+    /// Of one buffer.
     memory: usize,
+    filling: Buffer,
+    /// The thread that sorts and writes the buffer before, which it gives back empty, with the temporary file.
+    spilling: Option<JoinHandle<io::Result<(Buffer, File)>>>,
+    runs: Vec<File>,
+}
+
+/// Entries in memory.
+#[derive(Debug, Default)]
+struct Buffer {
     /// Keys and values, one behind the other.
     bytes: Vec<u8>,
-    entries: Vec<Place>,
-    runs: Vec<File>,
+    places: Vec<Place>,
 }
 
 /// Where an entry is in memory.
@@ -43,19 +57,12 @@ impl Place {
     }
 }
 
-impl Sorter {
-    /// A sorter that uses about this many bytes of memory, and the directory for temporary files.
-    pub(crate) fn new(directory: &Path, memory: usize) -> Self {
-        let directory = directory.to_owned();
-        Self { directory, memory, bytes: Vec::new(), entries: Vec::new(), runs: Vec::new() }
+impl Buffer {
+    fn length(&self) -> usize {
+        self.bytes.len() + self.places.len() * size_of::<Place>()
     }
 
-    /// Adds an entry.
-    pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
-        let used = self.bytes.len() + self.entries.len() * size_of::<Place>();
-        if used + key.len() + value.len() > self.memory && !self.entries.is_empty() {
-            self.spill()?;
-        }
+    fn push(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
         let too_large = |_| io::ErrorKind::FileTooLarge;
         let place = Place {
             start: self.bytes.len(),
@@ -64,20 +71,21 @@ impl Sorter {
         };
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value);
-        self.entries.push(place);
+        self.places.push(place);
         Ok(())
     }
 
     fn sort(&mut self) {
         let bytes = &self.bytes;
-        self.entries.sort_by(|one, other| one.key(bytes).cmp(other.key(bytes)));
+        self.places.sort_by(|one, other| one.key(bytes).cmp(other.key(bytes)));
     }
 
-    fn spill(&mut self) -> io::Result<()> {
+    /// Writes the entries, sorted, to a temporary file in this directory. Returns the buffer empty.
+    fn spill(mut self, directory: &Path) -> io::Result<(Self, File)> {
         self.sort();
-        let mut output = BufWriter::new(tempfile::tempfile_in(&self.directory)?);
+        let mut output = BufWriter::new(tempfile::tempfile_in(directory)?);
         let mut block = Vec::with_capacity(2 * BLOCK_BYTES);
-        for place in &self.entries {
+        for place in &self.places {
             let put = block::put_entry(&mut block, place.key(&self.bytes), place.value(&self.bytes));
             put.ok_or(io::ErrorKind::FileTooLarge)?;
             if block.len() >= BLOCK_BYTES {
@@ -87,22 +95,56 @@ impl Sorter {
         write_block(&mut output, &mut block)?;
         let mut file = output.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.seek(SeekFrom::Start(0))?;
-        self.runs.push(file);
         self.bytes.clear();
-        self.entries.clear();
+        self.places.clear();
+        Ok((self, file))
+    }
+}
+
+impl Sorter {
+    /// A sorter that uses about this many bytes of memory, and the directory for temporary files.
+    pub(crate) fn new(directory: &Path, memory: usize) -> Self {
+        let (directory, memory) = (directory.to_owned(), memory / 2);
+        Self { directory, memory, filling: Buffer::default(), spilling: None, runs: Vec::new() }
+    }
+
+    /// Adds an entry.
+    pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        let is_empty = self.filling.places.is_empty();
+        if self.filling.length() + key.len() + value.len() > self.memory && !is_empty {
+            self.spill()?;
+        }
+        self.filling.push(key, value)
+    }
+
+    /// Has the buffer sorted and written while another one is filled.
+    fn spill(&mut self) -> io::Result<()> {
+        let empty = self.spilled()?;
+        let full = std::mem::replace(&mut self.filling, empty);
+        let directory = self.directory.clone();
+        let thread = thread::Builder::new().name("index-sorting".to_owned());
+        self.spilling = Some(thread.spawn(move || full.spill(&directory))?);
         Ok(())
+    }
+
+    /// Waits for the thread that writes a buffer, if there is one. Returns an empty buffer.
+    fn spilled(&mut self) -> io::Result<Buffer> {
+        let Some(spilling) = self.spilling.take() else { return Ok(Buffer::default()) };
+        let (empty, file) = spilling.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        self.runs.push(file);
+        Ok(empty)
     }
 
     /// All entries, sorted.
     pub(crate) fn finish(mut self) -> io::Result<SortedEntries> {
-        if self.runs.is_empty() {
-            self.sort();
-            let (bytes, places) = (self.bytes.into(), self.entries.into_iter());
+        if self.runs.is_empty() && self.spilling.is_none() {
+            self.filling.sort();
+            let (bytes, places) = (self.filling.bytes.into(), self.filling.places.into_iter());
             return Ok(SortedEntries(Sorted::InMemory { bytes, places }));
         }
         self.spill()?;
         // Given back before the merge begins.
-        drop((self.bytes, self.entries));
+        drop(self.spilled()?);
         let mut runs = Vec::with_capacity(self.runs.len());
         let mut heads = BinaryHeap::with_capacity(self.runs.len());
         for (index, file) in self.runs.into_iter().enumerate() {
@@ -158,27 +200,35 @@ enum Sorted {
     Merged { runs: Vec<Run>, heads: BinaryHeap<Reverse<(Bytes, usize, Bytes)>> },
 }
 
+impl SortedEntries {
+    fn take(&mut self) -> io::Result<Option<(Bytes, Bytes)>> {
+        match &mut self.0 {
+            Sorted::InMemory { bytes, places } => {
+                let Some(place) = places.next() else { return Ok(None) };
+                let value = place.start + usize::from(place.key);
+                let end = value + place.value as usize;
+                Ok(Some((bytes.slice(place.start..value), bytes.slice(value..end))))
+            }
+            Sorted::Merged { runs, heads } => {
+                let Some(mut head) = heads.peek_mut() else { return Ok(None) };
+                let Reverse((key, index, value)) = &mut *head;
+                let next = runs.get_mut(*index).map(Run::next).transpose()?.flatten();
+                let Some((next_key, next_value)) = next else {
+                    let Reverse((key, _, value)) = PeekMut::pop(head);
+                    return Ok(Some((key, value)));
+                };
+                // In its place: one way through the heap, not two.
+                Ok(Some((std::mem::replace(key, next_key), std::mem::replace(value, next_value))))
+            }
+        }
+    }
+}
+
 impl Iterator for SortedEntries {
     type Item = io::Result<(Bytes, Bytes)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match &mut self.0 {
-            Sorted::InMemory { bytes, places } => {
-                let place = places.next()?;
-                let value = place.start + usize::from(place.key);
-                let end = value + place.value as usize;
-                Some(Ok((bytes.slice(place.start..value), bytes.slice(value..end))))
-            }
-            Sorted::Merged { runs, heads } => {
-                let Reverse((key, index, value)) = heads.pop()?;
-                match runs.get_mut(index).map(Run::next) {
-                    Some(Ok(Some((key, value)))) => heads.push(Reverse((key, index, value))),
-                    Some(Ok(None)) | None => {}
-                    Some(Err(error)) => return Some(Err(error)),
-                }
-                Some(Ok((key, value)))
-            }
-        }
+        self.take().transpose()
     }
 }
 
@@ -194,9 +244,41 @@ mod tests {
                 let key = (n * 7919) % 50;
                 sorter.push(&key.to_be_bytes(), &n.to_be_bytes()).unwrap();
             }
-            let entries: Vec<_> = sorter.finish().unwrap().map(Result::unwrap).collect();
+            let mut all = sorter.finish().unwrap();
+            let entries: Vec<_> = all.by_ref().map(Result::unwrap).collect();
             assert_eq!(entries.len(), 500);
             assert!(entries.is_sorted(), "values grow with their place");
+            assert!(all.next().is_none(), "and stays at the end");
         }
+    }
+
+    #[test]
+    fn large_entries_are_merged() {
+        let mut sorter = Sorter::new(&std::env::temp_dir(), 1 << 20);
+        let value = vec![7; 1 << 20];
+        for n in (0u32..10).rev() {
+            sorter.push(&n.to_be_bytes(), &value).unwrap();
+        }
+        let all = sorter.finish().unwrap().map(Result::unwrap);
+        assert!(all.eq((0u32..10).map(|n| (n.to_be_bytes().to_vec().into(), value.clone().into()))));
+    }
+
+    #[test]
+    fn what_cannot_be_written_or_read_again_is_an_error() {
+        let nowhere = std::env::temp_dir().join("not/there");
+        let mut sorter = Sorter::new(&nowhere, 0);
+        let pushed = (0u32..3).try_for_each(|n| sorter.push(&n.to_be_bytes(), b""));
+        assert_eq!(pushed.unwrap_err().kind(), io::ErrorKind::NotFound);
+
+        let mut sorter = Sorter::new(&std::env::temp_dir(), 64 << 10);
+        for n in 0u32..10_000 {
+            sorter.push(&n.to_be_bytes(), &n.to_be_bytes()).unwrap();
+        }
+        let empty = sorter.spilled().unwrap();
+        assert!(empty.places.is_empty());
+        let file = sorter.runs.first().unwrap();
+        file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+        let mut all = sorter.finish().unwrap();
+        assert!(all.any(|entry| entry.is_err()));
     }
 }
