@@ -18,9 +18,9 @@ use super::ahead::ahead;
 use super::sorted::Sorter;
 use super::store::layout;
 use super::store::snapshot::SnapshotWriter;
-use crate::index::Version;
 use crate::index::record::{Record, ReferrerKey};
 use crate::index::referrer_state::ReferrerState;
+use crate::index::{Repository, Version};
 
 /// What each of the two sortings takes of memory.
 const MEMORY: usize = 128 << 20;
@@ -81,7 +81,7 @@ impl Building {
         go_on: impl Fn() -> bool,
         sum: &mut impl Sum,
     ) -> Result<(), BuildError> {
-        let mut entries = Sorter::new(&self.directory, MEMORY);
+        let mut entries = Entries::new(&self.directory);
         let mut current: Option<(Bytes, ReferrerKey)> = None;
         let records = self.records.finish()?.map(|entry| {
             let (key, value) = entry?;
@@ -94,7 +94,7 @@ impl Building {
             let (key, placed, _) = record?;
             if current.as_ref().is_none_or(|(current, _)| *current != key) {
                 if let Some((_, referrer)) = current.take() {
-                    add_entries(&mut entries, &referrer, sum.end(&referrer))?;
+                    entries.add(&referrer, sum.end(&referrer))?;
                 }
                 let referrer = layout::referrer_of_reverse_entry(&key).ok_or(BuildError::Invalid)?;
                 current = Some((key, referrer));
@@ -107,9 +107,9 @@ impl Building {
             }
         }
         if let Some((_, referrer)) = current {
-            add_entries(&mut entries, &referrer, sum.end(&referrer))?;
+            entries.add(&referrer, sum.end(&referrer))?;
         }
-        write_sorted(entries, writer, go_on)
+        entries.write(writer, go_on)
     }
 }
 
@@ -141,22 +141,68 @@ fn decode(mut value: &[u8]) -> io::Result<Placed> {
     Ok(Placed { place, version, record: serde_json::from_slice(value)? })
 }
 
-fn add_entries(entries: &mut Sorter, referrer: &ReferrerKey, state: Option<ReferrerState>) -> io::Result<()> {
-    let Some(state) = state else { return Ok(()) };
-    for (key, value) in layout::entries(referrer, &state) {
-        entries.push(&key, &value)?;
+/// The entries of a snapshot, each kind by itself. Referrers come in the order of their keys, so the reverse entries are
+/// sorted already, and those that count referrers are small.
+#[derive(Debug)]
+struct Entries {
+    links: Sorter,
+    reverse: Sorter,
+    counts: Sorter,
+    /// How many referrers of this repository there were so far.
+    referrers: Option<(Repository, u64)>,
+}
+
+impl Entries {
+    fn new(directory: &Path) -> Self {
+        let sorter = |share| Sorter::new(directory, MEMORY / share);
+        Self { links: sorter(2), reverse: sorter(4), counts: sorter(4), referrers: None }
     }
-    let one = 1u64.to_be_bytes();
-    entries.push(&layout::referrers_in(&referrer.repository), &one)?;
-    let mut subjects = state.links.keys();
-    subjects.try_for_each(|subject| entries.push(&layout::repository_of(subject, &referrer.repository), &one))
+
+    fn add(&mut self, referrer: &ReferrerKey, state: Option<ReferrerState>) -> io::Result<()> {
+        let Some(state) = state else { return Ok(()) };
+        let mut links = layout::entries(referrer, &state);
+        if let Some((key, value)) = links.pop() {
+            self.reverse.push(&key, &value)?;
+        }
+        links.iter().try_for_each(|(key, value)| self.links.push(key, value))?;
+        for subject in state.links.keys() {
+            self.count(&layout::repository_of(subject, &referrer.repository), 1)?;
+        }
+        match &mut self.referrers {
+            Some((repository, referrers)) if *repository == referrer.repository => *referrers += 1,
+            referrers => {
+                let before = referrers.replace((referrer.repository.clone(), 1));
+                self.count_referrers(before)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count_referrers(&mut self, referrers: Option<(Repository, u64)>) -> io::Result<()> {
+        let Some((repository, referrers)) = referrers else { return Ok(()) };
+        self.count(&layout::referrers_in(&repository), referrers)
+    }
+
+    fn count(&mut self, key: &[u8], more: u64) -> io::Result<()> {
+        self.counts.push(key, &more.to_be_bytes())
+    }
+
+    fn write(mut self, writer: &mut SnapshotWriter, go_on: impl Fn() -> bool) -> Result<(), BuildError> {
+        let referrers = self.referrers.take();
+        self.count_referrers(referrers)?;
+        // In the order of their keys.
+        for entries in [self.links, self.reverse, self.counts] {
+            write_sorted(entries, writer, &go_on)?;
+        }
+        Ok(())
+    }
 }
 
 /// Writes the entries, those that count referrers added up.
 fn write_sorted(
     entries: Sorter,
     writer: &mut SnapshotWriter,
-    go_on: impl Fn() -> bool,
+    go_on: &impl Fn() -> bool,
 ) -> Result<(), BuildError> {
     let mut counted: Option<(Bytes, u64)> = None;
     let bytes =

@@ -14,9 +14,10 @@
 //!   other names, because sled's threads may go on for a while and write to files by their path.
 //! - The disk fails: the committer retries with increasing waits.
 //! - The snapshot is not sorted, because an older build wrote it, or there is none and the journal is long: a snapshot is
-//!   built ([`super::building`]) before the deltas. What older builds had in sled is removed first.
+//!   built ([`super::building`]) before the deltas. What older builds had in sled is removed meanwhile.
 
 use std::io;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -131,8 +132,13 @@ impl Opening {
     }
 
     fn open(&mut self, built: &mut Option<Snapshot>) -> Result<Store, OpeningError> {
-        self.remove_unneeded_sleds()?;
-        *built = self.to_build.map(|header| self.build(&header)).transpose()?;
+        if let Some(header) = self.to_build {
+            let snapshot = self.build(&header)?;
+            self.reader = self.reader.after(snapshot);
+            *built = Some(snapshot);
+        } else {
+            self.remove_unneeded_sleds()?;
+        }
         let data_dir = &self.settings.data_dir;
         let number = || self.numbers.next(data_dir).map_err(OpeningError::SetAside);
         let new = if self.failed_before {
@@ -179,19 +185,36 @@ impl Opening {
         Ok(())
     }
 
-    /// Builds a snapshot of all that lies before the position in its header.
-    fn build(&mut self, header: &Header) -> Result<Snapshot, OpeningError> {
-        let data_dir = &self.settings.data_dir;
+    /// Builds a snapshot of all that lies before the position in its header, and removes what it replaces.
+    fn build(&self, header: &Header) -> Result<Snapshot, OpeningError> {
         tracing::info!("building the index's snapshot from the journal");
+        let directory = self.reader.directory();
+        let (removed, written) = thread::scope(|scope| {
+            // Opening a large sled takes as long as building. It may tell that the journal lost something; then nothing
+            // is replaced. A full disk has room when it is gone, whatever becomes of the building.
+            let removing = scope.spawn(|| self.remove_unneeded_sleds());
+            let written = self.write_snapshot(header);
+            (removing.join().unwrap_or_else(|panic| resume_unwind(panic)), written)
+        });
+        let finished = removed.and(written).and_then(|writer| writer.finish().map_err(OpeningError::Build));
+        let length = finished.inspect_err(|_| {
+            // If this fails as well, the next opening removes it.
+            files::discard_unfinished(&snapshot_path(directory, header.position)).ok();
+        })?;
+        remove_before(directory, header.position);
+        Ok(Snapshot { position: header.position, length })
+    }
+
+    fn write_snapshot(&self, header: &Header) -> Result<SnapshotWriter, OpeningError> {
         let go_on = || !self.shared.is_stopping();
-        let mut building = Building::new(data_dir);
-        let commits = self.reader.all(header.position)?;
+        let mut building = Building::new(&self.settings.data_dir);
         // Parsed, they take about as much as they did in the file.
         let bytes = |commit: &Result<Commit, JournalError>| {
             commit
                 .as_ref()
                 .map_or(0, |commit| usize::try_from(commit.end - commit.position).unwrap_or(usize::MAX))
         };
+        let commits = self.reader.all(header.position)?;
         for commit in ahead("index-reading", commits, bytes).map_err(OpeningError::Build)? {
             for (version, record) in commit?.into_versions() {
                 building.add(version, &record).map_err(OpeningError::Build)?;
@@ -202,17 +225,8 @@ impl Opening {
         }
         let directory = self.reader.directory();
         let mut writer = SnapshotWriter::create(directory, header).map_err(OpeningError::Build)?;
-        let written =
-            building.write(&mut writer, go_on, &mut PlainSum::default()).map_err(OpeningError::from);
-        let finished = written.and_then(|()| writer.finish().map_err(OpeningError::Build));
-        let length = finished.inspect_err(|_| {
-            // If this fails as well, the next opening removes it.
-            files::discard_unfinished(&snapshot_path(directory, header.position)).ok();
-        })?;
-        remove_before(directory, header.position);
-        let snapshot = Snapshot { position: header.position, length };
-        self.reader = self.reader.after(snapshot);
-        Ok(snapshot)
+        building.write(&mut writer, go_on, &mut PlainSum::default())?;
+        Ok(writer)
     }
 
     /// Opens the snapshot and the deltas and applies the journal until little is left. With a number, the deltas are new

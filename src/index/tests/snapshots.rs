@@ -320,6 +320,32 @@ async fn a_short_journal_of_an_older_build_goes_on_as_it_is() {
 }
 
 #[tokio::test]
+async fn what_an_older_build_had_beyond_its_journal_is_told_and_replaces_nothing() {
+    let (bench, _) = compacted().await;
+    make_old(&bench, true);
+    fs::remove_dir_all(bench.sled()).unwrap();
+    let path = snapshot(&bench);
+    let old = fs::read(&path).unwrap();
+    let identity = Header::decode(&old[..HEADER]).unwrap().identity;
+    let settings = DeltaSettings { cache_bytes: 1 << 20, flush_interval: Duration::from_secs(1) };
+    let mut beyond = Meta { applied: 1 << 40, ..Meta::empty(identity) };
+    let (sled, _) = Delta::open(&bench.sled(), settings, beyond).unwrap();
+    sled.write([], &mut beyond).unwrap();
+    drop(sled);
+    // Noted, it is told again when sled's word is no longer needed.
+    for what in ["it ends before what sled was made from", "does not end where the next one begins"] {
+        let index = bench.try_open().unwrap();
+        index.opened().await;
+        let IndexState::Damaged(reason) = index.state() else { panic!("{:?}", index.state()) };
+        assert!(reason.contains(what), "{reason}");
+        index.close().await;
+        drop(index);
+        assert_eq!(bench.journal_files("snapshot").len(), 1);
+        assert_eq!(fs::read(&path).unwrap(), old);
+    }
+}
+
+#[tokio::test]
 async fn what_an_older_build_wrote_is_taken_over_and_recorded_to_meanwhile() {
     let (new, expected) = compacted().await;
     make_old(&new, true);

@@ -1,5 +1,5 @@
-//! Sorts more entries than memory holds: sorts as many as fit, writes them to a temporary file, and in the end merges
-//! all of those.
+//! Sorts more entries than memory holds: sorts as many as fit, writes them to a temporary file as a *run*, and in the end
+//! merges all runs.
 //!
 //! Sorting and writing what fitted takes as long as making it did. So it has a thread of its own.
 
@@ -7,9 +7,11 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Seek as _, SeekFrom};
+use std::io::{self, BufReader, BufWriter, Read, Seek as _};
+use std::os::unix::fs::FileExt as _;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
@@ -17,17 +19,23 @@ use bytes::Bytes;
 use super::block::{self, BLOCK_BYTES, Kind};
 use crate::index::local::journal::format::{self, Frames, NextFrame};
 
+/// How much is read and written at once: runs are read in turn, each a little.
+const IO_BYTES: usize = 64 << 10;
+
 /// Sorts entries by key; those of equal keys stay in their order.
 #[derive(Debug)]
 pub(crate) struct Sorter {
-    /// Where the temporary files are. They have no names, so nothing is left of them after a crash.
+    /// Where the temporary file is made.
     directory: PathBuf,
     /// Of one buffer.
     memory: usize,
     filling: Buffer,
-    /// The thread that sorts and writes the buffer before, which it gives back empty, with the temporary file.
-    spilling: Option<JoinHandle<io::Result<(Buffer, File)>>>,
-    runs: Vec<File>,
+    /// The thread that sorts and writes the buffer before, which it gives back empty, with the end of the file.
+    spilling: Option<JoinHandle<io::Result<(Buffer, u64)>>>,
+    /// What was written, one run behind the other. It has no name, so nothing is left of it after a crash.
+    file: Option<Arc<File>>,
+    /// Where each run ends.
+    ends: Vec<u64>,
 }
 
 /// Entries in memory.
@@ -80,10 +88,10 @@ impl Buffer {
         self.places.sort_by(|one, other| one.key(bytes).cmp(other.key(bytes)));
     }
 
-    /// Writes the entries, sorted, to a temporary file in this directory. Returns the buffer empty.
-    fn spill(mut self, directory: &Path) -> io::Result<(Self, File)> {
+    /// Writes the entries, sorted, to the end of the file, where this is to stand. Returns the buffer empty, and the end.
+    fn spill(mut self, mut file: &File) -> io::Result<(Self, u64)> {
         self.sort();
-        let mut output = BufWriter::new(tempfile::tempfile_in(directory)?);
+        let mut output = BufWriter::with_capacity(IO_BYTES, file);
         let mut block = Vec::with_capacity(2 * BLOCK_BYTES);
         for place in &self.places {
             let put = block::put_entry(&mut block, place.key(&self.bytes), place.value(&self.bytes));
@@ -93,19 +101,18 @@ impl Buffer {
             }
         }
         write_block(&mut output, &mut block)?;
-        let mut file = output.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.seek(SeekFrom::Start(0))?;
+        output.into_inner().map_err(io::IntoInnerError::into_error)?;
         self.bytes.clear();
         self.places.clear();
-        Ok((self, file))
+        Ok((self, file.stream_position()?))
     }
 }
 
 impl Sorter {
-    /// A sorter that uses about this many bytes of memory, and the directory for temporary files.
+    /// A sorter that uses about this many bytes of memory, and the directory for a temporary file.
     pub(crate) fn new(directory: &Path, memory: usize) -> Self {
         let (directory, memory) = (directory.to_owned(), memory / 2);
-        Self { directory, memory, filling: Buffer::default(), spilling: None, runs: Vec::new() }
+        Self { directory, memory, filling: Buffer::default(), spilling: None, file: None, ends: Vec::new() }
     }
 
     /// Adds an entry.
@@ -120,24 +127,27 @@ impl Sorter {
     /// Has the buffer sorted and written while another one is filled.
     fn spill(&mut self) -> io::Result<()> {
         let empty = self.spilled()?;
+        let file = match &self.file {
+            Some(file) => Arc::clone(file),
+            None => Arc::clone(self.file.insert(Arc::new(tempfile::tempfile_in(&self.directory)?))),
+        };
         let full = std::mem::replace(&mut self.filling, empty);
-        let directory = self.directory.clone();
         let thread = thread::Builder::new().name("index-sorting".to_owned());
-        self.spilling = Some(thread.spawn(move || full.spill(&directory))?);
+        self.spilling = Some(thread.spawn(move || full.spill(&file))?);
         Ok(())
     }
 
     /// Waits for the thread that writes a buffer, if there is one. Returns an empty buffer.
     fn spilled(&mut self) -> io::Result<Buffer> {
         let Some(spilling) = self.spilling.take() else { return Ok(Buffer::default()) };
-        let (empty, file) = spilling.join().unwrap_or_else(|panic| resume_unwind(panic))?;
-        self.runs.push(file);
+        let (empty, end) = spilling.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        self.ends.push(end);
         Ok(empty)
     }
 
     /// All entries, sorted.
     pub(crate) fn finish(mut self) -> io::Result<SortedEntries> {
-        if self.runs.is_empty() && self.spilling.is_none() {
+        if self.file.is_none() {
             self.filling.sort();
             let (bytes, places) = (self.filling.bytes.into(), self.filling.places.into_iter());
             return Ok(SortedEntries(Sorted::InMemory { bytes, places }));
@@ -145,15 +155,18 @@ impl Sorter {
         self.spill()?;
         // Given back before the merge begins.
         drop(self.spilled()?);
-        let mut runs = Vec::with_capacity(self.runs.len());
-        let mut heads = BinaryHeap::with_capacity(self.runs.len());
-        for (index, file) in self.runs.into_iter().enumerate() {
-            let length = file.metadata()?.len();
-            let mut run = Run { frames: Frames::new(BufReader::new(file), 0, length), block: Bytes::new() };
+        let mut runs = Vec::with_capacity(self.ends.len());
+        let mut heads = BinaryHeap::with_capacity(self.ends.len());
+        let mut start = 0;
+        for (index, end) in self.ends.into_iter().enumerate() {
+            let Some(file) = &self.file else { break };
+            let input = BufReader::with_capacity(IO_BYTES, ReadAt { file: Arc::clone(file), offset: start });
+            let mut run = Run { frames: Frames::new(input, start, end), block: Bytes::new() };
             if let Some((key, value)) = run.next()? {
                 heads.push(Reverse((key, index, value)));
             }
             runs.push(run);
+            start = end;
         }
         Ok(SortedEntries(Sorted::Merged { runs, heads }))
     }
@@ -165,10 +178,25 @@ fn write_block(output: &mut impl io::Write, block: &mut Vec<u8>) -> io::Result<(
     output.write_all(&format::seal(&payload)?)
 }
 
-/// One temporary file.
+/// Reads a file from a position of its own.
+#[derive(Debug)]
+struct ReadAt {
+    file: Arc<File>,
+    offset: u64,
+}
+
+impl Read for ReadAt {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read_at(buffer, self.offset)?;
+        self.offset += length as u64;
+        Ok(length)
+    }
+}
+
+/// What fitted into memory once.
 #[derive(Debug)]
 struct Run {
-    frames: Frames<BufReader<File>>,
+    frames: Frames<BufReader<ReadAt>>,
     block: Bytes,
 }
 
@@ -276,8 +304,8 @@ mod tests {
         }
         let empty = sorter.spilled().unwrap();
         assert!(empty.places.is_empty());
-        let file = sorter.runs.first().unwrap();
-        file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+        let file = sorter.file.as_ref().unwrap();
+        file.write_all_at(b"?", file.metadata().unwrap().len() / 2).unwrap();
         let mut all = sorter.finish().unwrap();
         assert!(all.any(|entry| entry.is_err()));
     }
