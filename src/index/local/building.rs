@@ -5,7 +5,7 @@
 //! records to sled is quicker; ten million links in any order take sled twenty minutes and gigabytes.
 //!
 //! Reading, adding up, sorting and writing go on at the same time, on threads of their own: with a second core at hand it
-//! takes little more than half the time.
+//! takes about two thirds of the time.
 //!
 //! This is how a journal of an older build, a dump, and what is intact of a damaged index become an index.
 
@@ -22,7 +22,7 @@ use crate::index::record::{Record, ReferrerKey};
 use crate::index::referrer_state::ReferrerState;
 use crate::index::{Repository, Version};
 
-/// What each of the two sortings takes of memory.
+/// What sorting the records takes of memory, and after it what sorting the entries does, all kinds together.
 const MEMORY: usize = 128 << 20;
 
 /// Records that a snapshot is built from.
