@@ -76,7 +76,14 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Debug, thiserror::Error)]
 #[error("the connection ended as the request came to it")]
-struct Closed;
+pub(super) struct Closed;
+
+impl Closed {
+    /// The request may have been sent.
+    pub(super) fn with_the_request() -> Failure {
+        Failure::Exchange { error: Box::new(Self), is_http2: false, is_unsent: false, request: None }
+    }
+}
 
 /// In the extensions of a request for as long as it is in the queue: HTTP/2 keeps nothing of them.
 #[derive(Clone)]
@@ -121,7 +128,7 @@ pub(super) async fn by_http2(
     let answer = if may_be_lost {
         match timeout(QUEUE_LIMIT, &mut answer).await {
             Ok(answer) => answer,
-            Err(_) if Weak::strong_count(&is_queued) > 0 => return Err(lost(true)),
+            Err(_) if Weak::strong_count(&is_queued) > 0 => return Err(lost()),
             // It was the last to be sent.
             Err(_) => answer.await,
         }
@@ -137,6 +144,7 @@ pub(super) fn failure(mut error: TrySendError<Request<Body>>, is_http2: bool) ->
     Failure::Exchange { error, is_http2, is_unsent: request.is_some(), request }
 }
 
-pub(super) fn lost(is_http2: bool) -> Failure {
-    Failure::Exchange { error: Box::new(Closed), is_http2, is_unsent: true, request: None }
+/// The request is in the queue of a connection that has ended.
+fn lost() -> Failure {
+    Failure::Exchange { error: Box::new(Closed), is_http2: true, is_unsent: true, request: None }
 }

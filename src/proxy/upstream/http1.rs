@@ -16,8 +16,9 @@ use http::{HeaderValue, Request, Response, Uri};
 use hyper::client::conn::http1;
 use hyper::rt::{Read, Write};
 use tokio::runtime::Handle;
+use tokio::task::coop::unconstrained;
 
-use super::connection::{Buffers, Failure, MAX_HEADERS, failure, lost};
+use super::connection::{Buffers, Closed, Failure, MAX_HEADERS, failure};
 use super::pool::KeptBy;
 use crate::http::body::{Body, Carrier, Received};
 
@@ -116,8 +117,8 @@ impl Http1 {
         let mut answered = None;
         let mut part = |cx: &mut Context<'_>| answer.as_mut().poll(cx).map(|answer| answered = Some(answer));
         poll_fn(|cx| self.wire.carry(cx, &mut part)).await;
-        // A connection that ends gives back all that was to be sent by it.
-        let answer = answered.ok_or_else(|| lost(false))?.map_err(|error| failure(error, false))?;
+        // A connection that ends gives back what it did not send. If it gives nothing back, the request may be done.
+        let answer = answered.ok_or_else(Closed::with_the_request)?.map_err(|error| failure(error, false))?;
         Ok(answer.map(|body| Received::by(self, body)))
     }
 
@@ -156,8 +157,8 @@ impl Wire {
             }
             if has_ended(connection, &mut own) {
                 gate.state.store(0, Ordering::Release);
-                // What it gave back.
-                let _is_done = part(&mut own);
+                // The answer, or what it gave back.
+                let _is_done = without_budget(&mut own, part);
                 return Poll::Ready(());
             }
             if gate.state.swap(0, Ordering::AcqRel) & WOKEN == 0 {
@@ -171,9 +172,18 @@ impl Wire {
     /// Moves the connection on while nobody waits for anything of it.
     fn move_on(&mut self) {
         self.gate.state.store(MOVING, Ordering::Release);
-        has_ended(&mut self.connection, &mut Context::from_waker(&self.waker));
+        let Self { connection, waker, .. } = self;
+        let _has_ended =
+            without_budget(&mut Context::from_waker(waker), |cx| Poll::Ready(has_ended(connection, cx)));
         self.gate.state.store(0, Ordering::Release);
     }
+}
+
+/// Polls what is not polled again if it is not ready. To a task that has used up its share of the runtime, tokio's
+/// sockets and channels say that they are not ready, whatever there is: an answer that came would pass for none, and a
+/// connection that the registry closed for an open one.
+fn without_budget<T>(cx: &mut Context<'_>, poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    pin!(unconstrained(poll_fn(poll))).poll(cx)
 }
 
 /// Moves a connection on as far as it goes now, and says whether it has ended.
@@ -221,5 +231,133 @@ fn name_host(request: &mut Request<Body>) {
         && let Ok(host) = HeaderValue::from_str(host)
     {
         request.headers_mut().insert(HOST, host);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use bytes::Bytes;
+    use http::Method;
+    use http_body_util::BodyExt as _;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::coop::{consume_budget, has_budget_remaining};
+
+    use super::*;
+    use crate::proxy::upstream::connection::LARGE;
+
+    /// More than a task may do before it has to let others run.
+    const SHARE: usize = 160;
+
+    /// A registry that answers a request and ends the connection, all at once and whatever the budget of the task.
+    struct Answering {
+        answer: &'static [u8],
+        is_asked: bool,
+        reader: Option<Waker>,
+    }
+
+    impl AsyncRead for Answering {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if !self.is_asked {
+                self.reader = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            into.put_slice(std::mem::take(&mut self.answer));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Answering {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.is_asked = true;
+            if let Some(reader) = self.reader.take() {
+                reader.wake();
+            }
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Uses up so much of the task's share of the runtime, and goes on in the same turn.
+    async fn use_up(units: usize) {
+        poll_fn(|cx| {
+            for _ in 0..units {
+                let _is_left = pin!(consume_budget()).poll(cx);
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_counts_whatever_the_task_did_before_it() {
+        for method in [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+            for used in 0..SHARE {
+                tokio::task::yield_now().await;
+                let answer = b"HTTP/1.1 202 Accepted\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+                let io = Answering { answer, is_asked: false, reader: None };
+                let http1 = begin(TokioIo::new(io), LARGE, None).await.unwrap();
+                let request = Request::builder().method(&method).uri("http://registry/v2/");
+                let request = request.body(Body::whole(Bytes::from_static(b"body"))).unwrap();
+                use_up(used).await;
+                let answer = http1.send(request).await;
+                assert!(answer.is_ok_and(|answer| answer.status() == 202), "{method} after {used}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_ends_whatever_the_task_did_before_it() {
+        for answer in [
+            &b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nbody"[..],
+            b"HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n\r\nbody",
+        ] {
+            for used in 0..SHARE {
+                tokio::task::yield_now().await;
+                let io = Answering { answer, is_asked: false, reader: None };
+                let http1 = begin(TokioIo::new(io), LARGE, None).await.unwrap();
+                let request = Request::get("http://registry/v2/").body(Body::empty()).unwrap();
+                let answer = http1.send(request).await.unwrap();
+                use_up(used).await;
+                assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "body", "after {used}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn that_the_registry_closed_is_seen_whatever_the_task_did_before() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (client, registry) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let mut http1 = begin(TokioIo::new(client.unwrap()), LARGE, None).await.unwrap();
+        assert!(http1.is_open());
+        registry.unwrap().0.shutdown().await.unwrap();
+        // Until the runtime knows of it.
+        while http1.wire.connection.is_some() {
+            tokio::task::yield_now().await;
+            use_up(SHARE).await;
+            assert!(!has_budget_remaining());
+            http1.is_open();
+        }
+        assert!(!http1.is_open());
     }
 }
