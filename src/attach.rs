@@ -147,8 +147,13 @@ impl Attacher {
             Ok(layers) => layers,
             Err(stop) => return stop.into_result(),
         };
-        let AttachQuery { artifact_type, annotations, .. } = query;
+        let AttachQuery { artifact_type, annotations, manifest: expected, .. } = query;
         let made = self.manifest(&visit, Making { artifact_type, layers, annotations, subject }).await;
+        let found = &made.1.digest;
+        if let Some(expected) = expected.filter(|expected| expected != found) {
+            let (expected, found) = (expected.to_string(), found.to_string());
+            return Err(BadAttachment::OtherManifest { expected, found }.into());
+        }
         self.push_manifest(visit.repository, made, &uploader, in_progress).await
     }
 

@@ -16,12 +16,14 @@ pub(super) struct AttachQuery {
     pub(super) title: Option<String>,
     /// That the body must have.
     pub(super) digest: Option<Digest>,
+    /// That the manifest must have which is made of it.
+    pub(super) manifest: Option<Digest>,
 }
 
 impl AttachQuery {
     /// Parses a query. Unknown parameters are ignored, as in all queries.
     pub(super) fn parse(query: &str) -> Result<Self, BadAttachment> {
-        let (mut artifact_type, mut title, mut digest) = (None, None, None);
+        let (mut artifact_type, mut title, mut digest, mut manifest) = (None, None, None, None);
         let mut annotations = BTreeMap::new();
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*key {
@@ -34,14 +36,13 @@ impl AttachQuery {
                     }
                 }
                 "title" => once("title", &mut title, file_name(&value)?)?,
-                "digest" => {
-                    once("digest", &mut digest, value.parse().map_err(|_| BadAttachment::Digest)?)?;
-                }
+                "digest" => once("digest", &mut digest, digest_in("digest", &value)?)?,
+                "manifest" => once("manifest", &mut manifest, digest_in("manifest", &value)?)?,
                 _ => {}
             }
         }
         let artifact_type = artifact_type.ok_or(BadAttachment::NoType)?;
-        Ok(Self { artifact_type, annotations, title, digest })
+        Ok(Self { artifact_type, annotations, title, digest, manifest })
     }
 }
 
@@ -62,6 +63,10 @@ fn typed(value: &str) -> Result<String, BadAttachment> {
     }
 }
 
+fn digest_in(name: &'static str, value: &str) -> Result<Digest, BadAttachment> {
+    value.parse().map_err(|_| BadAttachment::Digest(name))
+}
+
 fn once<T>(name: &'static str, place: &mut Option<T>, value: T) -> Result<(), BadAttachment> {
     if place.replace(value).is_some() { Err(BadAttachment::Repeated(name)) } else { Ok(()) }
 }
@@ -80,14 +85,15 @@ mod tests {
     fn parameters_are_parsed_and_nothing_is_guessed() {
         let digest = Digest::Sha256([7; 32]);
         let query = format!(
-            "artifactType=application/spdx+json&annotation=a%3D1%3D2&annotation=b=&title=s%20bom.json&digest={digest}&n=1"
+            "artifactType=application/spdx+json&annotation=a%3D1%3D2&annotation=b=&title=s%20bom.json&digest={digest}&manifest={digest}&n=1"
         );
         let annotations = [("a", "1=2"), ("b", "")].map(|(key, value)| (key.to_owned(), value.to_owned()));
         let expected = AttachQuery {
             artifact_type: "application/spdx+json".to_owned(),
             annotations: annotations.into(),
             title: Some("s bom.json".to_owned()),
-            digest: Some(digest),
+            digest: Some(digest.clone()),
+            manifest: Some(digest.clone()),
         };
         assert_eq!(AttachQuery::parse(&query).unwrap(), expected);
         let ty = "artifactType=a/b";
@@ -102,5 +108,7 @@ mod tests {
         check_fails(&format!("{ty}&title=.."), "without directories");
         check_fails(&format!("{ty}&title=%0A"), "without directories");
         check_fails(&format!("{ty}&digest=sha256:0"), "digest must be");
+        check_fails(&format!("{ty}&manifest="), "manifest must be");
+        check_fails(&format!("{ty}&manifest={digest}&manifest={digest}"), "only once");
     }
 }

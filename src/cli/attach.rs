@@ -9,7 +9,7 @@ use super::output::{print, print_json};
 use super::tagging::Tagging;
 use crate::client::{Artifact, Error, ErrorKind, FileToAttach, ImageName, Platform, Result};
 use crate::oci::artifact::SubjectMember;
-use crate::oci::{Tag, TagOrDigest, media_type};
+use crate::oci::{Tag, media_type};
 
 /// Attaches files to an image.
 ///
@@ -110,9 +110,7 @@ impl Attach {
             return print_json(&manifest);
         }
         let progress = self.connection.progress();
-        let tag = self.tag.map(TagOrDigest::Tag);
-        let target = |digest: &_| tag.unwrap_or_else(|| TagOrDigest::Digest(Clone::clone(digest)));
-        let manifest = artifact.push(&repository, &self.files, target, &progress).await?;
+        let manifest = artifact.push(&repository, &self.files, self.tag, &progress).await?;
         // Before the result: a bar would be drawn over it.
         progress.finish();
         if self.connection.output.json {

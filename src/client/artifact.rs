@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use indexmap::IndexMap;
 use serde_json::value::RawValue;
@@ -15,10 +15,12 @@ use super::{BlobStream, Error, Manifest, Part, Progress, Repository, Result};
 use crate::oci::artifact::{
     CREATED, EMPTY_CONFIG, SubjectMember, TITLE, artifact_manifest, created_now, empty_config,
 };
-use crate::oci::{Algorithm, Descriptor, Digest, Hasher, TagOrDigest, media_type};
+use crate::oci::{Algorithm, Descriptor, Digest, Hasher, Tag, TagOrDigest, media_type};
 
 const UNKNOWN_TYPE: &str = "application/octet-stream";
 const STANDARD_INPUT: &str = "-";
+/// The largest file that is sent before it is known whether the registry has it, in bytes.
+const AT_ONCE: u64 = 1 << 20;
 
 /// A file to attach.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,25 +64,33 @@ impl FromStr for FileToAttach {
 }
 
 impl Artifact {
-    /// Pushes the files and the manifest, and gives the manifest.
+    /// Pushes the files and the manifest, to the tag if there is one, and gives the manifest. A small file goes by one
+    /// request, if the registry makes the same manifest of that.
     pub async fn push(
         &self,
         to: &Repository,
         files: &[FileToAttach],
-        target: impl FnOnce(&Digest) -> TagOrDigest,
+        tag: Option<Tag>,
         progress: &Progress,
     ) -> Result<Manifest> {
-        let mut layers = Vec::new();
-        for file in files {
-            layers.push(file.push(to, progress).await?);
+        let opened = open_all(files).await?;
+        let manifest = self.manifest(&opened)?;
+        if tag.is_none() && self.is_pushed_at_once(to, &opened, &manifest).await? {
+            return Ok(manifest);
+        }
+        for (_, part) in &opened {
+            progress.expect(part.descriptor.size);
+        }
+        for (content, part) in &opened {
+            store(content.path(), part, to, progress).await?;
         }
         let empty = || async {
             Ok(Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(EMPTY_CONFIG))])) as BlobStream)
         };
         // Registries refuse a manifest whose config they do not have, even this one.
         to.put_blob(&empty_config().into(), empty, progress).await?;
-        let manifest = self.manifest(&layers)?;
-        to.put_manifest(&target(&manifest.digest), &manifest).await?;
+        let target = tag.map_or_else(|| TagOrDigest::Digest(manifest.digest.clone()), TagOrDigest::Tag);
+        to.put_manifest(&target, &manifest).await?;
         // Last: a list must not name what is not there.
         to.ensure_listed(std::slice::from_ref(&manifest)).await?;
         Ok(manifest)
@@ -88,18 +98,35 @@ impl Artifact {
 
     /// The manifest that a push would send now; nothing is sent.
     pub async fn rehearse(&self, files: &[FileToAttach]) -> Result<Manifest> {
-        let mut layers = Vec::new();
-        for file in files {
-            layers.push(file.opened().await?.1);
-        }
-        self.manifest(&layers)
+        self.manifest(&open_all(files).await?)
     }
 
-    fn manifest(&self, layers: &[Part]) -> Result<Manifest> {
+    /// Tries to attach by one request. It pays for one small file: others may be there already, or have to be resumed.
+    async fn is_pushed_at_once(
+        &self,
+        to: &Repository,
+        opened: &[(Content<'_>, Part)],
+        manifest: &Manifest,
+    ) -> Result<bool> {
+        let ([(content, part)], SubjectMember::Both) = (opened, self.member) else { return Ok(false) };
+        let Descriptor { size, annotations, .. } = &part.descriptor;
+        if *size > AT_ONCE || annotations.keys().any(|key| key != TITLE) {
+            return Ok(false);
+        }
+        let mut stream = unchanged(open(content.path()).await?, part, content.path());
+        let mut bytes = BytesMut::new();
+        while let Some(some) = stream.next().await.transpose()? {
+            bytes.extend_from_slice(&some);
+        }
+        Ok(to.attach(&self.subject.descriptor.digest, manifest, part, bytes.freeze()).await)
+    }
+
+    fn manifest(&self, opened: &[(Content<'_>, Part)]) -> Result<Manifest> {
+        let layers: Vec<&Part> = opened.iter().map(|(_, part)| part).collect();
         let mut annotations = self.annotations.clone();
         annotations.entry(CREATED.to_owned()).or_insert_with(created_now);
-        let about = (&self.subject, self.member);
-        let bytes = artifact_manifest(&self.artifact_type, layers, &annotations, about);
+        let about = (&&self.subject, self.member);
+        let bytes = artifact_manifest(&self.artifact_type, &layers, &annotations, about);
         Manifest::new(Bytes::from(bytes), Some(media_type::IMAGE_MANIFEST))
     }
 }
@@ -122,13 +149,6 @@ impl FileToAttach {
         self.annotations = annotations;
     }
 
-    async fn push(&self, to: &Repository, progress: &Progress) -> Result<Part> {
-        let (content, part) = self.opened().await?;
-        progress.expect(part.descriptor.size);
-        store(content.path(), &part, to, progress).await?;
-        Ok(part)
-    }
-
     /// Its content and what describes it.
     async fn opened(&self) -> Result<(Content<'_>, Part)> {
         let content = if self.is_standard_input() {
@@ -143,6 +163,14 @@ impl FileToAttach {
         }
         Ok((content, part))
     }
+}
+
+async fn open_all(files: &[FileToAttach]) -> Result<Vec<(Content<'_>, Part)>> {
+    let mut opened = Vec::new();
+    for file in files {
+        opened.push(file.opened().await?);
+    }
+    Ok(opened)
 }
 
 /// Where the content of a file to attach is.

@@ -11,9 +11,10 @@ mod upload;
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::stream;
-use http::Method;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use http::{Method, StatusCode};
 use url::Url;
 
 pub(super) use catalog::catalog;
@@ -23,9 +24,11 @@ use super::blob::verified;
 use super::session::{Ask, Scope, Session};
 use super::transport::{Request, Response, header};
 use super::{BlobStream, Error, ErrorKind, Manifest, Part, Result};
-use crate::oci::{Digest, RepositoryName, Tag, TagOrDigest, media_type};
+use crate::oci::artifact::TITLE;
+use crate::oci::{Descriptor, Digest, RepositoryName, Tag, TagOrDigest, media_type};
 
 const CONTENT_DIGEST: &str = "docker-content-digest";
+const OCI_SUBJECT: &str = "oci-subject";
 
 /// One repository.
 #[derive(Debug)]
@@ -105,6 +108,52 @@ impl Registry {
         request.headers_mut().insert(CONTENT_TYPE, content_type);
         self.session.succeed(self.push(&asked, request)).await?;
         Ok(())
+    }
+
+    /// Tries to attach a file by one request, which refshim in front of a registry makes a manifest of. True if it was
+    /// this one, and the registry lists it. Whatever else comes, the steps one by one will tell better; they push the
+    /// same manifest.
+    pub(super) async fn attach(
+        &self,
+        subject: &Digest,
+        manifest: &Manifest,
+        file: &Part,
+        content: Bytes,
+    ) -> bool {
+        let asked = format!("attaching to {subject} of {self}");
+        let Ok(request) = self.attachment(subject, manifest, file, content) else { return false };
+        let Ok(response) = self.session.send(self.push(&asked, request)).await else { return false };
+        let is_named = |name, digest: &Digest| {
+            header(response.headers(), name).is_some_and(|named| named == digest.to_string())
+        };
+        response.status() == StatusCode::CREATED
+            && is_named(CONTENT_DIGEST, &manifest.digest)
+            && is_named(OCI_SUBJECT, subject)
+    }
+
+    fn attachment(
+        &self,
+        subject: &Digest,
+        manifest: &Manifest,
+        file: &Part,
+        content: Bytes,
+    ) -> Result<Request> {
+        let Descriptor { digest, media_type, annotations, .. } = &file.descriptor;
+        let mut url = self.url(&format!("manifests/{subject}/references"))?;
+        let made = manifest.descriptor();
+        let mut query = url.query_pairs_mut();
+        query.append_pair("artifactType", made.artifact_type.as_deref().unwrap_or_default());
+        for (key, value) in &made.annotations {
+            query.append_pair("annotation", &format!("{key}={value}"));
+        }
+        query.extend_pairs(annotations.get(TITLE).map(|title| ("title", title)));
+        query.append_pair("digest", &digest.to_string()).append_pair("manifest", &made.digest.to_string());
+        drop(query);
+        let mut request = Request::new(Method::POST, url).with_body(content);
+        let content_type = HeaderValue::try_from(media_type)
+            .map_err(|_| Error::new(ErrorKind::Usage, "attaching", "the media type cannot be sent"))?;
+        request.headers_mut().insert(CONTENT_TYPE, content_type);
+        Ok(request)
     }
 
     pub(super) async fn delete_manifest(&self, digest: &Digest) -> Result<()> {

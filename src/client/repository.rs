@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::layout::Layout;
@@ -143,6 +144,14 @@ impl Repository {
         match self {
             Self::Registry(registry) => registry.put_manifest(target, manifest).await,
             Self::Layout(layout) => layout.put_manifest(target, manifest).await,
+        }
+    }
+
+    /// Tries to attach a file by one request, which becomes this manifest (see [`Registry::attach`]).
+    pub async fn attach(&self, subject: &Digest, manifest: &Manifest, file: &Part, content: Bytes) -> bool {
+        match self {
+            Self::Registry(registry) => registry.attach(subject, manifest, file, content).await,
+            Self::Layout(_) => false,
         }
     }
 

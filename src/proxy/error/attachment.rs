@@ -26,9 +26,9 @@ pub enum BadAttachment {
     /// A file name is empty or a path.
     #[error("title must be the name of a file, without directories")]
     Title,
-    /// `digest` is not a digest.
-    #[error("digest must be that of the body, sha256: or sha512: and hexadecimal digits")]
-    Digest,
+    /// A parameter that has to be a digest is none.
+    #[error("{0} must be a digest: sha256: or sha512: and hexadecimal digits")]
+    Digest(&'static str),
     /// A parameter is repeated.
     #[error("{0} may be given only once")]
     Repeated(&'static str),
@@ -63,6 +63,14 @@ pub enum BadAttachment {
         /// What the client said.
         expected: String,
         /// What came.
+        found: String,
+    },
+    /// The manifest that is made of it is another one than the client made.
+    #[error("the manifest has the digest {found}, and not {expected}: nothing was attached")]
+    OtherManifest {
+        /// What the client said.
+        expected: String,
+        /// That of what was made.
         found: String,
     },
     /// The manifest refers to something else, or is not there.
@@ -104,7 +112,9 @@ impl BadAttachment {
     pub(super) fn status_and_code(&self) -> (StatusCode, ErrorCode) {
         match self {
             Self::Form | Self::Encoded => (StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::Unsupported),
-            Self::Digest | Self::OtherDigest { .. } => (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid),
+            Self::Digest(_) | Self::OtherDigest { .. } | Self::OtherManifest { .. } => {
+                (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid)
+            }
             Self::Empty => (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid),
             Self::NotAReferrer { .. } | Self::NoSubject => {
                 (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown)

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use super::{Ended, SBOM, SIGNATURE, Scene, Shell, read};
-use crate::support::{Content, Scripted, digest_of};
+use crate::support::{Client, Content, Scripted, digest_of};
 
 #[tokio::test]
 async fn attached_files_are_found_by_old_clients_and_by_new_ones() {
@@ -359,4 +359,128 @@ async fn a_rehearsal_prints_the_manifest_and_sends_nothing() {
     assert_eq!(scene.manifest("a", &digest).await.value, shown);
     let missing = ["attach", &scene.at("a:none"), "f", "--artifact-type", SBOM, "--dry-run"];
     scene.shell.run(&missing).failed(3, &["there is no such manifest"]);
+}
+
+/// How often something was attached by one request.
+async fn by_one_request(scene: &Scene) -> String {
+    let metrics = Client::new(scene.refshim.admin).text("/metrics").await;
+    let counted = metrics.lines().find(|line| {
+        line.starts_with("refshim_requests_total{")
+            && line.contains(r#"class="references""#)
+            && line.contains(r#"status="201""#)
+    });
+    counted.map_or("0", |line| line.rsplit(' ').next().unwrap()).to_owned()
+}
+
+/// A file's name, the media type behind it, its content, more arguments, and whether one request does.
+type Case<'a> = (&'a str, &'a str, &'a [u8], &'a [&'a str], bool);
+
+/// Whatever is attached, the registry gets the manifest that the command makes, once: by one request where refshim makes
+/// the same of that, and else step by step.
+#[tokio::test]
+async fn a_small_file_is_attached_by_one_request_and_all_others_step_by_step() {
+    let scene = Scene::new().await;
+    let image = scene.image("a", "v1").await;
+    let (name, behind) = (scene.at("a:v1"), scene.behind("a:v1"));
+    scene.shell.write("manifest.json", r#"{"$manifest": {"a=b": "c"}}"#);
+    scene.shell.write("layer.json", r#"{"f": {"org.example.line": "1"}}"#);
+    scene.shell.write("title.json", r#"{"f": {"org.opencontainers.image.title": "another name"}}"#);
+    let (small, largest) = (b"small".to_vec(), vec![7; 1 << 20]);
+    let cases: [Case<'_>; 22] = [
+        ("f", "", &small, &[], true),
+        ("f", ":application/spdx+json", &small, &[], true),
+        ("f", ":text/plain", &small, &[], true),
+        ("f", ":multipart/form-data", &small, &[], false),
+        ("f", ":application/x-www-form-urlencoded", &small, &[], false),
+        ("a name+&=%2F;?#.txt", "", &small, &[], true),
+        ("Ünï\u{2028}cödé", "", &small, &[], true),
+        ("back\\slash", "", &small, &[], false),
+        ("new\nline", "", &small, &[], false),
+        ("f", "", &small, &["--annotation", "k=a&b=c+d%20 =ü\"\n"], true),
+        ("f", "", &small, &["--annotation", "k="], true),
+        ("f", "", &small, &["--annotation-file", "manifest.json"], false),
+        ("f", "", &small, &["--annotation-file", "layer.json"], false),
+        ("f", "", &small, &["--annotation-file", "title.json"], true),
+        ("f", "", &small, &["--field", "subject"], false),
+        ("f", "", &small, &["--field", "reference"], false),
+        ("f", "", &small, &["--tag", "given"], false),
+        ("f", "", &largest, &[], true),
+        ("f", "", &[&largest[..], b"x"].concat(), &[], false),
+        ("f", "", b"", &[], false),
+        ("-", "", &small, &[], true),
+        ("-", ":text/plain", &largest, &[], true),
+    ];
+    let mut count = 0;
+    for (number, (file, media_type, content, more, is_at_once)) in cases.into_iter().enumerate() {
+        let context = format!("{file:?} {media_type} {more:?} {} bytes", content.len());
+        if file != "-" {
+            scene.shell.write(file, content);
+        }
+        let created = format!("org.opencontainers.image.created=2026-01-01T00:00:{number:02}Z");
+        let what = format!("{file}{media_type}");
+        let attach = |name: &str, more: &[&str]| {
+            let given = ["attach", name, "--artifact-type", SBOM, "--annotation", &created];
+            let input = if file == "-" { content } else { b"" };
+            scene.shell.run_with_input(&[&given[..], more, &["--", &what]].concat(), input).ok()
+        };
+        let made: Value = serde_json::from_str(&attach(&name, &[more, &["--dry-run"]].concat())).unwrap();
+        let digest = attach(&name, more);
+        assert_eq!(scene.manifest("a", &digest).await.value, made, "{context}");
+        let blob = made["layers"][0]["digest"].as_str().unwrap();
+        let stored = scene.registry.client().get(&format!("/v2/a/blobs/{blob}")).await;
+        assert_eq!(stored.body, content, "{context}");
+        count += usize::from(is_at_once);
+        assert_eq!(by_one_request(&scene).await, count.to_string(), "{context}");
+        let listed = scene.client.references("a", &image.digest, "").await;
+        assert_eq!(listed.len(), number + 1, "{context}");
+        // The registry itself does not answer to one request.
+        assert_eq!(attach(&behind, more), digest, "{context}");
+    }
+}
+
+/// What stands between may answer the one request with anything: what counts is what is in the registry then.
+#[tokio::test]
+async fn whatever_answers_the_one_request_the_file_is_attached_once() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 201 Created\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 201 Created\r\nconnection: close\r\ndocker-content-digest: sha256:00\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 302 Found\r\nconnection: close\r\nlocation: /login\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 405 Method Not Allowed\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 500 Internal Server Error\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 201 Created\r\nconnection: close\r\ncontent-length: 9\r\n\r\nbroken",
+        "garbage\r\n\r\n",
+        "",
+    ] {
+        let image = Content::image("{}", "x");
+        let subject = image.clone();
+        let registry = Scripted::start(move |exchange| {
+            exchange.read_body();
+            let line = exchange.request.line.clone();
+            match line.split(' ').next().unwrap() {
+                "POST" if line.contains("/references?") => exchange.answer(answer),
+                "GET" if line.contains("/manifests/v1 ") => exchange.answer_manifest(&subject),
+                "GET" if line.contains("/referrers/") => exchange.answer_manifest(&Content::index(&[])),
+                "HEAD" => exchange.answer_status("200 OK"),
+                "PUT" => exchange.answer(&format!(
+                    "HTTP/1.1 201 Created\r\nconnection: close\r\noci-subject: {}\r\ncontent-length: 0\r\n\r\n",
+                    subject.digest
+                )),
+                _ => exchange.answer_status("404 Not Found"),
+            }
+        });
+        let shell = Shell::new();
+        shell.write("f", "f");
+        let name = format!("{}/a:v1", registry.address);
+        let digest = shell.ok(&["attach", &name, "f", "--artifact-type", SBOM]);
+        let puts: Vec<_> =
+            registry.requests().into_iter().filter(|request| request.line.starts_with("PUT ")).collect();
+        let manifests: Vec<_> = puts.iter().filter(|put| digest_of(&put.body) == digest).collect();
+        assert_eq!(manifests.len(), 1, "{answer}");
+    }
 }
