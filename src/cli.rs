@@ -32,6 +32,7 @@ mod selection;
 mod table;
 mod tagging;
 mod tags;
+mod terminal;
 mod tree;
 mod verify_references;
 mod version;

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Termination};
+use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{self, ErrorFormat};
+use super::terminal;
 use crate::client::{Client, Credential, Error, ErrorKind, Location, Node, Options, Progress, Result};
 use crate::oci::Digest;
 use crate::tls::ClientTls;
@@ -164,6 +166,20 @@ fn password() -> Result<String> {
     Ok(password.to_owned())
 }
 
+/// How long a command has to be dropped after Ctrl-C.
+const DROPPED_WITHIN: Duration = Duration::from_millis(500);
+
+/// Ends the process after Ctrl-C where the command cannot be dropped because it waits: for what is typed, or for a pipe. The
+/// terminal is then as it was, since a password is read without showing it.
+async fn end_what_waits(terminal: terminal::Before) {
+    let Ok(mut interrupt) = signal(SignalKind::interrupt()) else { return };
+    interrupt.recv().await;
+    tokio::time::sleep(DROPPED_WITHIN).await;
+    terminal.restore();
+    output::interrupted();
+    std::process::exit(i32::from(output::INTERRUPTED));
+}
+
 /// Runs a command to its end, or until Ctrl-C.
 pub(super) fn run<E: Termination>(errors: ErrorFormat, command: impl Future<Output = Result<E>>) -> ExitCode {
     let failed = |error: &Error| output::failed(error, errors);
@@ -178,6 +194,7 @@ pub(super) fn run<E: Termination>(errors: ErrorFormat, command: impl Future<Outp
             Ok(interrupt) => interrupt,
             Err(error) => return failed(&Error::io("waiting for Ctrl-C", &error)),
         };
+        tokio::spawn(end_what_waits(terminal::Before::now()));
         // Dropping the command removes its bars and its temporary files.
         tokio::select! {
             biased;

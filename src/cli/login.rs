@@ -1,6 +1,5 @@
 //! `refshim login` and `refshim logout`.
 
-use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,6 +7,7 @@ use serde::Serialize;
 
 use super::connection::{Connection, Output};
 use super::output::{print_json, tell, warn};
+use super::terminal;
 use crate::client::{Client, Credential, Error, ErrorKind, KeptLogin, Result, forget_login, keep_login};
 
 /// Logs in at a registry: checks a name and password there, and keeps them for later commands.
@@ -102,18 +102,17 @@ fn told(registry: &str, kept: KeptLogin) -> Told<'_> {
 /// Asks on the terminal.
 fn asked_for(host: &str) -> Result<Credential> {
     let asked = || format!("logging in to {host}");
-    let terminal = console::Term::stderr();
-    if !(io::stdin().is_terminal() && terminal.is_term()) {
+    if !terminal::is_there() {
         let answer = "there is no terminal to ask on";
         return Err(
             Error::new(ErrorKind::Usage, asked(), answer).advise("give --username NAME --password-stdin")
         );
     }
-    let typed = || {
-        terminal.write_str(&format!("User name for {host}: "))?;
-        let username = terminal.read_line()?;
-        terminal.write_str("Password: ")?;
-        Ok(Credential::Password { username, password: terminal.read_secure_line()? })
-    };
-    typed().map_err(|error: io::Error| Error::io(asked(), &error))
+    let typed = terminal::line(&format!("User name for {host}: "))
+        .and_then(|username| Ok((username, terminal::secret("Password: ")?)));
+    let (username, password) = typed.map_err(|error| Error::io(asked(), &error))?;
+    if username.is_empty() || password.is_empty() {
+        return Err(Error::new(ErrorKind::Usage, asked(), "nothing was typed"));
+    }
+    Ok(Credential::Password { username, password })
 }

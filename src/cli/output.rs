@@ -1,11 +1,12 @@
 //! The output of the commands, and their exit codes.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
 
+use super::terminal;
 use crate::client::{Error, ErrorKind, Result};
 
 /// Any other failure.
@@ -21,7 +22,7 @@ pub(super) const NOTHING: u8 = 5;
 /// What a list says of a referrer is not so (`verify-references`).
 pub(super) const UNVERIFIED: u8 = 6;
 /// Ended by Ctrl-C: 128 and the number of SIGINT, as shells have it.
-const INTERRUPTED: u8 = 130;
+pub(super) const INTERRUPTED: u8 = 130;
 
 /// What each means, for all commands but `serve`.
 pub(super) const EXIT_CODES: [(u8, &str); 8] = [
@@ -94,14 +95,9 @@ pub(super) fn agreed(question: &str, asked: impl Fn() -> String) -> Result<bool>
         let answer = "there is no terminal to ask on";
         return Err(Error::new(ErrorKind::Usage, asked(), answer).advise("say --yes if it is meant"));
     }
-    let mut line = String::new();
-    // The question is not the result, which goes to standard output.
-    let mut stderr = io::stderr();
-    let answered = write!(stderr, "{question} [y/N] ")
-        .and_then(|()| stderr.flush())
-        .and_then(|()| io::stdin().lock().read_line(&mut line));
-    answered.map_err(|error| Error::io(asked(), &error))?;
-    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
+    let answer = terminal::line(&format!("{question} [y/N] "));
+    let answer = answer.map_err(|error| Error::io(asked(), &error))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 pub(super) fn fail(code: u8, message: &str) -> ExitCode {

@@ -26,7 +26,7 @@ use crate::oci::{AnnotationFilter, LinkKind};
 pub(super) struct References {
     #[command(flatten)]
     subject: ImageArgs,
-    /// Only links of this kind: reference, subject, parent, attestation, cosign or fallback (repeatable).
+    /// Only links of this kind (repeatable).
     #[arg(long, value_name = "KIND", value_parser = link_kind())]
     kind: Vec<LinkKind>,
     /// Only artifacts of this type: a media type, or a word for what it is: signature, sbom, provenance,

@@ -83,11 +83,11 @@ pub fn forget_login(host: &str) -> Result<Vec<KeptLogin>> {
     for mut file in read_all()? {
         let had = file.forget(host)?;
         if let Some(helper) = file.helper(host)? {
-            // Helpers differ in what they say of a login that is not there: no failure, unless the file says there is one.
-            match ask(&helper, "erase", server_of(host)) {
-                Ok(()) if had => forgotten.push(KeptLogin::Helper(helper)),
-                Err(error) if had => return Err(error),
-                Ok(()) | Err(_) => {}
+            // It may have one of which the file says nothing. Asked first, since helpers differ in what they say when a login
+            // that is not there is to be erased.
+            if had || ask(&helper, "get", server_of(host)).is_ok() {
+                ask(&helper, "erase", server_of(host))?;
+                forgotten.push(KeptLogin::Helper(helper));
             }
         } else if had {
             forgotten.push(KeptLogin::File(file.path.clone()));

@@ -121,6 +121,12 @@ fn a_credential_helper_keeps_the_password_where_there_is_one() {
         shell.ok(&["logout", &host]);
         assert!(!shell.path("kept").exists());
         assert_eq!(config(&shell, CONFIG)["auths"], json!({}));
+        shell.run(&["logout", &host]).failed(3, &["there is no login for it"]);
+        // Of one that somebody gave to the helper, the file says nothing.
+        let secret = json!({"ServerURL": host, "Username": USER.0, "Secret": USER.1});
+        shell.write("kept", secret.to_string());
+        assert_eq!(shell.json(&["logout", &host, "--json"])[0]["helper"], "test");
+        assert!(!shell.path("kept").exists());
     }
     let shell = Shell::new();
     shell.write(CONFIG, r#"{"credsStore": "missing"}"#);
