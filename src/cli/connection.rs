@@ -155,7 +155,7 @@ fn insecure() -> Result<ClientTls> {
 
 fn password() -> Result<String> {
     let mut password = String::new();
-    let read = io::stdin().read_to_string(&mut password);
+    let read = terminal::read(|input| input.read_to_string(&mut password));
     read.map_err(|error| Error::io("reading the password from standard input", &error))?;
     // What `echo` adds is not part of it.
     let password = password.trim_end_matches(['\r', '\n']);
@@ -166,15 +166,17 @@ fn password() -> Result<String> {
     Ok(password.to_owned())
 }
 
-/// How long a command has to be dropped after Ctrl-C.
-const DROPPED_WITHIN: Duration = Duration::from_millis(500);
+/// How often it is looked whether an interrupted command waits for what is typed.
+const LOOK: Duration = Duration::from_millis(20);
 
-/// Ends the process after Ctrl-C where the command cannot be dropped because it waits: for what is typed, or for a pipe. The
-/// terminal is then as it was, since a password is read without showing it.
+/// Ends the process after Ctrl-C where the command cannot be dropped because it waits for what is typed. The terminal is
+/// then as it was, since a password is read without showing it.
 async fn end_what_waits(terminal: terminal::Before) {
     let Ok(mut interrupt) = signal(SignalKind::interrupt()) else { return };
     interrupt.recv().await;
-    tokio::time::sleep(DROPPED_WITHIN).await;
+    while !terminal::is_waiting() {
+        tokio::time::sleep(LOOK).await;
+    }
     terminal.restore();
     output::interrupted();
     std::process::exit(i32::from(output::INTERRUPTED));

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::io::{self, Read as _};
+use std::io::Read as _;
 use std::path::Path;
 use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
+use super::terminal;
 use crate::client::{Error, ErrorKind, Result};
 use crate::oci::{Digest, LinkKind, RepositoryName};
 
@@ -36,7 +37,7 @@ fn lines<T: Ord>(file: &Path, parse: impl Fn(&str) -> std::result::Result<T, Str
     let reading = || format!("reading {}", file.display());
     let mut text = String::new();
     let read = if file == Path::new("-") {
-        io::stdin().read_to_string(&mut text)
+        terminal::read(|input| input.read_to_string(&mut text))
     } else {
         std::fs::File::open(file).and_then(|mut file| file.read_to_string(&mut text))
     };
