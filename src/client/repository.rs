@@ -147,7 +147,7 @@ impl Repository {
         }
     }
 
-    /// Tries to attach a file by one request, which becomes this manifest (see [`Registry::attach`]).
+    /// Tries to attach a file by one request. False if it has to be done step by step.
     pub async fn attach(&self, subject: &Digest, manifest: &Manifest, file: &Part, content: Bytes) -> bool {
         match self {
             Self::Registry(registry) => registry.attach(subject, manifest, file, content).await,
