@@ -8,7 +8,7 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 /// Whether the command waits for what is typed. It blocks then, and cannot be dropped.
 static IS_WAITING: AtomicBool = AtomicBool::new(false);
 
-/// Reads from standard input. Blocks, also when a signal comes.
+/// Reads from standard input. Blocks, also when a signal comes; so all that commands read from it they read here.
 pub(super) fn read<T>(read: impl FnOnce(&mut io::StdinLock<'static>) -> io::Result<T>) -> io::Result<T> {
     IS_WAITING.store(true, Ordering::SeqCst);
     let read = read(&mut io::stdin().lock());

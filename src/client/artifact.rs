@@ -19,7 +19,8 @@ use crate::oci::{Algorithm, Descriptor, Digest, Hasher, Tag, TagOrDigest, media_
 
 const UNKNOWN_TYPE: &str = "application/octet-stream";
 const STANDARD_INPUT: &str = "-";
-/// The largest file that is sent before it is known whether the registry has it, in bytes.
+/// The largest file that is attached by one request, in bytes: it is held in memory, sent although the registry may have
+/// it, and from its start if it breaks off.
 const AT_ONCE: u64 = 1 << 20;
 
 /// A file to attach.

@@ -32,7 +32,7 @@ const ORDER: [&str; 25] = [
 ];
 
 /// What may be named in which rooms only.
-const ROOMS: [(&str, &[&str]); 18] = [
+const ROOMS: [(&str, &[&str]); 20] = [
     ("sled::", &["index/local/sled"]),
     ("rustls::", &["tls"]),
     ("opentelemetry", &["telemetry/traces"]),
@@ -50,6 +50,10 @@ const ROOMS: [(&str, &[&str]); 18] = [
     ("toml::", &["config"]),
     ("docker_credential::", &["client/credentials"]),
     ("http_auth::", &["client/session"]),
+    ("rustix::", &["cli/terminal"]),
+    // What blocks on it elsewhere does not end on Ctrl-C. In `cli/output` it is only looked at, and `serve` and the
+    // commands of `index` leave Ctrl-C to the system while they read.
+    ("io::stdin()", &["cli/terminal", "cli/output", "cli/index/files", "client/artifact", "config/load"]),
     (
         "crate::client::",
         &[

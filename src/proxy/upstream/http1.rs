@@ -117,7 +117,8 @@ impl Http1 {
         let mut answered = None;
         let mut part = |cx: &mut Context<'_>| answer.as_mut().poll(cx).map(|answer| answered = Some(answer));
         poll_fn(|cx| self.wire.carry(cx, &mut part)).await;
-        // A connection that ends gives back what it did not send. If it gives nothing back, the request may be done.
+        // A connection that ends gives back what it did not send. If it gives nothing back, the upstream may have processed
+        // the request, so it must not count as unsent: that would be sent again, whatever it does.
         let answer = answered.ok_or_else(Closed::with_the_request)?.map_err(|error| failure(error, false))?;
         Ok(answer.map(|body| Received::by(self, body)))
     }

@@ -167,7 +167,7 @@ async fn a_full_disk_is_told_and_nothing_half_written_stays() {
 }
 
 /// A registry that takes an upload and never says that it is stored.
-fn never_done() -> Scripted {
+pub(super) fn never_done() -> Scripted {
     Scripted::start(|exchange| {
         let method = exchange.request.line.split(' ').next().unwrap().to_owned();
         match method.as_str() {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use super::Shell;
+use super::failures::never_done;
 use crate::support::{Content, IMAGE_MANIFEST, Registry, Scripted, USER, digest_of};
 
 /// What a terminal shows in the end of what was written to it: lines, and the movements that bars need.
@@ -204,17 +205,7 @@ fn ctrl_c_ends_a_command_that_waits_for_what_is_typed() {
 
 #[test]
 fn ctrl_c_leaves_no_bars_and_its_last_line() {
-    let taker = Scripted::start(|exchange| {
-        let method = exchange.request.line.split(' ').next().unwrap().to_owned();
-        match method.as_str() {
-            "POST" => exchange.answer_status("202 Accepted\r\nlocation: /v2/a/blobs/uploads/1?state=x"),
-            "PUT" => loop {
-                std::thread::park();
-            },
-            _ => exchange.answer_status("404 Not Found"),
-        }
-    });
-    let taker = format!("{}/a:v1", taker.address);
+    let taker = format!("{}/a:v1", never_done().address);
     for (to, columns) in [("oci:out", 120), (taker.as_str(), 120), ("oci:out", 60)] {
         let release = Arc::new((Mutex::new(false), Condvar::new()));
         let (registry, image) = half(&release);
