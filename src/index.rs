@@ -60,6 +60,7 @@ pub struct Index {
     engine: Engine,
 }
 
+/// What asks a database is boxed: its futures are large, and with them all would be that use an index, whichever it is.
 #[derive(Clone, Debug)]
 enum Engine {
     Local(Arc<Local>),
@@ -109,7 +110,7 @@ impl Index {
     pub async fn opened(&self) {
         match &self.engine {
             Engine::Local(engine) => engine.shared.opened().await,
-            Engine::Postgres(engine) => engine.opened().await,
+            Engine::Postgres(engine) => Box::pin(engine.opened()).await,
         }
     }
 
@@ -118,7 +119,7 @@ impl Index {
     pub async fn replicas(&self) -> Option<u64> {
         match &self.engine {
             Engine::Local(_) => None,
-            Engine::Postgres(engine) => engine.replicas().await,
+            Engine::Postgres(engine) => Box::pin(engine.replicas()).await,
         }
     }
 
@@ -149,7 +150,9 @@ impl Index {
                 let put = engine.write(|reply| Write::Begin { repository, referrer, reply }).await?;
                 InFlight::Local(LocalPut { engine: Arc::clone(engine), put: Some(put) })
             }
-            Engine::Postgres(engine) => InFlight::Postgres(engine.begin(repository, referrer).await?),
+            Engine::Postgres(engine) => {
+                InFlight::Postgres(Box::pin(engine.begin(repository, referrer)).await?)
+            }
         }))
     }
 
@@ -168,7 +171,7 @@ impl Index {
                 let state = engine.read_now(move |view| view.referrer_state(&key)).await?;
                 Ok(state.map(|state| if is_being_put { Version::UNKNOWN } else { state.version }))
             }
-            Engine::Postgres(engine) => engine.version(&key).await,
+            Engine::Postgres(engine) => Box::pin(engine.version(&key)).await,
         }
     }
 
@@ -185,7 +188,7 @@ impl Index {
                 let state = engine.read(move |view| view.referrer_state(&key)).await.unwrap();
                 state.map(|state| state.version)
             }
-            Engine::Postgres(engine) => engine.current_version(&key).await,
+            Engine::Postgres(engine) => Box::pin(engine.current_version(&key)).await,
         }
     }
 
@@ -202,7 +205,7 @@ impl Index {
             Engine::Local(engine) => {
                 engine.write(|reply| Write::Settle { repository, seen, found, reply }).await
             }
-            Engine::Postgres(engine) => engine.settle(repository, seen, &found).await,
+            Engine::Postgres(engine) => Box::pin(engine.settle(repository, seen, &found)).await,
         }
     }
 
@@ -219,7 +222,7 @@ impl Index {
         let key = ReferrerKey { repository, digest: referrer };
         match &self.engine {
             Engine::Local(engine) => engine.write(|reply| Write::Absent { key, seen, reply }).await,
-            Engine::Postgres(engine) => engine.absent(&key, seen).await,
+            Engine::Postgres(engine) => Box::pin(engine.absent(&key, seen)).await,
         }
     }
 
@@ -229,7 +232,7 @@ impl Index {
         let key = ReferrerKey { repository, digest: referrer };
         match &self.engine {
             Engine::Local(engine) => engine.doubt(key).await,
-            Engine::Postgres(engine) => engine.doubt(&key).await,
+            Engine::Postgres(engine) => Box::pin(engine.doubt(&key)).await,
         }
     }
 
@@ -239,7 +242,7 @@ impl Index {
         let key = ReferrerKey { repository, digest: referrer };
         match &self.engine {
             Engine::Local(engine) => engine.disown(key).await,
-            Engine::Postgres(engine) => engine.disown(&key).await,
+            Engine::Postgres(engine) => Box::pin(engine.disown(&key)).await,
         }
     }
 
@@ -254,7 +257,7 @@ impl Index {
         let key = ReferrerKey { repository, digest: referrer };
         match &self.engine {
             Engine::Local(engine) => engine.remove(key, seen).await,
-            Engine::Postgres(engine) => engine.remove(&key, seen).await,
+            Engine::Postgres(engine) => Box::pin(engine.remove(&key, seen)).await,
         }
     }
 
@@ -263,7 +266,7 @@ impl Index {
     pub async fn begin_read(&self, repository: Repository) -> UpstreamRead {
         UpstreamRead(match &self.engine {
             Engine::Local(engine) => Reading::Local(Arc::new(engine.begin_read(repository))),
-            Engine::Postgres(engine) => Reading::Postgres(engine.begin_read(repository).await),
+            Engine::Postgres(engine) => Reading::Postgres(Box::pin(engine.begin_read(repository)).await),
         })
     }
 
@@ -291,7 +294,7 @@ impl Index {
     pub async fn has_room(&self, repository: &Repository) -> bool {
         match &self.engine {
             Engine::Local(engine) => engine.has_room(repository.clone()).await,
-            Engine::Postgres(engine) => engine.has_room(repository).await,
+            Engine::Postgres(engine) => Box::pin(engine.has_room(repository)).await,
         }
     }
 
@@ -303,7 +306,7 @@ impl Index {
     ) -> Result<Vec<RepositoryName>, ReadError> {
         match &self.engine {
             Engine::Local(engine) => engine.read(move |view| view.repositories(upstream, &subject)).await,
-            Engine::Postgres(engine) => engine.repositories(upstream, &subject).await,
+            Engine::Postgres(engine) => Box::pin(engine.repositories(upstream, &subject)).await,
         }
     }
 
@@ -318,7 +321,7 @@ impl Index {
             Engine::Local(engine) => {
                 engine.read(move |view| view.referrers(&repository, &subject, &scan)).await
             }
-            Engine::Postgres(engine) => engine.referrers(&repository, &subject, &scan).await,
+            Engine::Postgres(engine) => Box::pin(engine.referrers(&repository, &subject, &scan)).await,
         }
     }
 
@@ -345,7 +348,7 @@ impl Index {
             Engine::Local(engine) => {
                 engine.read(move |view| view.referring_repositories(upstream, after, max)).await
             }
-            Engine::Postgres(engine) => engine.referring_repositories(upstream, after, max).await,
+            Engine::Postgres(engine) => Box::pin(engine.referring_repositories(upstream, after, max)).await,
         }
     }
 
@@ -361,7 +364,7 @@ impl Index {
             Engine::Local(engine) => {
                 engine.read(move |view| view.referrers_by_digest(&repository, after, max)).await
             }
-            Engine::Postgres(engine) => engine.referrers_in(&repository, after.as_ref(), max).await,
+            Engine::Postgres(engine) => Box::pin(engine.referrers_in(&repository, after.as_ref(), max)).await,
         }
     }
 
@@ -382,7 +385,7 @@ impl Index {
                 engine.read(View::probe).await?;
                 engine.write(|reply| Write::Probe { reply }).await?;
             }
-            Engine::Postgres(engine) => engine.probe().await?,
+            Engine::Postgres(engine) => Box::pin(engine.probe()).await?,
         }
         Ok(())
     }
@@ -400,7 +403,7 @@ impl Index {
     pub async fn close(&self) {
         match &self.engine {
             Engine::Local(engine) => engine.close().await,
-            Engine::Postgres(engine) => engine.close().await,
+            Engine::Postgres(engine) => Box::pin(engine.close()).await,
         }
     }
 }

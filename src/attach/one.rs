@@ -69,7 +69,7 @@ impl Attacher {
         visit: Visit,
         (manifest, referrer): (TagOrDigest, Digest),
         origin: &Origin,
-        mut request: Request<Incoming>,
+        mut request: Box<Request<Incoming>>,
         in_progress: RequestGuard,
     ) -> Result<Response<Body>, Error> {
         self.referring(&visit, &manifest, &referrer).await?;

@@ -78,7 +78,7 @@ impl Uploader {
     }
 
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
-        forward::send(&self.upstream, &self.origin, request).await
+        forward::send(&self.upstream, &self.origin, Box::new(request)).await
     }
 
     /// Begins an upload, for which the registry has to say whether this client may push.

@@ -58,7 +58,7 @@ impl Index {
     pub async fn time(&self) -> Result<Timestamp, ReadError> {
         match &self.engine {
             Engine::Local(_) => Ok(Timestamp::now()),
-            Engine::Postgres(engine) => engine.time().await,
+            Engine::Postgres(engine) => Box::pin(engine.time()).await,
         }
     }
 
@@ -106,7 +106,7 @@ impl Index {
                 engine.coverage.add(upstream, name, covered);
                 Ok(())
             }
-            Engine::Postgres(engine) => engine.cover(upstream, name, covered).await,
+            Engine::Postgres(engine) => Box::pin(engine.cover(upstream, name, covered)).await,
         }
     }
 
@@ -114,7 +114,9 @@ impl Index {
     pub async fn coverage(&self, repository: &Repository) -> Result<Coverage, ReadError> {
         match &self.engine {
             Engine::Local(engine) => Ok(engine.coverage.of(repository)),
-            Engine::Postgres(engine) => engine.coverage(repository.upstream, Some(&repository.name)).await,
+            Engine::Postgres(engine) => {
+                Box::pin(engine.coverage(repository.upstream, Some(&repository.name))).await
+            }
         }
     }
 
@@ -122,7 +124,7 @@ impl Index {
     pub async fn coverage_of_all(&self, upstream: u32) -> Result<Coverage, ReadError> {
         match &self.engine {
             Engine::Local(engine) => Ok(engine.coverage.of_all(upstream)),
-            Engine::Postgres(engine) => engine.coverage(upstream, None).await,
+            Engine::Postgres(engine) => Box::pin(engine.coverage(upstream, None)).await,
         }
     }
 
@@ -130,7 +132,7 @@ impl Index {
     pub async fn covered(&self, upstream: u32) -> Result<Option<CoverageList>, ReadError> {
         match &self.engine {
             Engine::Local(engine) => Ok(engine.coverage.list(upstream)),
-            Engine::Postgres(engine) => engine.covered(upstream).await,
+            Engine::Postgres(engine) => Box::pin(engine.covered(upstream)).await,
         }
     }
 }

@@ -50,11 +50,11 @@ pub async fn pass(
     upstream: &Upstream,
     origin: &Origin,
     tasks: &TaskTracker,
-    mut request: Request<Incoming>,
+    mut request: Box<Request<Incoming>>,
     in_progress: &RequestGuard,
 ) -> Result<Response<Body>, Error> {
     let wanted = tunnel::wanted(&mut request);
-    let request = request.map(|body| Body::from_client(body, upstream.body_idle(), in_progress.clone()));
+    let request = from_client(request, upstream, in_progress);
     match wanted {
         None => send(upstream, origin, request).await,
         Some(wanted) => {
@@ -72,11 +72,21 @@ pub async fn pass(
     }
 }
 
+/// A client's request whose body streams.
+#[must_use]
+pub fn from_client(
+    request: Box<Request<Incoming>>,
+    upstream: &Upstream,
+    in_progress: &RequestGuard,
+) -> Box<Request<Body>> {
+    Box::new(request.map(|body| Body::from_client(body, upstream.body_idle(), in_progress.clone())))
+}
+
 /// [`pass`] for a request whose body was already read, without switching protocols.
 pub async fn send(
     upstream: &Upstream,
     origin: &Origin,
-    mut request: Request<Body>,
+    mut request: Box<Request<Body>>,
 ) -> Result<Response<Body>, Error> {
     prepare_request(&mut request, origin);
     Ok(answer(upstream, upstream.send(request).await?))
@@ -86,7 +96,7 @@ pub async fn send(
 async fn switch(
     upstream: &Upstream,
     origin: &Origin,
-    mut request: Request<Body>,
+    mut request: Box<Request<Body>>,
     wanted: tunnel::WantedProtocol,
 ) -> Result<(Response<Body>, Option<impl Future<Output = ()> + use<>>), Error> {
     prepare_request(&mut request, origin);

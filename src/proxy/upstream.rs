@@ -264,16 +264,24 @@ impl Upstream {
 
     /// Sends a request to this upstream, whatever scheme and host its URI has. It is retried as the module says.
     ///
+    /// The request is boxed: all the futures on its way have room for it, each twice, and it is moved through them.
+    ///
     /// If the caller drops the future, an HTTP/1.1 connection is closed and an HTTP/2 stream is reset; the upstream
     /// may still have processed the request.
-    pub async fn send(&self, request: Request<Body>) -> Result<Response<Received>, UpstreamError> {
+    pub fn send(
+        &self,
+        request: impl Into<Box<Request<Body>>>,
+    ) -> impl Future<Output = Result<Response<Received>, UpstreamError>> + Send {
         let pool = if self.load.is_high() { &self.thrifty } else { &self.large };
-        self.send_by(pool, request).await
+        self.send_by(pool, request.into())
     }
 
     /// [`Upstream::send`] by HTTP/1.1, for `Upgrade`.
-    pub async fn send_http1(&self, request: Request<Body>) -> Result<Response<Received>, UpstreamError> {
-        self.send_by(self.http1.as_ref().unwrap_or(&self.large), request).await
+    pub fn send_http1(
+        &self,
+        request: Box<Request<Body>>,
+    ) -> impl Future<Output = Result<Response<Received>, UpstreamError>> + Send {
+        self.send_by(self.http1.as_ref().unwrap_or(&self.large), request)
     }
 
     /// Follows a redirect from `from` (an absolute URI) for a question with these header fields.
@@ -290,7 +298,7 @@ impl Upstream {
         let mut request = question(Method::GET, location);
         if is_same_host && request.uri().authority() == Some(self.authority()) {
             request.headers_mut().clone_from(headers);
-            return self.send_to_target(&self.large, request).await;
+            return self.send_to_target(&self.large, Box::new(request)).await;
         }
         *request.headers_mut() = redirect::without_credentials(headers);
         // Only the upstream itself may redirect to private addresses, at which its own storage may be. The next host
@@ -317,11 +325,11 @@ impl Upstream {
     async fn send_by(
         &self,
         pool: &Pool,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Response<Received>, UpstreamError> {
         *request.uri_mut() = self.target(request.uri())?;
         let mut span = self.traces.send(&mut request, &self.name);
-        // Boxed, since each future around it already has room for the request, and would get this one's size on top.
+        // Boxed, or each future around it would have this one's size.
         let answered = Box::pin(self.send_to_target(pool, request)).await;
         if let Some(span) = &mut span {
             match &answered {

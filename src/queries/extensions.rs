@@ -34,11 +34,15 @@ impl ExtensionsHandler {
 
     /// The list. What the registry refuses this client, or fails to answer, is its answer; where it knows no extensions,
     /// refshim's are all there are.
-    pub async fn answer(&self, origin: &Origin, request: Request<Incoming>) -> Result<Response<Body>, Error> {
+    pub async fn answer(
+        &self,
+        origin: &Origin,
+        request: Box<Request<Incoming>>,
+    ) -> Result<Response<Body>, Error> {
         let mut asked = question(Method::GET, request.uri().clone());
         *asked.headers_mut() = question_headers(request.headers(), origin);
         asked.headers_mut().insert(ACCEPT, JSON);
-        let answer = forward::send(&self.upstream, origin, asked).await?;
+        let answer = forward::send(&self.upstream, origin, Box::new(asked)).await?;
         let list = match answer.status() {
             StatusCode::OK => {
                 let body = Limited::new(answer.into_body(), LIST_BYTES).collect().await;

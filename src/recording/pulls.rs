@@ -128,7 +128,7 @@ impl PullRecorder {
         repository: Repository,
         manifest: TagOrDigest,
         origin: Origin,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
         in_progress: &RequestGuard,
     ) -> Result<Response<Body>, Error> {
         if self.budget_bytes == 0 || self.is_known(&repository, &manifest) {
@@ -170,7 +170,7 @@ impl PullRecorder {
         repository: Repository,
         digest: Digest,
         origin: Origin,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
         in_progress: &RequestGuard,
     ) -> Result<Response<Body>, Error> {
         let response = forward::pass(&self.upstream, &origin, &self.tasks, request, in_progress).await?;

@@ -70,7 +70,7 @@ struct Recording {
     repository: Repository,
     manifest: ReadManifest,
     origin: Origin,
-    request: Request<Body>,
+    request: Box<Request<Body>>,
     bytes: Bytes,
     in_progress: RequestGuard,
 }
@@ -96,7 +96,7 @@ impl PushRecorder {
         repository: Repository,
         manifest: TagOrDigest,
         origin: Origin,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
         in_progress: RequestGuard,
     ) -> Result<Response<Body>, Error> {
         let (head, body) = request.into_parts();
@@ -105,7 +105,7 @@ impl PushRecorder {
             Held::Whole(bytes) => bytes,
             Held::Longer(body) => {
                 let warning = self.reader.too_long(&repository, &manifest);
-                let request = Request::from_parts(head, body);
+                let request = Box::new(Request::from_parts(head, body));
                 return Ok(warned(self.send(&repository, &origin, request).await?, Some(&warning)));
             }
         };
@@ -130,7 +130,7 @@ impl PushRecorder {
         let has_room = read.referrer.links.is_empty() || self.index.has_room(&repository).await;
         let read = self.reader.within(&repository, read, has_room);
         let warning = read.warning.clone();
-        let request = Request::from_parts(head, Body::whole(bytes.clone()));
+        let request = Box::new(Request::from_parts(head, Body::whole(bytes.clone())));
         let is_list_of = self.unlisted.of_list(&manifest);
         let response = if read.referrer.links.is_empty() && is_list_of.is_none() {
             self.send(&repository, &origin, request).await?
@@ -154,11 +154,10 @@ impl PushRecorder {
         &self,
         repository: Repository,
         origin: &Origin,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
         in_progress: &RequestGuard,
     ) -> Result<Response<Body>, Error> {
-        let idle = self.upstream.body_idle();
-        let request = request.map(|body| Body::from_client(body, idle, in_progress.clone()));
+        let request = forward::from_client(request, &self.upstream, in_progress);
         self.send(&repository, origin, request).await
     }
 
@@ -167,7 +166,7 @@ impl PushRecorder {
         &self,
         repository: &Repository,
         origin: &Origin,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
     ) -> Result<Response<Body>, Error> {
         let write = Writing::begin(&self.registry, repository);
         let answer = forward::send(&self.upstream, origin, request).await;
@@ -204,13 +203,12 @@ impl PushRecorder {
         repository: Repository,
         manifest: TagOrDigest,
         origin: Origin,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
         in_progress: RequestGuard,
     ) -> Result<Response<Body>, Error> {
         let manifests = self.clone();
         let task = async move {
-            let idle = manifests.upstream.body_idle();
-            let request = request.map(|body| Body::from_client(body, idle, in_progress.clone()));
+            let request = forward::from_client(request, &manifests.upstream, &in_progress);
             let audited = manifests.audited(&origin, &request, &repository);
             let mut entry = manifests.audit.deletion(audited, &manifest);
             let answer = match manifest {
@@ -229,7 +227,7 @@ impl PushRecorder {
         repository: Repository,
         digest: Digest,
         origin: &Origin,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
         entry: Option<&mut AuditEntry>,
     ) -> Result<Response<Body>, Error> {
         // The version before the DELETE: should a push record the manifest again meanwhile, the removal is stale and

@@ -91,7 +91,7 @@ impl PushWatcher {
         repository: Repository,
         manifest: TagOrDigest,
         origin: Origin,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
         in_progress: RequestGuard,
     ) -> Result<Response<Body>, Error> {
         let watcher = self.clone();
@@ -105,15 +105,15 @@ impl PushWatcher {
         repository: Repository,
         manifest: TagOrDigest,
         origin: &Origin,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
         in_progress: RequestGuard,
     ) -> Result<Response<Body>, Error> {
         let upstream = self.registry.upstream();
         // Before the request is sent: a DELETE that overtakes this push makes what it recorded pending.
         let watch = self.index.begin_read(repository.clone()).await;
         let content_type = request.headers().get(CONTENT_TYPE).cloned();
-        let idle = upstream.body_idle();
-        let mut request = request.map(|body| Body::from_client(body, idle, in_progress));
+        let mut request = forward::from_client(request, &upstream, &in_progress);
+        drop(in_progress);
         let copy = self.copy(request.body_mut());
         let place = repository.clone();
         let write = Writing::begin(&self.registry, &place);

@@ -115,9 +115,9 @@ impl App {
     /// The layers that every request passes, whether it is accepted or not.
     pub(super) async fn serve(
         &self,
-        origin: Origin,
+        origin: &mut Origin,
         place: &Arc<Place>,
-        mut request: Request<Incoming>,
+        mut request: Box<Request<Incoming>>,
     ) -> Response<Body> {
         // Request id. First: everything behind it logs the id, and the upstream gets it too.
         let id = self.request_ids.identify(&mut request);
@@ -127,7 +127,7 @@ impl App {
         let mut line = self.access_log.as_ref().map(|log| log.begin(origin.client(), &request, id.as_ref()));
         // HEAD, outside of what counts bodies: theirs is given up before it counts.
         let is_head = *request.method() == Method::HEAD;
-        let (mut response, mode) = match self.admit(&origin, place, &mut request) {
+        let (mut response, mode) = match self.admit(origin, place, &mut request) {
             Ok(in_progress) => {
                 let told = (line.as_deref_mut(), span.as_mut());
                 let (mut response, mode) = self.answer(origin, request, &in_progress, told).await;
@@ -184,13 +184,13 @@ impl App {
     /// each of its log lines.
     async fn answer(
         &self,
-        origin: Origin,
-        mut request: Request<Incoming>,
+        origin: &mut Origin,
+        mut request: Box<Request<Incoming>>,
         in_progress: &RequestGuard,
         (line, span): (Option<&mut AccessLine>, Option<&mut Span>),
     ) -> (Response<Body>, Mode) {
         let log = RequestLog::of(&request);
-        let (handlers, origin) = self.select(origin, &mut request);
+        let handlers = self.select(origin, &mut request);
         let mode = handlers.upstream.mode();
         let route = Route::parse(request.method(), request.uri().path()).within(mode);
         if let Some(span) = span {
@@ -200,7 +200,7 @@ impl App {
             line.selected(&handlers.upstream, route.class());
         }
         let log = Arc::new(log.selected(&handlers.upstream, request.uri()));
-        // Boxed: the futures around it have room for the request as well, and each is moved once.
+        // Boxed, as each future below that is not small: those around it would have its size, and are moved as a whole.
         let answer = Box::pin(self.finish(handlers, route, origin, request, in_progress, Arc::clone(&log)));
         (within_request(log, answer).await, mode)
     }
@@ -211,15 +211,15 @@ impl App {
         &self,
         handlers: &Handlers,
         route: Route,
-        origin: Origin,
-        request: Request<Incoming>,
+        origin: &Origin,
+        request: Box<Request<Incoming>>,
         in_progress: &RequestGuard,
         log: Arc<RequestLog>,
     ) -> Response<Body> {
         let class = route.class();
         let is_query = route.is_query();
         let mut asked = Asked::default();
-        let result = self.dispatch(handlers, route, &origin, request, in_progress, &mut asked).await;
+        let result = self.dispatch(handlers, route, origin, request, in_progress, &mut asked).await;
         // Before it is counted: an answer for which there is no room is an error.
         let result = result.and_then(|response| self.hold(origin.client(), response));
         if is_query {
@@ -236,7 +236,7 @@ impl App {
             handlers.let_origins_read(&mut response, caller);
         }
         // Also refshim's own: the `Link` of a page needs the mark of its upstream.
-        forward::lead_back(&mut response, &handlers.upstream, &origin);
+        forward::lead_back(&mut response, &handlers.upstream, origin);
         handlers.metrics.request(class, response.status());
         log.answered(&response);
         response
@@ -249,7 +249,7 @@ impl App {
         handlers: &Handlers,
         route: Route,
         origin: &Origin,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
         in_progress: &RequestGuard,
         asked: &mut Asked,
     ) -> Result<Response<Body>, Error> {
@@ -291,7 +291,7 @@ impl App {
             Route::Attach { repository, manifest } => {
                 let visit = asked.caller_of(handlers.visit(repository, origin, &request));
                 let (origin, in_progress) = (origin.clone(), in_progress.clone());
-                Box::pin(handlers.attacher.attach(visit, manifest, origin, request, in_progress)).await
+                Box::pin(handlers.attacher.attach(visit, manifest, origin, *request, in_progress)).await
             }
             Route::Reference { repository, manifest, referrer } => {
                 let visit = asked.caller_of(handlers.visit(repository, origin, &request));
@@ -345,15 +345,16 @@ impl App {
     }
 
     /// Selects the upstream, and rewrites the request's path if it is another one there.
-    fn select<'a>(&'a self, origin: Origin, request: &mut Request<Incoming>) -> (&'a Handlers, Origin) {
+    fn select(&self, origin: &mut Origin, request: &mut Request<Incoming>) -> &Handlers {
         // Only the target of CONNECT has no path, and that was rejected.
-        let Some(target) = request.uri().path_and_query() else { return (&self.default, origin) };
+        let Some(target) = request.uri().path_and_query() else { return &self.default };
         let mut selected = self.selection.select(origin.requested_host(), target);
         if let Some(target) = selected.target.take() {
             *request.uri_mut() = Uri::from(target);
         }
         let further = selected.place.checked_sub(1).and_then(|place| self.further.get(place));
-        (further.unwrap_or(&self.default), origin.through(selected))
+        origin.came_through(selected);
+        further.unwrap_or(&self.default)
     }
 }
 

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -88,7 +88,7 @@ where
         let Some(tls) = tls else { return self.serve_http(stream).await };
         // Boxed, as each later step: an idle connection would otherwise hold the memory of the largest of
         // them.
-        match self.in_time(Box::pin(tls.accept(stream))).await {
+        match self.in_time(Box::pin(tls.accept(stream).map_ok(Box::new))).await {
             Some(Ok(stream)) => self.serve_http(stream).await,
             Some(Err(error)) => tracing::debug!(client = %self.client, %error, "a TLS handshake failed"),
             None => tracing::debug!(client = %self.client, "a TLS handshake took too long"),
@@ -125,7 +125,7 @@ where
         // Without hyper's time-out for heads: `place.closing` is that timer already, and one for all
         // requests.
         builder.max_buf_size(BUFFER_BYTES).max_header_size(MAX_HEAD_BYTES).max_headers(MAX_HEADERS);
-        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        let connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
         let end = ConnectionEnd { place: &place, limit: limit(&place, &timeouts), shutdown: &shutdown };
         end.of(connection, http1::UpgradeableConnection::graceful_shutdown).await
     }
@@ -152,7 +152,7 @@ where
             let outlet = streams.begin();
             through(outlet, service.call(request))
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let end = ConnectionEnd { place: &place, limit: limit(&place, &timeouts), shutdown: &shutdown };
         end.of(connection, http2::Connection::graceful_shutdown).await
     }
@@ -202,11 +202,14 @@ struct ConnectionEnd<'a> {
 
 impl ConnectionEnd<'_> {
     /// Runs a connection to its end, or until it is to be closed.
-    async fn of<C>(&self, connection: C, say_goodbye: impl FnOnce(Pin<&mut C>)) -> hyper::Result<()>
+    async fn of<C>(
+        &self,
+        mut connection: Pin<&mut C>,
+        say_goodbye: impl FnOnce(Pin<&mut C>),
+    ) -> hyper::Result<()>
     where
         C: Future<Output = hyper::Result<()>>,
     {
-        let mut connection = std::pin::pin!(connection);
         let closing = tokio::select! {
             biased;
             ended = connection.as_mut() => return ended,

@@ -96,8 +96,10 @@ impl Live {
         // adapter would, nor a future that first waits for it.
         service_fn(move |request| {
             let live = Arc::clone(&current.borrow());
-            let (origin, place) = (live.clients.origin(&client, &request), Arc::clone(&place));
-            async move { Ok(live.app.serve(origin, &place, request).await) }
+            let (mut origin, place) = (live.clients.origin(&client, &request), Arc::clone(&place));
+            // Boxed, since it is handed from future to future, each of which has room for it.
+            let request = Box::new(request);
+            async move { Ok(live.app.serve(&mut origin, &place, request).await) }
         })
     }
 }

@@ -43,7 +43,7 @@ impl<S> WatchedStream<S> {
         Self { stream, place, read_before: Vec::new(), is_waiting: false, backlog }
     }
 
-    /// Whether writes are blocked, for the bodies of answers.
+    /// What is queued to be written, for the bodies of answers.
     pub(super) fn backlog(&self) -> Arc<Backlog> {
         Arc::clone(&self.backlog)
     }
@@ -54,17 +54,23 @@ impl<S> WatchedStream<S> {
         self.place.release_head();
     }
 
-    fn wrote<T>(&mut self, written: Poll<T>) -> Poll<T> {
+    fn took(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.backlog.wrote(bytes);
+        }
+        self.answered();
+        self.watch(written)
+    }
+
+    fn watch<T>(&mut self, written: Poll<T>) -> Poll<T> {
         match (&written, self.is_waiting) {
             (Poll::Pending, false) => {
                 self.is_waiting = true;
                 self.place.begin_wait();
-                self.backlog.begin();
             }
             (Poll::Ready(_), true) => {
                 self.is_waiting = false;
                 self.place.end_wait();
-                self.backlog.end();
             }
             (Poll::Pending, true) | (Poll::Ready(_), false) => {}
         }
@@ -123,8 +129,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.answered();
-        self.wrote(written)
+        self.took(written)
     }
 
     fn poll_write_vectored(
@@ -133,8 +138,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.answered();
-        self.wrote(written)
+        self.took(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -142,9 +146,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes when it has written all, also what it made of a body and what is not counted.
+        self.backlog.wrote(usize::MAX);
         // TLS takes a write into its own buffer; it is the flush that then waits for the client.
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        self.wrote(flushed)
+        self.watch(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -188,3 +188,42 @@ async fn a_client_that_reads_slowly_and_stops_for_a_while_gets_it_all() {
     let faces = [Face::Http1, Face::Http2, Face::TlsHttp1, Face::Http2Upstream];
     join_all(faces.map(|face| reads_slowly_and_stops_for_a_while(face, &storage))).await;
 }
+
+/// Clients that stop reading.
+const STOPPED: u64 = 300;
+/// What the first 32 of them may hold together, which have large buffers.
+const HELD_BY_FIRST: u64 = 32 * (1280 << 10);
+
+/// What it holds besides the program, once that does not change any more.
+async fn settled(refshim: &Refshim) -> u64 {
+    let mut before = 0;
+    while before != refshim.memory() {
+        before = refshim.memory();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    before - refshim.program_memory()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_clients_that_stop_reading_hold_little() {
+    let storage = storage();
+    // With TLS as much again waits to be encrypted and sent.
+    for (face, held_by_each) in [(Face::Http1, 128 << 10), (Face::TlsHttp1, 256 << 10)] {
+        for framing in ["chunked", "length"] {
+            let scene = face.before(storage.address, &[("LIMITS_REQUESTS_PER_CLIENT", "1000")]).await;
+            let path = format!("/v2/a/blobs/{framing}");
+            let before = settled(&scene.refshim).await;
+            let begun = join_all((0..STOPPED).map(|_| scene.client.request(Method::GET, &path).send())).await;
+            let held = settled(&scene.refshim).await - before;
+            println!("stopped: {face:?}, {framing}: {} KiB", held >> 10);
+            assert!(held < HELD_BY_FIRST + STOPPED * held_by_each, "{face:?}, {framing}: {held} bytes");
+            // What was held comes whole and in its order.
+            let mut download = begun.into_iter().last().unwrap().unwrap();
+            let mut pattern = Pattern::default();
+            while let Some(chunk) = download.chunk().await.unwrap() {
+                pattern.expect(&chunk);
+            }
+            assert_eq!(pattern.passed(), blob_bytes(), "{face:?}, {framing}");
+        }
+    }
+}

@@ -1,14 +1,14 @@
 //! Limits what a slow client can hold of an answer, in memory and in time.
 //!
-//! In HTTP/1.1 the write time-out ends a connection that is not read; until then hyper would queue more frames, so no
-//! more are read from the upstream while a write is blocked. HTTP/2 (RFC 9113) has no time-out for a window that
+//! In HTTP/1.1 the write time-out ends a connection that is not read; until then hyper would queue what comes, up to the
+//! size of its buffers, so no frame is read from the upstream while enough is queued. HTTP/2 (RFC 9113) has no time-out for a window that
 //! stays closed: hyper waits for the window without a limit, and takes a whole frame as soon as there is room for its
 //! first byte. So the body is cut into pieces, and a stream whose client takes none of them for too long is reset.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,6 +19,10 @@ use tokio::time::{Instant, Sleep};
 
 use super::{BodyError, BodySource};
 
+/// From here on nothing more is queued on an HTTP/1.1 connection until all of it is written. Little, since each slow client
+/// holds so much and a frame; and more than many small frames, which are best written together.
+const ENOUGH_BYTES: usize = 16 * 1024;
+
 /// The longest piece, and so the most that is queued for a client whose window is closed.
 const PIECE_BYTES: usize = 64 * 1024;
 /// The longest piece for a client that was slow once. A client that takes less than a piece within
@@ -28,16 +32,19 @@ const SMALL_PIECE_BYTES: usize = 16 * 1024;
 /// How a body is sent to a client.
 #[derive(Debug)]
 pub enum Outlet {
-    /// Stops while a write on the connection is blocked.
+    /// Stops while enough is queued on the connection.
     Http1(Arc<Backlog>),
     /// Sends pieces, and counts those that are taken.
     Http2(Pieces),
 }
 
-/// Whether a write on an HTTP/1.1 connection is blocked by its client.
+/// What is queued on an HTTP/1.1 connection until its client takes it.
 #[derive(Debug, Default)]
 pub struct Backlog {
-    is_there: AtomicBool,
+    /// Bytes of bodies. Heads and the marks of chunks are written as well but not counted, so at most this is too small by
+    /// them.
+    queued: AtomicUsize,
+    is_enough: AtomicBool,
     body: AtomicWaker,
 }
 
@@ -57,24 +64,37 @@ const WAITED: u64 = 2;
 const PIECE: u64 = 4;
 
 impl Backlog {
-    /// A write is blocked.
-    pub fn begin(&self) {
-        self.is_there.store(true, Ordering::Release);
+    /// So many bytes were written, or whatever there is if these are more.
+    pub fn wrote(&self, bytes: usize) {
+        let before = self.queued.load(Ordering::Acquire);
+        if before == 0 {
+            return;
+        }
+        let left = before.saturating_sub(bytes);
+        self.queued.store(left, Ordering::Release);
+        // Not before: what is left of a frame holds the memory of all of it.
+        if left == 0 && self.is_enough.swap(false, Ordering::AcqRel) {
+            self.body.wake();
+        }
     }
 
-    /// The blocked write goes on.
-    pub fn end(&self) {
-        self.is_there.store(false, Ordering::Release);
-        self.body.wake();
+    fn queue(&self, bytes: usize) {
+        // Only the connection's task, which also writes, changes the number.
+        let queued = self.queued.load(Ordering::Acquire) + bytes;
+        self.queued.store(queued, Ordering::Release);
+        if queued >= ENOUGH_BYTES {
+            self.is_enough.store(true, Ordering::Release);
+        }
     }
 
-    fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.is_there.load(Ordering::Acquire) {
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let has_room = || !self.is_enough.load(Ordering::Acquire);
+        if has_room() {
             return Poll::Ready(());
         }
         self.body.register(cx.waker());
-        // Again: it may have ended between the first look and the registration, and would not wake this task.
-        if self.is_there.load(Ordering::Acquire) { Poll::Pending } else { Poll::Ready(()) }
+        // Again: it may have been written between the first look and the registration, and would not wake this task.
+        if has_room() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -100,8 +120,12 @@ impl Outlet {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Http1(backlog) => {
-                ready!(backlog.poll_end(cx));
-                source.poll_frame(cx)
+                ready!(backlog.poll_room(cx));
+                let frame = source.poll_frame(cx);
+                if let Poll::Ready(Some(Ok(frame))) = &frame {
+                    backlog.queue(frame.data_ref().map_or(0, Bytes::len));
+                }
+                frame
             }
             Self::Http2(pieces) => pieces.poll_frame(source, cx),
         }
@@ -191,5 +215,33 @@ impl Stall {
             timer.as_mut().reset(limit);
         }
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn no_more_is_queued_than_enough_and_a_frame() {
+        let backlog = Arc::new(Backlog::default());
+        let mut outlet = Outlet::Http1(Arc::clone(&backlog));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut has_room = |bytes: usize| {
+            let mut source = BodySource::Whole(Some(Bytes::from(vec![0; bytes])));
+            outlet.poll_frame(&mut source, &mut cx).is_ready()
+        };
+        assert!(has_room(ENOUGH_BYTES - 1));
+        assert!(has_room(10 * ENOUGH_BYTES));
+        assert!(!has_room(1));
+        backlog.wrote(11 * ENOUGH_BYTES - 2);
+        assert!(!has_room(1));
+        backlog.wrote(1);
+        assert!(has_room(ENOUGH_BYTES));
+        assert!(!has_room(1));
+        backlog.wrote(usize::MAX);
+        assert!(has_room(1));
     }
 }

@@ -127,11 +127,9 @@ impl Peer {
 
 impl Origin {
     /// Adds how the upstream was selected.
-    #[must_use]
-    pub fn through(mut self, selected: Selected) -> Self {
+    pub fn came_through(&mut self, selected: Selected) {
         self.mark = selected.mark;
         self.namespace = selected.namespace.and_then(|namespace| HeaderValue::try_from(namespace).ok());
-        self
     }
 
     /// The address of the client, behind the trusted proxies.

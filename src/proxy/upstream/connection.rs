@@ -4,15 +4,18 @@
 //! request stays in the queue, and neither an answer nor an error ever comes (hyper #4122). It was certainly not sent
 //! then. Whether this can have happened is known as soon as the request is in the queue: only if the connection is closed.
 
-use std::pin::pin;
+use std::io;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::HOST;
 use http::{Request, Response};
 use hyper::client::conn::{TrySendError, http2};
 use hyper::rt::{Read, Write};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
 use tokio::time::timeout;
 
 use super::SharedError;
@@ -34,17 +37,73 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// microseconds.
 const QUEUE_LIMIT: Duration = Duration::from_secs(1);
 
-/// How much of one body may be buffered: the read buffer in HTTP/1.1, the stream's window in HTTP/2.
+/// How much of one body may be buffered: what is read at once in HTTP/1.1, the stream's window in HTTP/2. What is read at
+/// once takes up to twice its memory, since hyper's buffer grows in its place.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Buffers {
+    /// In HTTP/1.1 the most for the head of an answer, and what is queued of a request's body.
+    pub(super) most: usize,
     pub(super) read: usize,
     window: u32,
 }
 
 /// Large, for throughput.
-pub(super) const LARGE: Buffers = Buffers { read: BUFFER_BYTES, window: 1 << 20 };
-/// Small, for high load. In HTTP/1.1 this also limits the head of an answer, which has to fit in.
-pub(super) const SMALL: Buffers = Buffers { read: 128 * 1024, window: 128 * 1024 };
+pub(super) const LARGE: Buffers = Buffers { most: BUFFER_BYTES, read: BUFFER_BYTES, window: 1 << 20 };
+/// Small, for high load.
+pub(super) const SMALL: Buffers = Buffers { most: 128 * 1024, read: 16 * 1024, window: 128 * 1024 };
+
+/// A connection that gives little less than `Buffers::read` at once. hyper doubles the buffer that it reads into whenever
+/// one is filled, up to the most that a head may be; so none is.
+#[derive(Debug)]
+pub(super) struct ShortReads<T> {
+    io: Take<TokioIo<T>>,
+    most: u64,
+}
+
+impl<T: Read> ShortReads<T> {
+    pub(super) fn of(io: T, buffers: Buffers) -> Self {
+        let most = buffers.read as u64 - 1;
+        Self { io: TokioIo::new(io).take(most), most }
+    }
+}
+
+impl<T: Read + Unpin> AsyncRead for ShortReads<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let most = self.most;
+        self.io.set_limit(most);
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl<T: Read + Write + Unpin> AsyncWrite for ShortReads<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(self.io.get_mut()).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(self.io.get_mut()).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.get_ref().is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.io.get_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.io.get_mut()).poll_shutdown(cx)
+    }
+}
 
 /// When an HTTP/2 connection whose upstream says nothing is closed: PINGs, sent while requests are open, notice a
 /// connection that a NAT or firewall dropped silently.
@@ -115,13 +174,13 @@ pub(super) async fn http2(
 /// Sends a request by HTTP/2, the URI of which is absolute.
 pub(super) async fn by_http2(
     mut sender: Http2,
-    mut request: Request<Body>,
+    mut request: Box<Request<Body>>,
 ) -> Result<Response<Received>, Failure> {
     request.headers_mut().remove(HOST);
     let queued = InQueue(Arc::default());
     let is_queued = Arc::downgrade(&queued.0);
     request.extensions_mut().insert(queued);
-    let mut answer = pin!(sender.try_send_request(request));
+    let mut answer = pin!(sender.try_send_request(*request));
     let may_be_lost = sender.is_closed();
     // Or the queue of an ended connection would stay for as long as this waits for its answer, with what is lost in it.
     drop(sender);

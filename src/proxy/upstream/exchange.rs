@@ -27,7 +27,7 @@ impl Upstream {
     pub(super) async fn send_to_target(
         &self,
         pool: &Pool,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Response<Received>, UpstreamError> {
         match &self.host {
             Some(host) => request.headers_mut().insert(HOST, host.clone()),
@@ -57,7 +57,7 @@ impl Upstream {
             let Some(again) = again.ok().flatten() else { return Err(error) };
             tracing::debug!(upstream = %self.name, sent, %error, "retrying a request");
             Box::pin(sleep(pause_before(sent))).await;
-            request = again;
+            request = Box::new(again);
         }
     }
 
@@ -66,7 +66,7 @@ impl Upstream {
     async fn attempt(
         &self,
         pool: &Pool,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Response<Received>, UpstreamError> {
         let began = Instant::now();
         let progress = request.body_mut().watch();
@@ -121,10 +121,10 @@ impl Upstream {
 /// Whether a registry gave this answer, not a web server or proxy in its place. Load balancers that add the API's
 /// header add it to their own errors too, which are 400 and 5xx.
 fn is_of_registry(response: &Response<Received>) -> bool {
-    let status = response.status();
-    let names_api = response.headers().contains_key(DOCKER_DISTRIBUTION_API_VERSION);
-    let gives_manifest = status.is_success() && response.headers().contains_key(DOCKER_CONTENT_DIGEST);
-    gives_manifest || (names_api && !status.is_server_error() && status != http::StatusCode::BAD_REQUEST)
+    let (status, headers) = (response.status(), response.headers());
+    let may_be_a_balancers = status.is_server_error() || status == http::StatusCode::BAD_REQUEST;
+    (!may_be_a_balancers && headers.contains_key(DOCKER_DISTRIBUTION_API_VERSION))
+        || (status.is_success() && headers.contains_key(DOCKER_CONTENT_DIGEST))
 }
 
 /// Holds the body back until the upstream sends `100 Continue`. hyper sends the client its own 100 when the body is

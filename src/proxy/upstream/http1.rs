@@ -15,10 +15,11 @@ use http::header::HOST;
 use http::{HeaderValue, Request, Response, Uri};
 use hyper::client::conn::http1;
 use hyper::rt::{Read, Write};
+use hyper_util::rt::TokioIo;
 use tokio::runtime::Handle;
 use tokio::task::coop::unconstrained;
 
-use super::connection::{Buffers, Closed, Failure, MAX_HEADERS, failure};
+use super::connection::{Buffers, Closed, Failure, MAX_HEADERS, ShortReads, failure};
 use super::pool::KeptBy;
 use crate::http::body::{Body, Carrier, Received};
 
@@ -79,8 +80,8 @@ pub(super) async fn begin(
     pool: Option<KeptBy>,
 ) -> hyper::Result<Box<Http1>> {
     let mut builder = http1::Builder::new();
-    builder.max_buf_size(buffers.read).max_headers(MAX_HEADERS);
-    let (sender, connection) = builder.handshake(io).await?;
+    builder.max_buf_size(buffers.most).max_headers(MAX_HEADERS);
+    let (sender, connection) = builder.handshake(TokioIo::new(ShortReads::of(io, buffers))).await?;
     let gate = Arc::new(Gate::default());
     let waker = Waker::from(Arc::clone(&gate));
     let wire = Wire { connection: Some(Box::pin(connection.with_upgrades())), gate, waker };
@@ -102,13 +103,13 @@ impl Http1 {
     /// Sends a request, the URI of which is absolute.
     pub(super) async fn send(
         mut self: Box<Self>,
-        mut request: Request<Body>,
+        mut request: Box<Request<Body>>,
     ) -> Result<Response<Received>, Failure> {
         name_host(&mut request);
         let path = request.uri().path_and_query().cloned();
         *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
         let is_streamed = request.body().is_streamed();
-        let mut answer = pin!(self.sender.try_send_request(request));
+        let mut answer = pin!(self.sender.try_send_request(*request));
         if is_streamed {
             tokio::spawn(self.move_on_alone());
             let answer = answer.await.map_err(|error| failure(error, false))?;
@@ -242,7 +243,6 @@ mod tests {
     use bytes::Bytes;
     use http::Method;
     use http_body_util::BodyExt as _;
-    use hyper_util::rt::TokioIo;
     use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::task::coop::{consume_budget, has_budget_remaining};
@@ -319,7 +319,7 @@ mod tests {
                 let request = Request::builder().method(&method).uri("http://registry/v2/");
                 let request = request.body(Body::whole(Bytes::from_static(b"body"))).unwrap();
                 use_up(used).await;
-                let answer = http1.send(request).await;
+                let answer = http1.send(Box::new(request)).await;
                 assert!(answer.is_ok_and(|answer| answer.status() == 202), "{method} after {used}");
             }
         }
@@ -337,7 +337,7 @@ mod tests {
                 let io = Answering { answer, is_asked: false, reader: None };
                 let http1 = begin(TokioIo::new(io), LARGE, None).await.unwrap();
                 let request = Request::get("http://registry/v2/").body(Body::empty()).unwrap();
-                let answer = http1.send(request).await.unwrap();
+                let answer = http1.send(Box::new(request)).await.unwrap();
                 use_up(used).await;
                 assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "body", "after {used}");
             }

@@ -2,8 +2,8 @@
 //! last first, and one of HTTP/2, which all requests share.
 //!
 //! What a slow client does not read stays in a connection's buffers, so their size times the requests in progress is
-//! the memory that slow clients can hold. A megabyte each is needed for throughput; under high load each request gets
-//! 128 KiB. So there is a pool for each size.
+//! the memory that slow clients can hold. Up to a megabyte each is needed for throughput; under high load each request
+//! gets a small part of that. So there is a pool for each size.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -90,7 +90,7 @@ impl Pool {
 
     /// Sends a request, the URI of which is absolute and at the upstream, over a kept connection or a new one. One that
     /// comes back from a kept connection, because that ended meanwhile, goes over the next.
-    pub(super) async fn send(&self, mut request: Request<Body>) -> Result<Response<Received>, Failure> {
+    pub(super) async fn send(&self, mut request: Box<Request<Body>>) -> Result<Response<Received>, Failure> {
         let target = request.uri().clone();
         loop {
             let (connection, was_kept) = self.connection(&target).await.map_err(Failure::Connect)?;
@@ -102,7 +102,7 @@ impl Pool {
             self.0.lock().open_http2();
             match failure {
                 Failure::Exchange { request: Some(back), .. } if was_kept => {
-                    request = *back;
+                    request = back;
                     request.uri_mut().clone_from(&target);
                 }
                 failure @ (Failure::Connect(_) | Failure::Exchange { .. }) => return Err(failure),
@@ -113,7 +113,7 @@ impl Pool {
     async fn exchange(
         &self,
         connection: Connection,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
     ) -> Result<Response<Received>, Failure> {
         match connection {
             Connection::Http1(http1) => http1.send(request).await,

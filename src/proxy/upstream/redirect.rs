@@ -88,7 +88,7 @@ async fn once(mut connector: Foreign, request: Request<Body>) -> Result<Response
         Ok::<_, BoxError>(http1::begin(io, LARGE, None).await?)
     };
     let http1 = connected.await.map_err(|error| Failure::Connect(SharedError::new(error)))?;
-    http1.send(request).await
+    http1.send(Box::new(request)).await
 }
 
 /// Checks the target of a redirect from `from`. True if it is the same host, to which the client's fields may go.
