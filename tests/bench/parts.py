@@ -148,6 +148,11 @@ class Broken(Exception):
     """Something did not work; a slow answer is not that."""
 
 
+def refshim_binary():
+    """What is measured."""
+    return Path(os.environ.get("TEST_BINARY", BUILD / "refshim"))
+
+
 def program(name):
     found = shutil.which(name, path=PATH)
     if not found:
@@ -289,7 +294,7 @@ class Parts:
         if has_tls:
             settings["TLS_CERTIFICATE"], settings["TLS_KEY"] = map(str, self.certificate())
         command = [
-            BUILD / "refshim", "serve", "--upstream", f"http://127.0.0.1:{upstream}",
+            refshim_binary(), "serve", "--upstream", f"http://127.0.0.1:{upstream}",
             "--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{admin}",
             "--data-dir", data or self.directory / f"refshim-{port}",
         ]

@@ -16,7 +16,6 @@ from tables import say
 # By Debian's packages.
 PACKAGES = {"nginx": "nginx", "haproxy": "haproxy", "wrk": "wrk", "h2load": "nghttp2-client", "openssl": "openssl"}
 SERVICES = {"nginx", "haproxy"}
-TARGETS = {"refshim": ["--bin", "refshim"], "bare": ["--example", "bare_proxy"]}
 
 
 def install_missing(names):
@@ -39,12 +38,31 @@ def install_missing(names):
             subprocess.run([*root, "systemctl", "disable", "--now", name], capture_output=True)
 
 
-def build(names):
+def build(names, is_plain):
+    """Compiles these: refshim as it is released, or without a profile; not what TEST_BINARY names."""
     # Apart, or the features that only tests need would be in the binary that is measured.
-    for name, target in TARGETS.items():
-        if name in names:
-            say(f"building {name}")
-            subprocess.run(["cargo", "build", "--release", "--locked", "--quiet", *target], cwd=ROOT, check=True)
+    if "bare" in names:
+        cargo_build("--example", "bare_proxy")
+    if "refshim" in names and "TEST_BINARY" not in os.environ:
+        if is_plain:
+            cargo_build("--bin", "refshim")
+        else:
+            os.environ["TEST_BINARY"] = released()
+
+
+def cargo_build(*target):
+    say(f"building {target[-1]}")
+    subprocess.run(["cargo", "build", "--release", "--locked", "--quiet", *target], cwd=ROOT, check=True)
+
+
+def released():
+    """Where refshim is as it is released."""
+    version = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
+    llvm = re.search(r"^LLVM version: (\d+)", version, re.MULTILINE).group(1)
+    PACKAGES[f"llvm-profdata-{llvm}"] = f"llvm-{llvm}"
+    install_missing([f"llvm-profdata-{llvm}"])
+    say("building refshim twice, with a profile")
+    return subprocess.run([ROOT / "deploy" / "build"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 @contextlib.contextmanager
