@@ -1,9 +1,10 @@
 //! Limits what a slow client can hold of an answer, in memory and in time.
 //!
 //! In HTTP/1.1 the write time-out ends a connection that is not read; until then hyper would queue what comes, up to the
-//! size of its buffers, so no frame is read from the upstream while enough is queued. HTTP/2 (RFC 9113) has no time-out for a window that
-//! stays closed: hyper waits for the window without a limit, and takes a whole frame as soon as there is room for its
-//! first byte. So the body is cut into pieces, and a stream whose client takes none of them for too long is reset.
+//! size of its buffers, so no frame is read from the upstream while enough is queued. HTTP/2 (RFC 9113) has no time-out
+//! for a window that stays closed: hyper waits for the window without a limit, and takes a whole frame as soon as there
+//! is room for its first byte. So the body is cut into pieces, and a stream whose client takes none of them for too long
+//! is reset.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
