@@ -60,7 +60,8 @@ pub struct Index {
     engine: Engine,
 }
 
-/// What asks a database is boxed: its futures are large, and with them all would be that use an index, whichever it is.
+/// The futures that ask the database are boxed: they are large, and would make every future large that uses an index, also
+/// the local one.
 #[derive(Clone, Debug)]
 enum Engine {
     Local(Arc<Local>),

@@ -264,7 +264,7 @@ impl Upstream {
 
     /// Sends a request to this upstream, whatever scheme and host its URI has. It is retried as the module says.
     ///
-    /// The request is boxed: all the futures on its way have room for it, each twice, and it is moved through them.
+    /// The request is boxed: each future on its way would have room for it twice, and copy it.
     ///
     /// If the caller drops the future, an HTTP/1.1 connection is closed and an HTTP/2 stream is reset; the upstream
     /// may still have processed the request.

@@ -113,6 +113,7 @@ impl PushWatcher {
         let watch = self.index.begin_read(repository.clone()).await;
         let content_type = request.headers().get(CONTENT_TYPE).cloned();
         let mut request = forward::from_client(request, &upstream, &in_progress);
+        // Its body counts from here on, and no longer than until the registry has it.
         drop(in_progress);
         let copy = self.copy(request.body_mut());
         let place = repository.clone();

@@ -20,8 +20,8 @@ use tokio::time::{Instant, Sleep};
 
 use super::{BodyError, BodySource};
 
-/// From here on nothing more is queued on an HTTP/1.1 connection until all of it is written. Little, since each slow client
-/// holds so much and a frame; and more than many small frames, which are best written together.
+/// From here on nothing more is queued on an HTTP/1.1 connection until all of it is written. A slow client holds up to so
+/// much and one frame, so it is small; but several small frames fit in, since they are best written together.
 const ENOUGH_BYTES: usize = 16 * 1024;
 
 /// The longest piece, and so the most that is queued for a client whose window is closed.
@@ -42,9 +42,9 @@ pub enum Outlet {
 /// What is queued on an HTTP/1.1 connection until its client takes it.
 #[derive(Debug, Default)]
 pub struct Backlog {
-    /// Bytes of bodies. Heads and the marks of chunks are written as well but not counted, so at most this is too small by
-    /// them.
+    /// Bytes of bodies. Heads and chunk sizes are not added but are written as well, so this can be too small by as much.
     queued: AtomicUsize,
+    /// From [`ENOUGH_BYTES`] on, until all is written.
     is_enough: AtomicBool,
     body: AtomicWaker,
 }
@@ -73,14 +73,14 @@ impl Backlog {
         }
         let left = before.saturating_sub(bytes);
         self.queued.store(left, Ordering::Release);
-        // Not before: what is left of a frame holds the memory of all of it.
+        // Not before all is written: the last bytes of a frame keep the memory of all of it.
         if left == 0 && self.is_enough.swap(false, Ordering::AcqRel) {
             self.body.wake();
         }
     }
 
     fn queue(&self, bytes: usize) {
-        // Only the connection's task, which also writes, changes the number.
+        // Load and store suffice: the connection's task, which polls the body, is also the one that writes.
         let queued = self.queued.load(Ordering::Acquire) + bytes;
         self.queued.store(queued, Ordering::Release);
         if queued >= ENOUGH_BYTES {
@@ -94,7 +94,7 @@ impl Backlog {
             return Poll::Ready(());
         }
         self.body.register(cx.waker());
-        // Again: it may have been written between the first look and the registration, and would not wake this task.
+        // Again, so that no wake-up can be missed even if something else should write one day.
         if has_room() { Poll::Ready(()) } else { Poll::Pending }
     }
 }

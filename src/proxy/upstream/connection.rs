@@ -52,8 +52,8 @@ pub(super) const LARGE: Buffers = Buffers { most: BUFFER_BYTES, read: BUFFER_BYT
 /// Small, for high load.
 pub(super) const SMALL: Buffers = Buffers { most: 128 * 1024, read: 16 * 1024, window: 128 * 1024 };
 
-/// A connection that gives little less than `Buffers::read` at once. hyper doubles the buffer that it reads into whenever
-/// one is filled, up to the most that a head may be; so none is.
+/// A connection of which at most one byte less than `Buffers::read` is read at once. hyper doubles its read buffer whenever
+/// one is filled, up to the longest head; so that its buffers stay small, none is ever filled.
 #[derive(Debug)]
 pub(super) struct ShortReads<T> {
     io: Take<TokioIo<T>>,
