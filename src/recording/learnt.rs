@@ -31,13 +31,14 @@ pub async fn learn(
     reader: &ManifestReader,
     index: &Index,
     repository: &Repository,
-    read: ReadManifest,
+    mut read: ReadManifest,
     claimed: bool,
 ) -> Learnt {
     let has_room = read.referrer.links.is_empty() || index.has_room(repository).await;
     let has_links = !(read.referrer.links.is_empty() && read.claims.is_empty());
     let is_full = has_links && !has_room;
-    let ReadManifest { referrer, claims, warning, .. } = reader.within(repository, read, has_room);
+    reader.keep_within(repository, &mut read, has_room);
+    let ReadManifest { referrer, claims, warning, .. } = read;
     let digest = referrer.digest.clone();
     let own = Observation { referrer, claimed };
     Learnt { digest, observations: std::iter::once(own).chain(claims).collect(), warning, is_full }

@@ -125,17 +125,33 @@ impl PushRecorder {
         head.headers.remove(EXPECT);
         head.headers.remove(TRAILER);
         let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let read =
-            self.reader.read(&repository, &manifest, manifest.algorithm(), &bytes, content_type).await?;
-        let has_room = read.referrer.links.is_empty() || self.index.has_room(&repository).await;
-        let read = self.reader.within(&repository, read, has_room);
-        let warning = read.warning.clone();
+        let algorithm = manifest.algorithm();
+        let parsed = self.reader.parse(&repository, &manifest, algorithm, &bytes, content_type).await?;
         let request = Box::new(Request::from_parts(head, Body::whole(bytes.clone())));
         let is_list_of = self.unlisted.of_list(&manifest);
-        let response = if read.referrer.links.is_empty() && is_list_of.is_none() {
-            self.send(&repository, &origin, request).await?
+        if !parsed.has_links() && is_list_of.is_none() {
+            let response = self.send(&repository, &origin, request).await?;
+            return Ok(warned(response, parsed.warning()));
+        }
+        let manifest = self.reader.describe(&repository, parsed)?;
+        // Boxed, or a push without links would have its size.
+        let recording = Recording { repository, manifest, origin, request, bytes, in_progress };
+        Box::pin(self.put_links(recording, is_list_of)).await
+    }
+
+    /// Passes on a PUT with links, or of the list of a subject's referrers.
+    async fn put_links(
+        &self,
+        mut recording: Recording,
+        is_list_of: Option<Digest>,
+    ) -> Result<Response<Body>, Error> {
+        let Recording { repository, manifest, .. } = &mut recording;
+        let has_room = manifest.referrer.links.is_empty() || self.index.has_room(repository).await;
+        self.reader.keep_within(repository, manifest, has_room);
+        let warning = manifest.warning.clone();
+        let response = if manifest.referrer.links.is_empty() && is_list_of.is_none() {
+            self.send(&recording.repository, &recording.origin, recording.request).await?
         } else {
-            let recording = Recording { repository, manifest: read, origin, request, bytes, in_progress };
             let manifests = self.clone();
             let task = async move {
                 match is_list_of {

@@ -31,7 +31,17 @@ pub struct ManifestReader {
     pushed: PushLimits,
 }
 
-/// A parsed manifest.
+/// A manifest whose links are known. Most have none, and of a push without links nothing more is made.
+#[derive(Debug)]
+pub struct ParsedManifest {
+    digest: Digest,
+    bytes: usize,
+    found: ManifestLinks,
+    /// Why links are not recorded, for the client that pushed it.
+    warning: Option<String>,
+}
+
+/// A parsed manifest, as the index keeps it.
 #[derive(Debug)]
 pub struct ReadManifest {
     /// The manifest as a referrer; without links if it carries none that can be recorded.
@@ -42,6 +52,20 @@ pub struct ReadManifest {
     pub subject: Option<Digest>,
     /// Why links are not recorded, for the client that pushed it.
     pub warning: Option<String>,
+}
+
+impl ParsedManifest {
+    /// Whether it has links that can be recorded.
+    #[must_use]
+    pub fn has_links(&self) -> bool {
+        !self.found.links.is_empty()
+    }
+
+    /// Why links are not recorded, for the client that pushed it.
+    #[must_use]
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
 }
 
 impl ManifestReader {
@@ -95,6 +119,19 @@ impl ManifestReader {
         bytes: &Bytes,
         content_type: Option<&str>,
     ) -> Result<ReadManifest, Error> {
+        let parsed = self.parse(repository, manifest, algorithm, bytes, content_type).await?;
+        self.describe(repository, parsed)
+    }
+
+    /// The first half of [`ManifestReader::read`]: finds the links.
+    pub async fn parse(
+        &self,
+        repository: &Repository,
+        manifest: &TagOrDigest,
+        algorithm: Algorithm,
+        bytes: &Bytes,
+        content_type: Option<&str>,
+    ) -> Result<ParsedManifest, Error> {
         let parse = move |bytes: &[u8], content_type: Option<&str>, manifest: &TagOrDigest| {
             let tag = match manifest {
                 TagOrDigest::Tag(tag) => Some(tag),
@@ -110,12 +147,18 @@ impl ManifestReader {
             let parse = move || parse(&bytes, content_type.as_deref(), &manifest);
             tokio::task::spawn_blocking(parse).await.map_err(|_| Error::Handler)?
         };
-        let mut warning = self.tell_refusals(repository, manifest, &found);
+        let warning = self.tell_refusals(repository, manifest, &found);
+        Ok(ParsedManifest { digest, bytes: bytes.len(), found, warning })
+    }
+
+    /// The second half: makes the descriptor, and drops the links if they are too many.
+    pub fn describe(&self, repository: &Repository, parsed: ParsedManifest) -> Result<ReadManifest, Error> {
+        let ParsedManifest { digest, bytes, found, mut warning } = parsed;
         let ManifestLinks { mut links, mut subject, media_type, artifact_type, annotations, .. } = found;
         let descriptor = Descriptor {
             media_type,
             digest: digest.clone(),
-            size: bytes.len() as u64,
+            size: bytes as u64,
             artifact_type,
             annotations,
             data: None,
@@ -135,19 +178,16 @@ impl ManifestReader {
     }
 
     /// Drops the links if the repository has no room for any.
-    #[must_use]
-    pub fn within(&self, repository: &Repository, read: ReadManifest, has_room: bool) -> ReadManifest {
+    pub fn keep_within(&self, repository: &Repository, read: &mut ReadManifest, has_room: bool) {
         let links = read.referrer.links.len() + read.claims.len();
         if has_room || links == 0 {
-            return read;
+            return;
         }
         self.no_room(repository, links);
-        ReadManifest {
-            referrer: Referrer { links: Vec::new(), ..read.referrer },
-            claims: Vec::new(),
-            subject: None,
-            warning: Some("the repository has too many referrers, links are not recorded".to_owned()),
-        }
+        read.referrer.links.clear();
+        read.claims.clear();
+        read.subject = None;
+        read.warning = Some("the repository has too many referrers, links are not recorded".to_owned());
     }
 
     /// Counts and logs links that are not recorded because the repository is full.
