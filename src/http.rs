@@ -1,5 +1,5 @@
 //! HTTP and the grammar of a registry's API, without a registry: bodies, routes and paths, header names, `Link`,
-//! content codings, ambiguous heads, and concurrency limits.
+//! content codings, ambiguous heads, concurrency limits, and connections.
 
 pub mod body;
 pub mod coding;
@@ -8,4 +8,5 @@ pub mod header;
 pub mod limits;
 pub mod link;
 pub mod route;
+pub mod stream;
 pub mod user;

@@ -46,7 +46,7 @@ pub use lent::Lent;
 #[derive(Debug)]
 pub struct Body {
     source: BodySource,
-    /// Present if the body goes to a client.
+    /// Present if what the receiver does not take is limited.
     outlet: Option<Outlet>,
     /// Present if somebody wants to know what was sent of it. Boxed: most bodies have none.
     sent: Option<Box<SentCount>>,
@@ -209,10 +209,15 @@ impl Body {
         }
     }
 
-    /// Sends it to a client through `outlet`, which limits what a slow client can hold.
+    /// Sends it through `outlet`, which limits what a slow receiver can hold.
     #[must_use]
     pub fn through(self, outlet: Outlet) -> Self {
         Self { outlet: Some(outlet), ..self }
+    }
+
+    /// [`Body::through`], in place.
+    pub fn send_through(&mut self, outlet: Outlet) {
+        self.outlet = Some(outlet);
     }
 
     /// Calls `tell` once with what was sent of it: when it ends, or is dropped before.

@@ -10,11 +10,13 @@
 mod answers;
 mod connections;
 mod pushes;
+mod read_size;
 mod requests;
 
 pub use answers::{AnswerGuard, Answers};
 pub use connections::{Busy, Closing, Connections, Place};
 pub use pushes::{PushGuard, Pushes};
+pub use read_size::ReadSize;
 pub use requests::{Load, RequestGuard, Requests};
 
 use std::net::{IpAddr, Ipv6Addr};

@@ -8,7 +8,7 @@
 //!   take hours. See `exchange`.
 //! - Redirects are passed to the client, which follows them itself; following them here would send its credentials to
 //!   object storage. Only refshim's own questions follow redirects, under the rules in `redirect`.
-//! - There are up to three pools: one with large buffers, one with small buffers for high load, and one for HTTP/1.1
+//! - There is a pool for each size in which answers are read, by the load, and one for HTTP/1.1
 //!   alone where the others use HTTP/2, since HTTP/2 cannot carry `Upgrade`. See `pool`.
 //! - A connection by HTTP/1.1 has no task of its own: the request that uses it moves it on. See `http1`.
 
@@ -31,12 +31,11 @@ use tokio::time::{Instant, timeout};
 
 use crate::config::{self, Http2, Mode, RegistryUrl};
 use crate::http::body::{Body, Received};
-use crate::http::limits::Load;
+use crate::http::limits::{Load, ReadSize};
 use crate::http::route::is_api;
 use crate::telemetry::{Metrics, Traces};
 use crate::tls::{Connector, Protocols, Reload as _, TlsError};
-use connection::{LARGE, SMALL};
-use pool::Pool;
+use pool::{Pool, Pools};
 use redirect::Redirects;
 
 pub use connection::{BUFFER_BYTES, MAX_HEAD_BYTES, MAX_HEADERS};
@@ -52,12 +51,10 @@ pub struct Upstream {
     number: u32,
     name: config::UpstreamName,
     settings: config::UpstreamConfig,
-    large: Pool,
-    /// Has small buffers, for high load: what slow clients leave unread stays in these buffers.
-    thrifty: Pool,
+    pools: Pools,
     load: Load,
-    /// Uses HTTP/1.1 for `Upgrade`; present where `large` may use HTTP/2.
-    http1: Option<Pool>,
+    /// Uses HTTP/1.1 for `Upgrade`; present where `pools` may use HTTP/2.
+    http1: Option<Pools>,
     connectors: Vec<Connector>,
     redirects: Arc<Redirects>,
     scheme: Scheme,
@@ -115,17 +112,14 @@ impl Upstream {
             Protocols::Either | Protocols::Http2 => Some(Connector::new(settings, Protocols::Http1)?),
         };
         let url = settings.url.clone();
-        let pool =
-            |connector, protocols, buffers| Pool::new(&settings.timeouts, connector, protocols, buffers);
         Ok(Self {
             number: settings.number(),
             name: settings.name.clone(),
             settings: settings.clone(),
             redirects: Arc::default(),
-            large: pool(connector.clone(), protocols, LARGE),
-            thrifty: pool(connector.clone(), protocols, SMALL),
+            pools: Pools::new(&settings.timeouts, &connector, protocols),
             load: Load::default(),
-            http1: http1.clone().map(|connector| pool(connector, Protocols::Http1, LARGE)),
+            http1: http1.as_ref().map(|it| Pools::new(&settings.timeouts, it, Protocols::Http1)),
             connectors: std::iter::once(connector).chain(http1).collect(),
             scheme: if url.is_https() { Scheme::HTTPS } else { Scheme::HTTP },
             host: match protocols {
@@ -173,7 +167,7 @@ impl Upstream {
         Ok(Self { answered: Arc::clone(&self.answered), ..kept })
     }
 
-    /// Uses small buffers while this load is high.
+    /// Reads the less at once the higher this load is.
     #[must_use]
     pub fn under(self, load: Load) -> Self {
         Self { load, ..self }
@@ -272,8 +266,7 @@ impl Upstream {
         &self,
         request: impl Into<Box<Request<Body>>>,
     ) -> impl Future<Output = Result<Response<Received>, UpstreamError>> + Send {
-        let pool = if self.load.is_high() { &self.thrifty } else { &self.large };
-        self.send_by(pool, request.into())
+        self.send_by(self.pools.of(self.load.read_size()), request.into())
     }
 
     /// [`Upstream::send`] by HTTP/1.1, for `Upgrade`.
@@ -281,7 +274,7 @@ impl Upstream {
         &self,
         request: Box<Request<Body>>,
     ) -> impl Future<Output = Result<Response<Received>, UpstreamError>> + Send {
-        self.send_by(self.http1.as_ref().unwrap_or(&self.large), request)
+        self.send_by(self.http1.as_ref().unwrap_or(&self.pools).of(self.load.read_size()), request)
     }
 
     /// Follows a redirect from `from` (an absolute URI) for a question with these header fields.
@@ -298,7 +291,7 @@ impl Upstream {
         let mut request = question(Method::GET, location);
         if is_same_host && request.uri().authority() == Some(self.authority()) {
             request.headers_mut().clone_from(headers);
-            return self.send_to_target(&self.large, Box::new(request)).await;
+            return self.send_to_target(self.pools.of(ReadSize::Large), Box::new(request)).await;
         }
         *request.headers_mut() = redirect::without_credentials(headers);
         // Only the upstream itself may redirect to private addresses, at which its own storage may be. The next host

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::TimeoutsConfig;
 use crate::http::body::{Body, Outlet, limit_stall};
-use crate::http::limits::{Closing, Place};
+use crate::http::limits::{Closing, Place, ReadSize};
 use crate::proxy::upstream::{BUFFER_BYTES, MAX_HEADERS};
 use crate::tls::Acceptor;
 
@@ -48,10 +48,17 @@ const LAST_CALL_STEP: Duration = Duration::from_millis(10);
 const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// HTTP/2 flow control windows of a stream and a connection: large enough for a blob at full speed, small
-/// enough for many clients.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// HTTP/2 flow control window of a stream: enough for a blob at full speed, but what a registry does not take of
+/// as many uploads as there may be stays in it.
+fn stream_window(read_size: ReadSize) -> u32 {
+    match read_size {
+        ReadSize::Large => 1 << 20,
+        ReadSize::Medium => 512 << 10,
+        ReadSize::Small => 256 << 10,
+    }
+}
+/// That of a connection is so many times larger.
+const STREAM_WINDOWS: u32 = 4;
 /// The most that is queued of a stream whose client does not read. No limit but this one counts these bytes.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Concurrent streams of one HTTP/2 connection. RFC 9113 recommends at least 100 (section 6.5.2).
@@ -136,10 +143,11 @@ where
     ) -> Result<(), hyper::Error> {
         let Self { timeouts, service, place, shutdown, .. } = self;
         let streams = Streams { begun: Arc::default(), idle: timeouts.body_idle };
+        let window = stream_window(place.read_size());
         let mut builder = http2::Builder::new(streams.clone());
         builder
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_stream_window_size(window)
+            .initial_connection_window_size(window * STREAM_WINDOWS)
             .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
             .max_send_buf_size(SEND_BUFFER_BYTES)
             .max_concurrent_streams(MAX_STREAMS)

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use crate::http::body::Backlog;
 use crate::http::limits::Place;
+use crate::http::stream::BoundedStream;
 
 /// The connection preface, a client's first bytes in HTTP/2 (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -27,25 +28,26 @@ pub(super) enum Protocol {
 /// connection's place until it is dropped, also in a tunnel, for which hyper hands it on.
 #[derive(Debug)]
 pub(super) struct WatchedStream<S> {
-    stream: S,
+    stream: BoundedStream<S>,
     place: Arc<Place>,
     /// The bytes that [`WatchedStream::protocol`] read, until hyper has read them.
     read_before: Vec<u8>,
     /// Whether a write is blocked: a client that reads slowly is not idle.
     is_waiting: bool,
-    backlog: Arc<Backlog>,
+}
+
+impl<S: AsyncRead> WatchedStream<S> {
+    /// Watches `stream`, the connection of this place.
+    pub(super) fn new(stream: S, place: Arc<Place>) -> Self {
+        let stream = BoundedStream::new(stream, place.read_size());
+        Self { stream, place, read_before: Vec::new(), is_waiting: false }
+    }
 }
 
 impl<S> WatchedStream<S> {
-    /// Watches `stream`, the connection of this place.
-    pub(super) fn new(stream: S, place: Arc<Place>) -> Self {
-        let backlog = Arc::default();
-        Self { stream, place, read_before: Vec::new(), is_waiting: false, backlog }
-    }
-
     /// What is queued to be written, for the bodies of answers.
     pub(super) fn backlog(&self) -> Arc<Backlog> {
-        Arc::clone(&self.backlog)
+        self.stream.backlog()
     }
 
     /// A write means that no head is incomplete: without a request, hyper writes only to reject a head, or
@@ -55,9 +57,6 @@ impl<S> WatchedStream<S> {
     }
 
     fn took(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = written {
-            self.backlog.wrote(bytes);
-        }
         self.answered();
         self.watch(written)
     }
@@ -117,6 +116,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
+        let read_size = self.place.read_size();
+        self.stream.set_read_size(read_size);
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         let bytes = buffer.filled().get(before..).unwrap_or_default();
         if !bytes.is_empty() {
@@ -126,7 +127,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.took(written)
@@ -146,8 +147,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes when it has written all, also what it made of a body and what is not counted.
-        self.backlog.wrote(usize::MAX);
         // TLS takes a write into its own buffer; it is the flush that then waits for the client.
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         self.watch(flushed)

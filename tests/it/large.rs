@@ -2,8 +2,12 @@
 //! and `TEST_BINARY` names a release build.
 
 use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -189,10 +193,15 @@ async fn a_client_that_reads_slowly_and_stops_for_a_while_gets_it_all() {
     join_all(faces.map(|face| reads_slowly_and_stops_for_a_while(face, &storage))).await;
 }
 
-/// Clients that stop reading.
-const STOPPED: u64 = 300;
-/// What the first 32 of them may hold together, which have large buffers.
-const HELD_BY_FIRST: u64 = 32 * (1280 << 10);
+/// Connections at a time, more than may have large or medium buffers.
+const MANY: u64 = 300;
+/// The first of them, which have large buffers.
+const FEW: u64 = 24;
+
+/// What many connections may hold together, if each holds as much besides its read buffer.
+fn held_by_many(besides: u64) -> u64 {
+    FEW * (1280 << 10) + MANY * ((128 << 10) + besides)
+}
 
 /// What it holds besides the program, once that does not change any more.
 async fn settled(refshim: &Refshim) -> u64 {
@@ -208,15 +217,15 @@ async fn settled(refshim: &Refshim) -> u64 {
 async fn many_clients_that_stop_reading_hold_little() {
     let storage = storage();
     // With TLS as much again waits to be encrypted and sent.
-    for (face, held_by_each) in [(Face::Http1, 128 << 10), (Face::TlsHttp1, 256 << 10)] {
+    for (face, besides) in [(Face::Http1, 32 << 10), (Face::TlsHttp1, 160 << 10)] {
         for framing in ["chunked", "length"] {
             let scene = face.before(storage.address, &[("LIMITS_REQUESTS_PER_CLIENT", "1000")]).await;
             let path = format!("/v2/a/blobs/{framing}");
             let before = settled(&scene.refshim).await;
-            let begun = join_all((0..STOPPED).map(|_| scene.client.request(Method::GET, &path).send())).await;
+            let begun = join_all((0..MANY).map(|_| scene.client.request(Method::GET, &path).send())).await;
             let held = settled(&scene.refshim).await - before;
             println!("stopped: {face:?}, {framing}: {} KiB", held >> 10);
-            assert!(held < HELD_BY_FIRST + STOPPED * held_by_each, "{face:?}, {framing}: {held} bytes");
+            assert!(held < held_by_many(besides), "{face:?}, {framing}: {held} bytes");
             // What was held comes whole and in its order.
             let mut download = begun.into_iter().last().unwrap().unwrap();
             let mut pattern = Pattern::default();
@@ -226,4 +235,73 @@ async fn many_clients_that_stop_reading_hold_little() {
             assert_eq!(pattern.passed(), blob_bytes(), "{face:?}, {framing}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_uploads_that_the_registry_does_not_read_hold_little() {
+    const BYTES: u64 = 8 << 20;
+    for (face, besides) in [(Face::Http1, 0), (Face::TlsHttp1, 64 << 10)] {
+        let reads = Arc::new(AtomicBool::new(false));
+        let storage = Scripted::start({
+            let reads = Arc::clone(&reads);
+            move |exchange| {
+                while !reads.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                // Of the uploads that were given up it gets a part.
+                if exchange.copy_body(&mut Pattern::default()).is_ok_and(|length| length == BYTES) {
+                    exchange.answer(CREATED);
+                }
+            }
+        });
+        let scene = face.before(storage.address, &[("LIMITS_REQUESTS_PER_CLIENT", "1000")]).await;
+        let before = settled(&scene.refshim).await;
+        let mut uploads: Vec<_> = (0..MANY)
+            .map(|_| {
+                let upload = scene.client.request(Method::PATCH, "/v2/a/blobs/uploads/1");
+                let upload =
+                    upload.header("content-length", BYTES).body(Body::wrap_stream(Pattern::stream(BYTES)));
+                tokio::spawn(upload.send())
+            })
+            .collect();
+        while storage.requests().len() < usize::try_from(MANY).unwrap() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let held = settled(&scene.refshim).await - before;
+        println!("not read: {face:?}: {} KiB", held >> 10);
+        assert!(held < held_by_many(besides), "{face:?}: {held} bytes");
+        // What was held comes whole and in its order.
+        let last = uploads.pop().unwrap();
+        uploads.iter().for_each(tokio::task::JoinHandle::abort);
+        reads.store(true, Ordering::Relaxed);
+        assert_eq!(last.await.unwrap().unwrap().status(), StatusCode::CREATED, "{face:?}");
+    }
+}
+
+#[tokio::test]
+async fn connections_that_uploaded_hold_little_while_they_are_idle() {
+    const BYTES: usize = 2 << 20;
+    let storage = Scripted::start(|exchange| {
+        exchange.copy_body(&mut std::io::sink()).unwrap();
+        exchange.answer(CREATED);
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let refshim = Refshim::start(storage.address, directory.path()).await;
+    let before = settled(&refshim).await;
+    let upload = || {
+        let mut connection = TcpStream::connect(refshim.address).unwrap();
+        let head =
+            format!("PUT /v2/a/blobs/uploads/1 HTTP/1.1\r\nhost: a\r\ncontent-length: {BYTES}\r\n\r\n");
+        connection.write_all(head.as_bytes()).unwrap();
+        connection.write_all(&vec![0; BYTES]).unwrap();
+        let mut answer = [0; 16];
+        connection.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer[..12], b"HTTP/1.1 201");
+        connection
+    };
+    let idle: Vec<_> = (0..MANY).map(|_| upload()).collect();
+    let held = settled(&refshim).await - before;
+    println!("idle after an upload: {} KiB", held >> 10);
+    assert!(held < held_by_many(32 << 10), "{held} bytes");
+    drop(idle);
 }

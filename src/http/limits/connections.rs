@@ -36,6 +36,8 @@ struct SharedConnections {
     served: Budget,
     refused: Budget,
     began: Instant,
+    /// Those that are open.
+    count: AtomicUsize,
     head_bytes: AtomicUsize,
     places: Mutex<Places>,
 }
@@ -58,6 +60,7 @@ impl Connections {
             served: budget(most),
             refused: budget(reserve(most)),
             began: Instant::now(),
+            count: AtomicUsize::new(0),
             head_bytes: AtomicUsize::new(0),
             places: Mutex::default(),
         }))
@@ -106,6 +109,7 @@ impl Connections {
         places.begun += 1;
         places.taken.insert(number, Arc::clone(&state));
         drop(places);
+        self.0.count.fetch_add(1, Ordering::Relaxed);
         Arc::new(Place { shared: Arc::clone(&self.0), number, state, _permit: permit })
     }
 }

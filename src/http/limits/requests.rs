@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ahash::AHashMap;
 
-use super::{Busy, ClientNetwork, Limit};
+use super::{Busy, ClientNetwork, Limit, ReadSize};
 
 /// Counts the requests in progress of each client address.
 #[derive(Debug)]
@@ -21,14 +21,11 @@ pub struct Requests {
 #[derive(Clone, Debug, Default)]
 pub struct Load(Arc<AtomicUsize>);
 
-/// From here on the load is high: with a megabyte of buffers each, so many requests take 32 MiB.
-const MANY: usize = 32;
-
 impl Load {
-    /// Whether requests should use small buffers.
+    /// How much of its answer a request may read at once.
     #[must_use]
-    pub fn is_high(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > MANY
+    pub fn read_size(&self) -> ReadSize {
+        ReadSize::for_one_of(self.0.load(Ordering::Relaxed))
     }
 }
 

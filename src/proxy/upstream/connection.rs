@@ -4,29 +4,27 @@
 //! request stays in the queue, and neither an answer nor an error ever comes (hyper #4122). It was certainly not sent
 //! then. Whether this can have happened is known as soon as the request is in the queue: only if the connection is closed.
 
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::HOST;
 use http::{Request, Response};
 use hyper::client::conn::{TrySendError, http2};
 use hyper::rt::{Read, Write};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
 
 use super::SharedError;
 use crate::http::body::{Body, Received};
+use crate::http::limits::ReadSize;
 
 /// The most header fields of a message, on either side: more than any client or registry sends.
 pub const MAX_HEADERS: usize = 512;
 /// The longest head of an upstream's answer.
 pub const MAX_HEAD_BYTES: u32 = 512 * 1024;
 
-/// The read buffer of a connection. hyper keeps the head of a message in it, so it cannot be smaller than that.
+/// The largest buffer of a connection. hyper keeps the head of a message in it, so it cannot be smaller than that.
 pub const BUFFER_BYTES: usize = MAX_HEAD_BYTES as usize;
 
 /// HTTP/2 flow control of a connection: the largest window there is (RFC 9113, section 6.9.1). Each stream has its
@@ -37,71 +35,12 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// microseconds.
 const QUEUE_LIMIT: Duration = Duration::from_secs(1);
 
-/// How much of one body may be buffered: what is read at once in HTTP/1.1, the stream's window in HTTP/2. What is read at
-/// once takes up to twice its memory, since hyper's buffer grows in its place.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Buffers {
-    /// In HTTP/1.1 the most for the head of an answer, and what is queued of a request's body.
-    pub(super) most: usize,
-    pub(super) read: usize,
-    window: u32,
-}
-
-/// Large, for throughput.
-pub(super) const LARGE: Buffers = Buffers { most: BUFFER_BYTES, read: BUFFER_BYTES, window: 1 << 20 };
-/// Small, for high load.
-pub(super) const SMALL: Buffers = Buffers { most: 128 * 1024, read: 16 * 1024, window: 128 * 1024 };
-
-/// A connection of which at most one byte less than `Buffers::read` is read at once. hyper doubles its read buffer whenever
-/// one is filled, up to the longest head; so that its buffers stay small, none is ever filled.
-#[derive(Debug)]
-pub(super) struct ShortReads<T> {
-    io: Take<TokioIo<T>>,
-    most: u64,
-}
-
-impl<T: Read> ShortReads<T> {
-    pub(super) fn of(io: T, buffers: Buffers) -> Self {
-        let most = buffers.read as u64 - 1;
-        Self { io: TokioIo::new(io).take(most), most }
-    }
-}
-
-impl<T: Read + Unpin> AsyncRead for ShortReads<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let most = self.most;
-        self.io.set_limit(most);
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl<T: Read + Write + Unpin> AsyncWrite for ShortReads<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(self.io.get_mut()).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(self.io.get_mut()).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.get_ref().is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.io.get_mut()).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.io.get_mut()).poll_shutdown(cx)
+/// The window of an HTTP/2 stream: how much of an answer may wait for its client.
+fn stream_window(read_size: ReadSize) -> u32 {
+    match read_size {
+        ReadSize::Large => 1 << 20,
+        ReadSize::Medium => 256 << 10,
+        ReadSize::Small => 128 << 10,
     }
 }
 
@@ -155,13 +94,13 @@ struct InQueue(Arc<()>);
 /// Those of hyper.
 pub(super) async fn http2(
     io: impl Read + Write + Send + Unpin + 'static,
-    buffers: Buffers,
+    read_size: ReadSize,
     keep_alive: KeepAlive,
 ) -> hyper::Result<Http2> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        .initial_stream_window_size(buffers.window)
+        .initial_stream_window_size(stream_window(read_size))
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEAD_BYTES)
         .keep_alive_interval(keep_alive.interval)

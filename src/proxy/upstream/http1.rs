@@ -19,9 +19,11 @@ use hyper_util::rt::TokioIo;
 use tokio::runtime::Handle;
 use tokio::task::coop::unconstrained;
 
-use super::connection::{Buffers, Closed, Failure, MAX_HEADERS, ShortReads, failure};
+use super::connection::{BUFFER_BYTES, Closed, Failure, MAX_HEADERS, failure};
 use super::pool::KeptBy;
-use crate::http::body::{Body, Carrier, Received};
+use crate::http::body::{Backlog, Body, Carrier, Outlet, Received};
+use crate::http::limits::ReadSize;
+use crate::http::stream::BoundedStream;
 
 /// How often a connection is moved on in a row before other tasks get their turn. With no limit, a task that has used up
 /// its share of the runtime would spin: tokio answers "not now" to all it reads, and wakes it at once.
@@ -31,6 +33,8 @@ const TURNS: usize = 4;
 pub(super) struct Http1 {
     sender: http1::SendRequest<Body>,
     wire: Wire,
+    /// What is queued of a request's body.
+    backlog: Arc<Backlog>,
     pool: Option<KeptBy>,
 }
 
@@ -76,16 +80,18 @@ impl Wake for Gate {
 /// Those of hyper.
 pub(super) async fn begin(
     io: impl Read + Write + Send + Sync + Unpin + 'static,
-    buffers: Buffers,
+    read_size: ReadSize,
     pool: Option<KeptBy>,
 ) -> hyper::Result<Box<Http1>> {
     let mut builder = http1::Builder::new();
-    builder.max_buf_size(buffers.most).max_headers(MAX_HEADERS);
-    let (sender, connection) = builder.handshake(TokioIo::new(ShortReads::of(io, buffers))).await?;
+    builder.max_buf_size(BUFFER_BYTES).max_headers(MAX_HEADERS);
+    let stream = BoundedStream::new(TokioIo::new(io), read_size);
+    let backlog = stream.backlog();
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
     let gate = Arc::new(Gate::default());
     let waker = Waker::from(Arc::clone(&gate));
     let wire = Wire { connection: Some(Box::pin(connection.with_upgrades())), gate, waker };
-    Ok(Box::new(Http1 { sender, wire, pool }))
+    Ok(Box::new(Http1 { sender, wire, backlog, pool }))
 }
 
 impl Http1 {
@@ -109,6 +115,10 @@ impl Http1 {
         let path = request.uri().path_and_query().cloned();
         *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
         let is_streamed = request.body().is_streamed();
+        if is_streamed {
+            // The client may send faster than the registry takes it.
+            request.body_mut().send_through(Outlet::Http1(Arc::clone(&self.backlog)));
+        }
         let mut answer = pin!(self.sender.try_send_request(*request));
         if is_streamed {
             tokio::spawn(self.move_on_alone());
@@ -248,7 +258,6 @@ mod tests {
     use tokio::task::coop::{consume_budget, has_budget_remaining};
 
     use super::*;
-    use crate::proxy::upstream::connection::LARGE;
 
     /// More than a task may do before it has to let others run.
     const SHARE: usize = 160;
@@ -315,7 +324,7 @@ mod tests {
                 tokio::task::yield_now().await;
                 let answer = b"HTTP/1.1 202 Accepted\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
                 let io = Answering { answer, is_asked: false, reader: None };
-                let http1 = begin(TokioIo::new(io), LARGE, None).await.unwrap();
+                let http1 = begin(TokioIo::new(io), ReadSize::Large, None).await.unwrap();
                 let request = Request::builder().method(&method).uri("http://registry/v2/");
                 let request = request.body(Body::whole(Bytes::from_static(b"body"))).unwrap();
                 use_up(used).await;
@@ -335,7 +344,7 @@ mod tests {
             for used in 0..SHARE {
                 tokio::task::yield_now().await;
                 let io = Answering { answer, is_asked: false, reader: None };
-                let http1 = begin(TokioIo::new(io), LARGE, None).await.unwrap();
+                let http1 = begin(TokioIo::new(io), ReadSize::Large, None).await.unwrap();
                 let request = Request::get("http://registry/v2/").body(Body::empty()).unwrap();
                 let answer = http1.send(Box::new(request)).await.unwrap();
                 use_up(used).await;
@@ -349,7 +358,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (client, registry) =
             tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        let mut http1 = begin(TokioIo::new(client.unwrap()), LARGE, None).await.unwrap();
+        let mut http1 = begin(TokioIo::new(client.unwrap()), ReadSize::Large, None).await.unwrap();
         assert!(http1.is_open());
         registry.unwrap().0.shutdown().await.unwrap();
         // Until the runtime knows of it.

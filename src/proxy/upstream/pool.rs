@@ -1,9 +1,8 @@
 //! The connections to an upstream that are kept for the next request: any number of HTTP/1.1, the one that was used
 //! last first, and one of HTTP/2, which all requests share.
 //!
-//! What a slow client does not read stays in a connection's buffers, so their size times the requests in progress is
-//! the memory that slow clients can hold. Up to a megabyte each is needed for throughput; under high load each request
-//! gets a small part of that. So there is a pool for each size.
+//! What is read at once takes memory for as long as the connection lasts, so the more requests are in progress, the less
+//! is read: there is a pool for each size.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -17,10 +16,11 @@ use tokio::time::{Instant, sleep};
 use tower::Service as _;
 
 use super::SharedError;
-use super::connection::{self, Buffers, Failure, Http2, KeepAlive};
+use super::connection::{self, Failure, Http2, KeepAlive};
 use super::http1::{self, Http1};
 use crate::config::TimeoutsConfig;
 use crate::http::body::{Body, Received};
+use crate::http::limits::ReadSize;
 use crate::tls::{Connector, Protocols};
 
 /// How often idle connections are looked for at most.
@@ -28,14 +28,35 @@ const SHORTEST_ROUND: Duration = Duration::from_millis(100);
 /// How often at least: so long a connection that the registry has closed takes a file descriptor.
 const LONGEST_ROUND: Duration = Duration::from_secs(5);
 
-/// Connections with buffers of one size. Cheap to clone.
+/// Connections that are read in one size. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Pool(Arc<Inner>);
+
+/// A pool for each [`ReadSize`].
+#[derive(Clone, Debug)]
+pub(super) struct Pools([Pool; ReadSize::ALL.len()]);
+
+impl Pools {
+    /// Makes the pools; nothing is connected yet.
+    pub(super) fn new(timeouts: &TimeoutsConfig, connector: &Connector, protocols: Protocols) -> Self {
+        Self(ReadSize::ALL.map(|read_size| Pool::new(timeouts, connector.clone(), protocols, read_size)))
+    }
+
+    /// The pool of connections that are read in this size.
+    pub(super) fn of(&self, read_size: ReadSize) -> &Pool {
+        let [large, medium, small] = &self.0;
+        match read_size {
+            ReadSize::Large => large,
+            ReadSize::Medium => medium,
+            ReadSize::Small => small,
+        }
+    }
+}
 
 struct Inner {
     connector: Connector,
     protocols: Protocols,
-    buffers: Buffers,
+    read_size: ReadSize,
     keep_alive: KeepAlive,
     idle_limit: Duration,
     kept: Mutex<Kept>,
@@ -75,17 +96,16 @@ enum Connection {
 }
 
 impl Pool {
-    /// Makes a pool; nothing is connected yet.
-    pub(super) fn new(
+    fn new(
         timeouts: &TimeoutsConfig,
         connector: Connector,
         protocols: Protocols,
-        buffers: Buffers,
+        read_size: ReadSize,
     ) -> Self {
         let keep_alive = KeepAlive { interval: timeouts.pool_idle, timeout: timeouts.body_idle };
         let kept = Kept { speaks_http2: protocols == Protocols::Http2, ..Kept::default() };
         let (idle_limit, kept) = (timeouts.pool_idle, Mutex::new(kept));
-        Self(Arc::new(Inner { connector, protocols, buffers, keep_alive, idle_limit, kept }))
+        Self(Arc::new(Inner { connector, protocols, read_size, keep_alive, idle_limit, kept }))
     }
 
     /// Sends a request, the URI of which is absolute and at the upstream, over a kept connection or a new one. One that
@@ -157,16 +177,16 @@ impl Pool {
     }
 
     async fn connect(&self, target: &Uri) -> Result<Connection, SharedError> {
-        let Inner { connector, protocols, buffers, keep_alive, .. } = &*self.0;
+        let Inner { connector, protocols, read_size, keep_alive, .. } = &*self.0;
         let io = connector.clone().call(target.clone()).await.map_err(SharedError::new)?;
         let is_http2 = *protocols == Protocols::Http2 || io.connected().is_negotiated_h2();
         if !is_http2 {
             let kept_by = KeptBy(Arc::downgrade(&self.0));
-            let http1 = http1::begin(io, *buffers, Some(kept_by)).await.map_err(SharedError::new)?;
+            let http1 = http1::begin(io, *read_size, Some(kept_by)).await.map_err(SharedError::new)?;
             self.0.lock().speaks_http2 = false;
             return Ok(Connection::Http1(http1));
         }
-        let http2 = connection::http2(io, *buffers, *keep_alive).await.map_err(SharedError::new)?;
+        let http2 = connection::http2(io, *read_size, *keep_alive).await.map_err(SharedError::new)?;
         let mut kept = self.0.lock();
         kept.speaks_http2 = true;
         // Before the first answer to ALPN, several may connect at once.

@@ -20,11 +20,12 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use tower::Service;
 
-use super::connection::{BoxError, Failure, LARGE};
+use super::connection::{BoxError, Failure};
 use super::http1;
 use super::{SharedError, UpstreamError, resending};
 use crate::config;
 use crate::http::body::{Body, Received};
+use crate::http::limits::ReadSize;
 use crate::tls::{TlsError, connector_to_anyone};
 
 /// Where a redirect may lead.
@@ -85,7 +86,7 @@ impl Redirects {
 async fn once(mut connector: Foreign, request: Request<Body>) -> Result<Response<Received>, Failure> {
     let connected = async {
         let io = connector.call(request.uri().clone()).await?;
-        Ok::<_, BoxError>(http1::begin(io, LARGE, None).await?)
+        Ok::<_, BoxError>(http1::begin(io, ReadSize::Large, None).await?)
     };
     let http1 = connected.await.map_err(|error| Failure::Connect(SharedError::new(error)))?;
     http1.send(Box::new(request)).await

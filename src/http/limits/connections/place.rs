@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::{SharedConnections, UNFINISHED_HEAD_BYTES};
-use crate::http::limits::BudgetGuard;
+use crate::http::limits::{BudgetGuard, ReadSize};
 
 /// The bit of [`ConnectionState::busy`] that marks a closing connection. In the same word as the count, so that
 /// "close if there is no request" is one atomic step and no request can begin in between.
@@ -101,6 +101,13 @@ impl Place {
     #[must_use]
     pub fn is_served(&self) -> bool {
         self.state.is_served
+    }
+
+    /// How much may be read from it at once. By the number of connections and not of requests: it keeps the buffers
+    /// to which it has grown until it is closed.
+    #[must_use]
+    pub fn read_size(&self) -> ReadSize {
+        ReadSize::for_one_of(self.shared.count.load(Ordering::Relaxed))
     }
 
     /// Whether a request has begun on it, perhaps long ago.
@@ -198,6 +205,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.release_head();
+        self.shared.count.fetch_sub(1, Ordering::Relaxed);
         self.shared.lock().taken.remove(&self.number);
     }
 }
