@@ -8,8 +8,8 @@
 //!   take hours. See `exchange`.
 //! - Redirects are passed to the client, which follows them itself; following them here would send its credentials to
 //!   object storage. Only refshim's own questions follow redirects, under the rules in `redirect`.
-//! - There is a pool for each size in which answers are read, by the load, and one for HTTP/1.1
-//!   alone where the others use HTTP/2, since HTTP/2 cannot carry `Upgrade`. See `pool`.
+//! - There is a pool for each size in which answers are read, by the load, and as many for HTTP/1.1 alone where those use
+//!   HTTP/2, which cannot carry `Upgrade`. See `pool`.
 //! - A connection by HTTP/1.1 has no task of its own: the request that uses it moves it on. See `http1`.
 
 mod connection;

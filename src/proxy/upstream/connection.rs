@@ -1,4 +1,4 @@
-//! Connections to an upstream: their buffers, why a request by one has no answer, and HTTP/2.
+//! Connections to an upstream: their limits, why a request by one has no answer, and HTTP/2.
 //!
 //! hyper hands a request by HTTP/2 to its connection's task through a queue. If the task ends at that very moment, the
 //! request stays in the queue, and neither an answer nor an error ever comes (hyper #4122). It was certainly not sent
