@@ -11,6 +11,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
 use super::body::Backlog;
 use super::limits::ReadSize;
 
+/// So much less than a power of two is read, so that hyper's buffer is not filled and doubled. Not one byte less: what was
+/// read is written on at once, and on loopback (segments of 65,483 bytes) would be one segment and a few bytes of another.
+const UNFILLED_BYTES: usize = 1024;
+
 /// A connection with bounded reads and writes.
 #[derive(Debug)]
 pub struct BoundedStream<S> {
@@ -51,9 +55,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for BoundedStream<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // One byte less than a power of two, so that hyper does not double a buffer of that size.
-        let most = self.read_size.bytes() as u64 - 1;
-        self.stream.set_limit(most);
+        let most = self.read_size.bytes() - UNFILLED_BYTES;
+        self.stream.set_limit(most as u64);
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
