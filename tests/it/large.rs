@@ -196,7 +196,7 @@ async fn a_client_that_reads_slowly_and_stops_for_a_while_gets_it_all() {
 /// Connections at a time, more than may have large or medium buffers.
 const MANY: u64 = 300;
 /// The first of them, which have large buffers.
-const FEW: u64 = 24;
+const FEW: u64 = 16;
 
 /// What many connections may hold together, if each holds as much besides its read buffer.
 fn held_by_many(besides: u64) -> u64 {

@@ -15,10 +15,10 @@ pub enum ReadSize {
     Small,
 }
 
-/// So many may be large, which is some 26 MiB.
-const FEW: usize = 24;
+/// So many may be large, which is some 18 MiB.
+const FEW: usize = 16;
 /// So many may be large or medium, which is another 20 MiB.
-const SOME: usize = 192;
+const SOME: usize = 160;
 
 impl ReadSize {
     /// Every size.
