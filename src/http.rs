@@ -1,5 +1,5 @@
 //! HTTP and the grammar of a registry's API, without a registry: bodies, routes and paths, header names, `Link`,
-//! content codings, ambiguous heads, concurrency limits, and connections.
+//! content codings, ambiguous heads, concurrency limits, and how connections are read and written.
 
 pub mod body;
 pub mod coding;

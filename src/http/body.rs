@@ -3,8 +3,8 @@
 //!
 //! - The time-outs are for pauses, not for the whole: a total limit over a slow upload breaks large layers on slow
 //!   lines (harbor #9394, #18508).
-//! - Back pressure goes through: a frame is read from one side when the other has room for it. A slow client costs
-//!   the buffers of one connection ([`Outlet`]), and a client that stops reading is cut off after
+//! - Back pressure goes through: a frame is read from one side when the other has room for it. A slow client, or a
+//!   slow registry, costs the buffers of one connection ([`Outlet`]), and a client that stops reading is cut off after
 //!   `timeouts.body_idle`.
 //! - A request that the upstream certainly did not process can be sent again, as long as little of its body was taken
 //!   ([`Lent`]).

@@ -5,7 +5,8 @@
 //! it counts (a task, a body, the bytes queued for a slow client), so that a client gains nothing by resetting its
 //! requests or by not reading its answers. What is limited: connections ([`Connections`]), requests of a client
 //! ([`Requests`]), bytes of manifests being pushed ([`Pushes`]), bytes of refshim's own answers ([`Answers`]), and
-//! questions to an upstream ([`Budget`]). Blobs are not counted, since they stream.
+//! questions to an upstream ([`Budget`]). Blobs are not counted, since they stream; how much of them is in memory depends
+//! on how much is read at once ([`ReadSize`]).
 
 mod answers;
 mod connections;

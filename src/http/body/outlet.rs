@@ -1,4 +1,5 @@
-//! Limits what a slow client can hold of an answer, in memory and in time.
+//! Limits what a slow client can hold of an answer, in memory and in time; and in HTTP/1.1 in the same way what a slow
+//! registry can hold of an upload.
 //!
 //! In HTTP/1.1 the write time-out ends a connection that is not read; until then hyper would queue what comes, up to the
 //! size of its buffers, so no frame is read from the upstream while enough is queued. HTTP/2 (RFC 9113) has no time-out
@@ -20,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{BodyError, BodySource};
 
-/// From here on nothing more is queued on an HTTP/1.1 connection until all of it is written. A slow client holds up to so
+/// From here on nothing more is queued on an HTTP/1.1 connection until all of it is written. A slow receiver holds up to so
 /// much and one frame, so it is small; but several small frames fit in, since they are best written together.
 const ENOUGH_BYTES: usize = 16 * 1024;
 
@@ -30,7 +31,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// `timeouts.body_idle` counts as stalled; with many streams on a slow line each moves slowly, hence the small size.
 const SMALL_PIECE_BYTES: usize = 16 * 1024;
 
-/// How a body is sent to a client.
+/// How a body is sent to a client, or by HTTP/1.1 to a registry.
 #[derive(Debug)]
 pub enum Outlet {
     /// Stops while enough is queued on the connection.
@@ -39,7 +40,7 @@ pub enum Outlet {
     Http2(Pieces),
 }
 
-/// What is queued on an HTTP/1.1 connection until its client takes it.
+/// What is queued on an HTTP/1.1 connection until the other side takes it.
 #[derive(Debug, Default)]
 pub struct Backlog {
     /// Bytes of bodies. Heads and chunk sizes are not added but are written as well, so this can be too small by as much.

@@ -15,16 +15,17 @@ pub enum ReadSize {
     Small,
 }
 
-/// So many may be large, which is some 18 MiB.
+/// So many may be large, and take some 18 MiB.
 const FEW: usize = 16;
-/// So many may be large or medium, which is another 20 MiB.
+/// So many may be large or medium; the medium ones take another 20 MiB.
 const SOME: usize = 160;
 
 impl ReadSize {
     /// Every size.
     pub const ALL: [Self; 3] = [Self::Large, Self::Medium, Self::Small];
 
-    /// The size for one of so many. Since those that have grown are among them, it bounds them also if they grow in turn.
+    /// The size for one of so many. One that has grown is still among them, so there are never more large ones than may be,
+    /// also if one grows after the other.
     #[must_use]
     pub fn for_one_of(count: usize) -> Self {
         if count <= FEW {
